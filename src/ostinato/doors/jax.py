@@ -1,0 +1,47 @@
+"""The door to JAX: the loop is `lax.scan`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from jax import lax
+
+Tensors = tuple[Any, ...]
+
+
+def loop(
+    step: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]],
+    carry: Tensors,
+    xs: Tensors,
+    like: Tensors,
+    *,
+    unroll: bool,
+    variables: Sequence[keras.Variable] = (),
+) -> tuple[Tensors, Tensors]:
+    """Runs `step` over time; see `ostinato.doors`."""
+    # A variable that the step updates (a seed, a moving mean) would keep a tracer of the scan:
+    # its value travels in the carry instead, and is assigned once the scan is over.
+    before = tuple(variable.value for variable in variables)
+
+    def body(carried: tuple[Tensors, Tensors], x: Tensors) -> tuple[tuple[Tensors, Tensors], Tensors]:
+        inner, values = carried
+        _assign(variables, values)
+        inner, ys = step(inner, x)
+        return (inner, tuple(variable.value for variable in variables)), ys
+
+    after = before
+    try:
+        (carry, after), ys = lax.scan(body, (carry, before), xs, unroll=True if unroll else 1)
+    finally:
+        _assign(variables, after)
+    return carry, ys
+
+
+def _assign(variables: Sequence[keras.Variable], values: Tensors) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def lean(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself: under jit Keras's checks cost nothing."""
+    return function

@@ -1,0 +1,57 @@
+"""The door to TensorFlow: the loop is `tf.while_loop`, or Python's where it's unrolled."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+Tensors = tuple[Any, ...]
+Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
+
+
+def loop(
+    step: Step,
+    carry: Tensors,
+    xs: Tensors,
+    like: Tensors,
+    *,
+    unroll: bool,
+    variables: Sequence[keras.Variable] = (),
+) -> tuple[Tensors, Tensors]:
+    """Runs `step` over time; see `ostinato.doors`. Variables are updated in place."""
+    if unroll:
+        return _unrolled(step, carry, xs, like)
+    timesteps = tf.shape(xs[0])[0]
+    inputs = tuple(tf.TensorArray(x.dtype, timesteps).unstack(x) for x in xs)
+    outputs = tuple(tf.TensorArray(y.dtype, timesteps, element_shape=y.shape) for y in like)
+
+    def body(time: Any, carry: Tensors, outputs: Tensors) -> tuple[Any, Tensors, Tensors]:
+        new, ys = step(carry, tuple(array.read(time) for array in inputs))
+        for old_tensor, new_tensor in zip(carry, new, strict=True):
+            new_tensor.set_shape(old_tensor.shape)
+        written = (array.write(time, y) for array, y in zip(outputs, ys, strict=True))
+        return time + 1, new, tuple(written)
+
+    _, carry, outputs = tf.while_loop(
+        lambda time, *_: time < timesteps,
+        body,
+        (tf.constant(0), carry, outputs),
+        maximum_iterations=timesteps,  # XLA needs a bound to differentiate the loop
+    )
+    return carry, tuple(array.stack() for array in outputs)
+
+
+def _unrolled(step: Step, carry: Tensors, xs: Tensors, like: Tensors) -> tuple[Tensors, Tensors]:
+    collected: list[Tensors] = []
+    for x in zip(*(tf.unstack(x) for x in xs), strict=True):
+        carry, ys = step(carry, x)
+        collected.append(ys)
+    if not collected:
+        return carry, tuple(tf.zeros((0, *y.shape), y.dtype) for y in like)
+    return carry, tuple(tf.stack(ys) for ys in zip(*collected, strict=True))
+
+
+def lean(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself: inside tf.function Keras's checks cost nothing."""
+    return function

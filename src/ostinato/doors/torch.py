@@ -1,0 +1,45 @@
+"""The door to PyTorch: the loop is Python's."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import torch
+
+Tensors = tuple[Any, ...]
+
+# Keras's function adds conversions and dtype checks, about 6 us an op; in an eager loop that's a
+# third of the time (LSTM B64 T28 U64 forward: 3.5 ms with keras.ops, 1.9 ms with torch's).
+_LEAN: dict[Any, Callable[..., Any]] = {
+    keras.activations.sigmoid: torch.sigmoid,
+    keras.activations.tanh: torch.tanh,
+    keras.activations.relu: torch.relu,
+    keras.activations.linear: lambda x: x,
+    keras.ops.split: lambda x, parts, axis: torch.chunk(x, parts, axis),
+    keras.ops.where: torch.where,
+}
+
+
+def loop(
+    step: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]],
+    carry: Tensors,
+    xs: Tensors,
+    like: Tensors,
+    *,
+    unroll: bool,
+    variables: Sequence[keras.Variable] = (),
+) -> tuple[Tensors, Tensors]:
+    """Runs `step` over time; see `ostinato.doors`. Variables are updated in place."""
+    collected: list[Tensors] = []
+    # unbind, not x[t]: its backward is one stack, where T selects each fill a (T, ...) gradient
+    for x in zip(*(x.unbind(0) for x in xs), strict=True):
+        carry, ys = step(carry, x)
+        collected.append(ys)
+    if not collected:
+        return carry, tuple(y.new_empty((0, *y.shape)) for y in like)
+    return carry, tuple(torch.stack(ys) for ys in zip(*collected, strict=True))
+
+
+def lean(function: Callable[..., Any]) -> Callable[..., Any]:
+    """PyTorch's own function for one of Keras's, or the function itself."""
+    return _LEAN.get(function, function)

@@ -1,0 +1,150 @@
+"""The portable engine: any recurrence, on the framework's loop.
+
+Masks, held and zeroed outputs are written here once, above the doors. Everything is flat and
+time-major: tensors (T, B, ...) in, tensors (B, ...) a timestep.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from ostinato.doors import door
+
+Tensor = Any
+Tensors = tuple[Any, ...]
+FlatStep = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """One cell made ready for one call.
+
+    Attributes:
+        step: `(x, states) -> (outputs, new_states)` of one timestep, flat tuples all.
+        xs: What `step` takes, of all timesteps in the order of the run, each (T, B, ...).
+        states: The initial states, each (B, ...), of the shapes and dtypes of the new ones.
+        outputs_like: Zeros of the shapes and dtypes of one timestep's outputs.
+        output_is_state: Whether the only output is the first new state.
+        variables: Keras variables that `step` updates.
+    """
+
+    step: FlatStep
+    xs: Tensors
+    states: Tensors
+    outputs_like: Tensors
+    output_is_state: bool = False
+    variables: tuple[keras.Variable, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is wanted of a run.
+
+    Attributes:
+        mask: (T, B) booleans in the order of the run, or None. A masked timestep keeps every
+            state and repeats the previous output (zeros before a row's first valid step).
+        every_output: Whether the outputs of all timesteps are wanted, or the last only.
+        zero_masked: Whether a masked timestep's output is zero instead.
+        unroll: Whether to unroll the loop.
+    """
+
+    mask: Tensor | None = None
+    every_output: bool = False
+    zero_masked: bool = False
+    unroll: bool = False
+
+
+def scan(recurrence: Recurrence, asked: Asked) -> tuple[Tensors, Tensors]:
+    """Runs a recurrence over time.
+
+    Returns:
+        The outputs, each (T, B, ...) or (B, ...) as asked, and the final states, each (B, ...).
+    """
+    run = _scan_state_as_output if recurrence.output_is_state else _scan_any
+    return run(recurrence, asked)
+
+
+def _scan_state_as_output(recurrence: Recurrence, asked: Asked) -> tuple[Tensors, Tensors]:
+    """The output is the first state: it's held with the states, so no step has to hold it."""
+    where = door.lean(ops.where)
+
+    def step(states: Tensors, x: Tensors) -> tuple[Tensors, Tensors]:
+        if asked.mask is None:
+            _, new = recurrence.step(x, states)
+        else:
+            *x, valid = x
+            _, new = recurrence.step(tuple(x), states)
+            new = tuple(where(valid, *pair) for pair in zip(new, states, strict=True))
+        return new, (new[:1] if asked.every_output else ())
+
+    xs = recurrence.xs
+    if asked.mask is not None:
+        xs = (*xs, ops.expand_dims(asked.mask, -1))
+    like = recurrence.outputs_like if asked.every_output else ()
+    states, outputs = _loop(step, recurrence.states, xs, like, recurrence, asked)
+    output = outputs[0] if asked.every_output else states[0]
+    if asked.mask is not None:
+        shown = ops.expand_dims(_shown(asked), -1)
+        output = ops.where(shown, output, ops.zeros_like(output))
+    return (output,), states
+
+
+def _shown(asked: Asked) -> Tensor:
+    """Where the output isn't zero: at valid steps, or from a row's first valid step on."""
+    if asked.zero_masked:
+        return asked.mask if asked.every_output else asked.mask[-1]
+    if not asked.every_output:
+        return ops.any(asked.mask, axis=0)
+    return ops.cumsum(ops.cast(asked.mask, "int32"), axis=0) > 0
+
+
+def _scan_any(recurrence: Recurrence, asked: Asked) -> tuple[Tensors, Tensors]:
+    """The outputs are anything: where one is held or only the last is wanted, it's carried."""
+    holds = asked.mask is not None and not asked.zero_masked
+    carries_output = holds or not asked.every_output
+    count = len(recurrence.states)
+
+    def step(carry: Tensors, x: Tensors) -> tuple[Tensors, Tensors]:
+        states, previous = carry[:count], carry[count:]
+        if asked.mask is None:
+            outputs, new = recurrence.step(x, states)
+        else:
+            *x, valid = x
+            outputs, new = recurrence.step(tuple(x), states)
+            new = _choose(valid, new, states)
+            outputs = _choose(valid, outputs, previous if holds else recurrence.outputs_like)
+        carry = (*new, *outputs) if carries_output else new
+        return carry, (outputs if asked.every_output else ())
+
+    xs = recurrence.xs if asked.mask is None else (*recurrence.xs, asked.mask)
+    like = recurrence.outputs_like
+    initial = (*recurrence.states, *like) if carries_output else recurrence.states
+    collected = like if asked.every_output else ()
+    carry, outputs = _loop(step, initial, xs, collected, recurrence, asked)
+    return (outputs if asked.every_output else carry[count:]), carry[:count]
+
+
+def _choose(valid: Tensor, new: Tensors, old: Tensors) -> Tensors:
+    """`new` in the valid rows (B,), `old` in the others."""
+    where = door.lean(ops.where)
+    return tuple(
+        where(ops.reshape(valid, (-1, *[1] * (len(tensor.shape) - 1))), tensor, kept)
+        for tensor, kept in zip(new, old, strict=True)
+    )
+
+
+def _loop(
+    step: FlatStep,
+    carry: Tensors,
+    xs: Tensors,
+    like: Tensors,
+    recurrence: Recurrence,
+    asked: Asked,
+) -> tuple[Tensors, Tensors]:
+    result: tuple[Tensors, Tensors] = door.loop(
+        step, carry, xs, like, unroll=asked.unroll, variables=recurrence.variables
+    )
+    return result

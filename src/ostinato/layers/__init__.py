@@ -1,0 +1,22 @@
+"""Keras's recurrent layers and cells, whole, on every backend."""
+
+from ostinato.layers.bidirectional import Bidirectional
+from ostinato.layers.gru import GRU, GRUCell
+from ostinato.layers.lstm import LSTM, LSTMCell
+from ostinato.layers.rnn import RNN
+from ostinato.layers.simple_rnn import SimpleRNN, SimpleRNNCell
+from ostinato.layers.stacked import StackedRNNCells
+from ostinato.structure import Shape
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Bidirectional",
+    "GRUCell",
+    "LSTMCell",
+    "Shape",
+    "SimpleRNN",
+    "SimpleRNNCell",
+    "StackedRNNCells",
+]

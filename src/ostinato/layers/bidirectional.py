@@ -1,0 +1,295 @@
+"""Bidirectional: one layer over the sequence as it is, one over it backwards."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from ostinato.layers.calling import name_of, state_sizes, takes
+from ostinato.layers.serialization import copy_layer, of_ours
+from ostinato.structure import Structure, map_shapes, spread
+
+Tensor = Any
+
+_MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "concat": lambda forward, backward: ops.concatenate([forward, backward], axis=-1),
+    "sum": lambda forward, backward: forward + backward,
+    "ave": lambda forward, backward: (forward + backward) / 2,
+    "mul": lambda forward, backward: forward * backward,
+}
+_SHARED = ("stateful", "return_sequences", "return_state")
+
+
+@keras.saving.register_keras_serializable(package="ostinato")
+class Bidirectional(keras.layers.Layer):
+    """Runs a recurrent layer in both directions and merges the outputs (Schuster & Paliwal, 1997).
+
+    The call takes what the wrapped layer takes; `initial_state` is the forward layer's states and
+    then the backward layer's. With `return_state` the states follow the output in that order. The
+    backward outputs are merged in the order of time, and at masked timesteps they're zero where
+    `return_sequences` is set.
+
+    Args:
+        layer: A recurrent layer. It is copied by its config, with fresh weights.
+        merge_mode: "concat", "sum", "mul", "ave", or None to return both outputs.
+        weights: Initial weights, the forward layer's and then the backward layer's.
+        backward_layer: The layer for the backward direction, used as it is; by default a copy of
+            `layer` with the opposite `go_backwards`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if the two layers don't fit together, or the merge mode is unknown.
+    """
+
+    def __init__(
+        self,
+        layer: Any,
+        merge_mode: str | None = "concat",
+        weights: Any = None,
+        backward_layer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_layers(layer, backward_layer)
+        if merge_mode not in (*_MERGES, None):
+            raise ValueError(
+                f"Bidirectional: Invalid merge mode. Received: {merge_mode}. Merge mode should be "
+                f"one of {[*_MERGES, None]}"
+            )
+        super().__init__(**kwargs)
+        self.forward_layer = copy_layer(layer, name=_prefixed("forward", layer.name))
+        if backward_layer is None:
+            backward_layer = copy_layer(
+                layer,
+                name=_prefixed("backward", layer.name),
+                go_backwards=not layer.go_backwards,
+            )
+        self.backward_layer = backward_layer
+        self._verify_layer_config()
+        for direction in (self.forward_layer, self.backward_layer):
+            # A held output would be merged with another timestep's of the other direction.
+            if hasattr(direction, "zero_output_for_mask"):
+                direction.zero_output_for_mask = direction.return_sequences
+        if weights:
+            half = len(weights) // 2
+            self.forward_layer.initial_weights = weights[:half]
+            self.backward_layer.initial_weights = weights[half:]
+        self.merge_mode = merge_mode
+        self.stateful = layer.stateful
+        self.return_sequences = layer.return_sequences
+        self.return_state = layer.return_state
+        self.supports_masking = True
+        self.input_spec = layer.input_spec
+
+    def _verify_layer_config(self) -> None:
+        forward, backward = self.forward_layer, self.backward_layer
+        if forward.go_backwards == backward.go_backwards:
+            raise ValueError(
+                f"{name_of(self)}: Forward layer and backward layer should have different "
+                f"`go_backwards` value. Received: forward_layer.go_backwards "
+                f"{forward.go_backwards}, backward_layer.go_backwards={backward.go_backwards}"
+            )
+        for name in _SHARED:
+            if getattr(forward, name) != getattr(backward, name):
+                raise ValueError(
+                    f"{name_of(self)}: Forward layer and backward layer are expected to have the "
+                    f'same value for attribute "{name}", got "{getattr(forward, name)}" for '
+                    f'forward layer and "{getattr(backward, name)}" for backward layer'
+                )
+
+    def build(
+        self,
+        sequences_shape: Structure,
+        initial_state_shape: Structure = None,
+        constants_shape: Structure = None,
+    ) -> None:
+        """Builds both layers."""
+        for direction in (self.forward_layer, self.backward_layer):
+            if not direction.built:
+                direction.build(sequences_shape)
+
+    def call(
+        self,
+        sequences: Structure,
+        initial_state: Structure = None,
+        mask: Tensor | None = None,
+        training: bool | None = None,
+        constants: Structure = None,
+    ) -> Any:
+        """Runs both layers and merges their outputs; see the class."""
+        if mask is None:
+            mask = tree.map_structure(lambda x: getattr(x, "_keras_mask", None), sequences)
+        forward_state, backward_state = self._halves(initial_state)
+        given = {"training": training, "mask": mask, "constants": constants}
+        forward = self._run(self.forward_layer, sequences, forward_state, given)
+        backward = self._run(self.backward_layer, sequences, backward_state, given)
+        if not self.return_state:
+            return self._merged(forward, backward)
+        merged = self._merged(forward[0], backward[0])
+        outputs = merged if self.merge_mode is None else (merged,)
+        return (*outputs, *forward[1:], *backward[1:])
+
+    def _halves(self, states: Structure) -> tuple[Structure, Structure]:
+        if states is None:
+            return None, None
+        half, odd = divmod(len(states), 2) if isinstance(states, (list, tuple)) else (0, 1)
+        if odd:
+            raise ValueError(
+                f"{name_of(self)}: expected initial_state to be a list of the forward layer's "
+                f"states and then as many of the backward layer's, got {states!r}."
+            )
+        return states[:half], states[half:]
+
+    def _run(self, layer: Any, sequences: Structure, state: Structure, given: dict[str, Any]) -> Any:
+        keywords = {
+            name: value
+            for name, value in given.items()
+            if takes(layer, name) and not (name == "constants" and value is None)
+        }
+        if not any(m is not None for m in tree.flatten(given["mask"])):
+            keywords.pop("mask", None)
+        return layer(sequences, initial_state=state, **keywords)
+
+    def _merged(self, forward: Structure, backward: Structure) -> Any:
+        cast = self._cast_float
+        forward = tree.map_structure(cast, forward)
+        backward = tree.map_structure(cast, backward)
+        if self.return_sequences:
+            backward = tree.map_structure(lambda ys: ops.flip(ys, axis=1), backward)
+        if self.merge_mode is None:
+            return forward, backward
+        return tree.map_structure(_MERGES[self.merge_mode], forward, backward)
+
+    def _cast_float(self, tensor: Tensor) -> Tensor:
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        return ops.cast(tensor, self.compute_dtype) if "float" in dtype else tensor
+
+    def compute_output_shape(
+        self,
+        sequences_shape: Structure,
+        initial_state_shape: Structure = None,
+        constants_shape: Structure = None,
+    ) -> Any:
+        """The shapes of the results, in their containers."""
+        forward = self.forward_layer.compute_output_shape(sequences_shape)
+        backward = self.backward_layer.compute_output_shape(sequences_shape)
+        if not self.return_state:
+            return self._merged_shapes(forward, backward)
+        merged = self._merged_shapes(forward[0], backward[0])
+        outputs = merged if self.merge_mode is None else (merged,)
+        return (*outputs, *forward[1:], *backward[1:])
+
+    def _merged_shapes(self, forward: Structure, backward: Structure) -> Any:
+        if self.merge_mode is None:
+            return forward, backward
+        if self.merge_mode == "concat":
+            pair = (map_shapes(keras.KerasTensor, shapes) for shapes in (forward, backward))
+            return tree.map_structure(_joined_shape, *pair)
+        return forward
+
+    def compute_output_spec(
+        self,
+        sequences: Structure,
+        initial_state: Structure = None,
+        mask: Tensor | None = None,
+        training: bool | None = None,
+        constants: Structure = None,
+    ) -> Any:
+        """The results as symbolic tensors; refuses what `call` would."""
+        states = self._halves(initial_state)
+        for direction, state in zip((self.forward_layer, self.backward_layer), states, strict=True):
+            keywords = {} if state is None else {"initial_state": state}
+            direction.compute_output_spec(sequences, mask=mask, **keywords)
+        shapes = self.compute_output_shape(tree.map_structure(lambda x: tuple(x.shape), sequences))
+        return map_shapes(lambda s: keras.KerasTensor(s, dtype=self.compute_dtype), shapes)
+
+    def compute_mask(self, sequences: Structure, mask: Structure) -> Any:
+        """The mask of each result: the inputs' for a sequence, none for the rest."""
+        forward = tree.flatten(self.forward_layer.compute_mask(sequences, mask))
+        backward = tree.flatten(self.backward_layer.compute_mask(sequences, mask))
+        states = len(tree.flatten(self._state_sizes())) if self.return_state else 0
+        outputs = forward[: len(forward) - states]
+        if self.merge_mode is None:
+            outputs = [*outputs, *backward[: len(backward) - states]]
+        if len(outputs) == 1 and not states:
+            return outputs[0]
+        return [*outputs, *[None] * (2 * states)]
+
+    def _state_sizes(self) -> Structure:
+        return state_sizes(self.forward_layer.cell)
+
+    def reset_state(self, states: Structure = None) -> None:
+        """Sets the kept states of both layers.
+
+        Args:
+            states: The forward layer's states and then the backward layer's; by default both
+                start anew.
+
+        Raises:
+            AttributeError: if the layer isn't stateful.
+        """
+        if not self.stateful:
+            raise AttributeError(f"{name_of(self)}: Layer must be stateful.")
+        forward, backward = self._halves(states)
+        for direction, given in ((self.forward_layer, forward), (self.backward_layer, backward)):
+            direction.reset_state() if given is None else direction.reset_state(given)
+
+    def reset_states(self, states: Structure = None) -> None:
+        """The same as `reset_state`, by Keras 2's name."""
+        self.reset_state(states)
+
+    @property
+    def states(self) -> tuple[Any, ...] | None:
+        """The kept states of the forward layer and then of the backward layer, or None."""
+        forward, backward = self.forward_layer.states, self.backward_layer.states
+        if forward is None or backward is None:
+            return None
+        return (*spread(forward), *spread(backward))
+
+    def get_config(self) -> dict[str, Any]:
+        """The config of Keras's layer, with the configs of both layers."""
+        return {
+            **super().get_config(),
+            "merge_mode": self.merge_mode,
+            "layer": keras.saving.serialize_keras_object(self.forward_layer),
+            "backward_layer": keras.saving.serialize_keras_object(self.backward_layer),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Bidirectional":
+        """Builds the layer from its config or from that of Keras's layer."""
+        config = copy.deepcopy(config)
+        for name in ("layer", "backward_layer"):
+            if config.get(name) is not None:
+                config[name] = keras.saving.deserialize_keras_object(
+                    of_ours(config[name]), custom_objects
+                )
+        return cls(**config)
+
+
+def _check_layers(layer: Any, backward_layer: Any) -> None:
+    if not isinstance(layer, keras.layers.Layer):
+        raise ValueError(
+            "Bidirectional: Please initialize `Bidirectional` layer with a `keras.layers.Layer` "
+            f"instance. Received: {layer}"
+        )
+    if backward_layer is not None and not isinstance(backward_layer, keras.layers.Layer):
+        raise ValueError(
+            "Bidirectional: `backward_layer` need to be a `keras.layers.Layer` instance. "
+            f"Received: {backward_layer}"
+        )
+    for name in (*_SHARED, "go_backwards"):
+        if not hasattr(layer, name):
+            raise ValueError(
+                f"Bidirectional: expected a recurrent layer with attribute `{name}`, got {layer}."
+            )
+
+
+def _prefixed(prefix: str, name: str) -> str:
+    return f"{prefix}_{name.removeprefix(f'{prefix}_')}"
+
+
+
+def _joined_shape(forward: Any, backward: Any) -> tuple[int | None, ...]:
+    return (*forward.shape[:-1], forward.shape[-1] + backward.shape[-1])

@@ -1,0 +1,275 @@
+"""How a cell is called in the loop: the built-in ones lean, any other one through its contract."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from ostinato.engines.scan import Recurrence, Tensors
+from ostinato.layers.cell import Cell
+from ostinato.layers.checks import agree, read_states, shape_of
+from ostinato.structure import Shape, Structure, describe, leaf_paths, map_shapes, repack, sizes
+
+Tensor = Any
+
+
+def name_of(thing: Any) -> str:
+    """A layer or cell as errors call it: "LSTM layer 'lstm'", "cell MyCell"."""
+    kind = type(thing).__name__
+    if isinstance(thing, keras.layers.Layer):
+        return f"{kind} layer '{thing.name}'"
+    return f"{kind} object"
+
+
+def state_sizes(cell: Any) -> Structure:
+    """A cell's states as a structure of `Shape`s; a single state becomes a list of one."""
+    read = sizes(cell.state_size, f"state_size of {name_of(cell)}")
+    return [read] if isinstance(read, Shape) else read
+
+
+def output_sizes(cell: Any) -> Structure | None:
+    """A cell's outputs as a structure of `Shape`s, or None where it has no `output_size`."""
+    declared = getattr(cell, "output_size", None)
+    return None if declared is None else sizes(declared, f"output_size of {name_of(cell)}")
+
+
+def call_method(cell: Any) -> Callable[..., Any]:
+    """The method that holds a cell's mathematics: `call`, or `__call__` of a plain object."""
+    method: Callable[..., Any] = getattr(cell, "call", None) or cell.__call__
+    return method
+
+
+def takes(cell: Any, argument: str) -> bool:
+    """Whether a cell's `call` takes a keyword argument, by name or through **kwargs."""
+    parameters = inspect.signature(call_method(cell)).parameters.values()
+    return any(p.name == argument or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
+    """The states that a cell starts from: its own `get_initial_state`, or zeros.
+
+    Args:
+        cell: The cell.
+        batch_size: B, an int or a scalar tensor.
+        dtype: The dtype of the zeros, where the cell has no compute dtype of its own.
+
+    Returns:
+        Tensors (B, ...) in the containers of the cell's `state_size`, a single one in a list.
+    """
+    expected = state_sizes(cell)
+    own = getattr(cell, "get_initial_state", None)
+    if own is None:
+        dtype = getattr(cell, "compute_dtype", dtype)
+        return tree.map_structure(
+            lambda size: ops.zeros((batch_size, *size), dtype=dtype), expected
+        )
+    # Keras 2 called it with inputs, batch_size and dtype; cells written for it may insist.
+    parameters = inspect.signature(own).parameters
+    keywords = {"batch_size": batch_size, "inputs": None, "dtype": dtype}
+    given = {name: value for name, value in keywords.items() if name in parameters}
+    known = batch_size if isinstance(batch_size, int) else None
+    return read_states(name_of(cell), "get_initial_state", own(**given), expected, known)
+
+
+def build_cell(cell: Any, input_shape: Structure, dtype: str) -> None:
+    """Builds a cell, if it's a layer and not built yet, for one timestep's inputs (B, ...)."""
+    if not isinstance(cell, keras.layers.Layer) or cell.built:
+        return
+    if type(cell).build is keras.layers.Layer.build and _has_unbuilt_layers(cell):
+        # No build of its own: a symbolic run builds the layers that its call uses. In the loop
+        # it would be too late, since JAX can't create variables inside a scan.
+        traced_output(cell, input_shape)
+    cell.build(input_shape)
+    cell.built = True
+
+
+def _has_unbuilt_layers(cell: Any) -> bool:
+    held = [
+        item
+        for value in vars(cell).values()
+        for item in (value if isinstance(value, (list, tuple)) else [value])
+    ]
+    return any(isinstance(item, keras.layers.Layer) and not item.built for item in held)
+
+
+def traced_output(cell: Any, input_shape: Structure) -> Structure:
+    """A cell's output of one symbolic timestep, from a symbolic run."""
+    dtype = cell.compute_dtype
+    batch_size = _leaves(input_shape)[0][0]
+    inputs = map_shapes(lambda shape: keras.KerasTensor(shape, dtype=dtype), input_shape)
+    states = tree.map_structure(
+        lambda size: keras.KerasTensor((batch_size, *size), dtype=dtype), state_sizes(cell)
+    )
+    result = keras.layers.Layer.compute_output_spec(cell, inputs, states)
+    return result[0]
+
+
+def output_shapes(cell: Any, input_shape: Structure) -> Structure:
+    """The shapes (B, ...) of a cell's outputs of one timestep, in their containers.
+
+    A cell without an `output_size` puts out what a symbolic run shows, if it's a layer, and else
+    something like its first state.
+    """
+    batch_size = _leaves(input_shape)[0][0]
+    declared = output_sizes(cell)
+    if declared is None and isinstance(cell, keras.layers.Layer) and cell.built:
+        return tree.map_structure(shape_of, traced_output(cell, input_shape))
+    if declared is None:
+        declared = tree.flatten(state_sizes(cell))[0]
+    return tree.map_structure(lambda size: (batch_size, *size), declared)
+
+
+def _leaves(shapes: Structure) -> list[Any]:
+    return [tensor.shape for tensor in tree.flatten(map_shapes(keras.KerasTensor, shapes))]
+
+
+def make_ready(
+    cell: Any,
+    xs: Structure,
+    states: Structure,
+    *,
+    training: bool,
+    constants: Structure,
+    owner: str,
+    dtype: str,
+) -> tuple[Recurrence, Structure, Structure]:
+    """Makes a cell ready to run over a sequence.
+
+    Args:
+        cell: The cell, built.
+        xs: Its inputs, time-major (T, B, ...), in the order of the run.
+        states: Its initial states, in the containers of its `state_size`.
+        training: Whether to apply dropout.
+        constants: Passed to the cell's `call` by keyword, unless None.
+        owner: The layer, for errors.
+        dtype: What the outputs are cast to, where they are floats.
+
+    Returns:
+        The recurrence, and the containers in which to return its outputs and states.
+    """
+    if isinstance(cell, Cell) and type(cell).call is Cell.call:
+        return _lean(cell, xs, states, training), 0, states
+    contract = _Contract(cell, states, training, constants, owner, dtype)
+    contract.draw_foreign_masks(xs)
+    outputs = contract.outputs_like(xs)
+    step = contract.flat_step(xs, outputs)
+    variables: tuple[Any, ...] = ()
+    if isinstance(cell, keras.layers.Layer):
+        variables = tuple(cell.non_trainable_variables)
+    recurrence = Recurrence(
+        step,
+        tuple(tree.flatten(xs)),
+        tuple(tree.flatten(states)),
+        tuple(tree.flatten(outputs)),
+        variables=variables,
+    )
+    return recurrence, outputs, states
+
+
+def _lean(cell: Cell, xs: Tensor, states: Structure, training: bool) -> Recurrence:
+    """A built-in cell: the inputs projected for all timesteps at once, then its recurrence."""
+    masks = cell.draw_masks(ops.shape(xs)[1], xs.shape[-1], training)
+    recurrence = cell.recurrence(masks)
+
+    def step(x: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
+        output, new = recurrence(x[0], states)
+        return (output,), new
+
+    flat = tuple(tree.flatten(states))
+    return Recurrence(step, (cell.project(xs, masks),), flat, flat[:1], output_is_state=True)
+
+
+class _Contract:
+    """The contract of any cell: `call(inputs, states) -> (output, new_states)`, and its checks."""
+
+    def __init__(
+        self, cell: Any, states: Structure, training: bool, constants: Structure, owner: str, dtype: str
+    ) -> None:
+        self._cell, self._states, self._owner, self._dtype = cell, states, owner, dtype
+        self._keywords: dict[str, Any] = {}
+        if takes(cell, "training"):
+            self._keywords["training"] = training
+        if constants is not None:
+            if not takes(cell, "constants"):
+                raise ValueError(
+                    f"{owner}: constants were given, but `call` of {name_of(cell)} takes no "
+                    "`constants` argument."
+                )
+            self._keywords["constants"] = constants
+        self._call = cell if isinstance(cell, keras.layers.Layer) else call_method(cell)
+
+    def draw_foreign_masks(self, xs: Structure) -> None:
+        """Lets a cell that mixes in Keras's dropout draw its masks afresh, outside the loop."""
+        draw = getattr(self._cell, "get_dropout_mask", None)
+        if draw is None or not hasattr(self._cell, "reset_dropout_mask"):
+            return
+        self._cell.reset_dropout_mask()
+        self._cell.reset_recurrent_dropout_mask()
+        draw(tree.map_structure(lambda x: x[0], xs))
+        self._cell.get_recurrent_dropout_mask(tree.flatten(self._states)[0])
+
+    def outputs_like(self, xs: Structure) -> Structure:
+        """Zeros like one timestep's outputs; a cell that doesn't declare its size is run once."""
+        declared = output_sizes(self._cell)
+        if declared is None:
+            first = tree.map_structure(lambda x: x[0], xs)
+            output, _ = self._pair(self._call(first, self._states, **self._keywords))
+            return tree.map_structure(lambda x: ops.zeros_like(self._cast(x)), output)
+        batch_size = ops.shape(tree.flatten(xs)[0])[1]
+        return tree.map_structure(
+            lambda size: ops.zeros((batch_size, *size), dtype=self._dtype), declared
+        )
+
+    def flat_step(self, xs: Structure, outputs: Structure) -> Any:
+        """The cell as a step on flat tuples. Its first run checks what the cell returns."""
+        checked = False
+
+        def step(x: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
+            nonlocal checked
+            packed = tree.pack_sequence_as(xs, x), tree.pack_sequence_as(self._states, states)
+            output, new = self._pair(self._call(*packed, **self._keywords))
+            flat_output = self._fit("output", "output_size", outputs, output, checked)
+            flat_new = self._fit("new state", "state_size", self._states, new, checked)
+            checked = True
+            cast = tuple(
+                ops.cast(value, old.dtype) for value, old in zip(flat_new, states, strict=True)
+            )
+            return tuple(self._cast(value) for value in flat_output), cast
+
+        return step
+
+    def _cast(self, output: Tensor) -> Tensor:
+        output = ops.convert_to_tensor(output)
+        is_float = "float" in keras.backend.standardize_dtype(output.dtype)
+        return ops.cast(output, self._dtype) if is_float else output
+
+    def _pair(self, result: Any) -> tuple[Any, Any]:
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            raise ValueError(
+                f"{self._owner}: `call` of {name_of(self._cell)} must return "
+                f"(output, new_states), got {type(result).__name__}."
+            )
+        return result[0], result[1]
+
+    def _fit(
+        self, what: str, attribute: str, like: Structure, value: Structure, checked: bool
+    ) -> list[Any]:
+        """The leaves of what the cell returned, in the order of the declared structure."""
+        fitted = repack(like, value)
+        if fitted is None:
+            raise ValueError(
+                f"{self._owner}: {name_of(self._cell)} returned {what}s {describe(value)}, which "
+                f"don't match its {attribute} {describe(like)}."
+            )
+        leaves: list[Any] = tree.flatten(fitted)
+        if not checked:
+            for path, leaf, wanted in zip(leaf_paths(like), leaves, tree.flatten(like), strict=True):
+                if not agree(shape_of(leaf), shape_of(wanted)):
+                    raise ValueError(
+                        f"{self._owner}: {name_of(self._cell)} returned {what}{path} of shape "
+                        f"{tuple(leaf.shape)}, but its {attribute} says {tuple(wanted.shape)}."
+                    )
+        return leaves
+

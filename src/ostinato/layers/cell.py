@@ -1,0 +1,202 @@
+"""What the built-in cells share: weights, dropout masks, the input projection, the config."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from ostinato.doors import door
+from ostinato.layers.arguments import Declared
+from ostinato.structure import spread
+
+Tensor = Any
+Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
+
+
+@dataclass(frozen=True)
+class DropoutMasks:
+    """The dropout masks of one call, each (B, D) or (B, U), already scaled by 1 / (1 - rate).
+
+    Attributes:
+        inputs: One mask for all gates, or one a gate; empty without dropout.
+        recurrent: One mask a gate; empty without recurrent dropout.
+    """
+
+    inputs: tuple[Tensor, ...] = ()
+    recurrent: tuple[Tensor, ...] = ()
+
+
+class Cell(Declared, keras.layers.Layer):
+    """Base of SimpleRNNCell, GRUCell and LSTMCell.
+
+    A subclass states its number of gates and its `recurrence`, the part of the mathematics that
+    needs the state. The other part, the projection of the inputs, is the same for all and may be
+    done for all timesteps at once.
+    """
+
+    gates: ClassVar[int]
+    # Whether Keras creates the seed generator before the initializers: with keras.utils.
+    # set_random_seed both draw from one stream, so the order decides the initial weights.
+    seeds_first: ClassVar[bool] = False
+
+    def _construct(self, values: dict[str, Any], rest: dict[str, Any]) -> None:
+        units = self._read(self.arguments[0], values["units"])
+        keras.layers.Layer.__init__(self, **rest)
+        if self.seeds_first:
+            self.seed_generator = keras.random.SeedGenerator(values["seed"])
+        for argument in self.arguments:
+            setattr(self, argument.name, self._read(argument, values[argument.name]))
+        if not self.seeds_first:
+            self.seed_generator = keras.random.SeedGenerator(self.seed)
+        if self.recurrent_dropout:
+            self.implementation = 1  # as Keras: it decides how many masks are drawn
+        self.state_size: Any = units
+        self.output_size = units
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates kernel (D, G*U), recurrent_kernel (U, G*U) and bias, for inputs (B, D)."""
+        self._add("kernel", (input_shape[-1], self.gates * self.units), "kernel")
+        self._add("recurrent_kernel", (self.units, self.gates * self.units), "recurrent")
+        self.bias = None
+        if self.use_bias:
+            self._add("bias", self._bias_shape(), "bias", self._bias_initializer())
+
+    def _add(
+        self, name: str, shape: tuple[int | None, ...], role: str, initializer: Any = None
+    ) -> None:
+        weight = self.add_weight(
+            shape=shape,
+            name=name,
+            initializer=initializer or getattr(self, f"{role}_initializer"),
+            regularizer=getattr(self, f"{role}_regularizer"),
+            constraint=getattr(self, f"{role}_constraint"),
+        )
+        setattr(self, name, weight)
+
+    def _bias_shape(self) -> tuple[int, ...]:
+        return (self.gates * self.units,)
+
+    def _bias_initializer(self) -> Any:
+        return self.bias_initializer
+
+    def _input_bias(self) -> Tensor | None:
+        """The bias that the projection adds, (G*U,)."""
+        return None if self.bias is None else self._weight(self.bias)
+
+    def _weight(self, variable: keras.Variable) -> Tensor:
+        """A weight's value in the compute dtype, read once a call and not once a timestep."""
+        return ops.convert_to_tensor(variable, dtype=self.compute_dtype)
+
+    def call(self, inputs: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
+        """Runs one timestep.
+
+        Args:
+            inputs: Tensor (B, D).
+            states: The states, each (B, U), as a list or tuple, or one bare.
+            training: Whether to apply dropout; the masks are drawn anew in every call.
+
+        Returns:
+            The output (B, U) and the new states, in a list where `states` came in one.
+        """
+        masks = self.draw_masks(ops.shape(inputs)[0], inputs.shape[-1], training)
+        step = self.recurrence(masks)
+        output, new_states = step(self.project(inputs, masks), spread(states))
+        if isinstance(states, (list, tuple)):
+            return output, list(new_states)
+        return output, new_states[0]
+
+    def draw_masks(self, batch_size: Any, features: int, training: bool) -> DropoutMasks:
+        """Draws one call's dropout masks, in Keras's order and number.
+
+        Args:
+            batch_size: B.
+            features: D.
+            training: Outside training the seed generator advances as Keras's does (it draws
+                masks there too, and drops them), but no mask is made.
+
+        Returns:
+            The masks; without any where there's no dropout.
+        """
+        inputs = self._draw(self.dropout, self._input_mask_count(), (batch_size, features), training)
+        recurrent = self._draw(
+            self.recurrent_dropout, self.gates, (batch_size, self.units), training
+        )
+        return DropoutMasks(inputs, recurrent)
+
+    def _input_mask_count(self) -> int:
+        return self.gates if self.implementation == 1 else 1
+
+    def _draw(
+        self, rate: float, count: int, shape: tuple[Any, ...], training: bool
+    ) -> tuple[Tensor, ...]:
+        if not rate:
+            return ()
+        if not training:
+            for _ in range(count):
+                self.seed_generator.next()
+            return ()
+        ones = ops.ones(shape, dtype=self.compute_dtype)
+        return tuple(
+            keras.random.dropout(ones, rate=rate, seed=self.seed_generator) for _ in range(count)
+        )
+
+    def project(self, inputs: Tensor, masks: DropoutMasks = DropoutMasks()) -> Tensor:
+        """The input projection x W + b, with the input dropout masks applied.
+
+        Args:
+            inputs: (B, D), or all timesteps at once, time-major (T, B, D).
+            masks: This call's masks.
+
+        Returns:
+            (..., B, G*U).
+        """
+        inputs = ops.cast(inputs, self.compute_dtype)
+        kernel = self._weight(self.kernel)
+        if len(masks.inputs) > 1:
+            kernels = ops.split(kernel, self.gates, axis=-1)
+            pairs = zip(masks.inputs, kernels, strict=True)
+            projected = ops.concatenate([ops.matmul(inputs * m, k) for m, k in pairs], axis=-1)
+        else:
+            masked = inputs * masks.inputs[0] if masks.inputs else inputs
+            projected = ops.matmul(masked, kernel)
+        bias = self._input_bias()
+        return projected if bias is None else projected + bias
+
+    def recurrence(self, masks: DropoutMasks = DropoutMasks()) -> Step:
+        """The part of a timestep that needs the state.
+
+        Args:
+            masks: This call's masks.
+
+        Returns:
+            A function of a timestep's projected inputs (B, G*U) and the tuple of states, each
+            (B, U), that returns the output and the tuple of new states. The output is the first
+            of them.
+        """
+        raise TypeError(f"{type(self).__name__} has no recurrence.")
+
+    def _preactivations(self, masks: DropoutMasks) -> Callable[[Tensor, Tensor], list[Tensor]]:
+        """z, h -> z + h U, split by gate, each (B, U), with the recurrent dropout masks applied."""
+        kernel, gates = self._weight(self.recurrent_kernel), self.gates
+        split = door.lean(ops.split) if gates > 1 else lambda x, parts, axis: [x]
+        if not masks.recurrent:
+            return lambda z, h: split(z + h @ kernel, gates, axis=-1)
+        pairs = list(zip(masks.recurrent, ops.split(kernel, gates, axis=-1), strict=True))
+        return lambda z, h: [
+            part + (h * mask) @ weight
+            for part, (mask, weight) in zip(split(z, gates, axis=-1), pairs, strict=True)
+        ]
+
+    def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
+        """Zeros (B, U) in the compute dtype for each state."""
+        return [
+            ops.zeros((batch_size, size), dtype=self.compute_dtype)
+            for size in spread(self.state_size)
+        ]
+
+    def get_config(self) -> dict[str, Any]:
+        """The config of Keras's cell."""
+        config: dict[str, Any] = keras.layers.Layer.get_config(self)
+        return {**config, **self._written(self.arguments)}

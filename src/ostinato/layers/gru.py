@@ -1,0 +1,124 @@
+"""The gated recurrent unit (Cho et al., 2014, https://arxiv.org/abs/1406.1078)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from ostinato.doors import door
+from ostinato.layers.arguments import (
+    ACTIVATION,
+    ACTIVITY_REGULARIZER,
+    CONSTRAINTS,
+    IMPLEMENTATION,
+    INITIALIZERS,
+    LOOP,
+    RATES,
+    RECURRENT_ACTIVATION,
+    REGULARIZERS,
+    SEED,
+    UNITS,
+    USE_BIAS,
+    USE_CUDNN,
+    Argument,
+)
+from ostinato.layers.builtin import BuiltinRNN
+from ostinato.layers.cell import Cell, DropoutMasks, Step, Tensor
+
+RESET_AFTER = Argument(
+    "reset_after",
+    "Whether the reset gate applies after the matrix multiplication (cuDNN's convention, with a "
+    "bias of its own for the state) or before it (the paper's).",
+    True,
+)
+
+
+@keras.saving.register_keras_serializable(package="ostinato")
+class GRUCell(Cell):
+    """One timestep of GRU; gates in Keras's order z (update), r (reset), h (candidate).
+
+    Weights: kernel (D, 3U), recurrent_kernel (U, 3U), bias (2, 3U) with `reset_after` (of the
+    inputs, of the state), else (3U,). One state, (B, U).
+    """
+
+    gates = 3
+    arguments = (
+        *(UNITS, ACTIVATION, RECURRENT_ACTIVATION, USE_BIAS, *INITIALIZERS, *REGULARIZERS),
+        *(*CONSTRAINTS, *RATES, RESET_AFTER, SEED, IMPLEMENTATION),
+    )
+
+    def _bias_shape(self) -> tuple[int, ...]:
+        return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
+
+    def _input_bias(self) -> Tensor | None:
+        if self.bias is None or not self.reset_after:
+            return super()._input_bias()
+        # The state's bias of z and r is a constant beside the inputs' one; only the candidate's
+        # stands inside the product with r.
+        bias_input, bias_state = ops.unstack(self._weight(self.bias), axis=0)
+        mask = ops.repeat(ops.cast([1, 1, 0], self.compute_dtype), self.units)
+        return bias_input + bias_state * mask
+
+    def recurrence(self, masks: DropoutMasks = DropoutMasks()) -> Step:
+        """h' = u h + (1 - u) act(z_h + candidate(r, h)), with u, r = gates of z + h U."""
+        activation = door.lean(self.activation)
+        gate, split = door.lean(self.recurrent_activation), door.lean(ops.split)
+        project_gates, candidate = self._state_projections(masks)
+
+        def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:
+            h = states[0]
+            z_update, z_reset, z_candidate = split(z, 3, axis=-1)
+            h_update, h_reset, *h_candidate = project_gates(h)
+            update = gate(z_update + h_update)
+            reset = gate(z_reset + h_reset)
+            new = activation(z_candidate + candidate(reset, h, *h_candidate))
+            h = update * h + (1 - update) * new
+            return h, (h,)
+
+        return step
+
+    def _state_projections(self, masks: DropoutMasks) -> tuple[Any, Any]:
+        """The state's part of the gates, and of the candidate given the reset gate."""
+        kernel = self._weight(self.recurrent_kernel)
+        *gates, candidate = ops.split(kernel, 3, axis=-1)
+        *gate_masks, mask = masks.recurrent or (None, None, None)
+        if self.reset_after:
+            bias = self._candidate_bias()
+            project = _projection(kernel, [*gates, candidate], masks.recurrent)
+            return project, lambda reset, h, projected: reset * (projected + bias)
+        if mask is None:
+            project = _projection(ops.concatenate(gates, axis=-1), gates, ())
+            return project, lambda reset, h: (reset * h) @ candidate
+        project = _projection(kernel, gates, gate_masks)
+        return project, lambda reset, h: (reset * (h * mask)) @ candidate
+
+    def _candidate_bias(self) -> Tensor | float:
+        return 0.0 if self.bias is None else self._weight(self.bias)[1, 2 * self.units :]
+
+
+def _projection(
+    kernel: Tensor, parts: list[Tensor], masks: Sequence[Tensor]
+) -> Callable[[Tensor], list[Tensor]]:
+    """h -> h U by gate: in one product and a split, or a product a gate where each has a mask."""
+    split, count = door.lean(ops.split), len(parts)
+    if not masks:
+        return lambda h: split(h @ kernel, count, axis=-1)
+    return lambda h: [(h * mask) @ part for mask, part in zip(masks, parts, strict=True)]
+
+
+@keras.saving.register_keras_serializable(package="ostinato")
+class GRU(BuiltinRNN):
+    """Gated recurrent unit (Cho et al., 2014, https://arxiv.org/abs/1406.1078).
+
+    Input (B, T, D). Output (B, U), or (B, T, U) with `return_sequences`; with `return_state`
+    followed by the final state (B, U).
+    """
+
+    cell_class = GRUCell
+    cell_name = "gru_cell"
+    arguments = (
+        *(UNITS, ACTIVATION, RECURRENT_ACTIVATION, USE_BIAS, *INITIALIZERS, *REGULARIZERS),
+        *(ACTIVITY_REGULARIZER, *CONSTRAINTS, *RATES, SEED, *LOOP, RESET_AFTER, USE_CUDNN),
+        IMPLEMENTATION,
+    )

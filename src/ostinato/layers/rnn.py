@@ -1,0 +1,380 @@
+"""The RNN layer: a loop over time around any cell."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from ostinato.engines.scan import Asked, scan
+from ostinato.layers.arguments import CELL, LOOP, ZERO_OUTPUT_FOR_MASK, Declared
+from ostinato.layers.calling import (
+    build_cell,
+    initial_states,
+    make_ready,
+    name_of,
+    output_shapes,
+    output_sizes,
+    state_sizes,
+    takes,
+)
+from ostinato.layers.checks import (
+    check_batch,
+    check_cell,
+    check_features,
+    check_sequences,
+    check_unroll,
+    read_mask,
+    read_states,
+    shape_of,
+)
+from ostinato.layers.serialization import of_ours
+from ostinato.layers.stacked import StackedRNNCells
+from ostinato.layers.states import KeptStates
+from ostinato.structure import Structure, leaf_paths, map_shapes, spread
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="ostinato")
+class RNN(Declared, keras.layers.Layer):
+    """Runs a cell over the timesteps of a sequence.
+
+    Inputs are a tensor (B, T, ...) or a nest of such tensors with the same B and T; a timestep
+    gives the cell the same nest of tensors (B, ...). The output is the cell's of the last
+    timestep, (B, ...), or of every one, (B, T, ...), with `return_sequences`; with `return_state`
+    the final states follow it. Nested outputs come in the containers of the cell's `output_size`,
+    states in those of its `state_size`.
+
+    Call arguments:
+        sequences: The inputs.
+        initial_state: The states to start from, each (B, ...), in any containers; by default the
+            cell's `get_initial_state`, or zeros, or the kept states of a stateful layer.
+        mask: Booleans (B, T). A timestep where it's False keeps every state of its row and
+            repeats the row's previous output (zeros before the first valid timestep, or always
+            with `zero_output_for_mask`). By default the mask that came with the inputs.
+        training: Whether to apply dropout; given to cells that take it.
+        constants: Tensors that the cell gets at every timestep, as `constants`.
+
+    Raises:
+        ValueError: for inputs, states, a mask or a cell that don't fit; it names the layer.
+    """
+
+    arguments = (CELL, *LOOP, ZERO_OUTPUT_FOR_MASK)
+
+    def _construct(self, values: dict[str, Any], rest: dict[str, Any]) -> None:
+        cell = values.pop("cell")
+        if isinstance(cell, (list, tuple)):
+            cell = StackedRNNCells(cell)
+        check_cell(type(self).__name__, cell)
+        keras.layers.Layer.__init__(self, **rest)
+        self.cell = cell
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.supports_masking = True
+        self.input_spec = None
+        self._kept = KeptStates(name_of(self))
+        state_sizes(cell)  # refuses a state_size that can't be read
+
+    @property
+    def state_size(self) -> list[Any] | Any:
+        """The cell's state_size; a list for an int or a tuple, as in Keras."""
+        sizes = tree.map_structure(
+            lambda size: size[0] if len(size) == 1 else size, state_sizes(self.cell)
+        )
+        return list(sizes) if isinstance(sizes, tuple) and not hasattr(sizes, "_fields") else sizes
+
+    # --- building ---------------------------------------------------------------------------
+
+    def build(
+        self,
+        sequences_shape: Structure,
+        initial_state_shape: Structure = None,
+        constants_shape: Structure = None,
+    ) -> None:
+        """Builds the cell for one timestep of inputs, and the kept states where stateful."""
+        shapes, paths = _flat(sequences_shape)
+        check_sequences(name_of(self), shapes, paths)
+        build_cell(self.cell, _of_one_step(sequences_shape), self.compute_dtype)
+        self._built_shapes = shapes
+        if self.stateful:
+            batch_size = _known(shape[0] for shape in shapes)
+            if batch_size is None:
+                raise ValueError(
+                    f"{name_of(self)}: When using `stateful=True` in a RNN, the batch size must be "
+                    f"static. Found dynamic batch size: sequence.shape={sequences_shape}. Give it "
+                    "in `Input(batch_shape=(batch, timesteps, ...))`."
+                )
+            if self._kept.variables is None:
+                self._create_kept_states(batch_size)
+            else:
+                self.reset_state()
+
+    def _create_kept_states(self, batch_size: int) -> None:
+        self._kept.create(
+            self.get_initial_state, state_sizes(self.cell), batch_size, self.variable_dtype
+        )
+
+    # --- states -----------------------------------------------------------------------------
+
+    def get_initial_state(self, batch_size: Any) -> Structure:
+        """The states that a sequence starts from, by default.
+
+        Args:
+            batch_size: B.
+
+        Returns:
+            The cell's `get_initial_state`, or zeros, each (B, ...), in the containers of the
+            cell's `state_size` (a single state in a list).
+        """
+        return initial_states(self.cell, batch_size, self.compute_dtype)
+
+    @property
+    def states(self) -> Structure | None:
+        """The kept states of a stateful layer, as Keras variables; None before it's built."""
+        return self._kept.variables
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All variables. Kept states are among them, so that JAX's trainer carries them; they
+        aren't among the `weights`."""
+        return [*super().variables, *self._kept.flat()]
+
+    def reset_state(self, states: Structure = None) -> None:
+        """Sets the kept states.
+
+        Args:
+            states: Arrays or tensors, each (B, ...), in any containers; by default what
+                `get_initial_state` gives. Before the layer is built their B becomes its batch
+                size. (Keras 2 has the argument, Keras 3 has not.)
+
+        Raises:
+            ValueError: if states are given and the layer isn't stateful, or they don't fit.
+        """
+        sizes = state_sizes(self.cell)
+        if states is not None:
+            if not self.stateful:
+                raise ValueError(
+                    f"{name_of(self)}: only a stateful layer keeps states that can be set; build "
+                    "it with stateful=True."
+                )
+            if self._kept.variables is None:
+                read_states(name_of(self), "states", states, sizes, None)
+                self._create_kept_states(int(tree.flatten(states)[0].shape[0]))
+        elif self._kept.variables is not None:
+            states = self.get_initial_state(self._kept.batch_size)
+        if states is not None:
+            self._kept.reset(sizes, states)
+
+    def reset_states(self, states: Structure = None) -> None:
+        """The same as `reset_state`, by Keras 2's name."""
+        self.reset_state(states)
+
+    # --- calling ----------------------------------------------------------------------------
+
+    def call(
+        self,
+        sequences: Structure,
+        initial_state: Structure = None,
+        mask: Tensor | None = None,
+        training: bool = False,
+        constants: Structure = None,
+    ) -> Any:
+        """Runs the cell over the sequence; see the class for arguments and results."""
+        if mask is None:
+            # Layer.__call__ passes the inputs' mask only where they are the one tensor argument.
+            mask = tree.map_structure(lambda x: getattr(x, "_keras_mask", None), sequences)
+        initial_state, mask = self._checked(sequences, initial_state, mask)
+        if initial_state is None:
+            initial_state = self._default_states(ops.shape(tree.flatten(sequences)[0])[0])
+        initial_state = self._cast_states(initial_state)
+        asked = Asked(
+            None if mask is None else self._in_order(mask),
+            self.return_sequences,
+            self.zero_output_for_mask,
+            self.unroll,
+        )
+        xs = tree.map_structure(self._in_order, sequences)
+        output, states = self._run(self.cell, xs, initial_state, asked, training, constants)
+        return self._results(output, states)
+
+    def _checked(self, sequences: Structure, initial_state: Structure, mask: Any) -> tuple[Any, Any]:
+        """The initial states in the containers of the layer's own, and the mask; all checked."""
+        owner, paths = name_of(self), leaf_paths(sequences)
+        shapes = [shape_of(x) for x in tree.flatten(sequences)]
+        check_sequences(owner, shapes, paths)
+        check_features(owner, shapes, self._built_shapes, paths)
+        batch_size = _known(shape[0] for shape in shapes)
+        timesteps = _known(shape[1] for shape in shapes)
+        check_unroll(owner, self.unroll, timesteps)
+        if self.stateful:
+            check_batch(owner, self._kept.batch_size, batch_size)
+        if initial_state is not None:
+            sizes = state_sizes(self.cell)
+            initial_state = read_states(owner, "initial_state", initial_state, sizes, batch_size)
+        return initial_state, read_mask(owner, mask, batch_size, timesteps)
+
+    def _default_states(self, batch_size: Any) -> Structure:
+        if self.stateful:
+            return self._kept.values()
+        return self.get_initial_state(batch_size)
+
+    def _cast_states(self, states: Structure) -> Structure:
+        dtype = getattr(self.cell, "compute_dtype", self.compute_dtype)
+        return tree.map_structure(lambda state: ops.convert_to_tensor(state, dtype=dtype), states)
+
+    def _in_order(self, tensor: Tensor) -> Tensor:
+        """A tensor (B, T, ...) as (T, B, ...), in the order of the run."""
+        tensor = ops.swapaxes(tensor, 0, 1)
+        return ops.flip(tensor, axis=0) if self.go_backwards else tensor
+
+    def _run(
+        self,
+        cell: Any,
+        xs: Structure,
+        states: Structure,
+        asked: Asked,
+        training: bool,
+        constants: Structure,
+    ) -> tuple[Structure, Structure]:
+        """Runs a cell, or each cell of a stack in turn over the outputs of the one below it."""
+        if type(cell) is StackedRNNCells:
+            return self._run_stack(cell, xs, states, asked, training, constants)
+        recurrence, outputs, containers = make_ready(
+            cell,
+            xs,
+            states,
+            training=training,
+            constants=constants,
+            owner=name_of(self),
+            dtype=self.compute_dtype,
+        )
+        flat_outputs, flat_states = scan(recurrence, asked)
+        return (
+            tree.pack_sequence_as(outputs, flat_outputs),
+            tree.pack_sequence_as(containers, flat_states),
+        )
+
+    def _run_stack(
+        self,
+        stack: StackedRNNCells,
+        xs: Structure,
+        states: Structure,
+        asked: Asked,
+        training: bool,
+        constants: Structure,
+    ) -> tuple[Structure, list[Structure]]:
+        # Cell by cell over all timesteps equals timestep by timestep over all cells: what a lower
+        # cell puts out at a masked step reaches no state and no output.
+        *lower, top = range(len(stack.cells))
+        final: list[Structure] = []
+        between = Asked(asked.mask, every_output=True, zero_masked=True, unroll=asked.unroll)
+        for index in [*lower, top]:
+            cell, state = stack.cells[index], states[index]
+            bare = not tree.is_nested(state)
+            xs, new = self._run(
+                cell,
+                xs,
+                [state] if bare else state,
+                asked if index == top else between,
+                training,
+                constants if constants is not None and takes(cell, "constants") else None,
+            )
+            final.append(new[0] if bare else new)
+        return xs, final
+
+    def _results(self, output: Structure, states: Structure) -> Any:
+        if self.stateful:
+            self._kept.assign(states)
+        if self.return_sequences:
+            output = tree.map_structure(lambda ys: ops.swapaxes(ys, 0, 1), output)
+        output = tree.map_structure(self._cast_float, output)
+        if not self.return_state:
+            return output
+        return (output, *spread(tree.map_structure(self._cast_float, states)))
+
+    def _cast_float(self, tensor: Tensor) -> Tensor:
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        return ops.cast(tensor, self.compute_dtype) if "float" in dtype else tensor
+
+    # --- shapes, masks, config --------------------------------------------------------------
+
+    def compute_output_shape(
+        self,
+        sequences_shape: Structure,
+        initial_state_shape: Structure = None,
+        constants_shape: Structure = None,
+    ) -> Any:
+        """The shapes of the results, in their containers."""
+        shapes, _ = _flat(sequences_shape)
+        batch_size = _known(shape[0] for shape in shapes)
+        time = [_known(shape[1] for shape in shapes)] if self.return_sequences else []
+        output = map_shapes(
+            lambda shape: (batch_size, *time, *shape[1:]),
+            output_shapes(self.cell, _of_one_step(sequences_shape)),
+        )
+        if not self.return_state:
+            return output
+        states = tree.map_structure(lambda size: (batch_size, *size), state_sizes(self.cell))
+        return (output, *spread(states))
+
+    def compute_output_spec(
+        self,
+        sequences: Structure,
+        initial_state: Structure = None,
+        mask: Tensor | None = None,
+        training: bool = False,
+        constants: Structure = None,
+    ) -> Any:
+        """The results as symbolic tensors; refuses what `call` would."""
+        self._checked(sequences, initial_state, mask)
+        shapes = self.compute_output_shape(tree.map_structure(shape_of, sequences))
+        return map_shapes(lambda s: keras.KerasTensor(s, dtype=self.compute_dtype), shapes)
+
+    def compute_mask(self, sequences: Structure, mask: Structure) -> Any:
+        """The mask of each result: the inputs' for a sequence, none for the rest."""
+        masks = [m for m in tree.flatten(mask) if m is not None]
+        output_mask = masks[0] if masks and self.return_sequences else None
+        sizes = output_sizes(self.cell)
+        output = tree.map_structure(lambda _: output_mask, sizes if sizes is not None else 0)
+        if not self.return_state:
+            return output
+        count = len(tree.flatten(state_sizes(self.cell)))
+        return [*tree.flatten(output), *[None] * count]
+
+    def loop_config(self) -> dict[str, Any]:
+        """The config without the cell."""
+        config: dict[str, Any] = keras.layers.Layer.get_config(self)
+        return {**config, **self._written(RNN.arguments[1:])}
+
+    def get_config(self) -> dict[str, Any]:
+        """The config of Keras's layer; the cell's own is its entry `cell`."""
+        if not hasattr(self.cell, "get_config"):
+            raise ValueError(
+                f"{name_of(self)}: expected a cell with `get_config`, to be saved, got "
+                f"{name_of(self.cell)}."
+            )
+        return {**self.loop_config(), "cell": keras.saving.serialize_keras_object(self.cell)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "RNN":
+        """Builds the layer from its config or from that of Keras's layer."""
+        config = dict(config)
+        cell = keras.saving.deserialize_keras_object(of_ours(config.pop("cell")), custom_objects)
+        return cls(cell, **config)
+
+
+
+def _flat(shapes: Structure) -> tuple[list[tuple[int | None, ...]], list[str]]:
+    """The shapes of a nest of shapes, and how to name each."""
+    tensors = map_shapes(keras.KerasTensor, shapes)
+    return [shape_of(tensor) for tensor in tree.flatten(tensors)], leaf_paths(tensors)
+
+
+def _of_one_step(shapes: Structure) -> Structure:
+    return map_shapes(lambda shape: (shape[0], *shape[2:]), shapes)
+
+
+def _known(dimensions: Iterable[int | None]) -> int | None:
+    """The first dimension that's known; nested inputs may know it only in some of them."""
+    return next((dimension for dimension in dimensions if dimension is not None), None)

@@ -1,0 +1,56 @@
+"""Configs: Keras's recurrent classes read as ours, and copies of a layer made by its config."""
+
+import copy
+from typing import Any
+
+import keras
+
+# The module where each of our classes stands in for Keras's class of the same name.
+_OURS = {
+    "SimpleRNNCell": "simple_rnn",
+    "SimpleRNN": "simple_rnn",
+    "GRUCell": "gru",
+    "GRU": "gru",
+    "LSTMCell": "lstm",
+    "LSTM": "lstm",
+    "RNN": "rnn",
+    "StackedRNNCells": "stacked",
+    "Bidirectional": "bidirectional",
+}
+
+
+def of_ours(config: Any) -> Any:
+    """A serialised object's config, with our class in place of Keras's recurrent one."""
+    if not isinstance(config, dict) or config.get("class_name") not in _OURS:
+        return config
+    if not str(config.get("module") or "keras").startswith("keras"):
+        return config
+    if ">" in str(config.get("registered_name") or ""):
+        return config  # somebody else's class of the same name
+    name = config["class_name"]
+    module = f"{__package__}.{_OURS[name]}"
+    return {**config, "module": module, "registered_name": f"ostinato>{name}"}
+
+
+def copy_layer(layer: Any, **changes: Any) -> Any:
+    """A fresh, unbuilt layer like another one.
+
+    Args:
+        layer: A layer with a config.
+        **changes: Config entries that differ in the copy.
+    """
+    cell = getattr(layer, "cell", None)
+    if cell is not None and not hasattr(cell, "get_config"):
+        # A plain object as the cell can't go through a config; its layer's arguments can.
+        config = {**layer.loop_config(), **changes}
+        return type(layer)(copy.deepcopy(cell), **config)
+    # Classes of cells are looked up by name; they needn't be registered to be copied.
+    classes = {type(part).__name__: type(part) for part in _cells_within(cell)}
+    with keras.saving.custom_object_scope(classes):
+        return type(layer).from_config({**layer.get_config(), **changes})
+
+
+def _cells_within(cell: Any) -> list[Any]:
+    if cell is None:
+        return []
+    return [cell, *(part for inner in getattr(cell, "cells", ()) for part in _cells_within(inner))]

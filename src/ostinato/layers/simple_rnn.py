@@ -1,0 +1,67 @@
+"""The fully connected recurrent layer: h' = act(x W + h U + b) (Elman, 1990)."""
+
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from ostinato.doors import door
+from ostinato.layers.arguments import (
+    ACTIVATION,
+    ACTIVITY_REGULARIZER,
+    CONSTRAINTS,
+    INITIALIZERS,
+    LOOP,
+    RATES,
+    REGULARIZERS,
+    SEED,
+    UNITS,
+    USE_BIAS,
+)
+from ostinato.layers.builtin import BuiltinRNN
+from ostinato.layers.cell import Cell, DropoutMasks, Step, Tensor
+
+
+@keras.saving.register_keras_serializable(package="ostinato")
+class SimpleRNNCell(Cell):
+    """One timestep of SimpleRNN.
+
+    Weights: kernel (D, U), recurrent_kernel (U, U), bias (U,). One state, (B, U).
+    """
+
+    gates = 1
+    seeds_first = True
+    arguments = (
+        *(UNITS, ACTIVATION, USE_BIAS, *INITIALIZERS, *REGULARIZERS, *CONSTRAINTS),
+        *(*RATES, SEED),
+    )
+
+    implementation = 2  # Keras's cell takes none: one mask for the inputs, one for the state
+
+    def recurrence(self, masks: DropoutMasks = DropoutMasks()) -> Step:
+        """h' = act(z + h U), where z = x W + b."""
+        activation = door.lean(self.activation)
+        preactivations = self._preactivations(masks)
+
+        def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:
+            (total,) = preactivations(z, states[0])
+            h = activation(total)
+            return h, (h,)
+
+        return step
+
+
+@keras.saving.register_keras_serializable(package="ostinato")
+class SimpleRNN(BuiltinRNN):
+    """Fully connected recurrent layer whose output is fed back (Elman, 1990).
+
+    Input (B, T, D). Output (B, U), or (B, T, U) with `return_sequences`; with `return_state`
+    followed by the final state (B, U).
+    """
+
+    cell_class = SimpleRNNCell
+    cell_name = "simple_rnn_cell"
+    arguments = (
+        *(UNITS, ACTIVATION, USE_BIAS, *INITIALIZERS, *REGULARIZERS, ACTIVITY_REGULARIZER),
+        *(*CONSTRAINTS, *RATES, *LOOP, replace(SEED, config_if_changed=True)),
+    )

@@ -1,0 +1,107 @@
+"""StackedRNNCells: several cells as one, each fed by the one below it."""
+
+from typing import Any
+
+import keras
+from keras import tree
+
+from ostinato.layers.calling import (
+    build_cell,
+    call_method,
+    initial_states,
+    name_of,
+    output_shapes,
+    state_sizes,
+    takes,
+)
+from ostinato.layers.checks import check_cell
+from ostinato.layers.serialization import of_ours
+from ostinato.structure import Structure, repack
+
+
+@keras.saving.register_keras_serializable(package="ostinato")
+class StackedRNNCells(keras.layers.Layer):
+    """Several cells that behave as one.
+
+    Args:
+        cells: List of cells. The inputs go to the first, each one's output to the next, and the
+            last one's output is the stack's. Its states are the list of the cells' states.
+        **kwargs: Arguments of `keras.layers.Layer`: name, dtype, trainable...
+
+    Raises:
+        ValueError: if there are no cells, or one of them is none.
+    """
+
+    def __init__(self, cells: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not cells:
+            raise ValueError(f"{name_of(self)}: expected at least one cell, got {cells!r}.")
+        for cell in cells:
+            check_cell(name_of(self), cell)
+        self.cells = list(cells)
+
+    @property
+    def state_size(self) -> list[Any]:
+        """The list of the cells' state sizes."""
+        return [cell.state_size for cell in self.cells]
+
+    @property
+    def output_size(self) -> Any:
+        """The last cell's output size; its first state's where it declares none."""
+        top = self.cells[-1]
+        declared = getattr(top, "output_size", None)
+        if declared is not None:
+            return declared
+        return tree.flatten(state_sizes(top))[0]
+
+    def get_initial_state(self, batch_size: Any = None) -> list[Structure]:
+        """The list of the cells' initial states, each (B, ...)."""
+        return [initial_states(cell, batch_size, self.compute_dtype) for cell in self.cells]
+
+    def build(self, input_shape: Structure) -> None:
+        """Builds the cells, bottom to top, for one timestep of inputs (B, ...)."""
+        for cell in self.cells:
+            build_cell(cell, input_shape, self.compute_dtype)
+            input_shape = output_shapes(cell, input_shape)
+
+    def call(
+        self, inputs: Structure, states: Any, training: bool = False, **kwargs: Any
+    ) -> tuple[Structure, list[Structure]]:
+        """Runs one timestep through all cells.
+
+        Args:
+            inputs: The first cell's inputs (B, ...).
+            states: The list of the cells' states.
+            training: Given to the cells that take it.
+            **kwargs: Given to the cells that take them: `constants`.
+
+        Returns:
+            The last cell's output and the list of the cells' new states.
+        """
+        new_states = []
+        for cell, state in zip(self.cells, states, strict=True):
+            given = {
+                name: value
+                for name, value in {"training": training, **kwargs}.items()
+                if takes(cell, name)
+            }
+            run = cell if isinstance(cell, keras.layers.Layer) else call_method(cell)
+            inputs, new = run(inputs, state if tree.is_nested(state) else [state], **given)
+            fitted = repack(state, new)
+            new_states.append(new if fitted is None else fitted)
+        return inputs, new_states
+
+    def get_config(self) -> dict[str, Any]:
+        """The config, with the cells' configs in its entry `cells`."""
+        cells = [keras.saving.serialize_keras_object(cell) for cell in self.cells]
+        return {**super().get_config(), "cells": cells}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "StackedRNNCells":
+        """Builds the stack from its config or from that of Keras's class."""
+        config = dict(config)
+        cells = [
+            keras.saving.deserialize_keras_object(of_ours(cell), custom_objects)
+            for cell in config.pop("cells")
+        ]
+        return cls(cells, **config)

@@ -1,0 +1,235 @@
+"""Nested structures: what `state_size` and `output_size` may be, and how structures are matched.
+
+A *size* describes one tensor of a timestep without its batch axis. An int is a vector of that many
+units; a state of another rank is spelled as a shape. Tuples, lists, dicts and namedtuples nest.
+
+Shape letters, used all over the package: B batch, T timesteps, D input features, U units, G gates.
+"""
+
+import numbers
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+from keras import tree
+
+Structure = Any  # a tensor, or tuples, lists, dicts and namedtuples of them, as keras.tree nests
+
+
+@keras.saving.register_keras_serializable(package="ostinato")
+class Shape:
+    """The shape of one state or output of a timestep, without the batch axis.
+
+    `Shape(4, 5)` is one matrix of 4 rows and 5 columns, where the tuple `(4, 5)` means two
+    vectors. Needs no framework, is immutable, and survives saving in a layer's config.
+
+    Args:
+        *dimensions: Positive ints, one per axis; none for a scalar per row of the batch.
+
+    Raises:
+        ValueError: if a dimension isn't a positive int.
+    """
+
+    __slots__ = ("_dimensions",)
+
+    def __init__(self, *dimensions: int) -> None:
+        for dimension in dimensions:
+            if not is_count(dimension) or dimension <= 0:
+                raise ValueError(
+                    f"Shape: expected positive ints as dimensions, got Shape{dimensions!r}."
+                )
+        self._dimensions = tuple(int(dimension) for dimension in dimensions)
+
+    def as_list(self) -> list[int]:
+        """The dimensions as a list, as `tf.TensorShape.as_list()` gives them."""
+        return list(self._dimensions)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._dimensions)
+
+    def __len__(self) -> int:
+        return len(self._dimensions)
+
+    def __getitem__(self, axis: int) -> int:
+        return self._dimensions[axis]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shape) and self._dimensions == other._dimensions
+
+    def __hash__(self) -> int:
+        return hash((Shape, self._dimensions))
+
+    def __repr__(self) -> str:
+        return f"Shape({', '.join(map(str, self._dimensions))})"
+
+    def get_config(self) -> dict[str, Any]:
+        """The config from which `from_config` builds the same shape."""
+        return {"dimensions": list(self._dimensions)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Shape":
+        """Builds a shape from `get_config()`'s dict."""
+        return cls(*config["dimensions"])
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is an integer (NumPy's too), and not a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_namedtuple(value: object) -> bool:
+    """Whether a value is an instance of a namedtuple class."""
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+def sizes(size: Any, owner: str) -> Structure:
+    """Reads a `state_size` or `output_size` into a structure of `Shape`s.
+
+    Args:
+        size: An int, a shape (`Shape`, `tf.TensorShape`, `torch.Size`, anything with `as_list()`),
+            or tuples, lists, dicts and namedtuples of them.
+        owner: What to call it in an error, such as "state_size of cell MyCell".
+
+    Returns:
+        The same containers as plain tuples, lists, dicts and namedtuples, with `Shape` leaves.
+
+    Raises:
+        ValueError: if something in it is neither a size nor a container.
+    """
+    # Keras wraps containers that are set as attributes of a layer (TensorFlow even in tuple
+    # proxies); rebuilding them by hand gives keras.tree types it knows.
+    if hasattr(size, "as_list"):
+        return Shape(*size.as_list())
+    if is_torch_size(size):
+        return Shape(*size)
+    if is_namedtuple(size):
+        return type(size)(*(sizes(item, owner) for item in size))
+    if isinstance(size, tuple):
+        return tuple(sizes(item, owner) for item in size)
+    if isinstance(size, list):
+        return [sizes(item, owner) for item in size]
+    if isinstance(size, Mapping):
+        return {key: sizes(item, owner) for key, item in size.items()}
+    if is_count(size) and size > 0:
+        return Shape(size)
+    raise ValueError(
+        f"{owner}: expected positive ints or shapes, alone or nested in tuples, lists and dicts, "
+        f"got {size!r}."
+    )
+
+
+def is_torch_size(value: object) -> bool:
+    """Whether a value is a `torch.Size`, told without importing torch."""
+    return isinstance(value, tuple) and type(value).__module__.partition(".")[0] == "torch"
+
+
+def is_shape(value: object) -> bool:
+    """Whether a value is one tensor's shape (as Keras gives it to `build`), not a nest of them."""
+    return isinstance(value, (tuple, list)) and all(
+        dimension is None or is_count(dimension) for dimension in value
+    )
+
+
+def map_shapes(function: Callable[[tuple[int | None, ...]], Any], shapes: Structure) -> Structure:
+    """Applies a function to each shape of a nest of shapes, as given to `build`."""
+    if is_shape(shapes):
+        return function(tuple(shapes))
+    if isinstance(shapes, Mapping):
+        return {key: map_shapes(function, shape) for key, shape in shapes.items()}
+    mapped = [map_shapes(function, shape) for shape in shapes]
+    if is_namedtuple(shapes):
+        return type(shapes)(*mapped)
+    return tuple(mapped) if isinstance(shapes, tuple) else mapped
+
+
+def leaf_paths(structure: Structure) -> list[str]:
+    """Names each leaf as Python would spell it after the structure: "[0]", "['pen'].x", or ""."""
+
+    def walk(item: Structure, path: str) -> list[tuple[str, Any]]:
+        if isinstance(item, Mapping):
+            pairs = [(f"{path}[{key!r}]", item[key]) for key in sorted(item)]
+        elif is_namedtuple(item):
+            pairs = [(f"{path}.{field}", getattr(item, field)) for field in item._fields]
+        elif isinstance(item, (tuple, list)):
+            pairs = [(f"{path}[{index}]", child) for index, child in enumerate(item)]
+        else:
+            return [(path, item)]
+        return [found for child_path, child in pairs for found in walk(child, child_path)]
+
+    return [path for path, _ in walk(structure, "")]
+
+
+def repack(template: Structure, value: Structure) -> Structure | None:
+    """Fits a structure of tensors into the containers of another.
+
+    Dicts and namedtuples are matched by key; sequences of the same length item by item; anything
+    else by the order of keras.tree's leaves (dict keys sorted). A single leaf may come bare.
+
+    Args:
+        template: The containers wanted, with any leaves.
+        value: The structure given.
+
+    Returns:
+        `value`'s leaves in `template`'s containers, or None where they can't be matched.
+    """
+    if value is None:
+        return template if not tree.flatten(template) else None
+    if not tree.is_nested(template) and not tree.is_nested(value):
+        return value
+    by_key, given = _as_mapping(template), _as_mapping(value)
+    if by_key is not None and given is not None and by_key.keys() == given.keys():
+        items = {key: repack(by_key[key], given[key]) for key in by_key}
+        return None if _unmatched(items.values(), by_key.values()) else _like(template, items)
+    if _both_sequences(template, value) and len(template) == len(value):
+        parts = [repack(*pair) for pair in zip(template, value, strict=True)]
+        if not _unmatched(parts, template):
+            return type(template)(*parts) if is_namedtuple(template) else type(template)(parts)
+    leaves = tree.flatten(value)
+    if len(leaves) != len(tree.flatten(template)):
+        return None
+    return tree.pack_sequence_as(template, leaves)
+
+
+def _unmatched(parts: Any, templates: Any) -> bool:
+    return any(
+        part is None and bool(tree.flatten(template))
+        for part, template in zip(parts, templates, strict=True)
+    )
+
+
+def _as_mapping(structure: Structure) -> Mapping[str, Any] | None:
+    if is_namedtuple(structure):
+        return dict(zip(structure._fields, structure, strict=True))
+    return structure if isinstance(structure, Mapping) else None
+
+
+def _like(template: Structure, items: dict[str, Any]) -> Structure:
+    if is_namedtuple(template):
+        return type(template)(**items)
+    return {key: items[key] for key in template}
+
+
+def _both_sequences(template: Structure, value: Structure) -> bool:
+    return isinstance(template, (tuple, list)) and isinstance(value, (tuple, list))
+
+
+def spread(states: Structure) -> tuple[Any, ...]:
+    """A layer's states as separate results: a sequence's items; a dict or a bare tensor as one."""
+    return tuple(states) if isinstance(states, (tuple, list)) else (states,)
+
+
+def describe(structure: Structure) -> str:
+    """A structure of tensors as text for an error: their shapes, in their containers."""
+    if isinstance(structure, Mapping):
+        inner = ", ".join(f"{key!r}: {describe(item)}" for key, item in structure.items())
+        return "{" + inner + "}"
+    if is_namedtuple(structure):
+        pairs = zip(structure._fields, structure, strict=True)
+        inner = ", ".join(f"{field}={describe(item)}" for field, item in pairs)
+        return f"{type(structure).__name__}({inner})"
+    if isinstance(structure, (tuple, list)) and not is_shape(structure):
+        inner = ", ".join(describe(item) for item in structure)
+        return f"[{inner}]" if isinstance(structure, list) else f"({inner})"
+    if isinstance(structure, Shape):
+        return str(("batch", *structure)).replace("'", "")
+    return str(tuple(getattr(structure, "shape", structure) or ()))
