@@ -1,0 +1,82 @@
+# make guide   the Keras RNN guide on handwritten digits, with Ostinato's layers
+# make test    lint, types, and every test on JAX, PyTorch and TensorFlow
+#
+# Both need python3 (>= 3.11) and make, nothing else: they make a virtual environment where it's
+# missing, and again where pyproject.toml has changed.
+
+PYTHON ?= python3
+# What one may add: make test JOBS=1 PYTEST="-k masks"; make guide GUIDE="--quick --output report"
+JOBS ?= 2
+PYTEST ?=
+GUIDE ?=
+# This exact release, and first: its wheel may be the small one for CPUs, where a later one, or a
+# range, brings gigabytes of CUDA.
+TORCH ?= torch==2.13.0
+# The oldest that pyproject.toml declares. It's put before the newest on the path of its tests.
+OLDEST_KERAS := 3.10.0
+BACKENDS := jax torch tensorflow
+
+BIN := .venv/bin
+OLDEST := .keras-$(OLDEST_KERAS)
+READY := .venv/ready
+GUIDE_READY := .venv-guide/ready
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: guide test lint types format bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+guide: $(GUIDE_READY)
+	.venv-guide/bin/ostinato guide $(GUIDE)
+
+test: lint types $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+
+lint: $(READY)
+	@printf '\n== Lint\n'
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(READY)
+	@printf '\n== Types\n'
+	$(BIN)/mypy
+
+$(BACKENDS:%=test-%): test-%: $(READY)
+	@printf '\n== Tests on %s\n' $*
+	KERAS_BACKEND=$* $(BIN)/pytest -q -n $(JOBS) $(PYTEST)
+
+$(BACKENDS:%=oldest-%): oldest-%: $(READY) $(OLDEST)/ready
+	@printf '\n== Tests on %s with Keras %s\n' $* $(OLDEST_KERAS)
+	KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -q -n $(JOBS) -m "not slow" $(PYTEST)
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY)
+	for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(BIN)/python -m benchmarks || exit 1; done
+
+clean:
+	rm -rf .venv .venv-guide .keras-* .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+		build dist ostinato-guide
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	@printf '\n== Environment for the tests: Keras, its three backends and the tools (a few GB)\n'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python $(PIP_INSTALL) '$(TORCH)'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[jax,torch,guide,dev]'
+	touch $@
+
+$(GUIDE_READY): pyproject.toml
+	@printf '\n== Environment for the guide: Keras and JAX\n'
+	$(PYTHON) -m venv .venv-guide
+	.venv-guide/bin/python $(PIP_INSTALL) --editable '.[jax,guide]'
+	touch $@
+
+$(OLDEST)/ready: $(READY)
+	@printf '\n== Keras %s\n' $(OLDEST_KERAS)
+	rm -rf $(OLDEST)
+	$(BIN)/python $(PIP_INSTALL) --no-deps --target $(OLDEST) keras==$(OLDEST_KERAS)
+	touch $@

@@ -1,0 +1,85 @@
+"""The command `ostinato`, also `python -m ostinato`."""
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+
+from ostinato import __version__, backend
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the process's exit status."""
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = asked.command
+    try:
+        return command(asked)
+    except _CommandError as error:
+        parser.error(str(error))
+
+
+class _CommandError(Exception):
+    """Something that the user can put right; shown without a traceback."""
+
+
+def _guide(asked: argparse.Namespace) -> int:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise _CommandError(
+            "the guide draws its report with matplotlib, which isn't installed: "
+            "`pip install 'ostinato[guide]'`"
+        )
+    _choose_backend(asked.backend)
+    from ostinato import guide  # imports Keras, so it has to wait for the backend
+
+    return guide.run(epochs=asked.epochs, output=asked.output, quick=asked.quick)
+
+
+def _choose_backend(requested: str | None) -> None:
+    try:
+        choice = backend.choose(requested)
+    except ImportError as error:
+        raise _CommandError(str(error).removeprefix("ostinato: ")) from None
+    print(f"Backend: {choice.name} ({choice.reason}).", flush=True)
+    # Errors of TensorFlow's C++ still show; its greeting and its notes on the CPU don't.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ostinato",
+        description="Keras's recurrent layers, whole, on JAX, PyTorch and TensorFlow.",
+    )
+    parser.add_argument("--version", action="version", version=f"ostinato {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    guide = commands.add_parser(
+        "guide",
+        help="run the Keras RNN guide on real digits and write a report",
+        description="Runs every section of the Keras RNN guide with Ostinato's layers, on real "
+        "handwritten digits, and writes a report with pictures.",
+    )
+    guide.add_argument(
+        "--backend",
+        choices=backend.BACKENDS,
+        help="what Keras runs on (default: what KERAS_BACKEND names, else the first installed of "
+        f"{', '.join(backend.BACKENDS)})",
+    )
+    guide.add_argument(
+        "--epochs", type=_positive, metavar="N", help="epochs of training (default: the guide's)"
+    )
+    guide.add_argument(
+        "--output",
+        default="ostinato-guide",
+        metavar="DIR",
+        help="folder for the report (default: %(default)s)",
+    )
+    guide.add_argument("--quick", action="store_true", help="less data and training: see it run")
+    guide.set_defaults(command=_guide)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return int(text)

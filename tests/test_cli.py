@@ -1,0 +1,71 @@
+"""The command line's options; which backend it takes is tested in test_backend_choice.py."""
+
+import sys
+from types import SimpleNamespace
+
+import keras
+import pytest
+
+import ostinato
+from ostinato.cli import main
+
+
+@pytest.fixture
+def guide(monkeypatch):
+    """Stands in for the guide, and keeps what it's called with."""
+    stand_in = SimpleNamespace(called=[])
+    stand_in.run = lambda **options: stand_in.called.append(options) or 0
+    monkeypatch.setitem(sys.modules, "ostinato.guide", stand_in)
+    monkeypatch.setattr(ostinato, "guide", stand_in, raising=False)
+    monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
+    return stand_in
+
+
+def test_the_guides_defaults(guide):
+    assert main(["guide"]) == 0
+    assert guide.called == [{"epochs": None, "output": "ostinato-guide", "quick": False}]
+
+
+def test_the_guides_options(guide):
+    here = keras.config.backend()
+    options = ["--backend", here, "--epochs", "4", "--output", "there", "--quick"]
+    assert main(["guide", *options]) == 0
+    assert guide.called == [{"epochs": 4, "output": "there", "quick": True}]
+
+
+def test_says_which_backend(guide, capsys):
+    main(["guide"])
+    backend = keras.config.backend()
+    assert capsys.readouterr().out == f"Backend: {backend} (Keras is already imported).\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["tune"], "invalid choice: 'tune'"),
+        (["guide", "--backend", "numpy"], "invalid choice: 'numpy'"),
+        (["guide", "--epochs", "0"], "expected a positive whole number, got '0'"),
+        (["guide", "--epochs", "two"], "expected a positive whole number, got 'two'"),
+    ],
+)
+def test_bad_arguments(guide, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not guide.called
+
+
+def test_without_matplotlib(guide, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit):
+        main(["guide"])
+    assert "pip install 'ostinato[guide]'" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"ostinato {ostinato.__version__}\n"
