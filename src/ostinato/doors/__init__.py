@@ -6,6 +6,7 @@ A door is a module with
   first axis of `xs`. All of them are flat tuples of tensors; `like` holds a tensor of each y's
   shape and dtype (empty where no y is collected); `variables` are Keras variables that `step`
   updates. Returns the last carry and the ys, stacked.
+- `HOISTS_PROJECTION`: whether a cell's input projection is faster done for all timesteps at once.
 - `lean(function)`: the backend's own function for one of Keras's, where Keras's only adds checks.
 """
 

@@ -7,6 +7,10 @@ import keras
 import tensorflow as tf
 
 Tensors = tuple[Any, ...]
+
+# Slicing a hoisted projection costs more than the small product: LSTM B64 T28 D28 U64 training
+# step 5.8 ms in the loop, 6.8 ms hoisted.
+HOISTS_PROJECTION = False
 Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 
 

@@ -8,6 +8,9 @@ import torch
 
 Tensors = tuple[Any, ...]
 
+# One product for all timesteps saves T calls forward, and 2 T backward.
+HOISTS_PROJECTION = True
+
 # Keras's function adds conversions and dtype checks, about 6 us an op; in an eager loop that's a
 # third of the time (LSTM B64 T28 U64 forward: 3.5 ms with keras.ops, 1.9 ms with torch's).
 _LEAN: dict[Any, Callable[..., Any]] = {

@@ -1,12 +1,14 @@
 """How a cell is called in the loop: the built-in ones lean, any other one through its contract."""
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 from keras import ops, tree
 
+from ostinato.doors import door
 from ostinato.engines.scan import Recurrence, Tensors
 from ostinato.layers.cell import Cell
 from ostinato.layers.checks import agree, read_states, shape_of
@@ -43,8 +45,20 @@ def call_method(cell: Any) -> Callable[..., Any]:
 
 def takes(cell: Any, argument: str) -> bool:
     """Whether a cell's `call` takes a keyword argument, by name or through **kwargs."""
-    parameters = inspect.signature(call_method(cell)).parameters.values()
-    return any(p.name == argument or p.kind is p.VAR_KEYWORD for p in parameters)
+    parameters = parameters_of(call_method(cell))
+    return argument in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
+def parameters_of(method: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a method or function; remembered, as a look costs 40 us."""
+    return _parameters(getattr(method, "__func__", method))
+
+
+@functools.lru_cache(maxsize=256)
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
 
 
 def initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
@@ -58,6 +72,8 @@ def initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
     Returns:
         Tensors (B, ...) in the containers of the cell's `state_size`, a single one in a list.
     """
+    if getattr(type(cell), "get_initial_state", None) is Cell.get_initial_state:
+        return cell.get_initial_state(batch_size)  # zeros that need no check
     expected = state_sizes(cell)
     own = getattr(cell, "get_initial_state", None)
     if own is None:
@@ -66,7 +82,7 @@ def initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
             lambda size: ops.zeros((batch_size, *size), dtype=dtype), expected
         )
     # Keras 2 called it with inputs, batch_size and dtype; cells written for it may insist.
-    parameters = inspect.signature(own).parameters
+    parameters = parameters_of(own)
     keywords = {"batch_size": batch_size, "inputs": None, "dtype": dtype}
     given = {name: value for name, value in keywords.items() if name in parameters}
     known = batch_size if isinstance(batch_size, int) else None
@@ -169,16 +185,19 @@ def make_ready(
 
 
 def _lean(cell: Cell, xs: Tensor, states: Structure, training: bool) -> Recurrence:
-    """A built-in cell: the inputs projected for all timesteps at once, then its recurrence."""
+    """A built-in cell: its masks drawn and its weights read once, before the loop."""
     masks = cell.draw_masks(ops.shape(xs)[1], xs.shape[-1], training)
-    recurrence = cell.recurrence(masks)
+    project, recurrence = cell.projection(masks), cell.recurrence(masks)
+    xs = ops.cast(xs, cell.compute_dtype)
+    if door.HOISTS_PROJECTION:
+        xs, project = project(xs), lambda z: z
 
     def step(x: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
-        output, new = recurrence(x[0], states)
+        output, new = recurrence(project(x[0]), states)
         return (output,), new
 
     flat = tuple(tree.flatten(states))
-    return Recurrence(step, (cell.project(xs, masks),), flat, flat[:1], output_is_state=True)
+    return Recurrence(step, (xs,), flat, flat[:1], output_is_state=True)
 
 
 class _Contract:

@@ -100,9 +100,10 @@ class Cell(Declared, keras.layers.Layer):
         Returns:
             The output (B, U) and the new states, in a list where `states` came in one.
         """
+        inputs = ops.cast(inputs, self.compute_dtype)
         masks = self.draw_masks(ops.shape(inputs)[0], inputs.shape[-1], training)
-        step = self.recurrence(masks)
-        output, new_states = step(self.project(inputs, masks), spread(states))
+        projected = self.projection(masks)(inputs)
+        output, new_states = self.recurrence(masks)(projected, spread(states))
         if isinstance(states, (list, tuple)):
             return output, list(new_states)
         return output, new_states[0]
@@ -142,27 +143,28 @@ class Cell(Declared, keras.layers.Layer):
             keras.random.dropout(ones, rate=rate, seed=self.seed_generator) for _ in range(count)
         )
 
-    def project(self, inputs: Tensor, masks: DropoutMasks = DropoutMasks()) -> Tensor:
-        """The input projection x W + b, with the input dropout masks applied.
-
-        Args:
-            inputs: (B, D), or all timesteps at once, time-major (T, B, D).
-            masks: This call's masks.
+    def projection(self, masks: DropoutMasks = DropoutMasks()) -> Callable[[Tensor], Tensor]:
+        """The part of a timestep that needs only the inputs: x W + b, masked by `masks.inputs`.
 
         Returns:
-            (..., B, G*U).
+            A function of the inputs (B, D), or time-major (T, B, D) for all timesteps at once,
+            that returns (..., B, G*U).
         """
-        inputs = ops.cast(inputs, self.compute_dtype)
-        kernel = self._weight(self.kernel)
+        kernel, bias = self._weight(self.kernel), self._input_bias()
         if len(masks.inputs) > 1:
             kernels = ops.split(kernel, self.gates, axis=-1)
-            pairs = zip(masks.inputs, kernels, strict=True)
-            projected = ops.concatenate([ops.matmul(inputs * m, k) for m, k in pairs], axis=-1)
-        else:
-            masked = inputs * masks.inputs[0] if masks.inputs else inputs
-            projected = ops.matmul(masked, kernel)
-        bias = self._input_bias()
-        return projected if bias is None else projected + bias
+            pairs = list(zip(masks.inputs, kernels, strict=True))
+
+        def project(inputs: Tensor) -> Tensor:
+            if len(masks.inputs) > 1:
+                gates = [ops.matmul(inputs * mask, part) for mask, part in pairs]
+                projected = ops.concatenate(gates, axis=-1)
+            else:
+                masked = inputs * masks.inputs[0] if masks.inputs else inputs
+                projected = ops.matmul(masked, kernel)
+            return projected if bias is None else projected + bias
+
+        return project
 
     def recurrence(self, masks: DropoutMasks = DropoutMasks()) -> Step:
         """The part of a timestep that needs the state.

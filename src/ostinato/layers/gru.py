@@ -54,11 +54,12 @@ class GRUCell(Cell):
     def _input_bias(self) -> Tensor | None:
         if self.bias is None or not self.reset_after:
             return super()._input_bias()
-        # The state's bias of z and r is a constant beside the inputs' one; only the candidate's
-        # stands inside the product with r.
-        bias_input, bias_state = ops.unstack(self._weight(self.bias), axis=0)
-        mask = ops.repeat(ops.cast([1, 1, 0], self.compute_dtype), self.units)
-        return bias_input + bias_state * mask
+        return self._weight(self.bias)[0]
+
+    def _state_bias(self) -> Tensor | None:
+        if self.bias is None or not self.reset_after:
+            return None
+        return self._weight(self.bias)[1]
 
     def recurrence(self, masks: DropoutMasks = DropoutMasks()) -> Step:
         """h' = u h + (1 - u) act(z_h + candidate(r, h)), with u, r = gates of z + h U."""
@@ -82,29 +83,29 @@ class GRUCell(Cell):
         """The state's part of the gates, and of the candidate given the reset gate."""
         kernel = self._weight(self.recurrent_kernel)
         *gates, candidate = ops.split(kernel, 3, axis=-1)
-        *gate_masks, mask = masks.recurrent or (None, None, None)
         if self.reset_after:
-            bias = self._candidate_bias()
-            project = _projection(kernel, [*gates, candidate], masks.recurrent)
-            return project, lambda reset, h, projected: reset * (projected + bias)
-        if mask is None:
+            project = _projection(kernel, [*gates, candidate], masks.recurrent, self._state_bias())
+            return project, lambda reset, h, projected: reset * projected
+        if not masks.recurrent:
             project = _projection(ops.concatenate(gates, axis=-1), gates, ())
             return project, lambda reset, h: (reset * h) @ candidate
+        *gate_masks, mask = masks.recurrent
         project = _projection(kernel, gates, gate_masks)
         return project, lambda reset, h: (reset * (h * mask)) @ candidate
 
-    def _candidate_bias(self) -> Tensor | float:
-        return 0.0 if self.bias is None else self._weight(self.bias)[1, 2 * self.units :]
-
 
 def _projection(
-    kernel: Tensor, parts: list[Tensor], masks: Sequence[Tensor]
+    kernel: Tensor, parts: list[Tensor], masks: Sequence[Tensor], bias: Tensor | None = None
 ) -> Callable[[Tensor], list[Tensor]]:
-    """h -> h U by gate: in one product and a split, or a product a gate where each has a mask."""
+    """h -> h U + b by gate: one product and a split, or a product a gate where each has a mask."""
     split, count = door.lean(ops.split), len(parts)
-    if not masks:
+    if masks:
+        biases = [0.0] * count if bias is None else ops.split(bias, count)
+        triples = list(zip(masks, parts, biases, strict=True))
+        return lambda h: [(h * mask) @ part + b for mask, part, b in triples]
+    if bias is None:
         return lambda h: split(h @ kernel, count, axis=-1)
-    return lambda h: [(h * mask) @ part for mask, part in zip(masks, parts, strict=True)]
+    return lambda h: split(h @ kernel + bias, count, axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="ostinato")

@@ -187,7 +187,8 @@ class RNN(Declared, keras.layers.Layer):
         initial_state, mask = self._checked(sequences, initial_state, mask)
         if initial_state is None:
             initial_state = self._default_states(ops.shape(tree.flatten(sequences)[0])[0])
-        initial_state = self._cast_states(initial_state)
+        else:
+            initial_state = self._cast_states(initial_state)
         asked = Asked(
             None if mask is None else self._in_order(mask),
             self.return_sequences,
@@ -216,7 +217,7 @@ class RNN(Declared, keras.layers.Layer):
 
     def _default_states(self, batch_size: Any) -> Structure:
         if self.stateful:
-            return self._kept.values()
+            return self._cast_states(self._kept.values())
         return self.get_initial_state(batch_size)
 
     def _cast_states(self, states: Structure) -> Structure:
