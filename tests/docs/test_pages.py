@@ -1,0 +1,95 @@
+"""Every page of the documentation is a program that runs, on the backend of KERAS_BACKEND."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import page as pages
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+LINK = re.compile(r"\[[^\]]*\]\((?!https?://|mailto:)(?P<file>[^)#\s]*)#?(?P<anchor>[^)\s]*)\)")
+
+
+def title(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(b.runs for b in pages.blocks(page))], ids=title
+)
+def test_page_runs(page):
+    environment = {
+        # A page's tensors are small: threads only wait for one another where the cores are shared.
+        "OMP_NUM_THREADS": "1",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = subprocess.run(
+        [sys.executable, pages.__file__, str(page)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_skipped_blocks_give_a_reason(page):
+    skipped = [
+        block for block in pages.blocks(page) if block.language == "python" and not block.runs
+    ]
+    assert len(skipped) <= 2
+    for block in skipped:
+        assert block.note.removeprefix("no-run").strip(), (
+            f"{title(page)}:{block.line}: why is it not run?"
+        )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_links_lead_somewhere(page):
+    for match in LINK.finditer(page.read_text(encoding="utf-8")):
+        target = page.parent / match["file"] if match["file"] else page
+        assert target.exists(), f"{title(page)} links to {match['file']}"
+        if match["anchor"]:
+            assert match["anchor"] in anchors(target), (
+                f"{title(page)} links to {match['file']}#{match['anchor']}"
+            )
+
+
+def test_the_guide_is_the_same_program_in_both_languages():
+    english, portuguese = (
+        [
+            skeleton(block.text)
+            for block in pages.blocks(ROOT / "docs" / name)
+            if block.language == "python"
+        ]
+        for name in ("guide.md", "guide.pt.md")
+    )
+    assert english == portuguese
+
+
+def skeleton(code):
+    """The code's tokens without comments, and without what its strings say."""
+    kept = []
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
+        name = tokenize.tok_name[token.type]
+        if name in ("COMMENT", "NL"):
+            continue
+        kept.append((name, "" if name in ("STRING", "FSTRING_MIDDLE") else token.string))
+    return kept
+
+
+def anchors(page):
+    """The anchors that GitHub gives to a page's headings."""
+    prose = pages.FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
