@@ -116,10 +116,10 @@ class Bidirectional(keras.layers.Layer):
         mask: Tensor | None = None,
         training: bool | None = None,
         constants: Structure = None,
+        sequences_mask: Structure = None,  # filled in by Keras, as in RNN
     ) -> Any:
         """Runs both layers and merges their outputs; see the class."""
-        if mask is None:
-            mask = tree.map_structure(lambda x: getattr(x, "_keras_mask", None), sequences)
+        mask = sequences_mask if mask is None else mask
         forward_state, backward_state = self._halves(initial_state)
         given = {"training": training, "mask": mask, "constants": constants}
         forward = self._run(self.forward_layer, sequences, forward_state, given)
@@ -195,8 +195,10 @@ class Bidirectional(keras.layers.Layer):
         mask: Tensor | None = None,
         training: bool | None = None,
         constants: Structure = None,
+        sequences_mask: Structure = None,
     ) -> Any:
         """The results as symbolic tensors; refuses what `call` would."""
+        mask = sequences_mask if mask is None else mask
         states = self._halves(initial_state)
         for direction, state in zip((self.forward_layer, self.backward_layer), states, strict=True):
             keywords = {} if state is None else {"initial_state": state}

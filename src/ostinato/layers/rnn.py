@@ -54,7 +54,8 @@ class RNN(Declared, keras.layers.Layer):
             repeats the row's previous output (zeros before the first valid timestep, or always
             with `zero_output_for_mask`). By default the mask that came with the inputs.
         training: Whether to apply dropout; given to cells that take it.
-        constants: Tensors that the cell gets at every timestep, as `constants`.
+        constants: Tensors that the cell gets at every timestep as `constants`, always a list: one
+            tensor becomes a list of one, as in Keras 2.
 
     Raises:
         ValueError: for inputs, states, a mask or a cell that don't fit; it names the layer.
@@ -179,11 +180,15 @@ class RNN(Declared, keras.layers.Layer):
         mask: Tensor | None = None,
         training: bool = False,
         constants: Structure = None,
+        sequences_mask: Structure = None,
     ) -> Any:
-        """Runs the cell over the sequence; see the class for arguments and results."""
-        if mask is None:
-            # Layer.__call__ passes the inputs' mask only where they are the one tensor argument.
-            mask = tree.map_structure(lambda x: getattr(x, "_keras_mask", None), sequences)
+        """Runs the cell over the sequence; see the class for arguments and results.
+
+        The mask that came with the inputs is filled in by Keras: as `mask` where they are the one
+        tensor argument, and as `sequences_mask` beside other tensors.
+        """
+        mask = sequences_mask if mask is None else mask
+        constants = _as_list(constants)
         initial_state, mask = self._checked(sequences, initial_state, mask)
         if initial_state is None:
             initial_state = self._default_states(ops.shape(tree.flatten(sequences)[0])[0])
@@ -326,9 +331,10 @@ class RNN(Declared, keras.layers.Layer):
         mask: Tensor | None = None,
         training: bool = False,
         constants: Structure = None,
+        sequences_mask: Structure = None,
     ) -> Any:
         """The results as symbolic tensors; refuses what `call` would."""
-        self._checked(sequences, initial_state, mask)
+        self._checked(sequences, initial_state, sequences_mask if mask is None else mask)
         shapes = self.compute_output_shape(tree.map_structure(shape_of, sequences))
         return map_shapes(lambda s: keras.KerasTensor(s, dtype=self.compute_dtype), shapes)
 
@@ -379,3 +385,10 @@ def _of_one_step(shapes: Structure) -> Structure:
 def _known(dimensions: Iterable[int | None]) -> int | None:
     """The first dimension that's known; nested inputs may know it only in some of them."""
     return next((dimension for dimension in dimensions if dimension is not None), None)
+
+
+def _as_list(constants: Structure) -> list[Any] | None:
+    """What was given as `constants`, in the list that a cell gets."""
+    if constants is None:
+        return None
+    return list(constants) if isinstance(constants, (tuple, list)) else [constants]
