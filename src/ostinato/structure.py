@@ -227,7 +227,7 @@ def describe(structure: Structure) -> str:
         pairs = zip(structure._fields, structure, strict=True)
         inner = ", ".join(f"{field}={describe(item)}" for field, item in pairs)
         return f"{type(structure).__name__}({inner})"
-    if isinstance(structure, (tuple, list)) and not is_shape(structure):
+    if isinstance(structure, (tuple, list)) and not (structure and is_shape(structure)):
         inner = ", ".join(describe(item) for item in structure)
         return f"[{inner}]" if isinstance(structure, list) else f"({inner})"
     if isinstance(structure, Shape):

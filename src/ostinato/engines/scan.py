@@ -75,8 +75,8 @@ def _scan_state_as_output(recurrence: Recurrence, asked: Asked) -> tuple[Tensors
         if asked.mask is None:
             _, new = recurrence.step(x, states)
         else:
-            *x, valid = x
-            _, new = recurrence.step(tuple(x), states)
+            *inputs, valid = x
+            _, new = recurrence.step(tuple(inputs), states)
             new = tuple(where(valid, *pair) for pair in zip(new, states, strict=True))
         return new, (new[:1] if asked.every_output else ())
 
@@ -87,18 +87,18 @@ def _scan_state_as_output(recurrence: Recurrence, asked: Asked) -> tuple[Tensors
     states, outputs = _loop(step, recurrence.states, xs, like, recurrence, asked)
     output = outputs[0] if asked.every_output else states[0]
     if asked.mask is not None:
-        shown = ops.expand_dims(_shown(asked), -1)
+        shown = ops.expand_dims(_shown(asked.mask, asked), -1)
         output = ops.where(shown, output, ops.zeros_like(output))
     return (output,), states
 
 
-def _shown(asked: Asked) -> Tensor:
+def _shown(mask: Tensor, asked: Asked) -> Tensor:
     """Where the output isn't zero: at valid steps, or from a row's first valid step on."""
     if asked.zero_masked:
-        return asked.mask if asked.every_output else asked.mask[-1]
+        return mask if asked.every_output else mask[-1]
     if not asked.every_output:
-        return ops.any(asked.mask, axis=0)
-    return ops.cumsum(ops.cast(asked.mask, "int32"), axis=0) > 0
+        return ops.any(mask, axis=0)
+    return ops.cumsum(ops.cast(mask, "int32"), axis=0) > 0
 
 
 def _scan_any(recurrence: Recurrence, asked: Asked) -> tuple[Tensors, Tensors]:
@@ -112,8 +112,8 @@ def _scan_any(recurrence: Recurrence, asked: Asked) -> tuple[Tensors, Tensors]:
         if asked.mask is None:
             outputs, new = recurrence.step(x, states)
         else:
-            *x, valid = x
-            outputs, new = recurrence.step(tuple(x), states)
+            *inputs, valid = x
+            outputs, new = recurrence.step(tuple(inputs), states)
             new = _choose(valid, new, states)
             outputs = _choose(valid, outputs, previous if holds else recurrence.outputs_like)
         carry = (*new, *outputs) if carries_output else new

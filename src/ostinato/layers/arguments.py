@@ -20,7 +20,8 @@ REQUIRED = inspect.Parameter.empty
 class Reader(Protocol):
     """Turns a given value into the attribute; `name` starts the error of a value it refuses."""
 
-    def __call__(self, name: str, value: Any) -> Any: ...
+    def __call__(self, name: str, value: Any) -> Any:
+        """The attribute for a value."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,13 @@ class Argument:
 
     def parameter(self) -> inspect.Parameter:
         """The argument as a parameter of a signature."""
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         if self.keyword_only:
-            kind = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(self.name, kind, default=self.default)
+            return inspect.Parameter(
+                self.name, inspect.Parameter.KEYWORD_ONLY, default=self.default
+            )
+        return inspect.Parameter(
+            self.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=self.default
+        )
 
 
 class Declared:
@@ -98,7 +102,7 @@ def _constructor(owner: str, arguments: tuple[Argument, ...]) -> Callable[..., N
         ]
     )
 
-    def __init__(self: Declared, *args: Any, **kwargs: Any) -> None:
+    def construct(self: Declared, *args: Any, **kwargs: Any) -> None:
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError as error:
@@ -108,9 +112,10 @@ def _constructor(owner: str, arguments: tuple[Argument, ...]) -> Callable[..., N
         del values["self"]
         self._construct(values, values.pop("kwargs"))
 
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
-    __init__.__qualname__ = f"{owner}.__init__"
-    return __init__
+    construct.__name__ = "__init__"
+    construct.__signature__ = signature  # type: ignore[attr-defined]
+    construct.__qualname__ = f"{owner}.__init__"
+    return construct
 
 
 def _documented(doc: str, arguments: tuple[Argument, ...]) -> str:
@@ -177,7 +182,9 @@ def _family(kind: str, module: Any, defaults: tuple[str | None, ...]) -> tuple[A
     article = "an" if kind[0] in "aeiou" else "a"
     read = _known(module.get, f"{article} {kind}")
     return tuple(
-        Argument(f"{role}_{kind}", f"{kind.capitalize()} of `{weight}`.", default, read, module.serialize)
+        Argument(
+            f"{role}_{kind}", f"{kind.capitalize()} of `{weight}`.", default, read, module.serialize
+        )
         for role, weight, default in zip(roles, weights, defaults, strict=True)
     )
 
@@ -186,9 +193,7 @@ UNITS = Argument("units", "Positive int, the size of the output and of each stat
 ACTIVATION = _activation("activation", "tanh", "Activation of the output or candidate.")
 RECURRENT_ACTIVATION = _activation("recurrent_activation", "sigmoid", "Activation of the gates.")
 USE_BIAS = Argument("use_bias", "Whether there is a bias.", True)
-INITIALIZERS = _family(
-    "initializer", keras.initializers, ("glorot_uniform", "orthogonal", "zeros")
-)
+INITIALIZERS = _family("initializer", keras.initializers, ("glorot_uniform", "orthogonal", "zeros"))
 REGULARIZERS = _family("regularizer", keras.regularizers, (None, None, None))
 CONSTRAINTS = _family("constraint", keras.constraints, (None, None, None))
 RATES = (

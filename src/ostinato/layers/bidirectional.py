@@ -141,7 +141,9 @@ class Bidirectional(keras.layers.Layer):
             )
         return states[:half], states[half:]
 
-    def _run(self, layer: Any, sequences: Structure, state: Structure, given: dict[str, Any]) -> Any:
+    def _run(
+        self, layer: Any, sequences: Structure, state: Structure, given: dict[str, Any]
+    ) -> Any:
         keywords = {
             name: value
             for name, value in given.items()
@@ -290,7 +292,6 @@ def _check_layers(layer: Any, backward_layer: Any) -> None:
 
 def _prefixed(prefix: str, name: str) -> str:
     return f"{prefix}_{name.removeprefix(f'{prefix}_')}"
-
 
 
 def _joined_shape(forward: Any, backward: Any) -> tuple[int | None, ...]:

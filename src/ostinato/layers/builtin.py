@@ -44,8 +44,9 @@ class BuiltinRNN(RNN):
         )
         name = ACTIVITY_REGULARIZER.name
         rest[name] = self._read(ACTIVITY_REGULARIZER, values.pop(name))
-        values[ZERO_OUTPUT_FOR_MASK.name] = rest.pop(ZERO_OUTPUT_FOR_MASK.name, False)
+        zero_output_for_mask = rest.pop(ZERO_OUTPUT_FOR_MASK.name, False)
         super()._construct({"cell": cell, **values}, rest)
+        self.zero_output_for_mask = zero_output_for_mask
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
     def get_config(self) -> dict[str, Any]:
@@ -55,6 +56,6 @@ class BuiltinRNN(RNN):
         return {**config, **self._written(self.arguments)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "BuiltinRNN":
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "BuiltinRNN":
         """Builds the layer from its config or from that of Keras's layer of the same name."""
         return cls(**config)

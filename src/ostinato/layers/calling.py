@@ -165,6 +165,11 @@ def make_ready(
     Returns:
         The recurrence, and the containers in which to return its outputs and states.
     """
+    if constants is not None and not takes(cell, "constants"):
+        raise ValueError(
+            f"{owner}: constants were given, but `call` of {name_of(cell)} takes no `constants` "
+            "argument."
+        )
     if isinstance(cell, Cell) and type(cell).call is Cell.call:
         return _lean(cell, xs, states, training), 0, states
     contract = _Contract(cell, states, training, constants, owner, dtype)
@@ -204,18 +209,19 @@ class _Contract:
     """The contract of any cell: `call(inputs, states) -> (output, new_states)`, and its checks."""
 
     def __init__(
-        self, cell: Any, states: Structure, training: bool, constants: Structure, owner: str, dtype: str
+        self,
+        cell: Any,
+        states: Structure,
+        training: bool,
+        constants: Structure,
+        owner: str,
+        dtype: str,
     ) -> None:
         self._cell, self._states, self._owner, self._dtype = cell, states, owner, dtype
         self._keywords: dict[str, Any] = {}
         if takes(cell, "training"):
             self._keywords["training"] = training
         if constants is not None:
-            if not takes(cell, "constants"):
-                raise ValueError(
-                    f"{owner}: constants were given, but `call` of {name_of(cell)} takes no "
-                    "`constants` argument."
-                )
             self._keywords["constants"] = constants
         self._call = cell if isinstance(cell, keras.layers.Layer) else call_method(cell)
 
@@ -284,11 +290,12 @@ class _Contract:
             )
         leaves: list[Any] = tree.flatten(fitted)
         if not checked:
-            for path, leaf, wanted in zip(leaf_paths(like), leaves, tree.flatten(like), strict=True):
+            for path, leaf, wanted in zip(
+                leaf_paths(like), leaves, tree.flatten(like), strict=True
+            ):
                 if not agree(shape_of(leaf), shape_of(wanted)):
                     raise ValueError(
                         f"{self._owner}: {name_of(self._cell)} returned {what}{path} of shape "
                         f"{tuple(leaf.shape)}, but its {attribute} says {tuple(wanted.shape)}."
                     )
         return leaves
-

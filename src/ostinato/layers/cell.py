@@ -28,6 +28,9 @@ class DropoutMasks:
     recurrent: tuple[Tensor, ...] = ()
 
 
+NO_DROPOUT = DropoutMasks()
+
+
 class Cell(Declared, keras.layers.Layer):
     """Base of SimpleRNNCell, GRUCell and LSTMCell.
 
@@ -50,8 +53,6 @@ class Cell(Declared, keras.layers.Layer):
             setattr(self, argument.name, self._read(argument, values[argument.name]))
         if not self.seeds_first:
             self.seed_generator = keras.random.SeedGenerator(self.seed)
-        if self.recurrent_dropout:
-            self.implementation = 1  # as Keras: it decides how many masks are drawn
         self.state_size: Any = units
         self.output_size = units
 
@@ -120,14 +121,17 @@ class Cell(Declared, keras.layers.Layer):
         Returns:
             The masks; without any where there's no dropout.
         """
-        inputs = self._draw(self.dropout, self._input_mask_count(), (batch_size, features), training)
+        inputs = self._draw(
+            self.dropout, self._input_mask_count(), (batch_size, features), training
+        )
         recurrent = self._draw(
             self.recurrent_dropout, self.gates, (batch_size, self.units), training
         )
         return DropoutMasks(inputs, recurrent)
 
     def _input_mask_count(self) -> int:
-        return self.gates if self.implementation == 1 else 1
+        by_gate = self.implementation == 1 or self.recurrent_dropout  # as in Keras
+        return self.gates if by_gate else 1
 
     def _draw(
         self, rate: float, count: int, shape: tuple[Any, ...], training: bool
@@ -143,7 +147,7 @@ class Cell(Declared, keras.layers.Layer):
             keras.random.dropout(ones, rate=rate, seed=self.seed_generator) for _ in range(count)
         )
 
-    def projection(self, masks: DropoutMasks = DropoutMasks()) -> Callable[[Tensor], Tensor]:
+    def projection(self, masks: DropoutMasks = NO_DROPOUT) -> Callable[[Tensor], Tensor]:
         """The part of a timestep that needs only the inputs: x W + b, masked by `masks.inputs`.
 
         Returns:
@@ -157,16 +161,16 @@ class Cell(Declared, keras.layers.Layer):
 
         def project(inputs: Tensor) -> Tensor:
             if len(masks.inputs) > 1:
-                gates = [ops.matmul(inputs * mask, part) for mask, part in pairs]
+                gates = [(inputs * mask) @ part for mask, part in pairs]
                 projected = ops.concatenate(gates, axis=-1)
             else:
                 masked = inputs * masks.inputs[0] if masks.inputs else inputs
-                projected = ops.matmul(masked, kernel)
+                projected = masked @ kernel  # Keras's matmul, on torch, turns float64 to float32
             return projected if bias is None else projected + bias
 
         return project
 
-    def recurrence(self, masks: DropoutMasks = DropoutMasks()) -> Step:
+    def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """The part of a timestep that needs the state.
 
         Args:

@@ -137,4 +137,3 @@ def check_cell(owner: str, cell: Any) -> None:
             f"or a nest of them; () for a cell without states), got {cell!r}, which has no "
             "`state_size` attribute or None."
         )
-

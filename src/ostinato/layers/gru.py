@@ -24,7 +24,7 @@ from ostinato.layers.arguments import (
     Argument,
 )
 from ostinato.layers.builtin import BuiltinRNN
-from ostinato.layers.cell import Cell, DropoutMasks, Step, Tensor
+from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, Step, Tensor
 
 RESET_AFTER = Argument(
     "reset_after",
@@ -61,8 +61,8 @@ class GRUCell(Cell):
             return None
         return self._weight(self.bias)[1]
 
-    def recurrence(self, masks: DropoutMasks = DropoutMasks()) -> Step:
-        """h' = u h + (1 - u) act(z_h + candidate(r, h)), with u, r = gates of z + h U."""
+    def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
+        """One timestep: h' = u h + (1 - u) act(z_h + candidate(r, h)), u and r gates of z + h U."""
         activation = door.lean(self.activation)
         gate, split = door.lean(self.recurrent_activation), door.lean(ops.split)
         project_gates, candidate = self._state_projections(masks)
@@ -97,7 +97,7 @@ class GRUCell(Cell):
 def _projection(
     kernel: Tensor, parts: list[Tensor], masks: Sequence[Tensor], bias: Tensor | None = None
 ) -> Callable[[Tensor], list[Tensor]]:
-    """h -> h U + b by gate: one product and a split, or a product a gate where each has a mask."""
+    """H -> h U + b by gate: one product and a split, or a product a gate where each has a mask."""
     split, count = door.lean(ops.split), len(parts)
     if masks:
         biases = [0.0] * count if bias is None else ops.split(bias, count)

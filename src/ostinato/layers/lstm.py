@@ -23,7 +23,7 @@ from ostinato.layers.arguments import (
     Argument,
 )
 from ostinato.layers.builtin import BuiltinRNN
-from ostinato.layers.cell import Cell, DropoutMasks, Step, Tensor
+from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, Step, Tensor
 
 UNIT_FORGET_BIAS = Argument(
     "unit_forget_bias",
@@ -34,7 +34,7 @@ UNIT_FORGET_BIAS = Argument(
 
 @keras.saving.register_keras_serializable(package="ostinato")
 class LSTMCell(Cell):
-    """One timestep of LSTM; gates in Keras's order i (input), f (forget), c (candidate), o (output).
+    """One timestep of LSTM; gates in Keras's order: input i, forget f, candidate g, output o.
 
     Weights: kernel (D, 4U), recurrent_kernel (U, 4U), bias (4U,). Two states, h and the carry c,
     each (B, U).
@@ -64,10 +64,10 @@ class LSTMCell(Cell):
 
         return initialize
 
-    def recurrence(self, masks: DropoutMasks = DropoutMasks()) -> Step:
-        """c' = f c + i act(g); h' = o act(c'), where i, f, g, o are the gates of z + h U."""
+    def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
+        """One timestep: c' = f c + i act(g); h' = o act(c'), with i, f, g, o = z + h U by gate."""
         activation = door.lean(self.activation)
-        gate, split = door.lean(self.recurrent_activation), door.lean(ops.split)
+        gate = door.lean(self.recurrent_activation)
         preactivations = self._preactivations(masks)
 
         def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:

@@ -7,7 +7,7 @@ import keras
 from keras import ops, tree
 
 from ostinato.engines.scan import Asked, scan
-from ostinato.layers.arguments import CELL, LOOP, ZERO_OUTPUT_FOR_MASK, Declared
+from ostinato.layers.arguments import CELL, LOOP, ZERO_OUTPUT_FOR_MASK, Argument, Declared
 from ostinato.layers.calling import (
     build_cell,
     initial_states,
@@ -61,7 +61,8 @@ class RNN(Declared, keras.layers.Layer):
         ValueError: for inputs, states, a mask or a cell that don't fit; it names the layer.
     """
 
-    arguments = (CELL, *LOOP, ZERO_OUTPUT_FOR_MASK)
+    arguments: tuple[Argument, ...] = (CELL, *LOOP, ZERO_OUTPUT_FOR_MASK)
+    zero_output_for_mask = False
 
     def _construct(self, values: dict[str, Any], rest: dict[str, Any]) -> None:
         cell = values.pop("cell")
@@ -70,8 +71,9 @@ class RNN(Declared, keras.layers.Layer):
         check_cell(type(self).__name__, cell)
         keras.layers.Layer.__init__(self, **rest)
         self.cell = cell
-        for name, value in values.items():
-            setattr(self, name, value)
+        for argument in self.arguments:
+            if argument.name in values:
+                setattr(self, argument.name, self._read(argument, values.pop(argument.name)))
         self.supports_masking = True
         self.input_spec = None
         self._kept = KeptStates(name_of(self))
@@ -108,7 +110,7 @@ class RNN(Declared, keras.layers.Layer):
                 )
             if self._kept.variables is None:
                 self._create_kept_states(batch_size)
-            else:
+            elif self.built:
                 self.reset_state()
 
     def _create_kept_states(self, batch_size: int) -> None:
@@ -137,8 +139,8 @@ class RNN(Declared, keras.layers.Layer):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """All variables. Kept states are among them, so that JAX's trainer carries them; they
-        aren't among the `weights`."""
+        """The layer's variables, kept states among them, which aren't among its `weights`."""
+        # JAX's trainer carries the variables, so a kept state that weren't one would stay zero.
         return [*super().variables, *self._kept.flat()]
 
     def reset_state(self, states: Structure = None) -> None:
@@ -204,7 +206,9 @@ class RNN(Declared, keras.layers.Layer):
         output, states = self._run(self.cell, xs, initial_state, asked, training, constants)
         return self._results(output, states)
 
-    def _checked(self, sequences: Structure, initial_state: Structure, mask: Any) -> tuple[Any, Any]:
+    def _checked(
+        self, sequences: Structure, initial_state: Structure, mask: Any
+    ) -> tuple[Any, Any]:
         """The initial states in the containers of the layer's own, and the mask; all checked."""
         owner, paths = name_of(self), leaf_paths(sequences)
         shapes = [shape_of(x) for x in tree.flatten(sequences)]
@@ -369,7 +373,6 @@ class RNN(Declared, keras.layers.Layer):
         config = dict(config)
         cell = keras.saving.deserialize_keras_object(of_ours(config.pop("cell")), custom_objects)
         return cls(cell, **config)
-
 
 
 def _flat(shapes: Structure) -> tuple[list[tuple[int | None, ...]], list[str]]:

@@ -19,7 +19,7 @@ from ostinato.layers.arguments import (
     USE_BIAS,
 )
 from ostinato.layers.builtin import BuiltinRNN
-from ostinato.layers.cell import Cell, DropoutMasks, Step, Tensor
+from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, Step, Tensor
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
@@ -38,8 +38,8 @@ class SimpleRNNCell(Cell):
 
     implementation = 2  # Keras's cell takes none: one mask for the inputs, one for the state
 
-    def recurrence(self, masks: DropoutMasks = DropoutMasks()) -> Step:
-        """h' = act(z + h U), where z = x W + b."""
+    def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
+        """One timestep: h' = act(z + h U), where z = x W + b."""
         activation = door.lean(self.activation)
         preactivations = self._preactivations(masks)
 

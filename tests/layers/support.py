@@ -1,0 +1,106 @@
+"""What the tests of the layers share."""
+
+from collections import namedtuple
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from ostinato import Shape
+
+PenState = namedtuple("PenState", ["position", "pressure"])
+
+
+def array(seed, *shape):
+    """Random float32 values of a shape."""
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def numpy(structure):
+    """A structure of tensors as NumPy arrays, in the same containers."""
+    return tree.map_structure(ops.convert_to_numpy, structure)
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    """Asserts that two structures have the same leaves, to an absolute tolerance."""
+    actual, expected = tree.flatten(numpy(actual)), tree.flatten(numpy(expected))
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class NestedCell(keras.layers.Layer):
+    """The guide's cell: two inputs, two states and two outputs, one of each a matrix a timestep."""
+
+    def __init__(self, unit_1, unit_2, unit_3, **kwargs):
+        self.unit_1, self.unit_2, self.unit_3 = unit_1, unit_2, unit_3
+        self.state_size = [Shape(unit_1), Shape(unit_2, unit_3)]
+        self.output_size = [Shape(unit_1), Shape(unit_2, unit_3)]
+        super().__init__(**kwargs)
+
+    def build(self, input_shapes):
+        (_, i1), (_, i2, i3) = input_shapes
+        self.kernel_1 = self.add_weight(shape=(i1, self.unit_1), name="kernel_1")
+        self.kernel_2_3 = self.add_weight(
+            shape=(i2, i3, self.unit_2, self.unit_3), name="kernel_2_3"
+        )
+
+    def call(self, inputs, states):
+        input_1, input_2 = tree.flatten(inputs)
+        s1, s2 = states
+        output_1 = ops.matmul(input_1, self.kernel_1)
+        output_2 = ops.einsum("bij,ijkl->bkl", input_2, self.kernel_2_3)
+        return (output_1, output_2), (s1 + output_1, s2 + output_2)
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "unit_1": self.unit_1, "unit_2": self.unit_2, "unit_3": self.unit_3}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class DictCell(keras.layers.Layer):
+    """Dicts all the way: inputs, states and outputs, with a leaky sum in each state."""
+
+    def __init__(self, leak=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.leak = leak
+        self.state_size = {"pen": PenState(Shape(2), Shape(3, 1)), "count": 1}
+        self.output_size = {"where": 2, "force": Shape(3, 1)}
+
+    def call(self, inputs, states):
+        pen = states["pen"]
+        position = self.leak * pen.position + inputs["location"]
+        pressure = self.leak * pen.pressure + inputs["pressure"]
+        count = states["count"] + 1.0
+        output = {"where": position * count, "force": pressure}
+        return output, {"count": count, "pen": PenState(position, pressure)}
+
+    def get_config(self):
+        return {**super().get_config(), "leak": self.leak}
+
+
+def dict_cell_by_numpy(location, pressure, leak=0.5, mask=None, states=None):
+    """What an RNN(DictCell()) gives for all timesteps, and its final states."""
+    batch, timesteps = location.shape[:2]
+    if states is None:
+        states = (np.zeros((batch, 2)), np.zeros((batch, 3, 1)), np.zeros((batch, 1)))
+    position, force, count = states
+    where_before, force_before = np.zeros((batch, 2)), np.zeros((batch, 3, 1))
+    wheres, forces = [], []
+    for t in range(timesteps):
+        valid = np.ones(batch, bool) if mask is None else mask[:, t]
+        column, matrix = valid[:, None], valid[:, None, None]
+        new_position = leak * position + location[:, t]
+        new_force = leak * force + pressure[:, t]
+        where = np.where(column, new_position * (count + 1), where_before)
+        shown = np.where(matrix, new_force, force_before)
+        position = np.where(column, new_position, position)
+        force = np.where(matrix, new_force, force)
+        count = np.where(column, count + 1, count)
+        where_before, force_before = where, shown
+        wheres.append(where)
+        forces.append(shown)
+    outputs = {"where": np.stack(wheres, 1), "force": np.stack(forces, 1)}
+    return outputs, {"pen": PenState(position, force), "count": count}

@@ -1,0 +1,86 @@
+"""Dropout masks: drawn once a call, never kept."""
+
+import keras
+import numpy as np
+import pytest
+from support import array, assert_close, numpy
+
+from ostinato.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell
+
+X = array(0, 3, 5, 4)
+CELLS = [LSTMCell, GRUCell, SimpleRNNCell]
+
+
+@pytest.mark.parametrize("cls", CELLS)
+def test_a_bare_cell_draws_anew_at_any_batch_size(cls):
+    cell = cls(6, dropout=0.5, recurrent_dropout=0.5, seed=1)
+    for batch in (3, 2, 5):
+        states = cell.get_initial_state(batch)
+        first = numpy(cell(array(1, batch, 4), states, training=True)[0])
+        second = numpy(cell(array(1, batch, 4), states, training=True)[0])
+        assert first.shape == (batch, 6)
+        assert np.abs(first - second).max() > 0
+
+
+@pytest.mark.parametrize("cls", [LSTM, GRU, SimpleRNN])
+def test_one_mask_serves_all_timesteps_of_a_call(cls):
+    layer = cls(6, dropout=0.5, return_sequences=True, seed=3)
+    constant = np.ones((3, 5, 4), "float32")
+    layer.build(constant.shape)
+    layer.cell.recurrent_kernel.assign(np.zeros(layer.cell.recurrent_kernel.shape))
+    output = numpy(layer(constant, training=True))
+    if cls is SimpleRNN:
+        assert_close(output, np.repeat(output[:, :1], 5, axis=1))
+    assert np.abs(output - numpy(layer(constant, training=True))).max() > 0
+
+
+@pytest.mark.parametrize("cls", [LSTM, GRU, SimpleRNN])
+def test_no_dropout_outside_training(cls):
+    layer, plain = cls(6, dropout=0.5, recurrent_dropout=0.5), cls(6)
+    plain.build(X.shape)
+    layer.build(X.shape)
+    plain.set_weights(layer.get_weights())
+    assert_close(layer(X), plain(X))
+    assert_close(layer(X, training=False), plain(X))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+def test_a_seed_gives_kerass_masks(kind):
+    options = {"dropout": 0.3, "recurrent_dropout": 0.4, "seed": 7, "return_sequences": True}
+    ours = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": SimpleRNN}[kind](6, **options)
+    theirs = getattr(keras.layers, kind)(6, **options)
+    for layer in (ours, theirs):
+        layer.build(X.shape)
+    ours.set_weights(theirs.get_weights())
+    for training in (True, False, True):
+        assert_close(ours(X, training=training), theirs(X, training=training))
+
+
+def test_a_rate_of_one_drops_everything():
+    layer = SimpleRNN(6, dropout=1.0, use_bias=False)
+    assert not numpy(layer(X, training=True)).any()
+
+
+def test_a_wrapped_cell_trains_with_dropout_under_fit():
+    class Wrapped(keras.layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.inner = GRUCell(4)
+            self.drop = keras.layers.Dropout(0.5, seed=1)
+            self.state_size = 4
+
+        def build(self, input_shape):
+            self.inner.build(input_shape)
+
+        def call(self, inputs, states, training=False):
+            h, new = self.inner(inputs, states)
+            return self.drop(h, training=training), new
+
+    model = keras.Sequential([keras.Input((5, 4)), RNN(Wrapped(), return_sequences=True)])
+    model.compile(optimizer="sgd", loss="mse")
+    losses = model.fit(X, array(1, 3, 5, 4), epochs=3, verbose=0).history["loss"]
+    assert len(set(losses)) == 3
+    output = numpy(model(X, training=True))
+    dropped = output == 0
+    assert 0 < dropped.mean() < 1
+    assert (dropped[:, 0] != dropped[:, 1]).any()  # a layer in a cell draws at every timestep

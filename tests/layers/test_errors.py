@@ -1,0 +1,252 @@
+"""What is refused, and in which words: the layer, what it expected, what it got."""
+
+import keras
+import numpy as np
+import pytest
+from support import DictCell, NestedCell, array
+
+from ostinato import Shape
+from ostinato.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Bidirectional,
+    GRUCell,
+    LSTMCell,
+    SimpleRNN,
+    StackedRNNCells,
+)
+
+X = array(0, 4, 5, 3)
+
+
+def refuses(words, call, *arguments, **keywords):
+    """Asserts that a call raises an error that has all these words in it."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call(*arguments, **keywords)
+    for word in [words] if isinstance(words, str) else words:
+        assert word in str(caught.value), f"{word!r} isn't in: {caught.value}"
+
+
+@pytest.mark.parametrize("units", [0, -3, 2.5, "4", None, True])
+@pytest.mark.parametrize("cls", [LSTM, GRU, SimpleRNN, LSTMCell, GRUCell])
+def test_units_that_are_no_positive_int(cls, units):
+    refuses([cls.__name__.removesuffix("Cell"), "positive integer", repr(units)], cls, units)
+
+
+def test_numpy_ints_are_ints():
+    assert LSTM(np.int64(4)).units == 4
+
+
+@pytest.mark.parametrize("name", ["dropout", "recurrent_dropout"])
+@pytest.mark.parametrize("rate", [-0.1, 1.5, "half", None, float("nan")])
+def test_a_rate_outside_0_to_1(name, rate):
+    refuses(["LSTM", f"`{name}`", "between 0 and 1", repr(rate)], LSTM, 4, **{name: rate})
+
+
+@pytest.mark.parametrize("name", ["activation", "recurrent_activation"])
+def test_an_unknown_activation(name):
+    refuses(["GRU", f"`{name}`", "'sigmoidal'"], GRU, 4, **{name: "sigmoidal"})
+
+
+def test_other_unknown_arguments():
+    refuses(["LSTM", "`kernel_initializer`", "'nice'"], LSTM, 4, kernel_initializer="nice")
+    refuses(["GRU", "`use_cudnn`", "'maybe'"], GRU, 4, use_cudnn="maybe")
+    refuses(["GRU", "`seed`", "'x'"], GRU, 4, seed="x")
+    refuses(["SimpleRNN", "colour"], SimpleRNN, 4, colour="red")
+    refuses(["LSTM", "units"], LSTM)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3, 2), (4,)])
+def test_inputs_of_the_wrong_rank(shape):
+    refuses(["lstm", "ndim=3", f"ndim={len(shape)}"], LSTM(4), np.zeros(shape, "float32"))
+
+
+def test_inputs_without_a_time_axis():
+    layer = RNN(LSTMCell(4), name="my_rnn")
+    refuses(
+        ["RNN layer 'my_rnn'", "(batch, timesteps, ...)", "(4,)"], layer, np.zeros(4, "float32")
+    )
+
+
+def test_features_changed_after_build():
+    layer = LSTM(4, name="first")
+    layer(X)
+    refuses(["LSTM layer 'first'", "(3,)", "(2,)"], layer, X[..., :2])
+    refuses(["LSTM layer 'first'", "(3,)", "(7,)"], layer, keras.Input((None, 7)))
+
+
+def test_batch_size_changed_under_stateful():
+    layer = GRU(4, stateful=True, name="kept")
+    layer(X)
+    words = ["GRU layer 'kept'", "Expected batch size: 4", "Received batch size: 2"]
+    refuses(words, layer, X[:2])
+
+
+def test_stateful_without_a_batch_size():
+    refuses(
+        ["LSTM layer 's'", "stateful", "batch_shape"],
+        LSTM(4, stateful=True, name="s"),
+        keras.Input((5, 3)),
+    )
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 5), (4,), (4, 5, 2), (5, 4)])
+def test_a_mask_of_the_wrong_shape(shape):
+    layer = LSTM(4, name="masked")
+    words = ["LSTM layer 'masked'", "mask of shape (batch, timesteps)", str(shape)]
+    refuses(words, layer, X, mask=np.ones(shape, bool))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([array(0, 4, 6)], ["2 tensors", "[(4, 6)]"]),
+        ([array(0, 4, 6)] * 3, ["2 tensors", "[(4, 6), (4, 6), (4, 6)]"]),
+        ([array(0, 4, 6), array(0, 4, 5)], ["initial_state[1]", "(4, 6)", "(4, 5)"]),
+        ([array(0, 3, 6), array(0, 3, 6)], ["initial_state[0]", "(4, 6)", "(3, 6)"]),
+        (array(0, 4, 6), ["2 tensors", "(4, 6)"]),
+    ],
+)
+def test_initial_states_of_the_wrong_number_or_shape(given, words):
+    refuses(["LSTM layer 'started'", *words], LSTM(6, name="started"), X, initial_state=given)
+
+
+def test_initial_states_of_the_wrong_structure():
+    x = {"location": array(0, 4, 5, 2), "pressure": array(1, 4, 5, 3, 1)}
+    states = {"pen": array(0, 4, 2), "counts": array(0, 4, 1)}
+    words = ["RNN layer", "initial_state", "'pen'", "'counts'"]
+    refuses(words, RNN(DictCell()), x, initial_state=states)
+    refuses(
+        ["Bidirectional layer", "forward layer"],
+        Bidirectional(GRU(2)),
+        X,
+        initial_state=[array(0, 4, 2)],
+    )
+
+
+def test_nested_inputs_that_disagree():
+    layer = RNN(NestedCell(2, 3, 4), name="nest")
+    words = ["RNN layer 'nest'", "numbers of timesteps", "input[0]", "(4, 5, 3)", "(4, 6, 4, 3)"]
+    refuses(words, layer, (array(0, 4, 5, 3), array(1, 4, 6, 4, 3)))
+    words = ["RNN layer 'nest'", "batch sizes", "(2, 5, 4, 3)"]
+    refuses(words, layer, (array(0, 4, 5, 3), array(1, 2, 5, 4, 3)))
+    layer((array(0, 4, 5, 3), array(1, 4, 5, 4, 3)))
+    refuses(
+        ["'nest'", "input[1]", "(4, 3)", "(4, 2)"], layer, (array(0, 4, 5, 3), array(1, 4, 5, 4, 2))
+    )
+    refuses(["'nest'", "2 input tensors", "got 1"], layer, X)
+
+
+def test_unroll_with_unknown_time():
+    layer = LSTM(4, unroll=True, name="flat")
+    refuses(["LSTM layer 'flat'", "unroll", "time"], layer, keras.Input((None, 3)))
+
+
+def test_what_is_no_cell():
+    refuses(["RNN", "`call`"], RNN, 3)
+
+    class NoSize(keras.layers.Layer):
+        def call(self, inputs, states):
+            return inputs, states
+
+    refuses(["RNN", "state_size"], RNN, NoSize())
+    refuses(["StackedRNNCells", "state_size"], StackedRNNCells, [LSTMCell(2), NoSize()])
+    refuses(["at least one cell"], RNN, [])
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "4", [3, "x"], {"a": None}])
+def test_a_state_size_that_is_none(size):
+    class Cell:
+        state_size = size
+
+        def call(self, inputs, states):
+            return inputs, states
+
+    refuses(["state_size of", "Cell", "positive ints or shapes"], RNN, Cell())
+
+
+class Wrong(keras.layers.Layer):
+    """A cell whose states or outputs don't match what it declares."""
+
+    def __init__(self, result, state_size, output_size=3, **kwargs):
+        super().__init__(**kwargs)
+        self.result, self.state_size, self.output_size = result, state_size, output_size
+
+    def call(self, inputs, states):
+        return self.result(inputs, states)
+
+
+WRONG = [
+    (Wrong(lambda x, s: (x, [x[:, :2]]), 3), ["new state[0]", "(4, 2)", "state_size says (4, 3)"]),
+    (
+        Wrong(lambda x, s: (x, {"a": x, "b": x[:, :1]}), {"a": 3, "b": Shape(3)}),
+        ["new state['b']", "(4, 1)", "(4, 3)"],
+    ),
+    (Wrong(lambda x, s: (x, [x, x]), 3), ["new states [(4, 3), (4, 3)]", "state_size"]),
+    (Wrong(lambda x, s: (x, []), (3, 3)), ["new states []", "state_size"]),
+    (Wrong(lambda x, s: (x[:, :1], s), 3), ["output of shape (4, 1)", "output_size says (4, 3)"]),
+    (Wrong(lambda x, s: ((x, x), s), 3), ["output", "((4, 3), (4, 3))", "output_size"]),
+    (Wrong(lambda x, s: x, 3), ["must return (output, new_states)"]),
+]
+
+
+@pytest.mark.parametrize(("cell", "words"), WRONG)
+def test_a_cell_whose_results_dont_match_its_sizes(cell, words):
+    refuses(["RNN layer 'looping'", "Wrong layer", *words], RNN(cell, name="looping"), X)
+
+
+def test_initial_states_of_a_cell_that_dont_match_its_sizes():
+    class Cell(Wrong):
+        def get_initial_state(self, batch_size=None):
+            return keras.ops.zeros((batch_size, 2))
+
+    cell = Cell(lambda x, s: (x, s), 3)
+    refuses(["get_initial_state", "(4, 3)", "(4, 2)"], RNN(cell), X)
+
+
+def test_constants_for_a_cell_that_takes_none():
+    refuses(["LSTM layer", "constants"], LSTM(4), X, constants=[X])
+
+
+def test_states_set_on_a_layer_that_keeps_none():
+    refuses(["LSTM layer", "stateful=True"], LSTM(4).reset_state, [X])
+    layer = LSTM(4, stateful=True)
+    layer(X)
+    refuses(
+        ["LSTM layer", "states[1]", "(4, 4)", "(4, 5)"],
+        layer.reset_states,
+        [array(0, 4, 4), array(0, 4, 5)],
+    )
+
+
+def test_shapes_that_are_none():
+    refuses(["Shape", "positive ints"], Shape, 0)
+    refuses(["Shape", "positive ints"], Shape, 2.5)
+
+
+def test_bidirectional_layers_that_dont_fit():
+    refuses("Bidirectional", Bidirectional, 3)
+    refuses(["Bidirectional", "recurrent layer"], Bidirectional, keras.layers.Dense(3))
+    refuses(["Bidirectional", "Invalid merge mode", "max"], Bidirectional, GRU(3), merge_mode="max")
+    refuses("go_backwards", Bidirectional, GRU(3), backward_layer=GRU(3))
+    backwards = GRU(3, go_backwards=True, return_sequences=True)
+    refuses("return_sequences", Bidirectional, GRU(3), backward_layer=backwards)
+
+
+def test_symbolic_calls_refuse_what_eager_calls_refuse():
+    inputs = keras.Input(batch_shape=(4, 5, 3))
+    refuses(["LSTM layer", "mask of shape"], LSTM(4), inputs, mask=keras.Input(batch_shape=(4, 4)))
+    refuses(["LSTM layer", "initial_state"], LSTM(4), inputs, initial_state=[keras.Input((4,))])
+    wrong = [keras.Input((4,)), keras.Input((5,))]
+    refuses(["LSTM layer", "initial_state[1]"], LSTM(4), inputs, initial_state=wrong)
+
+
+def test_a_plain_cell_without_a_config_cant_be_saved():
+    class Cell:
+        state_size = 2
+
+        def call(self, inputs, states):
+            return inputs, states
+
+    refuses(["RNN layer", "get_config", "Cell"], RNN(Cell()).get_config)

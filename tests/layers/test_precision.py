@@ -1,0 +1,73 @@
+"""Dtype policies."""
+
+import keras
+import numpy as np
+import pytest
+from support import array, numpy
+
+from ostinato.layers import GRU, LSTM, RNN, Bidirectional, GRUCell, LSTMCell, SimpleRNN
+
+X = array(0, 3, 5, 4)
+MAKERS = {
+    "LSTM": lambda **k: LSTM(6, **k),
+    "GRU": lambda **k: GRU(6, **k),
+    "SimpleRNN": lambda **k: SimpleRNN(6, **k),
+    "RNN": lambda dtype, **k: RNN(
+        [LSTMCell(6, dtype=dtype), GRUCell(6, dtype=dtype)], dtype=dtype, **k
+    ),
+    "Bidirectional": lambda dtype, **k: Bidirectional(LSTM(3, dtype=dtype, **k), dtype=dtype),
+}
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float64"])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_every_policy_computes_and_trains(kind, policy):
+    if policy == "float64" and keras.config.backend() == "jax":
+        import jax
+
+        with jax.enable_x64(True):
+            return check_policy(kind, policy)
+    return check_policy(kind, policy)
+
+
+def check_policy(kind, policy):
+    layer = MAKERS[kind](dtype=policy, return_sequences=True)
+    mask = np.array([[1, 1, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 0, 0, 0]], bool)
+    output = layer(X, mask=mask)
+    compute = keras.dtype_policies.get(policy).compute_dtype
+    assert keras.backend.standardize_dtype(output.dtype) == compute
+    assert {w.dtype for w in layer.weights} == {keras.dtype_policies.get(policy).variable_dtype}
+    reference = MAKERS[kind](dtype="float32", return_sequences=True)
+    reference.build(X.shape)
+    reference.set_weights(layer.get_weights())
+    difference = numpy(output).astype("float32") - numpy(reference(X, mask=mask))
+    assert np.abs(difference).max() < {"float64": 1e-6}.get(policy, 0.05)
+    model = keras.Sequential([keras.Input((None, 4)), layer])
+    model.compile(optimizer=keras.optimizers.SGD(0.5), loss="mse")
+    losses = model.fit(X, array(1, 3, 5, 6), epochs=2, verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+    assert losses[1] < losses[0]
+
+
+def test_integer_inputs_are_taken_as_floats_by_built_in_cells():
+    layer = LSTM(3)
+    x = np.arange(24).reshape(2, 3, 4) % 3
+    assert np.abs(numpy(layer(x)) - numpy(layer(x.astype("float32")))).max() < 1e-6
+
+
+def test_integer_inputs_stay_integers_for_other_cells():
+    class Lookup(keras.layers.Layer):
+        state_size = 2
+        output_size = 2
+
+        def build(self, input_shape):
+            self.table = self.add_weight(shape=(5, 2), name="table")
+
+        def call(self, inputs, states):
+            row = keras.ops.take(self.table, inputs[:, 0], axis=0)
+            return row + states[0], [row + states[0]]
+
+    layer = RNN(Lookup())
+    tokens = np.array([[[1], [2], [4]]], "int32")
+    output = numpy(layer(tokens))
+    assert np.abs(output - numpy(layer.cell.table.value)[[1, 2, 4]].sum(0)).max() < 1e-6

@@ -1,0 +1,194 @@
+"""States kept from batch to batch, and states handed from one layer to another."""
+
+import keras
+import numpy as np
+import pytest
+from support import array, assert_close, numpy
+
+from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell, SimpleRNN
+
+LAYERS = [LSTM, GRU, SimpleRNN]
+X = array(0, 4, 6, 3)
+
+
+def kept(layer):
+    return [numpy(v.value) for v in keras.tree.flatten(layer.states)]
+
+
+@pytest.mark.parametrize("cls", LAYERS)
+@pytest.mark.parametrize("unroll", [False, True])
+def test_two_halves_with_kept_state_equal_the_whole(cls, unroll):
+    stateful = cls(5, stateful=True, return_sequences=True, unroll=unroll)
+    halves = np.concatenate([numpy(stateful(X[:, :2])), numpy(stateful(X[:, 2:]))], axis=1)
+    whole = cls(5, return_sequences=True)
+    whole.build(X.shape)
+    whole.set_weights(stateful.get_weights())
+    assert_close(halves, whole(X))
+
+
+def stateful_model(layer, batch=4):
+    return keras.Sequential([keras.Input(batch_shape=(batch, 6, 3)), layer])
+
+
+@pytest.mark.parametrize("cls", LAYERS)
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_states_carry_under_fit_evaluate_and_predict(cls, method):
+    layer = cls(2, stateful=True)
+    model = stateful_model(layer)
+    model.compile(optimizer=keras.optimizers.SGD(0.0), loss="mse")
+    x = array(1, 8, 6, 3)
+    arguments = {"x": x, "batch_size": 4, "verbose": 0}
+    if method != "predict":
+        arguments["y"] = array(2, 8, 2)
+    if method == "fit":
+        arguments["shuffle"] = False
+    getattr(model, method)(**arguments)
+    fresh = cls(2, return_state=True)
+    fresh.build((4, 6, 3))
+    fresh.set_weights(layer.get_weights())
+    _, *states = fresh(x[:4])
+    _, *states = fresh(x[4:], initial_state=states)
+    assert_close(kept(layer), states)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_states_carry_under_mixed_precision(policy):
+    layer = LSTM(4, stateful=True, dtype=policy)
+    layer(X)
+    before = kept(layer)
+    assert np.abs(before[0]).max() > 0.01
+    layer(X)
+    reference = LSTM(4, return_state=True, dtype=policy)
+    reference.build(X.shape)
+    reference.set_weights(layer.get_weights())
+    _, *states = reference(X)
+    _, *states = reference(X, initial_state=states)
+    assert_close(kept(layer), [numpy(s).astype("float32") for s in states], 2e-2)
+
+
+def test_states_are_variables_but_no_weights():
+    layer = LSTM(4, stateful=True)
+    assert layer.states is None
+    layer(X)
+    assert [tuple(v.shape) for v in layer.states] == [(4, 4), (4, 4)]
+    assert len(layer.weights) == 3
+    assert all(any(v is s for v in layer.non_trainable_variables) for s in layer.states)
+
+
+@pytest.mark.parametrize("reset", ["reset_state", "reset_states"])
+def test_reset_without_values_starts_anew(reset):
+    layer = LSTM(4, stateful=True)
+    first = numpy(layer(X))
+    layer(X)
+    getattr(layer, reset)()
+    assert_close(layer(X), first)
+
+
+@pytest.mark.parametrize("reset", ["reset_state", "reset_states"])
+def test_reset_with_values_sets_them(reset):
+    layer, values = LSTM(4, stateful=True), [array(1, 4, 4), array(2, 4, 4)]
+    getattr(layer, reset)(values)  # before it's built
+    assert_close(kept(layer), values)
+    first = numpy(layer(X))
+    layer(X)
+    getattr(layer, reset)(states=values)
+    assert_close(layer(X), first)
+    assert_close(first, lstm_like(layer)(X, initial_state=values))
+
+
+def lstm_like(layer):
+    other = LSTM(4)
+    other.build(X.shape)
+    other.set_weights(layer.get_weights())
+    return other
+
+
+def test_reset_returns_to_a_cells_own_initial_state():
+    class Cell(keras.layers.Layer):
+        state_size = 2
+
+        def call(self, inputs, states):
+            return states[0], [states[0] + 1.0]
+
+        def get_initial_state(self, batch_size=None):
+            return keras.ops.full((batch_size, 2), 7.0)
+
+    layer = RNN(Cell(), stateful=True)
+    layer(X)
+    assert_close(kept(layer), [np.full((4, 2), 13.0)])
+    layer.reset_states()
+    assert_close(kept(layer), [np.full((4, 2), 7.0)])
+
+
+def test_gradients_flow_through_a_stateful_layer():
+    model = stateful_model(LSTM(3, stateful=True, return_sequences=True))
+    model.compile(optimizer="sgd", loss="mse")
+    before = numpy(model.layers[0].weights[1].value)
+    model.fit(X, array(1, 4, 6, 3), batch_size=4, epochs=2, verbose=0)
+    assert np.abs(numpy(model.layers[0].weights[1].value) - before).max() > 1e-5
+
+
+def test_kept_states_start_another_layer():
+    first = LSTM(4, stateful=True)
+    first(X)
+    second = LSTM(4)
+    output = second(X, initial_state=first.states)
+    assert_close(output, second(X, initial_state=kept(first)))
+
+
+def test_kept_states_start_a_layer_of_a_functional_model():
+    first = LSTM(4, stateful=True)
+    first(X)
+    inputs = keras.Input(batch_shape=(4, None, 3))
+    second = LSTM(4)
+    model = keras.Model(inputs, second(inputs, initial_state=first.states))
+    assert_close(model(X), second(X, initial_state=kept(first)))
+
+
+def test_symbolic_states_start_the_decoder():
+    inputs = keras.Input((None, 3))
+    _, h, c = LSTM(4, return_state=True, name="encoder")(inputs)
+    decoder = LSTM(4, return_sequences=True)
+    model = keras.Model(inputs, decoder(inputs, initial_state=[h, c]))
+    assert model.output.shape == (None, None, 4)
+    encoder = model.get_layer("encoder")
+    assert_close(model(X), decoder(X, initial_state=list(encoder(X)[1:])))
+
+
+@pytest.mark.parametrize("mask", [None, np.arange(6) < np.array([[6], [3], [1], [0]])])
+def test_bidirectional_keeps_the_states_of_both_directions(mask):
+    layer = Bidirectional(LSTM(3, stateful=True, return_state=True, return_sequences=True))
+    output, *states = layer(X, mask=mask)
+    assert len(states) == 4
+    assert len(layer.states) == 4
+    assert_close([numpy(v.value) for v in layer.states], states)
+    again, *_ = layer(X, mask=mask)
+    restarted, *_ = layer.forward_layer(X, mask=mask, initial_state=states[:2]), None
+    assert_close(numpy(again)[..., :3], restarted[0])
+    layer.reset_state()
+    assert_close(layer(X, mask=mask)[0], output)
+    layer.reset_states([np.zeros((4, 3), "float32")] * 4)
+    assert_close(layer(X, mask=mask)[0], output)
+
+
+def test_bidirectional_stateful_passes_its_mask_on_with_return_state():
+    inputs = keras.Input(batch_shape=(4, 6), dtype="int32")
+    embedded = keras.layers.Embedding(9, 3, mask_zero=True)(inputs)
+    layer = Bidirectional(LSTM(2, stateful=True, return_state=True, return_sequences=True))
+    sequence, *_ = layer(embedded)
+    after = LSTM(2)
+    model = keras.Model(inputs, after(sequence))
+    tokens = np.array(
+        [[1, 2, 3, 0, 0, 0], [4, 5, 6, 7, 8, 1], [0, 0, 0, 0, 0, 0], [1, 0, 2, 0, 3, 0]]
+    )
+    output = numpy(model(tokens))
+    layer.reset_state()
+    masked = numpy(layer(keras.ops.convert_to_tensor(model.layers[1](tokens)), mask=tokens > 0)[0])
+    assert_close(output, after(masked, mask=tokens > 0))
+
+
+def test_stacked_cells_are_stateful_together():
+    layer = RNN([LSTMCell(3), LSTMCell(2)], stateful=True, return_sequences=True)
+    halves = np.concatenate([numpy(layer(X[:, :2])), numpy(layer(X[:, 2:]))], axis=1)
+    layer.reset_state()
+    assert_close(layer(X), halves)
