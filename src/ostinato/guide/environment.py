@@ -1,0 +1,60 @@
+"""On what the guide was run: versions, backend, machine, date."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import keras
+
+from ostinato import __version__
+
+FRAMEWORKS = {
+    "jax": ("JAX", ("jax",)),
+    "torch": ("PyTorch", ("torch",)),
+    "tensorflow": ("TensorFlow", ("tensorflow", "tensorflow-cpu")),
+}
+
+
+def describe() -> dict[str, str]:
+    """Returns the names and values of the environment, in the order in which to show them."""
+    now = datetime.datetime.now().astimezone()
+    return {
+        "Ostinato": __version__,
+        "Keras": keras.version(),
+        "Backend": framework(),
+        "NumPy": importlib.metadata.version("numpy"),
+        "Python": platform.python_version(),
+        "Cores": str(cores()),
+        "Processor": _processor(),
+        "System": f"{platform.system()} {platform.machine()}",
+        "Date": f"{now:%Y-%m-%d %H:%M %Z}",
+    }
+
+
+def framework() -> str:
+    """Returns the name and version of Keras's backend."""
+    name, packages = FRAMEWORKS[keras.config.backend()]
+    for package in packages:
+        try:
+            return f"{name} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return name
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
