@@ -1,0 +1,1 @@
+"""Ostinato's layers beside Keras's, on the same backend, in one interleaved run."""
