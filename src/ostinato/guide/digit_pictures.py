@@ -56,8 +56,8 @@ def galleries(images: Any, labels: Any, answers: Any, shown: int = 40) -> list[P
     first = np.arange(min(shown, len(images)))
     faults = np.flatnonzero(labels != answers)
     wrong_here = int(np.sum(labels[first] != answers[first]))
-    caption = f"The first {len(first)} unseen digits, in the order of the data; {wrong_here} wrong."
-    pictures = [_gallery("Read", caption, images, labels, answers, first)]
+    caption = f"Below each what was predicted; {wrong_here} of these {len(first)} are wrong."
+    pictures = [_gallery("The first unseen digits", caption, images, labels, answers, first)]
     if len(faults):
         some = faults[:48]
         number = f"{len(some)} of the" if len(some) < len(faults) else "All"

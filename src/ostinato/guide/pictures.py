@@ -34,7 +34,7 @@ def memory(whole: Any, apart: Any) -> Picture:
     axes.plot(steps, np.linalg.norm(apart, axis=1), color=ORANGE, label="each paragraph anew")
     axes.plot(steps, np.linalg.norm(whole, axis=1), color=TEAL, label="stateful")
     for boundary in (10.5, 20.5):
-        axes.axvline(boundary, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+        axes.axvline(boundary, ymax=0.8, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
     axes.set(
         title="What the layer remembers",
         xlabel="timestep; dotted: where a new paragraph begins",

@@ -110,9 +110,12 @@ def _section(number: int, result: Result) -> str:
         left += _summary(findings.summary)
         right = _facts(findings.facts)
     small = [picture for picture in pictures if not picture.wide]
-    if left and len(small) == 1:  # a second one would stand beside it; alone it goes with the facts
+    if left and len(small) == 1:  # two stand side by side; one alone goes where there's room
         pictures.remove(small[0])
-        right += _picture(small[0])
+        if left.count("\n") + left.count("<tr>") < right.count("<li"):
+            left += _picture(small[0])
+        else:
+            right += _picture(small[0])
     both = f'<div class="pair"><div>{left}</div><div>{right}</div></div>' if left else right
     below = "".join(_picture(picture) for picture in pictures)
     return f"""<section id="{section.slug}">

@@ -1,5 +1,6 @@
 """Runs the sections in their order, whatever becomes of each, and reports on all."""
 
+import logging
 import time
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ def run(
 ) -> int:
     """Runs the sections, prints the table, writes the report; returns the exit status."""
     start = time.perf_counter()
+    # It warns where many models are made in one program, which is what a guide does.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)  # better now than after minutes of training
     print(f"Ostinato runs the Keras RNN guide on {environment.framework()}.")
