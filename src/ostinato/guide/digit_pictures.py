@@ -36,7 +36,7 @@ def confusion(labels: Any, answers: Any) -> Picture:
     worst = max(4, counts[wrong].max())
     axes.imshow(np.ma.array(counts, mask=right | (counts == 0)), cmap=FAULTS, vmin=1, vmax=worst)
     for row, column in zip(*np.nonzero(counts), strict=True):
-        dark = row == column or counts[row, column] > 0.6 * worst
+        dark = share[row, column] > 0.5 if row == column else counts[row, column] > 0.6 * worst
         axes.text(
             column, row, counts[row, column], ha="center", va="center", size=9,
             color="white" if dark else INK,

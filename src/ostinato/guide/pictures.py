@@ -88,8 +88,9 @@ def _curve(history: Mapping[str, Sequence[float]], name: str, title: str) -> Pic
     dots = {"marker": "o", "markersize": 4.5}
     axes.plot(epochs, history[name], color=TEAL, label="digits trained on", **dots)
     axes.plot(epochs, history[f"val_{name}"], color=ORANGE, label="unseen digits", **dots)
-    axes.set(title=title, xlabel="epoch", ylim=(0, None))
+    axes.set(title=title, xlabel="epoch")
     axes.set_xticks(epochs[:: max(1, len(epochs) // 8)])
+    axes.set_ylim(0, 1.15 * axes.get_ylim()[1])  # room for the legend
     if name == "accuracy":
         axes.set_ylim(min(0.8, *history[name], *history[f"val_{name}"]) - 0.02, 1.0)
         axes.yaxis.set_major_formatter("{x:.0%}")

@@ -112,7 +112,7 @@ def _section(number: int, result: Result) -> str:
     small = [picture for picture in pictures if not picture.wide]
     if left and len(small) == 1:  # two stand side by side; one alone goes where there's room
         pictures.remove(small[0])
-        if left.count("\n") + left.count("<tr>") < right.count("<li"):
+        if left.count("\n") + left.count("<tr>") < 2 * right.count("<li"):
             left += _picture(small[0])
         else:
             right += _picture(small[0])
