@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 import reference
 from reference import ACTIVATIONS, Options, Weights
 

@@ -1,0 +1,354 @@
+"""Random configurations of the built-in layers, for hypothesis, and what the reference expects.
+
+A Case says everything about one layer and one call. OSTINATO_FUZZ=1000 asks for that many random
+examples a test instead of the fixed few.
+"""
+
+import os
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+import reference
+from reference import Options, Weights
+
+FUZZ = int(os.environ.get("OSTINATO_FUZZ") or 0)
+
+
+def examples(count):
+    """Hypothesis's settings: the same examples every time, or OSTINATO_FUZZ new ones.
+
+    `count` is for JAX, which compiles each for 0.2 s; eager backends run more in less time.
+    """
+    eager = 1 if keras.config.backend() == "jax" else 4
+    return settings(
+        max_examples=FUZZ or count * eager,
+        derandomize=not FUZZ,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+KINDS = {"simple_rnn": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}
+STATES = {"simple_rnn": 1, "gru": 1, "lstm": 2}
+# `exponential` overflows within a few steps: it has a test of its own.
+ACTIVATIONS = sorted(set(reference.ACTIVATIONS) - {"exponential"})
+MASKS = ["none", "right padded", "left padded", "holes", "a row without a valid step", "all valid"]
+# Activations whose constants the framework itself keeps in float32, whatever the tensors' dtype:
+# slopes of tf.nn.leaky_relu, sqrt(2) of Keras's gelu there, the sixth of torch's hardsigmoid.
+FLOAT32_CONSTANTS = {
+    "jax": set(),
+    "torch": {"hard_sigmoid", "hard_silu"},
+    "tensorflow": {"gelu", "leaky_relu"},
+}[keras.config.backend()]
+SIZES = st.sampled_from([1, 2, 3, 5])
+FLAG = st.booleans()
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: str
+    activation: str = "tanh"
+    recurrent_activation: str = "sigmoid"
+    use_bias: bool = True
+    reset_after: bool = True
+    go_backwards: bool = False
+    unroll: bool = False
+    return_sequences: bool = True
+    return_state: bool = True
+    zero_output_for_mask: bool = False
+    mask: str = "none"
+    initial_state: bool = False
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    implementation: int = 2
+    batch: int = 2
+    time: int = 3
+    features: int = 3
+    units: int = 3
+    seed: int = 0
+
+    @property
+    def options(self) -> Options:
+        return Options(
+            self.kind,
+            self.activation,
+            self.recurrent_activation,
+            self.reset_after,
+            self.go_backwards,
+            self.zero_output_for_mask,
+        )
+
+    @property
+    def gates(self) -> int:
+        return reference.cell_class(self.options).gates
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the framework computes its activations in float64 when asked to."""
+        return not FLOAT32_CONSTANTS & {self.activation, self.recurrent_activation}
+
+    def cell_arguments(self) -> dict:
+        """Zero initializers: the tests set the weights, and JAX compiles a random one a shape."""
+        arguments = {
+            "units": self.units,
+            "activation": self.activation,
+            "use_bias": self.use_bias,
+            "kernel_initializer": "zeros",
+            "recurrent_initializer": "zeros",
+            "dropout": self.dropout,
+            "recurrent_dropout": self.recurrent_dropout,
+            "seed": self.seed,
+        }
+        if self.kind != "simple_rnn":
+            arguments["recurrent_activation"] = self.recurrent_activation
+            arguments["implementation"] = self.implementation
+        if self.kind == "gru":
+            arguments["reset_after"] = self.reset_after
+        return arguments
+
+    def loop_arguments(self) -> dict:
+        names = ("return_sequences", "return_state", "go_backwards", "unroll")
+        return {name: getattr(self, name) for name in (*names, "zero_output_for_mask")}
+
+    def layer(self, layers, **kwargs):
+        """The layer, from Keras's `layers` module or from ours."""
+        cls = getattr(layers, KINDS[self.kind])
+        return cls(**self.cell_arguments(), **self.loop_arguments(), **kwargs)
+
+    def cell(self, layers, **kwargs):
+        return getattr(layers, KINDS[self.kind] + "Cell")(**self.cell_arguments(), **kwargs)
+
+
+CELL_OPTIONS = {
+    "kind": st.sampled_from(sorted(KINDS)),
+    "activation": st.sampled_from(ACTIVATIONS),
+    "recurrent_activation": st.sampled_from(ACTIVATIONS),
+    "use_bias": FLAG,
+    "reset_after": FLAG,
+    "units": SIZES,
+}
+CALL_OPTIONS = {
+    "go_backwards": FLAG,
+    "unroll": FLAG,
+    "return_sequences": FLAG,
+    "return_state": FLAG,
+    "zero_output_for_mask": FLAG,
+    "mask": st.sampled_from(MASKS),
+    "initial_state": FLAG,
+    "batch": SIZES,
+    "time": SIZES,
+    "features": SIZES,
+    "seed": st.integers(0, 2**16),
+}
+DROPOUT_OPTIONS = {
+    "dropout": st.sampled_from([0.0, 0.4]),
+    "recurrent_dropout": st.sampled_from([0.0, 0.3]),
+    "implementation": st.sampled_from([1, 2]),
+}
+
+
+def cases(**fixed):
+    """Strategy: any case without dropout, with some options fixed."""
+    fixed = {name: st.just(value) for name, value in fixed.items()}
+    return st.builds(Case, **{**CELL_OPTIONS, **CALL_OPTIONS, **fixed})
+
+
+def cases_with_dropout():
+    return st.builds(Case, **{**CELL_OPTIONS, **CALL_OPTIONS, **DROPOUT_OPTIONS})
+
+
+# The numbers of a case.
+
+
+def rng_of(case: Case) -> np.random.Generator:
+    return np.random.default_rng(case.seed)
+
+
+def make_inputs(rng, case: Case) -> np.ndarray:
+    return 0.7 * rng.normal(size=(case.batch, case.time, case.features))
+
+
+def make_states(rng, case: Case, count=None) -> list | None:
+    if not case.initial_state:
+        return None
+    count = STATES[case.kind] if count is None else count
+    return [0.7 * rng.normal(size=(case.batch, case.units)) for _ in range(count)]
+
+
+def make_weights(rng, case: Case, features=None) -> Weights:
+    """Small: an unbounded gate squares large numbers at every step."""
+    features = features or case.features
+    columns = case.gates * case.units
+    two_biases = case.kind == "gru" and case.reset_after
+    bias = 0.3 * rng.normal(size=(2, columns) if two_biases else columns)
+    return Weights(
+        0.7 * rng.normal(size=(features, columns)) / np.sqrt(features),
+        0.5 * rng.normal(size=(case.units, columns)) / np.sqrt(case.units),
+        bias if case.use_bias else None,
+    )
+
+
+def weight_list(weights: Weights) -> list:
+    """As Keras orders them."""
+    arrays = [weights.kernel, weights.recurrent_kernel, weights.bias]
+    return [a for a in arrays if a is not None]
+
+
+def make_mask(rng, case: Case) -> np.ndarray | None:
+    if case.mask == "none":
+        return None
+    steps = np.arange(case.time)[None]
+    lengths = rng.integers(1, case.time + 1, size=(case.batch, 1))
+    mask = {
+        "right padded": steps < lengths,
+        "left padded": steps >= case.time - lengths,
+        "all valid": np.ones((case.batch, case.time), bool),
+    }.get(case.mask)
+    if mask is None:
+        mask = rng.random((case.batch, case.time)) < 0.6
+    if case.mask == "a row without a valid step":
+        mask[rng.integers(case.batch)] = False
+    return mask
+
+
+def draw_dropout(case: Case, dtype) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The masks that a layer with this seed must draw in a call: Keras's number, Keras's order.
+
+    First the inputs' (one; one a gate where implementation is 1, which recurrent dropout makes
+    it), then the recurrent ones (one a gate).
+    """
+    seeds = keras.random.SeedGenerator(case.seed)
+
+    def draw(rate, count, width):
+        if rate == 0:
+            return None
+        ones = keras.ops.ones((case.batch, width), dtype=dtype)
+        masks = [keras.random.dropout(ones, rate, seed=seeds) for _ in range(count)]
+        return np.stack([keras.ops.convert_to_numpy(m) for m in masks])
+
+    a_mask_a_gate = case.implementation == 1 or case.recurrent_dropout > 0
+    drop = draw(case.dropout, case.gates if a_mask_a_gate else 1, case.features)
+    return drop, draw(case.recurrent_dropout, case.gates, case.units)
+
+
+# What the reference expects of a layer: its results, and the gradients pulled back through it.
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Of one layer. `pull_back(d_results)` gives gradients of inputs, states and weights."""
+
+    run: reference.Run
+    return_sequences: bool
+    return_state: bool
+
+    @property
+    def results(self) -> list:
+        output = self.run.outputs if self.return_sequences else self.run.last
+        return [output, *(self.run.states if self.return_state else ())]
+
+    def pull_back(self, d_results):
+        d_output, *d_states = d_results
+        key = "d_outputs" if self.return_sequences else "d_last"
+        gradients = self.run.backward(**{key: d_output}, d_states=d_states)
+        return gradients.inputs, list(gradients.states), weight_list(gradients.weights)
+
+
+@dataclass(frozen=True)
+class ExpectedStack:
+    """Of RNN([cells]): the cells run one over the other's outputs."""
+
+    runs: list
+    return_sequences: bool
+    return_state: bool
+
+    @property
+    def results(self) -> list:
+        top = self.runs[-1]
+        output = top.outputs if self.return_sequences else top.last
+        states = [state for run in self.runs for state in run.states]
+        return [output, *(states if self.return_state else ())]
+
+    def pull_back(self, d_results):
+        d_output, *d_states = d_results
+        d_all = {"d_outputs" if self.return_sequences else "d_last": d_output}
+        states, weights = [], []
+        for run in reversed(self.runs):
+            own = len(run.states)
+            mine, d_states = (d_states[-own:], d_states[:-own]) if d_states else (None, [])
+            gradients = run.backward(**d_all, d_states=mine)
+            d_all = {"d_outputs": gradients.inputs}
+            states = [*gradients.states, *states]
+            weights = [*weight_list(gradients.weights), *weights]
+        return gradients.inputs, states, weights
+
+
+@dataclass(frozen=True)
+class ExpectedBidirectional:
+    """Of Bidirectional: both directions in the order of time, merged."""
+
+    forward: Expected
+    backward: Expected
+    merge_mode: str | None
+
+    def _outputs(self):
+        there, back = self.forward.results[0], self.backward.results[0]
+        return there, (back[:, ::-1] if self.backward.return_sequences else back)
+
+    @property
+    def results(self) -> list:
+        there, back = self._outputs()
+        merged = {
+            "concat": lambda: [np.concatenate([there, back], axis=-1)],
+            "sum": lambda: [there + back],
+            "ave": lambda: [(there + back) / 2],
+            "mul": lambda: [there * back],
+            None: lambda: [there, back],
+        }[self.merge_mode]()
+        return merged + self.forward.results[1:] + self.backward.results[1:]
+
+    def _unmerge(self, d_results):
+        d = d_results[0]
+        there, back = self._outputs()
+        return {
+            "concat": lambda: np.split(d, [there.shape[-1]], axis=-1),
+            "sum": lambda: (d, d),
+            "ave": lambda: (d / 2, d / 2),
+            "mul": lambda: (d * back, d * there),
+            None: lambda: d_results[:2],
+        }[self.merge_mode]()
+
+    def pull_back(self, d_results):
+        d_there, d_back = self._unmerge(d_results)
+        if self.backward.return_sequences:
+            d_back = d_back[:, ::-1]
+        d_states = d_results[2 if self.merge_mode is None else 1 :]
+        half = len(d_states) // 2
+        there = self.forward.pull_back([d_there, *d_states[:half]])
+        back = self.backward.pull_back([d_back, *d_states[half:]])
+        return there[0] + back[0], there[1] + back[1], there[2] + back[2]
+
+
+# Comparison.
+
+# float64 sums of a few dozen terms in another order, through a few steps: 1e-13 was the largest
+# difference in thousands of examples.
+DOUBLE = 1e-10
+# float32 carries 6e-8 an operation; a step sums up to D + U + 1 = 11 terms, gradients go back
+# through 5 steps of two activations each with slopes up to about 1.1.
+SINGLE = 2e-5
+
+
+def assert_near(got, expected, tolerance, what):
+    """Equal within `tolerance` of the larger of 1 and the expected array's largest entry."""
+    assert len(got) == len(expected), f"{what}: {len(got)} arrays, expected {len(expected)}"
+    for index, (one, other) in enumerate(zip(got, expected, strict=True)):
+        assert one.shape == other.shape, f"{what}[{index}]: {one.shape}, expected {other.shape}"
+        size = max(1.0, np.abs(other).max(initial=0))
+        np.testing.assert_allclose(
+            one, other, rtol=0, atol=tolerance * size, err_msg=f"{what}[{index}]"
+        )
