@@ -7,6 +7,7 @@ A door is a module with
   shape and dtype (empty where no y is collected); `variables` are Keras variables that `step`
   updates. Returns the last carry and the ys, stacked.
 - `HOISTS_PROJECTION`: whether a cell's input projection is faster done for all timesteps at once.
+- `affine(x, kernel, bias)`: `x kernel + bias`; the bias may be None, or a tensor like the product.
 - `lean(function)`: the backend's own function for one of Keras's, where Keras's only adds checks.
 """
 

@@ -53,6 +53,11 @@ def _assign(variables: Sequence[keras.Variable], values: Tensors) -> None:
         variable.assign(value)
 
 
+def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
+    """`x kernel + bias`, on the last axis of x; the compiler sees to the rest."""
+    return x @ kernel if bias is None else x @ kernel + bias
+
+
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function itself, since under jit Keras's checks cost nothing; or one that's exact."""
     return _LEAN.get(function, function)

@@ -56,6 +56,11 @@ def _unrolled(step: Step, carry: Tensors, xs: Tensors, like: Tensors) -> tuple[T
     return carry, tuple(tf.stack(ys) for ys in zip(*collected, strict=True))
 
 
+def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
+    """`x kernel + bias`, on the last axis of x; the compiler sees to the rest."""
+    return x @ kernel if bias is None else x @ kernel + bias
+
+
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function itself: inside tf.function Keras's checks cost nothing."""
     return function

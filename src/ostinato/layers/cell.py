@@ -155,20 +155,16 @@ class Cell(Declared, keras.layers.Layer):
             that returns (..., B, G*U).
         """
         kernel, bias = self._weight(self.kernel), self._input_bias()
-        if len(masks.inputs) > 1:
-            kernels = ops.split(kernel, self.gates, axis=-1)
-            pairs = list(zip(masks.inputs, kernels, strict=True))
-
-        def project(inputs: Tensor) -> Tensor:
-            if len(masks.inputs) > 1:
-                gates = [(inputs * mask) @ part for mask, part in pairs]
-                projected = ops.concatenate(gates, axis=-1)
-            else:
-                masked = inputs * masks.inputs[0] if masks.inputs else inputs
-                projected = masked @ kernel  # Keras's matmul, on torch, turns float64 to float32
-            return projected if bias is None else projected + bias
-
-        return project
+        if not masks.inputs:
+            return lambda inputs: door.affine(inputs, kernel, bias)
+        if len(masks.inputs) == 1:
+            return lambda inputs: door.affine(inputs * masks.inputs[0], kernel, bias)
+        kernels = ops.split(kernel, self.gates, axis=-1)
+        biases = [None] * self.gates if bias is None else ops.split(bias, self.gates)
+        gates = list(zip(masks.inputs, kernels, biases, strict=True))
+        return lambda inputs: ops.concatenate(
+            [door.affine(inputs * mask, part, b) for mask, part, b in gates], axis=-1
+        )
 
     def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """The part of a timestep that needs the state.
@@ -188,10 +184,10 @@ class Cell(Declared, keras.layers.Layer):
         kernel, gates = self._weight(self.recurrent_kernel), self.gates
         split = door.lean(ops.split) if gates > 1 else lambda x, parts, axis: [x]
         if not masks.recurrent:
-            return lambda z, h: split(z + h @ kernel, gates, axis=-1)
+            return lambda z, h: split(door.affine(h, kernel, z), gates, axis=-1)
         pairs = list(zip(masks.recurrent, ops.split(kernel, gates, axis=-1), strict=True))
         return lambda z, h: [
-            part + (h * mask) @ weight
+            door.affine(h * mask, weight, part)
             for part, (mask, weight) in zip(split(z, gates, axis=-1), pairs, strict=True)
         ]
 

@@ -99,13 +99,11 @@ def _projection(
 ) -> Callable[[Tensor], list[Tensor]]:
     """H -> h U + b by gate: one product and a split, or a product a gate where each has a mask."""
     split, count = door.lean(ops.split), len(parts)
-    if masks:
-        biases = [0.0] * count if bias is None else ops.split(bias, count)
-        triples = list(zip(masks, parts, biases, strict=True))
-        return lambda h: [(h * mask) @ part + b for mask, part, b in triples]
-    if bias is None:
-        return lambda h: split(h @ kernel, count, axis=-1)
-    return lambda h: split(h @ kernel + bias, count, axis=-1)
+    if not masks:
+        return lambda h: split(door.affine(h, kernel, bias), count, axis=-1)
+    biases = [None] * count if bias is None else ops.split(bias, count)
+    triples = list(zip(masks, parts, biases, strict=True))
+    return lambda h: [door.affine(h * mask, part, b) for mask, part, b in triples]
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
