@@ -115,8 +115,8 @@ class Cell(Declared, keras.layers.Layer):
         Args:
             batch_size: B.
             features: D.
-            training: Outside training the seed generator advances as Keras's does (it draws
-                masks there too, and drops them), but no mask is made.
+            training: Outside training the masks are drawn and dropped, as in Keras: the random
+                numbers of a later call depend on it (evaluation between two epochs).
 
         Returns:
             The masks; without any where there's no dropout.
@@ -138,14 +138,13 @@ class Cell(Declared, keras.layers.Layer):
     ) -> tuple[Tensor, ...]:
         if not rate:
             return ()
-        if not training:
-            for _ in range(count):
-                self.seed_generator.next()
-            return ()
+        # Outside training too: on torch an unseeded generator draws from torch's global stream, so
+        # that advancing its own state wouldn't do.
         ones = ops.ones(shape, dtype=self.compute_dtype)
-        return tuple(
+        masks = tuple(
             keras.random.dropout(ones, rate=rate, seed=self.seed_generator) for _ in range(count)
         )
+        return masks if training else ()
 
     def projection(self, masks: DropoutMasks = NO_DROPOUT) -> Callable[[Tensor], Tensor]:
         """The part of a timestep that needs only the inputs: x W + b, masked by `masks.inputs`.
