@@ -11,13 +11,14 @@ from typing import Any
 
 KINDS = {tokenize.STRING: "string", tokenize.COMMENT: "comment", tokenize.NUMBER: "number"}
 DOCSTRING = re.compile(r'\s+""".*"""$')  # of one line, as all of the guide's examples have
+ANNOTATION = re.compile(r"(?<=\w): (?:Any|int|dict\[str, Any\])(?=[,) ])| -> .*(?=:$)")
 RETURNED_NAMES = re.compile(r"\s+return \w+(, \w+)*$")
 
 
 def whole(thing: Any) -> str:
-    """Returns the source of a class or function, without docstrings."""
+    """Returns the source of a class or function, without docstrings and annotations."""
     lines = textwrap.dedent(inspect.getsource(thing)).splitlines()
-    return "\n".join(line for line in lines if not DOCSTRING.match(line))
+    return "\n".join(ANNOTATION.sub("", line) for line in lines if not DOCSTRING.match(line))
 
 
 def body(function: Any) -> str:

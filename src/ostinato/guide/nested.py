@@ -52,7 +52,8 @@ class NestedCell(keras.layers.Layer):
         s1, s2 = states
 
         output_1 = ops.matmul(input_1, self.kernel_1)
-        output_2_3 = ops.einsum("bij,ijkl->bkl", input_2, self.kernel_2_3)
+        kernel_2_3 = self.kernel_2_3
+        output_2_3 = ops.einsum("bij,ijkl->bkl", input_2, kernel_2_3)
         state_1 = s1 + output_1
         state_2_3 = s2 + output_2_3
         return (output_1, output_2_3), (state_1, state_2_3)
@@ -106,7 +107,7 @@ def nested(course: Course) -> Findings:
         agree("The states are NumPy's sums over all timesteps", states, _sums(cell, short)),
         equal("The cell's config makes the same cell", _units(rebuilt), _units(cell)),
     ]
-    parts = {"one timestep of input": [part[0, -1] for part in short]}
+    parts = {"input": [part[0, -1] for part in short]}
     parts |= {"output": [array(part)[0] for part in outputs]}
     parts |= {"state": [array(part)[0] for part in states]}
     picture = pictures.nested(parts)

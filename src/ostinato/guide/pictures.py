@@ -108,8 +108,8 @@ def nested(parts: Mapping[str, Sequence[Any]]) -> Picture:
     for place, (name, (vector, matrix)) in enumerate(parts.items()):
         beside, axes = columns[2 * place], columns[2 * place + 1]
         colours = BOTH_SIGNS if np.min(matrix) < 0 else SHARE
-        end = float(np.max(np.abs(matrix)))
         for each, values in ((beside, vector[:, None]), (axes, matrix)):
+            end = float(np.max(np.abs(values)))
             start = -end if colours is BOTH_SIGNS else 0
             each.imshow(values, cmap=colours, vmin=start, vmax=end, aspect="auto")
             each.set(xticks=[], yticks=[])
@@ -118,7 +118,10 @@ def nested(parts: Mapping[str, Sequence[Any]]) -> Picture:
         axes.set_title(name, size=10)
         beside.set_xlabel(str(len(vector)), size=9)
         axes.set_xlabel(" x ".join(map(str, matrix.shape)), size=9)
-    caption = "One sample: what goes into the cell at a timestep, and what it makes of it."
+    caption = (
+        "One sample at its last timestep: what goes into the cell, what comes out, what it keeps. "
+        "Orange is below zero."
+    )
     return picture(drawn, caption, "A vector and a matrix as input, output and state of the cell")
 
 
