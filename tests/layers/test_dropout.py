@@ -84,3 +84,11 @@ def test_a_wrapped_cell_trains_with_dropout_under_fit():
     dropped = output == 0
     assert 0 < dropped.mean() < 1
     assert (dropped[:, 0] != dropped[:, 1]).any()  # a layer in a cell draws at every timestep
+
+
+def test_kerass_own_cell_draws_afresh_and_keeps_no_mask():
+    cell = keras.layers.LSTMCell(6, dropout=0.5, recurrent_dropout=0.5, seed=1)
+    layer = RNN(cell)
+    outputs = [numpy(layer(X[:batch], training=True)) for batch in (3, 3, 2)]
+    assert np.abs(outputs[0] - outputs[1]).max() > 0
+    assert cell._dropout_mask is None

@@ -250,3 +250,16 @@ def test_constants_reach_every_timestep_of_every_cell_that_takes_them():
     inputs, constants = keras.Input((None, 3)), keras.Input((3,))
     model = keras.Model([inputs, constants], RNN(Scaled())(inputs, constants=[constants]))
     assert_close(model([x, scale]), expected)
+
+
+def test_one_bare_constant_comes_as_a_list_of_one():
+    class Shifted:
+        state_size = 3
+
+        def call(self, inputs, states, constants):
+            (shift,) = constants
+            return states[0], [states[0] + inputs + shift]
+
+    x, shift = array(0, 4, 5, 3), array(1, 4, 3)
+    _, state = RNN(Shifted(), return_state=True)(x, constants=shift)
+    assert_close(state, x.sum(axis=1) + 5 * shift)

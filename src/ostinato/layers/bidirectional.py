@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from ostinato.layers.calling import name_of, state_sizes, takes
+from ostinato.layers.calling import cast_floats, name_of, state_sizes, takes
 from ostinato.layers.serialization import copy_layer, of_ours
 from ostinato.structure import Structure, map_shapes, spread
 
@@ -154,18 +154,13 @@ class Bidirectional(keras.layers.Layer):
         return layer(sequences, initial_state=state, **keywords)
 
     def _merged(self, forward: Structure, backward: Structure) -> Any:
-        cast = self._cast_float
-        forward = tree.map_structure(cast, forward)
-        backward = tree.map_structure(cast, backward)
+        forward = cast_floats(forward, self.compute_dtype)
+        backward = cast_floats(backward, self.compute_dtype)
         if self.return_sequences:
             backward = tree.map_structure(lambda ys: ops.flip(ys, axis=1), backward)
         if self.merge_mode is None:
             return forward, backward
         return tree.map_structure(_MERGES[self.merge_mode], forward, backward)
-
-    def _cast_float(self, tensor: Tensor) -> Tensor:
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
-        return ops.cast(tensor, self.compute_dtype) if "float" in dtype else tensor
 
     def compute_output_shape(
         self,

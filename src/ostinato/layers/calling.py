@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -141,52 +142,83 @@ def _leaves(shapes: Structure) -> list[Any]:
     return [tensor.shape for tensor in tree.flatten(map_shapes(keras.KerasTensor, shapes))]
 
 
+@dataclass(frozen=True)
+class Call:
+    """What a call of a layer gives to each of its cells.
+
+    Attributes:
+        training: Whether to apply dropout.
+        constants: The list passed to the cell's `call` by keyword, or None.
+        owner: The layer, for errors.
+        dtype: What outputs are cast to.
+    """
+
+    training: bool
+    constants: list[Any] | None
+    owner: str
+    dtype: str
+
+
 def make_ready(
-    cell: Any,
-    xs: Structure,
-    states: Structure,
-    *,
-    training: bool,
-    constants: Structure,
-    owner: str,
-    dtype: str,
-) -> tuple[Recurrence, Structure, Structure]:
+    cell: Any, xs: Structure, states: Structure, call: Call
+) -> tuple[Recurrence, Structure]:
     """Makes a cell ready to run over a sequence.
 
     Args:
         cell: The cell, built.
         xs: Its inputs, time-major (T, B, ...), in the order of the run.
         states: Its initial states, in the containers of its `state_size`.
-        training: Whether to apply dropout.
-        constants: Passed to the cell's `call` by keyword, unless None.
-        owner: The layer, for errors.
-        dtype: What the outputs are cast to, where they are floats.
+        call: What the call gives.
 
     Returns:
-        The recurrence, and the containers in which to return its outputs and states.
+        The recurrence, and the containers in which to return its outputs.
     """
-    if constants is not None and not takes(cell, "constants"):
+    if call.constants is not None and not takes(cell, "constants"):
         raise ValueError(
-            f"{owner}: constants were given, but `call` of {name_of(cell)} takes no `constants` "
-            "argument."
+            f"{call.owner}: constants were given, but `call` of {name_of(cell)} takes no "
+            "`constants` argument."
         )
     if isinstance(cell, Cell) and type(cell).call is Cell.call:
-        return _lean(cell, xs, states, training), 0, states
-    contract = _Contract(cell, states, training, constants, owner, dtype)
-    contract.draw_foreign_masks(xs)
+        return _lean(cell, xs, states, call.training), 0
+    contract = _Contract(cell, states, call)
+    draw_foreign_masks(cell, xs, states)
     outputs = contract.outputs_like(xs)
-    step = contract.flat_step(xs, outputs)
-    variables: tuple[Any, ...] = ()
-    if isinstance(cell, keras.layers.Layer):
-        variables = tuple(cell.non_trainable_variables)
+    is_layer = isinstance(cell, keras.layers.Layer)
     recurrence = Recurrence(
-        step,
+        contract.flat_step(xs, outputs),
         tuple(tree.flatten(xs)),
         tuple(tree.flatten(states)),
         tuple(tree.flatten(outputs)),
-        variables=variables,
+        variables=tuple(cell.non_trainable_variables) if is_layer else (),
     )
-    return recurrence, outputs, states
+    return recurrence, outputs
+
+
+def draw_foreign_masks(cell: Any, xs: Structure, states: Structure) -> None:
+    """Lets a cell that mixes in Keras's dropout draw its masks afresh, outside the loop."""
+    if forget_foreign_masks(cell):
+        cell.get_dropout_mask(tree.map_structure(lambda x: x[0], xs))
+        cell.get_recurrent_dropout_mask(tree.flatten(states)[0])
+
+
+def forget_foreign_masks(cell: Any) -> bool:
+    """Makes such a cell drop the masks that it keeps; says whether it is one."""
+    keeps = hasattr(cell, "get_dropout_mask") and hasattr(cell, "reset_dropout_mask")
+    if keeps:
+        cell.reset_dropout_mask()
+        cell.reset_recurrent_dropout_mask()
+    return keeps
+
+
+def cast_floats(structure: Structure, dtype: str) -> Structure:
+    """A structure of tensors with those of floats in a dtype."""
+
+    def cast(tensor: Tensor) -> Tensor:
+        tensor = ops.convert_to_tensor(tensor)
+        is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
+        return ops.cast(tensor, dtype) if is_float else tensor
+
+    return tree.map_structure(cast, structure)
 
 
 def _lean(cell: Cell, xs: Tensor, states: Structure, training: bool) -> Recurrence:
@@ -208,32 +240,15 @@ def _lean(cell: Cell, xs: Tensor, states: Structure, training: bool) -> Recurren
 class _Contract:
     """The contract of any cell: `call(inputs, states) -> (output, new_states)`, and its checks."""
 
-    def __init__(
-        self,
-        cell: Any,
-        states: Structure,
-        training: bool,
-        constants: Structure,
-        owner: str,
-        dtype: str,
-    ) -> None:
-        self._cell, self._states, self._owner, self._dtype = cell, states, owner, dtype
+    def __init__(self, cell: Any, states: Structure, call: Call) -> None:
+        self._cell, self._states = cell, states
+        self._owner, self._dtype = call.owner, call.dtype
         self._keywords: dict[str, Any] = {}
         if takes(cell, "training"):
-            self._keywords["training"] = training
-        if constants is not None:
-            self._keywords["constants"] = constants
+            self._keywords["training"] = call.training
+        if call.constants is not None:
+            self._keywords["constants"] = call.constants
         self._call = cell if isinstance(cell, keras.layers.Layer) else call_method(cell)
-
-    def draw_foreign_masks(self, xs: Structure) -> None:
-        """Lets a cell that mixes in Keras's dropout draw its masks afresh, outside the loop."""
-        draw = getattr(self._cell, "get_dropout_mask", None)
-        if draw is None or not hasattr(self._cell, "reset_dropout_mask"):
-            return
-        self._cell.reset_dropout_mask()
-        self._cell.reset_recurrent_dropout_mask()
-        draw(tree.map_structure(lambda x: x[0], xs))
-        self._cell.get_recurrent_dropout_mask(tree.flatten(self._states)[0])
 
     def outputs_like(self, xs: Structure) -> Structure:
         """Zeros like one timestep's outputs; a cell that doesn't declare its size is run once."""
@@ -241,7 +256,7 @@ class _Contract:
         if declared is None:
             first = tree.map_structure(lambda x: x[0], xs)
             output, _ = self._pair(self._call(first, self._states, **self._keywords))
-            return tree.map_structure(lambda x: ops.zeros_like(self._cast(x)), output)
+            return tree.map_structure(ops.zeros_like, cast_floats(output, self._dtype))
         batch_size = ops.shape(tree.flatten(xs)[0])[1]
         return tree.map_structure(
             lambda size: ops.zeros((batch_size, *size), dtype=self._dtype), declared
@@ -249,7 +264,7 @@ class _Contract:
 
     def flat_step(self, xs: Structure, outputs: Structure) -> Any:
         """The cell as a step on flat tuples. Its first run checks what the cell returns."""
-        checked = False
+        checked, like = False, tree.flatten(outputs)
 
         def step(x: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
             nonlocal checked
@@ -258,17 +273,9 @@ class _Contract:
             flat_output = self._fit("output", "output_size", outputs, output, checked)
             flat_new = self._fit("new state", "state_size", self._states, new, checked)
             checked = True
-            cast = tuple(
-                ops.cast(value, old.dtype) for value, old in zip(flat_new, states, strict=True)
-            )
-            return tuple(self._cast(value) for value in flat_output), cast
+            return _cast_like(flat_output, like), _cast_like(flat_new, states)
 
         return step
-
-    def _cast(self, output: Tensor) -> Tensor:
-        output = ops.convert_to_tensor(output)
-        is_float = "float" in keras.backend.standardize_dtype(output.dtype)
-        return ops.cast(output, self._dtype) if is_float else output
 
     def _pair(self, result: Any) -> tuple[Any, Any]:
         if not isinstance(result, (tuple, list)) or len(result) != 2:
@@ -299,3 +306,7 @@ class _Contract:
                         f"{tuple(leaf.shape)}, but its {attribute} says {tuple(wanted.shape)}."
                     )
         return leaves
+
+
+def _cast_like(values: Iterable[Tensor], like: Iterable[Tensor]) -> Tensors:
+    return tuple(ops.cast(value, old.dtype) for value, old in zip(values, like, strict=True))

@@ -6,17 +6,17 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from ostinato.engines.scan import Asked, scan
+from ostinato.engines.scan import Asked
 from ostinato.layers.arguments import CELL, LOOP, ZERO_OUTPUT_FOR_MASK, Argument, Declared
 from ostinato.layers.calling import (
+    Call,
     build_cell,
+    cast_floats,
     initial_states,
-    make_ready,
     name_of,
     output_shapes,
     output_sizes,
     state_sizes,
-    takes,
 )
 from ostinato.layers.checks import (
     check_batch,
@@ -28,6 +28,7 @@ from ostinato.layers.checks import (
     read_states,
     shape_of,
 )
+from ostinato.layers.running import run
 from ostinato.layers.serialization import of_ours
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.layers.states import KeptStates
@@ -77,6 +78,7 @@ class RNN(Declared, keras.layers.Layer):
         self.supports_masking = True
         self.input_spec = None
         self._kept = KeptStates(name_of(self))
+        self._built_shapes: list[tuple[int | None, ...]] | None = None
         state_sizes(cell)  # refuses a state_size that can't be read
 
     @property
@@ -190,7 +192,6 @@ class RNN(Declared, keras.layers.Layer):
         tensor argument, and as `sequences_mask` beside other tensors.
         """
         mask = sequences_mask if mask is None else mask
-        constants = _as_list(constants)
         initial_state, mask = self._checked(sequences, initial_state, mask)
         if initial_state is None:
             initial_state = self._default_states(ops.shape(tree.flatten(sequences)[0])[0])
@@ -203,7 +204,8 @@ class RNN(Declared, keras.layers.Layer):
             self.unroll,
         )
         xs = tree.map_structure(self._in_order, sequences)
-        output, states = self._run(self.cell, xs, initial_state, asked, training, constants)
+        given = Call(training, _as_list(constants), name_of(self), self.compute_dtype)
+        output, states = run(self.cell, xs, initial_state, asked, given)
         return self._results(output, states)
 
     def _checked(
@@ -213,7 +215,8 @@ class RNN(Declared, keras.layers.Layer):
         owner, paths = name_of(self), leaf_paths(sequences)
         shapes = [shape_of(x) for x in tree.flatten(sequences)]
         check_sequences(owner, shapes, paths)
-        check_features(owner, shapes, self._built_shapes, paths)
+        if self._built_shapes is not None:
+            check_features(owner, shapes, self._built_shapes, paths)
         batch_size = _known(shape[0] for shape in shapes)
         timesteps = _known(shape[1] for shape in shapes)
         check_unroll(owner, self.unroll, timesteps)
@@ -238,74 +241,15 @@ class RNN(Declared, keras.layers.Layer):
         tensor = ops.swapaxes(tensor, 0, 1)
         return ops.flip(tensor, axis=0) if self.go_backwards else tensor
 
-    def _run(
-        self,
-        cell: Any,
-        xs: Structure,
-        states: Structure,
-        asked: Asked,
-        training: bool,
-        constants: Structure,
-    ) -> tuple[Structure, Structure]:
-        """Runs a cell, or each cell of a stack in turn over the outputs of the one below it."""
-        if type(cell) is StackedRNNCells:
-            return self._run_stack(cell, xs, states, asked, training, constants)
-        recurrence, outputs, containers = make_ready(
-            cell,
-            xs,
-            states,
-            training=training,
-            constants=constants,
-            owner=name_of(self),
-            dtype=self.compute_dtype,
-        )
-        flat_outputs, flat_states = scan(recurrence, asked)
-        return (
-            tree.pack_sequence_as(outputs, flat_outputs),
-            tree.pack_sequence_as(containers, flat_states),
-        )
-
-    def _run_stack(
-        self,
-        stack: StackedRNNCells,
-        xs: Structure,
-        states: Structure,
-        asked: Asked,
-        training: bool,
-        constants: Structure,
-    ) -> tuple[Structure, list[Structure]]:
-        # Cell by cell over all timesteps equals timestep by timestep over all cells: what a lower
-        # cell puts out at a masked step reaches no state and no output.
-        *lower, top = range(len(stack.cells))
-        final: list[Structure] = []
-        between = Asked(asked.mask, every_output=True, zero_masked=True, unroll=asked.unroll)
-        for index in [*lower, top]:
-            cell, state = stack.cells[index], states[index]
-            bare = not tree.is_nested(state)
-            xs, new = self._run(
-                cell,
-                xs,
-                [state] if bare else state,
-                asked if index == top else between,
-                training,
-                constants if constants is not None and takes(cell, "constants") else None,
-            )
-            final.append(new[0] if bare else new)
-        return xs, final
-
     def _results(self, output: Structure, states: Structure) -> Any:
         if self.stateful:
             self._kept.assign(states)
         if self.return_sequences:
             output = tree.map_structure(lambda ys: ops.swapaxes(ys, 0, 1), output)
-        output = tree.map_structure(self._cast_float, output)
+        output = cast_floats(output, self.compute_dtype)
         if not self.return_state:
             return output
-        return (output, *spread(tree.map_structure(self._cast_float, states)))
-
-    def _cast_float(self, tensor: Tensor) -> Tensor:
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
-        return ops.cast(tensor, self.compute_dtype) if "float" in dtype else tensor
+        return (output, *spread(cast_floats(states, self.compute_dtype)))
 
     # --- shapes, masks, config --------------------------------------------------------------
 
