@@ -1,0 +1,247 @@
+"""The house rules of DESIGN.md, read off the package's source."""
+
+import ast
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "ostinato"
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Data flows down, and so do imports. What is in no list is a tool over the layers.
+FOUNDATION, DOORS, ENGINES, LAYERS, TOOLS = range(5)
+RANKS = {
+    "structure": FOUNDATION,
+    "backend": FOUNDATION,
+    "doors": DOORS,
+    "engines": ENGINES,
+    "layers": LAYERS,
+}
+FRAMEWORKS = {"jax", "jaxlib", "torch", "tensorflow"}
+RECURRENT = {
+    *("RNN", "SimpleRNN", "GRU", "LSTM", "SimpleRNNCell", "GRUCell", "LSTMCell"),
+    *("StackedRNNCells", "Bidirectional"),
+}
+# A section of the guide that fails is shown, and fails the run at its end.
+CATCHES_ALL = {"ostinato.guide.running"}
+MAX_LINES_OF_FILE = 400
+MAX_LINES_OF_FUNCTION = 60
+
+
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def module_of(path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def rank(module) -> int:
+    parts = module.split(".")
+    return RANKS.get(parts[1], TOOLS) if len(parts) > 1 else TOOLS
+
+
+def for_types_only(tree) -> set:
+    """The nodes under `if TYPE_CHECKING:`."""
+    blocks = [
+        n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)
+    ]
+    return {inner for block in blocks for inner in ast.walk(block)}
+
+
+def imports(path) -> list[str]:
+    """Every module or `module.name` that a file imports, wherever in it."""
+    tree = parsed(path)
+    skipped = for_types_only(tree)
+    found = []
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def imported_modules(path) -> set[str]:
+    """The modules of the package that a file imports."""
+    ours = [name for name in imports(path) if name.split(".")[0] == "ostinato"]
+    return {name if name in MODULES else name.rpartition(".")[0] for name in ours}
+
+
+def dotted(node) -> str:
+    """`keras.layers.LSTM` of the expression that spells it; "" of any other."""
+    if isinstance(node, ast.Name):
+        return node.id
+    base = dotted(node.value) if isinstance(node, ast.Attribute) else ""
+    return f"{base}.{node.attr}" if base else ""
+
+
+def functions(tree):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def public_definitions(node, prefix=""):
+    """Classes and functions that a reader may call, with their qualified names."""
+    for child in node.body:
+        if not isinstance(child, (ast.ClassDef, ast.FunctionDef)) or child.name.startswith("_"):
+            continue
+        yield prefix + child.name, child
+        if isinstance(child, ast.ClassDef):
+            yield from public_definitions(child, f"{prefix}{child.name}.")
+
+
+def offences(find) -> list[str]:
+    """`file: offence` for all that `find(path)` finds."""
+    return [f"{path.relative_to(ROOT)}: {found}" for path in FILES for found in find(path)]
+
+
+def test_the_package_is_found():
+    assert {"ostinato.layers.rnn", "ostinato.engines.scan", "ostinato.doors.jax"} <= MODULES.keys()
+
+
+def test_imports_point_down():
+    def upward(path):
+        mine = rank(module_of(path))
+        return [name for name in imported_modules(path) if rank(name) > mine]
+
+    assert not offences(upward)
+
+
+def test_imports_have_no_cycle():
+    TopologicalSorter({m: imported_modules(path) - {m} for m, path in MODULES.items()}).prepare()
+
+
+def test_only_doors_import_a_framework():
+    def frameworks(path):
+        if rank(module_of(path)) == DOORS:
+            return []
+        return [name for name in imports(path) if name.split(".")[0] in FRAMEWORKS]
+
+    assert not offences(frameworks)
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch", "tensorflow"])
+def test_each_door_imports_its_own_framework_only(framework):
+    packages = {name.split(".")[0] for name in imports(ROOT / "doors" / f"{framework}.py")}
+    assert packages & FRAMEWORKS == {framework}
+
+
+def test_keras_is_used_by_its_public_names():
+    def private(path):
+        nodes = list(ast.walk(parsed(path)))
+        named = imports(path)
+        named += [dotted(node) for node in nodes if isinstance(node, ast.Attribute)]
+        named += [str(node.value) for node in nodes if isinstance(node, ast.Constant)]
+        return [name for name in named if re.match(r"keras\.(src\b|(\w+\.)*_(?!_))", name)]
+
+    assert not offences(private)
+
+
+def test_no_recurrent_class_of_keras_is_used():
+    def recurrent(path):
+        names = imports(path)
+        used = [name for name in names if name.startswith("keras.layers.")]
+        bases = {"keras.layers"} | ({"layers"} if "keras.layers" in names else set())
+        attributes = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Attribute)]
+        used += [dotted(node) for node in attributes if dotted(node.value) in bases]
+        return [name for name in used if name.rpartition(".")[2] in RECURRENT]
+
+    assert not offences(recurrent)
+
+
+def test_keras_layers_are_looked_up_by_name_for_timing_only():
+    def looked_up(path):
+        if module_of(path) == "ostinato.guide.timing":
+            return []
+        calls = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
+        return [
+            f"line {call.lineno}"
+            for call in calls
+            if dotted(call.func) in ("getattr", "vars")
+            and dotted(call.args[0]).endswith("keras.layers")
+        ]
+
+    assert not offences(looked_up)
+
+
+def test_no_exception_is_caught_blindly():
+    def blind(path):
+        if module_of(path) in CATCHES_ALL:
+            return
+        for node in ast.walk(parsed(path)):
+            caught = []
+            if isinstance(node, ast.ExceptHandler):
+                caught = list(ast.walk(node.type)) if node.type else [ast.Name("Exception")]
+            elif isinstance(node, ast.Call) and dotted(node.func).endswith("suppress"):
+                caught = node.args
+            if {"Exception", "BaseException"} & {dotted(inner) for inner in caught}:
+                yield f"line {node.lineno}"
+
+    assert not offences(blind)
+
+
+def test_nothing_raises_not_implemented():
+    def unimplemented(path):
+        raises = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Raise)]
+        return [
+            f"line {node.lineno}"
+            for node in raises
+            if "NotImplementedError" in {dotted(inner) for inner in ast.walk(node)}
+        ]
+
+    assert not offences(unimplemented)
+
+
+def test_files_are_short():
+    def long(path):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        return [f"{lines} lines"] if lines > MAX_LINES_OF_FILE else []
+
+    assert not offences(long)
+
+
+def test_functions_are_short():
+    def long(path):
+        sizes = [(f.name, f.end_lineno - f.lineno + 1) for f in functions(parsed(path))]
+        return [f"{name}, {lines} lines" for name, lines in sizes if lines > MAX_LINES_OF_FUNCTION]
+
+    assert not offences(long)
+
+
+def test_what_is_public_has_a_docstring():
+    def undocumented(path):
+        tree = parsed(path)
+        named = [("the module", tree), *public_definitions(tree)]
+        return [name for name, node in named if not ast.get_docstring(node)]
+
+    assert not offences(undocumented)
+
+
+def test_what_is_public_is_annotated():
+    def unannotated(path):
+        for name, node in public_definitions(parsed(path)):
+            if isinstance(node, ast.FunctionDef):
+                a = node.args
+                arguments = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
+                typed = [x for x in arguments if x is not None and x.arg not in ("self", "cls")]
+                if node.returns is None or any(x.annotation is None for x in typed):
+                    yield name
+
+    assert not offences(unannotated)
+
+
+def test_nothing_is_left_to_do():
+    def notes(path):
+        return re.findall(r"\b(?:TODO|FIXME|XXX)\b", path.read_text(encoding="utf-8"))
+
+    assert not offences(notes)
