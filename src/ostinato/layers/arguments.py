@@ -8,7 +8,7 @@ import inspect
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 
@@ -17,11 +17,20 @@ from ostinato.structure import is_count
 REQUIRED = inspect.Parameter.empty
 
 
-class Reader(Protocol):
-    """Turns a given value into the attribute; `name` starts the error of a value it refuses."""
+Reader = Callable[[Any], Any]  # given value -> attribute, or a ValueError
 
-    def __call__(self, name: str, value: Any) -> Any:
-        """The attribute for a value."""
+
+class RefusedArgument(ValueError):  # noqa: N818 - to a user it's a ValueError
+    """A constructor argument was refused.
+
+    Attributes:
+        detail: Which argument and why, without who refused it: a layer that makes its cell refuses
+            in its own name.
+    """
+
+    def __init__(self, owner: str, detail: str) -> None:
+        super().__init__(f"{owner}: {detail}")
+        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Argument:
     name: str
     doc: str
     default: Any = REQUIRED
-    read: Reader = lambda name, value: value
+    read: Reader = lambda value: value
     write: Callable[[Any], Any] = lambda value: value
     keyword_only: bool = False
     config_if_changed: bool = False
@@ -78,7 +87,11 @@ class Declared:
         raise TypeError(f"{type(self).__name__} declares arguments but no _construct.")
 
     def _read(self, argument: Argument, value: Any) -> Any:
-        return argument.read(f"{type(self).__name__}: `{argument.name}`", value)
+        try:
+            return argument.read(value)
+        except ValueError as error:
+            detail = f"`{argument.name}`: {error}"
+            raise RefusedArgument(type(self).__name__, detail) from error
 
     def _written(self, arguments: tuple[Argument, ...]) -> dict[str, Any]:
         """The config entries of some arguments, from the attributes of the same names."""
@@ -110,7 +123,10 @@ def _constructor(owner: str, arguments: tuple[Argument, ...]) -> Callable[..., N
         bound.apply_defaults()
         values = dict(bound.arguments)
         del values["self"]
-        self._construct(values, values.pop("kwargs"))
+        try:
+            self._construct(values, values.pop("kwargs"))
+        except RefusedArgument as error:
+            raise RefusedArgument(type(self).__name__, error.detail) from error.__cause__
 
     construct.__name__ = "__init__"
     construct.__signature__ = signature  # type: ignore[attr-defined]
@@ -127,46 +143,46 @@ def _documented(doc: str, arguments: tuple[Argument, ...]) -> str:
     return "\n".join(lines)
 
 
-def _units(name: str, value: Any) -> int:
+def _units(value: Any) -> int:
     if not is_count(value) or value <= 0:
         raise ValueError(
-            f"{name}: received an invalid value for argument `units`, "
+            "received an invalid value for argument `units`, "
             f"expected a positive integer, got {value!r}."
         )
     return int(value)
 
 
-def _rate(name: str, value: Any) -> float:
+def _rate(value: Any) -> float:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= 1:
-        raise ValueError(f"{name}: expected a fraction between 0 and 1, got {value!r}.")
+        raise ValueError(f"expected a fraction between 0 and 1, got {value!r}.")
     return float(value)
 
 
-def _seed(name: str, value: Any) -> int | None:
+def _seed(value: Any) -> int | None:
     if value is not None and not is_count(value):
-        raise ValueError(f"{name}: expected an integer or None, got {value!r}.")
+        raise ValueError(f"expected an integer or None, got {value!r}.")
     return None if value is None else int(value)
 
 
 def _known(get: Callable[[Any], Any], kind: str) -> Reader:
     """A reader by one of Keras's registries, whose errors don't say whose argument it was."""
 
-    def read(name: str, value: Any) -> Any:
+    def read(value: Any) -> Any:
         try:
             return get(value)
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{name}: expected the name of {kind} that Keras knows, its config, a callable "
+                f"expected the name of {kind} that Keras knows, its config, a callable "
                 f"or None, got {value!r}. {error}"
             ) from error
 
     return read
 
 
-def _cudnn(name: str, value: Any) -> Any:
+def _cudnn(value: Any) -> Any:
     if value not in ("auto", True, False):
-        raise ValueError(f"{name}: expected 'auto', True or False, got {value!r}.")
+        raise ValueError(f"expected 'auto', True or False, got {value!r}.")
     return value
 
 
