@@ -58,6 +58,11 @@ def softmax_vjp(z: Array, dy: Array) -> Array:
     return y * (dy - (y * dy).sum(axis=-1, keepdims=True))
 
 
+def log_softmax(z: Array) -> Array:
+    z = z - z.max(axis=-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+
+
 def log_softmax_vjp(z: Array, dy: Array) -> Array:
     return dy - softmax(z) * dy.sum(axis=-1, keepdims=True)
 
@@ -115,7 +120,7 @@ ACTIVATIONS = {
         lambda z: np.clip(z / 6 + 0.5, 0, 1) + z * ramp(z, -3, 3) / 6,
     ),
     "softmax": Activation(softmax, softmax_vjp),
-    "log_softmax": Activation(lambda z: np.log(softmax(z)), log_softmax_vjp),
+    "log_softmax": Activation(log_softmax, log_softmax_vjp),
 }
 
 

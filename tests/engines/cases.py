@@ -34,8 +34,9 @@ def examples(count):
 
 KINDS = {"simple_rnn": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}
 STATES = {"simple_rnn": 1, "gru": 1, "lstm": 2}
-# `exponential` overflows within a few steps: it has a test of its own.
-ACTIVATIONS = sorted(set(reference.ACTIVATIONS) - {"exponential"})
+# Left out, and tested on their own: under these two states grow without bounds in a few steps, and
+# rounding with them.
+ACTIVATIONS = sorted(set(reference.ACTIVATIONS) - {"exponential", "log_softmax"})
 MASKS = ["none", "right padded", "left padded", "holes", "a row without a valid step", "all valid"]
 # Activations whose constants the framework itself keeps in float32, whatever the tensors' dtype:
 # slopes of tf.nn.leaky_relu, sqrt(2) of Keras's gelu there, the sixth of torch's hardsigmoid.
@@ -348,6 +349,7 @@ def assert_near(got, expected, tolerance, what):
     assert len(got) == len(expected), f"{what}: {len(got)} arrays, expected {len(expected)}"
     for index, (one, other) in enumerate(zip(got, expected, strict=True)):
         assert one.shape == other.shape, f"{what}[{index}]: {one.shape}, expected {other.shape}"
+        assert np.isfinite(other).all(), f"{what}[{index}]: the case overflows and compares nothing"
         size = max(1.0, np.abs(other).max(initial=0))
         np.testing.assert_allclose(
             one, other, rtol=0, atol=tolerance * size, err_msg=f"{what}[{index}]"

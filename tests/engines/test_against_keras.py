@@ -85,7 +85,8 @@ def test_results_and_gradients_are_those_of_keras(case, form, merge_mode, traini
     theirs, ours = (build(m, case, form, merge_mode) for m in (keras.layers, layers))
     theirs.build(x.shape)
     ours.build(x.shape)
-    weights = [0.5 * rng.normal(size=w.shape) for w in theirs.get_weights()]
+    shapes = [w.shape for w in theirs.get_weights()]
+    weights = [0.5 * rng.normal(size=shape) / np.sqrt(shape[0]) for shape in shapes]
     theirs.set_weights(weights)
     ours.set_weights(weights)
     x, states = keras.tree.map_structure(np.float32, (x, states or []))
