@@ -52,7 +52,8 @@ def test_an_unknown_activation(name):
 def test_other_unknown_arguments():
     refuses(["LSTM", "`kernel_initializer`", "'nice'"], LSTM, 4, kernel_initializer="nice")
     refuses(["GRU", "`use_cudnn`", "'maybe'"], GRU, 4, use_cudnn="maybe")
-    refuses(["GRU", "`seed`", "'x'"], GRU, 4, seed="x")
+    for cls in (GRU, SimpleRNN):
+        refuses([cls.__name__, "`seed`", "'x'"], cls, 4, seed="x")
     refuses(["SimpleRNN", "colour"], SimpleRNN, 4, colour="red")
     refuses(["LSTM", "units"], LSTM)
 

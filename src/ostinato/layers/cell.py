@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from ostinato.doors import door
-from ostinato.layers.arguments import Declared
+from ostinato.layers.arguments import SEED, UNITS, Declared
 from ostinato.structure import spread
 
 Tensor = Any
@@ -45,14 +45,14 @@ class Cell(Declared, keras.layers.Layer):
     seeds_first: ClassVar[bool] = False
 
     def _construct(self, values: dict[str, Any], rest: dict[str, Any]) -> None:
-        units = self._read(self.arguments[0], values["units"])
+        units, seed = self._read(UNITS, values["units"]), self._read(SEED, values["seed"])
         keras.layers.Layer.__init__(self, **rest)
         if self.seeds_first:
-            self.seed_generator = keras.random.SeedGenerator(values["seed"])
+            self.seed_generator = keras.random.SeedGenerator(seed)
         for argument in self.arguments:
             setattr(self, argument.name, self._read(argument, values[argument.name]))
         if not self.seeds_first:
-            self.seed_generator = keras.random.SeedGenerator(self.seed)
+            self.seed_generator = keras.random.SeedGenerator(seed)
         self.state_size: Any = units
         self.output_size = units
 
