@@ -29,6 +29,11 @@ def pull_back(layer, x, states, d_results, **call) -> Pulled:
     return _in_numpy(x, states, *run(layer, x, states, d_results, call))
 
 
+def pull_back_outside_jit(layer, x, states, d_results, **call) -> Pulled:
+    """The same on JAX without compiling it."""
+    return _in_numpy(x, states, *_jax(layer, x, states, d_results, call, compiled=False))
+
+
 def pull_back_in_graph(layer, x, states, d_results, *, mask=None, xla=False) -> Pulled:
     """The same in a tf.function that knows neither batch nor time; with `xla` it knows both."""
     import tensorflow as tf
@@ -68,7 +73,7 @@ def double_precision():
     return enable(True)
 
 
-def _jax(layer, x, states, d_results, call):
+def _jax(layer, x, states, d_results, call, *, compiled=True):
     import jax
 
     trainable = [v.value for v in layer.trainable_variables]
@@ -82,8 +87,9 @@ def _jax(layer, x, states, d_results, call):
         got, vjp = jax.vjp(results, x, states, trainable)
         return got, vjp(d_results or random_like(got))
 
-    compiled = jax.jit(run, compiler_options=_quick_to_compile())
-    got, gradients = compiled(x, states, trainable, d_results)
+    if compiled:
+        run = jax.jit(run, compiler_options=_quick_to_compile())
+    got, gradients = run(x, states, trainable, d_results)
     return got, jax.tree_util.tree_leaves(gradients)
 
 

@@ -20,10 +20,16 @@ from engines.cases import (
     assert_near,
     examples,
 )
-from engines.gradients import double_precision, pull_back, pull_back_in_graph, random_like
+from engines.gradients import (
+    double_precision,
+    pull_back,
+    pull_back_in_graph,
+    pull_back_outside_jit,
+    random_like,
+)
 from ostinato import layers
 
-on_tensorflow = keras.config.backend() == "tensorflow"
+BACKEND = keras.config.backend()
 
 
 def check(layer, expected, x, states, weights, tolerance, dtype="float64", pull=pull_back, **call):
@@ -84,14 +90,22 @@ def test_layers_agree_with_the_reference(case):
         check_case(case)
 
 
-@pytest.mark.skipif(not on_tensorflow, reason="the other backends have no such graph")
+@pytest.mark.skipif(BACKEND != "jax", reason="the other backends run eagerly everywhere else")
+@given(cases.cases_with_dropout())
+@examples(8)
+def test_layers_agree_outside_jit(case):
+    with double_precision():
+        check_case(case, training=True, pull=pull_back_outside_jit)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the other backends have no such graph")
 @given(cases.cases(unroll=False))
 @examples(4)
 def test_layers_agree_in_a_graph_that_knows_neither_batch_nor_time(case):
     check_case(case, pull=pull_back_in_graph)
 
 
-@pytest.mark.skipif(not on_tensorflow, reason="JAX is always compiled by XLA")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX is always compiled by XLA")
 @pytest.mark.parametrize("kind", sorted(cases.KINDS))
 @pytest.mark.parametrize("unroll", [False, True])
 def test_layers_agree_when_xla_compiles_tensorflow(kind, unroll):
