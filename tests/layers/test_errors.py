@@ -251,3 +251,42 @@ def test_a_plain_cell_without_a_config_cant_be_saved():
             return inputs, states
 
     refuses(["RNN layer", "get_config", "Cell"], RNN(Cell()).get_config)
+
+
+def test_a_bare_cell_refuses_what_doesnt_fit():
+    cell, x, h = LSTMCell(3, name="bare"), array(0, 4, 2), array(1, 4, 3)
+    refuses(["LSTMCell layer 'bare'", "2 tensors", "[(4, 3)]"], cell, x, [h])
+    refuses(
+        ["LSTMCell layer 'bare'", "states[1]", "(4, 3)", "(4, 5)"], cell, x, [h, array(0, 4, 5)]
+    )
+    refuses(["'bare'", "(batch, features)", "(4, 5, 3)"], cell, X, [h, h])
+    refuses(["StackedRNNCells", "list of at least one cell"], StackedRNNCells, LSTMCell(3))
+
+
+def test_a_cell_without_states_or_output_size_needs_one():
+    class Cell:
+        state_size = ()
+
+        def call(self, inputs, states):
+            return inputs, states
+
+    assert RNN(Cell())(X).shape == (4, 3)
+    refuses(["Cell object", "output_size"], RNN(Cell()), keras.Input((5, 3)))
+
+
+def test_a_mask_that_is_no_tensor():
+    refuses(["LSTM layer", "mask that is a tensor"], LSTM(4), X, mask=[[True] * 5] * 4)
+
+
+def test_a_cell_that_needs_constants_and_builds_nothing():
+    class Cell(keras.layers.Layer):
+        state_size = 3
+
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, inputs, states, constants):
+            return self.dense(inputs) + constants[0], states
+
+    refuses(["Cell layer", "`build`", "constants"], RNN(Cell()), X, constants=[array(0, 4, 3)])

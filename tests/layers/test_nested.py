@@ -263,3 +263,64 @@ def test_one_bare_constant_comes_as_a_list_of_one():
     x, shift = array(0, 4, 5, 3), array(1, 4, 3)
     _, state = RNN(Shifted(), return_state=True)(x, constants=shift)
     assert_close(state, x.sum(axis=1) + 5 * shift)
+
+
+class Counting(keras.layers.Layer):
+    """A cell with a count of ints, by which it looks up a row."""
+
+    def __init__(self):
+        super().__init__()
+        self.state_size = {"count": 1, "total": 2}
+        self.output_size = 2
+
+    def build(self, input_shape):
+        self.table = self.add_weight(shape=(20, 2), name="table")
+
+    def call(self, inputs, states):
+        row = ops.take(self.table, states["count"][:, 0], axis=0)
+        total = states["total"] + row * inputs
+        return total, {"count": states["count"] + 1, "total": total}
+
+    def get_initial_state(self, batch_size=None):
+        return {"count": ops.zeros((batch_size, 1), "int32"), "total": ops.zeros((batch_size, 2))}
+
+
+def test_states_of_ints_stay_ints():
+    x = array(0, 3, 4, 2)
+    layer = RNN(Counting(), return_state=True)
+    _, states = layer(x[:, :2])
+    output, _ = layer(x[:, 2:], initial_state=states)
+    whole, _ = layer(x)
+    assert_close(output, whole)
+    stateful = RNN(layer.cell, stateful=True)
+    stateful(x[:, :2])
+    assert_close(stateful(x[:, 2:]), whole)
+    assert stateful.states["count"].dtype == "int32"
+
+
+def test_masked_nested_sequences_train_on_several_targets():
+    inputs = {"location": keras.Input((None, 2)), "pressure": keras.Input((None, 3, 1))}
+    masked = {**inputs, "location": keras.layers.Masking()(inputs["location"])}
+    model = keras.Model(inputs, RNN(DictCell(), return_sequences=True)(masked))
+    model.compile("sgd", "mse")
+    targets = {"where": array(2, 4, 5, 2), "force": array(3, 4, 5, 3, 1)}
+    assert np.isfinite(model.fit(PEN, targets, verbose=0).history["loss"]).all()
+
+
+class NeedsConstants(keras.layers.Layer):
+    """A cell that can't be called without constants, and says nothing of its output."""
+
+    state_size = 3
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], 3), name="kernel")
+
+    def call(self, inputs, states, constants):
+        h = ops.matmul(inputs, self.kernel) + states[0] + constants[0]
+        return h, [h]
+
+
+def test_a_cell_that_needs_constants_stands_in_a_functional_model():
+    inputs, shift = keras.Input((None, 2)), keras.Input((3,))
+    model = keras.Model([inputs, shift], RNN(NeedsConstants())(inputs, constants=[shift]))
+    assert model([array(0, 4, 5, 2), array(1, 4, 3)]).shape == (4, 3)

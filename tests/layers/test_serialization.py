@@ -272,6 +272,26 @@ def test_a_user_subclass_keeps_kerass_ways():
     assert MyLSTM.from_config(layer.get_config()).extra == 2
 
 
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_a_subclass_may_have_kerass_call_and_an_argument_of_its_own(symbolic):
+    class Scaled(LSTM):
+        def call(self, sequences, initial_state=None, mask=None, training=False, scale=1.0):
+            return scale * super().call(sequences, initial_state, mask, training)
+
+    layer = Scaled(4)
+    inputs = keras.Input((None, 3)) if symbolic else X
+    assert layer(inputs, scale=2.0).shape[1:] == (4,)
+    assert layer(inputs, initial_state=[array(0, 2, 4)] * 2).shape[1:] == (4,)
+
+
+def test_bidirectional_starts_from_given_weights():
+    source = Bidirectional(GRU(2))
+    source.build(X.shape)
+    layer = Bidirectional(GRU(2), weights=[w + 1 for w in source.get_weights()])
+    layer.build(X.shape)
+    assert_close(layer.get_weights(), [w + 1 for w in source.get_weights()])
+
+
 def test_simple_rnn_signature_is_kerass():
     import inspect
 

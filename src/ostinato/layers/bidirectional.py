@@ -7,9 +7,10 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from ostinato.layers.calling import cast_floats, name_of, state_sizes, takes
+from ostinato.layers.calling import cast_floats, state_sizes, takes
+from ostinato.layers.checks import name_of
 from ostinato.layers.serialization import copy_layer, of_ours
-from ostinato.structure import Structure, map_shapes, spread
+from ostinato.structure import Structure, describe, map_shapes, spread
 
 Tensor = Any
 
@@ -71,10 +72,7 @@ class Bidirectional(keras.layers.Layer):
             # A held output would be merged with another timestep's of the other direction.
             if hasattr(direction, "zero_output_for_mask"):
                 direction.zero_output_for_mask = direction.return_sequences
-        if weights:
-            half = len(weights) // 2
-            self.forward_layer.initial_weights = weights[:half]
-            self.backward_layer.initial_weights = weights[half:]
+        self._initial_weights = weights
         self.merge_mode = merge_mode
         self.stateful = layer.stateful
         self.return_sequences = layer.return_sequences
@@ -102,12 +100,13 @@ class Bidirectional(keras.layers.Layer):
         self,
         sequences_shape: Structure,
         initial_state_shape: Structure = None,
-        constants_shape: Structure = None,
     ) -> None:
         """Builds both layers."""
         for direction in (self.forward_layer, self.backward_layer):
             if not direction.built:
                 direction.build(sequences_shape)
+        if self._initial_weights:
+            self.set_weights(self._initial_weights)
 
     def call(
         self,
@@ -137,7 +136,7 @@ class Bidirectional(keras.layers.Layer):
         if odd:
             raise ValueError(
                 f"{name_of(self)}: expected initial_state to be a list of the forward layer's "
-                f"states and then as many of the backward layer's, got {states!r}."
+                f"states and then as many of the backward layer's, got {describe(states)}."
             )
         return states[:half], states[half:]
 
@@ -166,7 +165,6 @@ class Bidirectional(keras.layers.Layer):
         self,
         sequences_shape: Structure,
         initial_state_shape: Structure = None,
-        constants_shape: Structure = None,
     ) -> Any:
         """The shapes of the results, in their containers."""
         forward = self.forward_layer.compute_output_shape(sequences_shape)
@@ -193,8 +191,12 @@ class Bidirectional(keras.layers.Layer):
         training: bool | None = None,
         constants: Structure = None,
         sequences_mask: Structure = None,
+        **of_subclass: Any,
     ) -> Any:
-        """The results as symbolic tensors; refuses what `call` would."""
+        """The results as symbolic tensors; refuses what `call` would.
+
+        A subclass's `call` may take more arguments; they change no shape here.
+        """
         mask = sequences_mask if mask is None else mask
         states = self._halves(initial_state)
         for direction, state in zip((self.forward_layer, self.backward_layer), states, strict=True):

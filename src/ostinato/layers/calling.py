@@ -12,18 +12,10 @@ from keras import ops, tree
 from ostinato.doors import door
 from ostinato.engines.scan import Recurrence, Tensors
 from ostinato.layers.cell import Cell
-from ostinato.layers.checks import agree, read_states, shape_of
+from ostinato.layers.checks import agree, name_of, read_states, shape_of
 from ostinato.structure import Shape, Structure, describe, leaf_paths, map_shapes, repack, sizes
 
 Tensor = Any
-
-
-def name_of(thing: Any) -> str:
-    """A layer or cell as errors call it: "LSTM layer 'lstm'", "cell MyCell"."""
-    kind = type(thing).__name__
-    if isinstance(thing, keras.layers.Layer):
-        return f"{kind} layer '{thing.name}'"
-    return f"{kind} object"
 
 
 def state_sizes(cell: Any) -> Structure:
@@ -95,6 +87,11 @@ def build_cell(cell: Any, input_shape: Structure, dtype: str) -> None:
     if not isinstance(cell, keras.layers.Layer) or cell.built:
         return
     if type(cell).build is keras.layers.Layer.build and _has_unbuilt_layers(cell):
+        if _needs_constants(cell):
+            raise ValueError(
+                f"{name_of(cell)}: expected a `build` that builds its layers; they can't be built "
+                "by a symbolic run, since its `call` needs constants."
+            )
         # No build of its own: a symbolic run builds the layers that its call uses. In the loop
         # it would be too late, since JAX can't create variables inside a scan.
         traced_output(cell, input_shape)
@@ -131,11 +128,28 @@ def output_shapes(cell: Any, input_shape: Structure) -> Structure:
     """
     batch_size = _leaves(input_shape)[0][0]
     declared = output_sizes(cell)
-    if declared is None and isinstance(cell, keras.layers.Layer) and cell.built:
+    is_built = isinstance(cell, keras.layers.Layer) and cell.built
+    if declared is None and is_built and not _needs_constants(cell):
         return tree.map_structure(shape_of, traced_output(cell, input_shape))
     if declared is None:
-        declared = tree.flatten(state_sizes(cell))[0]
+        declared = first_state_size(cell)
     return tree.map_structure(lambda size: (batch_size, *size), declared)
+
+
+def first_state_size(cell: Any) -> Shape:
+    """What a cell without an `output_size` puts out, by Keras's rule."""
+    states: list[Shape] = tree.flatten(state_sizes(cell))
+    if not states:
+        raise ValueError(
+            f"{name_of(cell)}: expected an `output_size`, since it has no state that its output "
+            "could be like."
+        )
+    return states[0]
+
+
+def _needs_constants(cell: Any) -> bool:
+    parameter = parameters_of(call_method(cell)).get("constants")
+    return parameter is not None and parameter.default is parameter.empty
 
 
 def _leaves(shapes: Structure) -> list[Any]:
@@ -178,7 +192,7 @@ def make_ready(
             f"{call.owner}: constants were given, but `call` of {name_of(cell)} takes no "
             "`constants` argument."
         )
-    if isinstance(cell, Cell) and type(cell).call is Cell.call:
+    if isinstance(cell, Cell) and _is_ours(type(cell).call):
         return _lean(cell, xs, states, call.training), 0
     contract = _Contract(cell, states, call)
     draw_foreign_masks(cell, xs, states)
@@ -210,15 +224,25 @@ def forget_foreign_masks(cell: Any) -> bool:
     return keeps
 
 
+def float_or_own(tensor: Tensor, dtype: str) -> str:
+    """A dtype for tensors of floats, and a tensor's own for one of ints or booleans."""
+    own: str = keras.backend.standardize_dtype(tensor.dtype)
+    return dtype if "float" in own else own
+
+
 def cast_floats(structure: Structure, dtype: str) -> Structure:
     """A structure of tensors with those of floats in a dtype."""
 
     def cast(tensor: Tensor) -> Tensor:
         tensor = ops.convert_to_tensor(tensor)
-        is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
-        return ops.cast(tensor, dtype) if is_float else tensor
+        return ops.cast(tensor, float_or_own(tensor, dtype))
 
     return tree.map_structure(cast, structure)
+
+
+def _is_ours(method: Callable[..., Any]) -> bool:
+    """Whether a built-in cell's method is the one it came with, and not a subclass's own."""
+    return method.__module__.partition(".")[0] == __package__.partition(".")[0]
 
 
 def _lean(cell: Cell, xs: Tensor, states: Structure, training: bool) -> Recurrence:
@@ -281,7 +305,7 @@ class _Contract:
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             raise ValueError(
                 f"{self._owner}: `call` of {name_of(self._cell)} must return "
-                f"(output, new_states), got {type(result).__name__}."
+                f"(output, new_states), got {describe(result)}."
             )
         return result[0], result[1]
 

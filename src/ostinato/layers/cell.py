@@ -9,7 +9,8 @@ from keras import ops
 
 from ostinato.doors import door
 from ostinato.layers.arguments import SEED, UNITS, Declared
-from ostinato.structure import spread
+from ostinato.layers.checks import name_of, read_states
+from ostinato.structure import sizes, spread
 
 Tensor = Any
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
@@ -101,6 +102,13 @@ class Cell(Declared, keras.layers.Layer):
         Returns:
             The output (B, U) and the new states, in a list where `states` came in one.
         """
+        owner, sizes_ = name_of(self), sizes(self.state_size, "state_size")
+        if len(inputs.shape) != 2:
+            raise ValueError(
+                f"{owner}: expected one timestep's inputs, (batch, features), got a tensor of "
+                f"shape {tuple(inputs.shape)}."
+            )
+        read_states(owner, "states", states, sizes_, inputs.shape[0])
         inputs = ops.cast(inputs, self.compute_dtype)
         masks = self.draw_masks(ops.shape(inputs)[0], inputs.shape[-1], training)
         projected = self.projection(masks)(inputs)
@@ -138,6 +146,10 @@ class Cell(Declared, keras.layers.Layer):
     ) -> tuple[Tensor, ...]:
         if not rate:
             return ()
+        if rate == 1.0:  # Keras's dropout divides by 1 - rate, and refuses it on some backends
+            for _ in range(count):
+                self.seed_generator.next()
+            return (ops.zeros(shape, dtype=self.compute_dtype),) * count if training else ()
         # Outside training too: on torch an unseeded generator draws from torch's global stream, so
         # that advancing its own state wouldn't do.
         ones = ops.ones(shape, dtype=self.compute_dtype)

@@ -3,11 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 from keras import ops, tree
 
 from ostinato.structure import Structure, describe, leaf_paths, repack
 
 Dimensions = tuple[int | None, ...]
+
+
+def name_of(thing: Any) -> str:
+    """A layer or cell as errors call it: "LSTM layer 'lstm'", "MyCell object"."""
+    kind = type(thing).__name__
+    if isinstance(thing, keras.layers.Layer):
+        return f"{kind} layer '{thing.name}'"
+    return f"{kind} object"
 
 
 def shape_of(tensor: Any) -> Dimensions:
@@ -79,6 +88,11 @@ def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | No
     masks = [m for m in tree.flatten(mask) if m is not None]
     if not masks:
         return None
+    if not hasattr(masks[0], "shape"):
+        raise ValueError(
+            f"{owner}: expected a mask that is a tensor or array of shape (batch, timesteps) = "
+            f"{(batch_size, timesteps)}, got {type(mask).__name__}."
+        )
     shape = shape_of(masks[0])
     if len(shape) == 3 and shape[2] == 1:
         masks[0], shape = ops.squeeze(masks[0], -1), shape[:2]

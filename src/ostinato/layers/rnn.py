@@ -13,7 +13,6 @@ from ostinato.layers.calling import (
     build_cell,
     cast_floats,
     initial_states,
-    name_of,
     output_shapes,
     output_sizes,
     state_sizes,
@@ -24,6 +23,7 @@ from ostinato.layers.checks import (
     check_features,
     check_sequences,
     check_unroll,
+    name_of,
     read_mask,
     read_states,
     shape_of,
@@ -32,7 +32,7 @@ from ostinato.layers.running import run
 from ostinato.layers.serialization import of_ours
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.layers.states import KeptStates
-from ostinato.structure import Structure, leaf_paths, map_shapes, spread
+from ostinato.structure import Shape, Structure, leaf_paths, map_shapes, sizes, spread
 
 Tensor = Any
 
@@ -89,13 +89,17 @@ class RNN(Declared, keras.layers.Layer):
         )
         return list(sizes) if isinstance(sizes, tuple) and not hasattr(sizes, "_fields") else sizes
 
+    @property
+    def single_state(self) -> bool:
+        """Whether the cell's state_size is one size, in no container."""
+        return isinstance(sizes(self.cell.state_size, "state_size"), Shape)
+
     # --- building ---------------------------------------------------------------------------
 
     def build(
         self,
         sequences_shape: Structure,
         initial_state_shape: Structure = None,
-        constants_shape: Structure = None,
     ) -> None:
         """Builds the cell for one timestep of inputs, and the kept states where stateful."""
         shapes, paths = _flat(sequences_shape)
@@ -193,10 +197,8 @@ class RNN(Declared, keras.layers.Layer):
         """
         mask = sequences_mask if mask is None else mask
         initial_state, mask = self._checked(sequences, initial_state, mask)
-        if initial_state is None:
-            initial_state = self._default_states(ops.shape(tree.flatten(sequences)[0])[0])
-        else:
-            initial_state = self._cast_states(initial_state)
+        batch_size = ops.shape(tree.flatten(sequences)[0])[0]
+        initial_state = self._starting_states(initial_state, batch_size)
         asked = Asked(
             None if mask is None else self._in_order(mask),
             self.return_sequences,
@@ -227,14 +229,14 @@ class RNN(Declared, keras.layers.Layer):
             initial_state = read_states(owner, "initial_state", initial_state, sizes, batch_size)
         return initial_state, read_mask(owner, mask, batch_size, timesteps)
 
-    def _default_states(self, batch_size: Any) -> Structure:
-        if self.stateful:
-            return self._cast_states(self._kept.values())
-        return self.get_initial_state(batch_size)
-
-    def _cast_states(self, states: Structure) -> Structure:
-        dtype = getattr(self.cell, "compute_dtype", self.compute_dtype)
-        return tree.map_structure(lambda state: ops.convert_to_tensor(state, dtype=dtype), states)
+    def _starting_states(self, given: Structure, batch_size: Any) -> Structure:
+        """The states that a call starts from, each in the dtype that the cell's own has."""
+        own = self.get_initial_state(batch_size)
+        if given is None:
+            given = self._kept.values() if self.stateful else own
+        return tree.map_structure(
+            lambda state, like: ops.convert_to_tensor(state, like.dtype), given, own
+        )
 
     def _in_order(self, tensor: Tensor) -> Tensor:
         """A tensor (B, T, ...) as (T, B, ...), in the order of the run."""
@@ -257,7 +259,6 @@ class RNN(Declared, keras.layers.Layer):
         self,
         sequences_shape: Structure,
         initial_state_shape: Structure = None,
-        constants_shape: Structure = None,
     ) -> Any:
         """The shapes of the results, in their containers."""
         shapes, _ = _flat(sequences_shape)
@@ -280,8 +281,12 @@ class RNN(Declared, keras.layers.Layer):
         training: bool = False,
         constants: Structure = None,
         sequences_mask: Structure = None,
+        **of_subclass: Any,
     ) -> Any:
-        """The results as symbolic tensors; refuses what `call` would."""
+        """The results as symbolic tensors; refuses what `call` would.
+
+        A subclass's `call` may take more arguments; they change no shape here.
+        """
         self._checked(sequences, initial_state, sequences_mask if mask is None else mask)
         shapes = self.compute_output_shape(tree.map_structure(shape_of, sequences))
         return map_shapes(lambda s: keras.KerasTensor(s, dtype=self.compute_dtype), shapes)
@@ -290,8 +295,13 @@ class RNN(Declared, keras.layers.Layer):
         """The mask of each result: the inputs' for a sequence, none for the rest."""
         masks = [m for m in tree.flatten(mask) if m is not None]
         output_mask = masks[0] if masks and self.return_sequences else None
-        sizes = output_sizes(self.cell)
-        output = tree.map_structure(lambda _: output_mask, sizes if sizes is not None else 0)
+        sizes = output_sizes(self.cell) or Shape(1)
+        # Keras's losses take a mask (B, T) only for outputs (B, T, units). Beside such an output a
+        # leaf of another rank goes without, so that a model of both trains.
+        has_vector = any(len(size) == 1 for size in tree.flatten(sizes))
+        output = tree.map_structure(
+            lambda size: output_mask if len(size) == 1 or not has_vector else None, sizes
+        )
         if not self.return_state:
             return output
         count = len(tree.flatten(state_sizes(self.cell)))

@@ -23,7 +23,7 @@ def of_ours(config: Any) -> Any:
     """A serialised object's config, with our class in place of Keras's recurrent one."""
     if not isinstance(config, dict) or config.get("class_name") not in _OURS:
         return config
-    if not str(config.get("module") or "keras").startswith("keras"):
+    if str(config.get("module") or "keras").partition(".")[0] != "keras":
         return config
     if ">" in str(config.get("registered_name") or ""):
         return config  # somebody else's class of the same name

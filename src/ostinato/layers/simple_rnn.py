@@ -36,6 +36,10 @@ class SimpleRNNCell(Cell):
         *(*RATES, SEED),
     )
 
+    def call(self, sequence: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
+        """Runs one timestep; Keras calls the inputs (B, D) `sequence` here."""
+        return super().call(sequence, states, training)
+
     implementation = 2  # Keras's cell takes none: one mask for the inputs, one for the state
 
     def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:

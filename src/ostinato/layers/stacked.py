@@ -8,13 +8,12 @@ from keras import tree
 from ostinato.layers.calling import (
     build_cell,
     call_method,
+    first_state_size,
     initial_states,
-    name_of,
     output_shapes,
-    state_sizes,
     takes,
 )
-from ostinato.layers.checks import check_cell
+from ostinato.layers.checks import check_cell, name_of
 from ostinato.layers.serialization import of_ours
 from ostinato.structure import Structure, repack
 
@@ -34,8 +33,10 @@ class StackedRNNCells(keras.layers.Layer):
 
     def __init__(self, cells: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not cells:
-            raise ValueError(f"{name_of(self)}: expected at least one cell, got {cells!r}.")
+        if not cells or not isinstance(cells, (list, tuple)):
+            raise ValueError(
+                f"{name_of(self)}: expected a list of at least one cell, got {cells!r}."
+            )
         for cell in cells:
             check_cell(name_of(self), cell)
         self.cells = list(cells)
@@ -50,9 +51,7 @@ class StackedRNNCells(keras.layers.Layer):
         """The last cell's output size; its first state's where it declares none."""
         top = self.cells[-1]
         declared = getattr(top, "output_size", None)
-        if declared is not None:
-            return declared
-        return tree.flatten(state_sizes(top))[0]
+        return first_state_size(top) if declared is None else declared
 
     def get_initial_state(self, batch_size: Any = None) -> list[Structure]:
         """The list of the cells' initial states, each (B, ...)."""

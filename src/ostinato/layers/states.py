@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
+from ostinato.layers.calling import float_or_own
 from ostinato.layers.checks import read_states
 from ostinato.structure import Structure
 
@@ -28,21 +29,21 @@ class KeptStates:
             initial: Function of a batch size that gives the states to start from.
             sizes: A structure of `Shape`s.
             batch_size: B.
-            dtype: Their dtype.
+            dtype: Their dtype, where they are floats.
         """
-        count = len(tree.flatten(sizes))
+        own = tree.flatten(initial(batch_size))
 
         def variable(index: int, size: Any) -> keras.Variable:
             return keras.Variable(
                 lambda shape, dtype: ops.cast(tree.flatten(initial(batch_size))[index], dtype),
                 shape=(batch_size, *size),
-                dtype=dtype,
+                dtype=float_or_own(own[index], dtype),
                 trainable=False,
                 autocast=False,
                 name="rnn_state",
             )
 
-        flat = [variable(*pair) for pair in zip(range(count), tree.flatten(sizes), strict=True)]
+        flat = [variable(*pair) for pair in enumerate(tree.flatten(sizes))]
         self.variables = tree.pack_sequence_as(sizes, flat)
         self.batch_size = batch_size
 
