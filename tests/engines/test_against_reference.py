@@ -150,15 +150,14 @@ def test_each_activation_in_both_places(name):
         check_case(case)
 
 
-@given(
-    cases.cases(initial_state=False),
-    st.lists(st.builds(Case, **cases.CELL_OPTIONS), min_size=1, max_size=3),
-)
+@given(cases.cases(), st.lists(st.builds(Case, **cases.CELL_OPTIONS), min_size=1, max_size=3))
 @examples(20)
 def test_stacked_cells_agree_with_stacked_references(case, cells):
     rng = cases.rng_of(case)
     x, mask = cases.make_inputs(rng, case), cases.make_mask(rng, case)
     runs, weights, below, width = [], [], x, case.features
+    cells = [replace(c, batch=case.batch, initial_state=case.initial_state) for c in cells]
+    states = [cases.make_states(rng, cell) for cell in cells]
     for index, cell in enumerate(cells):
         # Only the lowest cell sees the sequence in its own order, and the mask with it.
         first = index == 0
@@ -169,14 +168,15 @@ def test_stacked_cells_agree_with_stacked_references(case, cells):
             zero_output_for_mask=case.zero_output_for_mask,
         )
         own = cases.make_weights(rng, cell, width)
-        runs.append(reference.run(options, own, below, None, turned))
+        runs.append(reference.run(options, own, below, states[index], turned))
         weights += cases.weight_list(own)
         below, width = runs[-1].outputs, cell.units
     with double_precision():
         stack = [cell.cell(layers, dtype="float64") for cell in cells]
         layer = layers.RNN(stack, **case.loop_arguments(), dtype="float64")
         expected = ExpectedStack(runs, case.return_sequences, case.return_state)
-        check(layer, expected, x, None, weights, tolerance_of(*cells), mask=mask)
+        flat = [s for own in states for s in own] if case.initial_state else None
+        check(layer, expected, x, flat, weights, tolerance_of(*cells), mask=mask)
 
 
 @given(
