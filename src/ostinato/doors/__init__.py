@@ -8,6 +8,8 @@ A door is a module with
   updates. Returns the last carry and the ys, stacked.
 - `HOISTS_PROJECTION`: whether a cell's input projection is faster done for all timesteps at once.
 - `affine(x, kernel, bias)`: `x kernel + bias`; the bias may be None, or a tensor like the product.
+- `blend(weight, first, second)`: `weight first + (1 - weight) second`, of one shape and dtype.
+- `multiply_add(first, second, addend)`: `first second + addend`, of one shape and dtype.
 - `lean(function)`: the backend's own function for one of Keras's, where Keras's only adds checks.
 """
 

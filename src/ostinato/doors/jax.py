@@ -80,6 +80,16 @@ def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
     return x @ kernel if bias is None else x @ kernel + bias
 
 
+def blend(weight: Any, first: Any, second: Any) -> Any:
+    """`weight first + (1 - weight) second`."""
+    return weight * first + (1 - weight) * second
+
+
+def multiply_add(first: Any, second: Any, addend: Any) -> Any:
+    """`first second + addend`."""
+    return first * second + addend
+
+
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function itself, since under jit Keras's checks cost nothing; or one that's exact."""
     return _LEAN.get(function, function)

@@ -74,7 +74,7 @@ class GRUCell(Cell):
             update = gate(z_update + h_update)
             reset = gate(z_reset + h_reset)
             new = activation(z_candidate + candidate(reset, h, *h_candidate))
-            h = new + update * (h - new)  # u h + (1 - u) new, an operation less
+            h = door.blend(update, h, new)
             return h, (h,)
 
         return step
