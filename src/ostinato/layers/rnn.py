@@ -232,8 +232,9 @@ class RNN(Declared, keras.layers.Layer):
     def _starting_states(self, given: Structure, batch_size: Any) -> Structure:
         """The states that a call starts from, each in the dtype that the cell's own has."""
         own = self.get_initial_state(batch_size)
-        if given is None:
-            given = self._kept.values() if self.stateful else own
+        if given is None and not self.stateful:
+            return own
+        given = self._kept.values() if given is None else given
         return tree.map_structure(
             lambda state, like: ops.convert_to_tensor(state, like.dtype), given, own
         )
