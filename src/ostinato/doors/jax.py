@@ -7,6 +7,10 @@ import jax
 import keras
 from jax import lax
 
+from ostinato.doors.arithmetic import affine, blend, multiply_add
+
+__all__ = ["HOISTS_PROJECTION", "affine", "blend", "lean", "loop", "multiply_add"]
+
 Tensors = tuple[Any, ...]
 Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 
@@ -73,21 +77,6 @@ def _eager(step: Step, carry: Tensors, xs: Tensors, like: Tensors) -> tuple[Tens
 def _assign(variables: Sequence[keras.Variable], values: Tensors) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
-    """`x kernel + bias`, on the last axis of x; the compiler sees to the rest."""
-    return x @ kernel if bias is None else x @ kernel + bias
-
-
-def blend(weight: Any, first: Any, second: Any) -> Any:
-    """`weight first + (1 - weight) second`."""
-    return weight * first + (1 - weight) * second
-
-
-def multiply_add(first: Any, second: Any, addend: Any) -> Any:
-    """`first second + addend`."""
-    return first * second + addend
 
 
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ostinato.doors.arithmetic import affine, blend, multiply_add
+
+__all__ = ["HOISTS_PROJECTION", "affine", "blend", "lean", "loop", "multiply_add"]
+
 Tensors = tuple[Any, ...]
 
 # Slicing a hoisted projection costs more than the small product: LSTM B64 T28 D28 U64 training
@@ -54,21 +58,6 @@ def _unrolled(step: Step, carry: Tensors, xs: Tensors, like: Tensors) -> tuple[T
     if not collected:
         return carry, tuple(tf.zeros((0, *y.shape), y.dtype) for y in like)
     return carry, tuple(tf.stack(ys) for ys in zip(*collected, strict=True))
-
-
-def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
-    """`x kernel + bias`, on the last axis of x; the compiler sees to the rest."""
-    return x @ kernel if bias is None else x @ kernel + bias
-
-
-def blend(weight: Any, first: Any, second: Any) -> Any:
-    """`weight first + (1 - weight) second`."""
-    return weight * first + (1 - weight) * second
-
-
-def multiply_add(first: Any, second: Any, addend: Any) -> Any:
-    """`first second + addend`."""
-    return first * second + addend
 
 
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:

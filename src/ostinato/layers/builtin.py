@@ -51,9 +51,7 @@ class BuiltinRNN(RNN):
 
     def get_config(self) -> dict[str, Any]:
         """The config of Keras's layer: its arguments, without the cell's own config."""
-        config = super().get_config()
-        del config["cell"]
-        return {**config, **self._written(self.arguments)}
+        return {**self.loop_config(), **self._written(self.arguments)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "BuiltinRNN":

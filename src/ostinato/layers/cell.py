@@ -102,13 +102,13 @@ class Cell(Declared, keras.layers.Layer):
         Returns:
             The output (B, U) and the new states, in a list where `states` came in one.
         """
-        owner, sizes_ = name_of(self), sizes(self.state_size, "state_size")
+        owner, expected = name_of(self), sizes(self.state_size, "state_size")
         if len(inputs.shape) != 2:
             raise ValueError(
                 f"{owner}: expected one timestep's inputs, (batch, features), got a tensor of "
                 f"shape {tuple(inputs.shape)}."
             )
-        read_states(owner, "states", states, sizes_, inputs.shape[0])
+        read_states(owner, "states", states, expected, inputs.shape[0])
         inputs = ops.cast(inputs, self.compute_dtype)
         masks = self.draw_masks(ops.shape(inputs)[0], inputs.shape[-1], training)
         projected = self.projection(masks)(inputs)

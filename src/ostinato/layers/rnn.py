@@ -63,7 +63,6 @@ class RNN(Declared, keras.layers.Layer):
     """
 
     arguments: tuple[Argument, ...] = (CELL, *LOOP, ZERO_OUTPUT_FOR_MASK)
-    zero_output_for_mask = False
 
     def _construct(self, values: dict[str, Any], rest: dict[str, Any]) -> None:
         cell = values.pop("cell")
