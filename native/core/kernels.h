@@ -1,0 +1,59 @@
+// What one target (an instruction set) offers to the rest of the core: a table of functions.
+//
+// kernel.cpp is compiled once per target, with that target's flags; everything in it lives in an
+// anonymous namespace but the function that returns its table. No inline or template function of a
+// shared header may end up in such an object, or the linker might keep the AVX-512 copy for all.
+#pragma once
+
+#include <cstdint>
+
+#include "ostinato.h"
+
+namespace ostinato {
+
+// One run with its tensors, all checked. Shapes as in ostinato.h; null where absent.
+struct Run {
+  RunSpec spec;
+  int64_t B, T, D, U;
+  const void* x;
+  const void* initial[2];
+  const void* kernel;
+  const void* recurrent_kernel;
+  const void* bias;
+  const uint8_t* mask;
+  const void* input_masks;
+  const void* recurrent_masks;
+  // forward writes these; backward reads `saved` only
+  void* ys;
+  void* final[2];
+  void* saved;
+  // backward only: read
+  const void* d_ys;
+  const void* d_final[2];
+  // backward only: written
+  void* dx;
+  void* d_initial[2];
+  void* d_kernel;
+  void* d_recurrent_kernel;
+  void* d_bias;
+};
+
+// Runs all of `runs`; false where memory ran out.
+using RunAll = bool (*)(const Run* runs, int count, int threads);
+
+struct Kernels {
+  const char* name;  // "baseline", "x86-64-v3", "x86-64-v4"
+  RunAll forward_f32, backward_f32;
+  RunAll forward_f64, backward_f64;
+};
+
+// One for each target that was compiled; which ones is decided by the build (OSTINATO_HAS_V3...).
+const Kernels* kernels_baseline();
+const Kernels* kernels_x86_64_v3();
+const Kernels* kernels_x86_64_v4();
+
+// The table in use, chosen once: the best that this CPU has, or the one that OSTINATO_TARGET names;
+// null where that one is unknown or can't run here (ostinato.h's target() is then "").
+const Kernels* selected_kernels();
+
+}  // namespace ostinato

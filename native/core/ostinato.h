@@ -1,0 +1,93 @@
+// What the core offers: fused recurrent layers, forward and backward, on the CPU.
+//
+// No framework's type appears here. A call runs one or more *runs*: independent layers over
+// sequences, such as the two directions of Bidirectional, which go on at the same time.
+//
+// Shape letters: B batch, T timesteps, D input features, U units, G gates (simple_rnn 1, lstm 4,
+// gru 3); P = U rounded up to a multiple of 16, S states (lstm 2, the others 1).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace ostinato {
+
+enum class Dtype : int32_t { f32 = 0, f64 = 1, boolean = 2 };
+
+// A dense, row-major array that the caller owns. `shape` has `rank` entries. `data` may be null only
+// where the array has no elements. The core keeps neither pointer beyond the call.
+struct Tensor {
+  void* data;
+  Dtype dtype;
+  int32_t rank;
+  const int64_t* shape;
+};
+
+enum Kind : int64_t { simple_rnn = 0, lstm = 1, gru = 2, gru_reset_before = 3 };
+
+// One run, as `kSpecFields` integers in this order; a call's spec is its runs' one after another.
+struct RunSpec {
+  int64_t kind;                  // a Kind; gru is the one with reset_after
+  int64_t activation;            // index into activation_names()
+  int64_t recurrent_activation;  // likewise; ignored for simple_rnn
+  int64_t has_bias;
+  int64_t has_mask;
+  int64_t input_masks;      // number of input dropout masks: 0, 1, or G
+  int64_t recurrent_masks;  // number of recurrent dropout masks: 0 or G
+  int64_t reverse;          // whether x and mask are read from the last timestep to the first
+  int64_t flip_outputs;     // whether ys is written from its last timestep to its first
+  int64_t sequences;        // whether the output of every timestep is wanted
+  int64_t zero_masked;      // whether a masked timestep's output is zero, and not the one before
+  int64_t training;         // whether `forward` gives what `backward` needs
+  int64_t wants_dx;         // whether `backward` computes dx
+};
+constexpr size_t kSpecFields = 13;
+
+// Runs layers over sequences.
+//
+// For each run the inputs are, in this order:
+//   x (B, T, D); the S initial states, each (B, U): h, and for lstm c;
+//   kernel (D, G*U); recurrent_kernel (U, G*U); gates in Keras's order (lstm i f g o; gru z r h);
+//   bias if has_bias: (G*U,), or (2, 3U) for gru (of the inputs, of the state);
+//   mask (B, T) booleans if has_mask;
+//   input dropout masks (input_masks, B, D) if any; recurrent ones (recurrent_masks, B, U) if any.
+// and the outputs, in this order:
+//   ys (B, T, U) if sequences: zeros before a row's first valid timestep;
+//   the S final states, each (B, U);
+//   saved (T+1, B, saved_columns(spec) * P) if training: what `backward` needs, of no other meaning.
+// All floats have one dtype, f32 or f64. Inputs are only read; outputs are written whole, and none
+// overlaps another array.
+//
+// Returns "" or what is wrong, before anything is written. Bitwise the same on every call with the
+// same number of threads. May be called from any number of threads at once.
+std::string forward(const int64_t* spec, size_t spec_size, const Tensor* inputs, size_t n_inputs,
+                    const Tensor* outputs, size_t n_outputs);
+
+// Pulls gradients back through the runs of a `forward` call with training set.
+//
+// For each run the inputs are: x, kernel, recurrent_kernel; mask, input dropout masks, recurrent
+// ones as given to `forward`; saved as it came (it is only read: a second call may follow); then
+// the gradients of ys if sequences, and of the S final states.
+// and the outputs: dx (B, T, D) if wants_dx; gradients of the S initial states, of kernel, of
+// recurrent_kernel, and of bias if has_bias.
+std::string backward(const int64_t* spec, size_t spec_size, const Tensor* inputs, size_t n_inputs,
+                     const Tensor* outputs, size_t n_outputs);
+
+// Columns of P values a timestep and row that `saved` holds: activated gates and states.
+int64_t saved_columns(const RunSpec& run);
+
+// The activations by their names in keras.activations, in the order of their numbers.
+const char* const* activation_names(size_t* count);
+
+// The instruction set in use: the best that this CPU has, or what OSTINATO_TARGET names. If that
+// one can't run here, "" (and every call returns an error that says so).
+std::string target();
+
+// The targets that were compiled and can run on this CPU, best first.
+const char* const* runnable_targets(size_t* count);
+
+// How many threads a call may use: OSTINATO_NUM_THREADS, else the cores that the process may use.
+int threads();
+
+}  // namespace ostinato

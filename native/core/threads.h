@@ -1,0 +1,36 @@
+// A small pool of threads, in which the caller takes part.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+
+namespace ostinato {
+
+// How many threads a call may use, the caller's among them; at least 1. Read once:
+// OSTINATO_NUM_THREADS, else the cores that this process may run on.
+int thread_count();
+
+// Runs task(context, i) for every i in [0, n), in any order and on any threads; returns when all
+// are done. n may be larger than the pool. A call from inside a task, or while another caller holds
+// the pool, runs serially on the caller's thread. Works in a child after fork.
+void parallel_for(int n, void (*task)(void* context, int i), void* context);
+
+// Runs task(context, i, n) for i in [0, n) all at the same time, each on a thread of its own, for
+// tasks that wait for one another at a Barrier. `n` is at most `wanted` and may be less, down to 1:
+// what could be had. Same rules as above.
+void parallel_team(int wanted, void (*task)(void* context, int i, int n), void* context);
+
+// Where n threads of a team wait for one another; spins, since the others are a few microseconds
+// away. Reusable. Memory written before `wait` is seen by all after it.
+class Barrier {
+ public:
+  explicit Barrier(int n) : n_(n) {}
+  void wait();
+
+ private:
+  const int n_;
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<unsigned> phase_{0};
+};
+
+}  // namespace ostinato
