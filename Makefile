@@ -23,8 +23,10 @@ GUIDE_READY := .venv-guide/ready
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# Without a compiler the package installs all the same, without its native engine; not here.
+export OSTINATO_REQUIRE_NATIVE ?= 1
 
-.PHONY: guide test lint types format bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+.PHONY: guide test lint types native format bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -49,6 +51,11 @@ $(BACKENDS:%=test-%): test-%: $(READY)
 $(BACKENDS:%=oldest-%): oldest-%: $(READY) $(OLDEST)/ready
 	@printf '\n== Tests on %s with Keras %s\n' $* $(OLDEST_KERAS)
 	KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -q -n $(JOBS) -m "not slow" $(PYTEST)
+
+# The native engine alone, again: without isolation, in a folder that's kept.
+native: $(READY)
+	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --config-settings build-dir=build/native \
+		--editable .
 
 format: $(READY)
 	$(BIN)/ruff check --fix

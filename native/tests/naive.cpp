@@ -323,4 +323,8 @@ const Kernels* kernels_naive() {
   return &table;
 }
 
+#if defined(OSTINATO_NAIVE_IS_BASELINE)
+const Kernels* kernels_baseline() { return kernels_naive(); }
+#endif
+
 }  // namespace ostinato

@@ -1,0 +1,89 @@
+// Which target's kernels run: the best that this CPU has, or the one that OSTINATO_TARGET names.
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace ostinato {
+namespace {
+
+struct Target {
+  const Kernels* (*kernels)();
+  bool (*runs_here)();
+};
+
+bool always() { return true; }
+
+#if defined(OSTINATO_HAS_V3)
+bool has_v3() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+#endif
+
+#if defined(OSTINATO_HAS_V4)
+bool has_v4() {
+  return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+// Best first. One more target is one more line here, and in CMakeLists.txt.
+const Target kTargets[] = {
+#if defined(OSTINATO_HAS_V4)
+    {kernels_x86_64_v4, has_v4},
+#endif
+#if defined(OSTINATO_HAS_V3)
+    {kernels_x86_64_v3, has_v3},
+#endif
+    {kernels_baseline, always},
+};
+constexpr size_t kTargetCount = sizeof(kTargets) / sizeof(kTargets[0]);
+
+struct Runnable {
+  const Kernels* tables[kTargetCount];
+  const char* names[kTargetCount];
+  size_t count = 0;
+
+  Runnable() {
+    for (const Target& target : kTargets) {
+      if (!target.runs_here()) continue;
+      tables[count] = target.kernels();
+      names[count] = tables[count]->name;
+      ++count;
+    }
+  }
+};
+
+const Runnable& runnable() {
+  static const Runnable found;
+  return found;
+}
+
+const Kernels* select() {
+  const char* wanted = std::getenv("OSTINATO_TARGET");
+  if (wanted == nullptr || *wanted == '\0') return runnable().tables[0];
+  for (size_t i = 0; i < runnable().count; ++i)
+    if (std::strcmp(runnable().names[i], wanted) == 0) return runnable().tables[i];
+  return nullptr;
+}
+
+}  // namespace
+
+const Kernels* selected_kernels() {
+  static const Kernels* const selected = select();
+  return selected;
+}
+
+std::string target() {
+  const Kernels* kernels = selected_kernels();
+  return kernels == nullptr ? "" : kernels->name;
+}
+
+const char* const* runnable_targets(size_t* count) {
+  *count = runnable().count;
+  return runnable().names;
+}
+
+}  // namespace ostinato

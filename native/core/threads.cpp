@@ -1,0 +1,262 @@
+// A pool of workers that live as long as the process. One job at a time: the caller that has the pool
+// opens it, workers join it and take indices, the caller closes it and waits for those who joined.
+#include "threads.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+#include "ostinato.h"
+
+namespace ostinato {
+namespace {
+
+constexpr int kMostThreads = 256;
+
+// How long an idle worker looks for the next job before it sleeps. A step of training calls forward
+// and backward some tens of microseconds apart, and waking a sleeper costs 5 to 50; longer would
+// take a core from whatever runs between the calls.
+constexpr auto kIdleSpin = std::chrono::microseconds(50);
+
+// Turns of a spinning wait before it starts to yield the core: some microseconds. The others are
+// running, unless there are more threads than cores.
+constexpr int kTurnsBeforeYield = 2000;
+
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+template <class Done>
+void spin_until(Done done) {
+  for (int turn = 0; !done(); ++turn) {
+    if (turn < kTurnsBeforeYield) relax();
+    else std::this_thread::yield();
+  }
+}
+
+int affinity() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+#endif
+  return int(std::thread::hardware_concurrency());
+}
+
+// What a container's share of the processors amounts to, in whole cores; 0 without one. Threads
+// beyond it would be stopped in the middle of a barrier.
+int quota() {
+#if defined(__linux__)
+  FILE* file = fopen("/sys/fs/cgroup/cpu.max", "r");
+  if (file == nullptr) return 0;
+  long long share = 0, period = 0;
+  int read = fscanf(file, "%lld %lld", &share, &period);  // "max 100000" where there is none
+  fclose(file);
+  if (read == 2 && share > 0 && period > 0) return int((share + period - 1) / period);
+#endif
+  return 0;
+}
+
+int decide_thread_count() {
+  const char* text = getenv("OSTINATO_NUM_THREADS");
+  int wanted = text == nullptr ? 0 : atoi(text);
+  if (wanted < 1) {
+    wanted = affinity();
+    if (int share = quota(); share > 0 && share < wanted) wanted = share;
+  }
+  return wanted < 1 ? 1 : wanted > kMostThreads ? kMostThreads : wanted;
+}
+
+struct Job {
+  int n;
+  void (*each)(void* context, int i);         // of parallel_for
+  void (*member)(void* context, int i, int n);  // or of parallel_team
+  void* context;
+
+  void run(int i) const {
+    if (each != nullptr) each(context, i);
+    else member(context, i, n);
+  }
+};
+
+// Set on workers, and on a caller while it takes part: what these call runs serially.
+thread_local bool inside_job = false;
+
+class Pool {
+ public:
+  // The caller's thread is one of them.
+  int size() const { return workers_ + 1; }
+  bool acquire() { return owner_.try_lock(); }
+  void release() { owner_.unlock(); }
+
+  // Starts the workers that are missing; fewer where the system gives no more.
+  void grow(int workers) {
+    sigset_t all, before;
+    sigfillset(&all);  // a worker must not take the signals that Python waits for
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+      for (; workers_ < workers; ++workers_) std::thread(&Pool::work, this).detach();
+    } catch (const std::system_error&) {
+      // no more threads to be had: those that there are do the work
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+
+  // Only by who acquired the pool. In a team the caller takes one index, like everybody else.
+  void run(const Job& job) {
+    open(job);
+    inside_job = true;
+    bool team = job.member != nullptr;
+    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < job.n;) {
+      job.run(i);
+      if (team) break;
+    }
+    if (team) spin_until([&] { return next_.load(std::memory_order_relaxed) >= job.n; });
+    inside_job = false;
+    gate_.fetch_or(kClosed, std::memory_order_relaxed);
+    spin_until([&] { return gate_.load(std::memory_order_acquire) == kClosed; });
+  }
+
+ private:
+  static constexpr unsigned kClosed = 1u << 31;
+
+  void open(const Job& job) {
+    job_ = job;
+    next_.store(0, std::memory_order_relaxed);
+    gate_.store(0, std::memory_order_release);
+    std::lock_guard<std::mutex> lock(sleep_);
+    call_.fetch_add(1, std::memory_order_release);
+    if (sleepers_ > 0) wake_.notify_all();
+  }
+
+  // Between a successful `join` and `leave` the caller is waiting, and the job stays as it is.
+  bool join() {
+    unsigned seen = gate_.load(std::memory_order_relaxed);
+    while (!(seen & kClosed))
+      if (gate_.compare_exchange_weak(seen, seen + 1, std::memory_order_acquire)) return true;
+    return false;
+  }
+  void leave() { gate_.fetch_sub(1, std::memory_order_release); }
+
+  void work() {
+    inside_job = true;
+    unsigned answered = 0;
+    for (;;) {
+      answered = wait_for_call(answered);
+      if (!join()) continue;
+      const Job job = job_;
+      for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < job.n;) job.run(i);
+      leave();
+    }
+  }
+
+  unsigned wait_for_call(unsigned answered) {
+    auto end = std::chrono::steady_clock::now() + kIdleSpin;
+    do {
+      for (int turn = 0; turn < 32; ++turn) {
+        unsigned call = call_.load(std::memory_order_acquire);
+        if (call != answered) return call;
+        relax();
+      }
+    } while (std::chrono::steady_clock::now() < end);
+    std::unique_lock<std::mutex> lock(sleep_);
+    ++sleepers_;
+    wake_.wait(lock, [&] { return call_.load(std::memory_order_relaxed) != answered; });
+    --sleepers_;
+    return call_.load(std::memory_order_relaxed);
+  }
+
+  std::mutex owner_;
+  int workers_ = 0;
+  Job job_{};
+  alignas(64) std::atomic<unsigned> gate_{kClosed};  // how many joined, and whether it's closed
+  alignas(64) std::atomic<int> next_{0};             // the next index to take
+  alignas(64) std::atomic<unsigned> call_{0};        // how many jobs there have been
+  std::mutex sleep_;
+  std::condition_variable wake_;
+  int sleepers_ = 0;
+};
+
+std::atomic<Pool*> current{nullptr};
+
+// A child of fork has no workers, and maybe locked mutexes: it starts anew.
+void forget_pool() {
+  current.store(nullptr);
+  inside_job = false;
+}
+
+Pool& pool() {
+  Pool* found = current.load(std::memory_order_acquire);
+  if (found != nullptr) return *found;
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  (void)registered;
+  Pool* made = new Pool;  // never destroyed: workers use it until the process ends
+  if (current.compare_exchange_strong(found, made, std::memory_order_acq_rel)) return *made;
+  delete made;
+  return *found;
+}
+
+// The pool with its workers where the caller may use it, else null; to be released.
+Pool* acquired_pool() {
+  if (inside_job || thread_count() == 1) return nullptr;
+  Pool& all = pool();
+  if (!all.acquire()) return nullptr;
+  all.grow(thread_count() - 1);
+  return &all;
+}
+
+}  // namespace
+
+int thread_count() {
+  static const int count = decide_thread_count();
+  return count;
+}
+
+int threads() { return thread_count(); }
+
+void parallel_for(int n, void (*task)(void* context, int i), void* context) {
+  Pool* all = n > 1 ? acquired_pool() : nullptr;
+  if (all == nullptr) {
+    for (int i = 0; i < n; ++i) task(context, i);
+    return;
+  }
+  all->run({n, task, nullptr, context});
+  all->release();
+}
+
+void parallel_team(int wanted, void (*task)(void* context, int i, int n), void* context) {
+  Pool* all = wanted > 1 ? acquired_pool() : nullptr;
+  if (all == nullptr) return task(context, 0, 1);
+  all->run({wanted < all->size() ? wanted : all->size(), nullptr, task, context});
+  all->release();
+}
+
+void Barrier::wait() {
+  unsigned phase = phase_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == n_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
+}
+
+}  // namespace ostinato
