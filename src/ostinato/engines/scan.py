@@ -1,7 +1,7 @@
 """The portable engine: any recurrence, on the framework's loop.
 
-Masks, held and zeroed outputs are written here once, above the doors. Everything is flat and
-time-major: tensors (T, B, ...) in, tensors (B, ...) a timestep.
+Masks, held and zeroed outputs are written here once, above the doors. Inside, everything is flat
+and time-major, in the order of the run: tensors (T, B, ...), and (B, ...) a timestep.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from ostinato.doors import door
+from ostinato.engines.asked import Asked
 
 Tensor = Any
 Tensors = tuple[Any, ...]
@@ -39,40 +40,36 @@ class Recurrence:
     variables: tuple[keras.Variable, ...] = ()
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What is wanted of a run.
-
-    Attributes:
-        mask: (T, B) booleans in the order of the run, or None. A masked timestep keeps every
-            state and repeats the previous output (zeros before a row's first valid step).
-        every_output: Whether the outputs of all timesteps are wanted, or the last only.
-        zero_masked: Whether a masked timestep's output is zero instead.
-        unroll: Whether to unroll the loop.
-    """
-
-    mask: Tensor | None = None
-    every_output: bool = False
-    zero_masked: bool = False
-    unroll: bool = False
+def time_major(tensor: Tensor, asked: Asked) -> Tensor:
+    """A tensor (B, T, ...) as (T, B, ...), in the order of the run."""
+    tensor = ops.swapaxes(tensor, 0, 1)
+    return ops.flip(tensor, axis=0) if asked.reverse else tensor
 
 
 def scan(recurrence: Recurrence, asked: Asked) -> tuple[Tensors, Tensors]:
     """Runs a recurrence over time.
 
     Returns:
-        The outputs, each (T, B, ...) or (B, ...) as asked, and the final states, each (B, ...).
+        The outputs, each (B, T, ...) or (B, ...) as asked, and the final states, each (B, ...).
     """
+    mask = None if asked.mask is None else time_major(asked.mask, asked)
     run = _scan_state_as_output if recurrence.output_is_state else _scan_any
-    return run(recurrence, asked)
+    outputs, states = run(recurrence, mask, asked)
+    if asked.every_output:
+        outputs = tuple(ops.swapaxes(ys, 0, 1) for ys in outputs)
+        if asked.flip_outputs:
+            outputs = tuple(ops.flip(ys, axis=1) for ys in outputs)
+    return outputs, states
 
 
-def _scan_state_as_output(recurrence: Recurrence, asked: Asked) -> tuple[Tensors, Tensors]:
+def _scan_state_as_output(
+    recurrence: Recurrence, mask: Tensor | None, asked: Asked
+) -> tuple[Tensors, Tensors]:
     """The output is the first state: it's held with the states, so no step has to hold it."""
     where = door.lean(ops.where)
 
     def step(states: Tensors, x: Tensors) -> tuple[Tensors, Tensors]:
-        if asked.mask is None:
+        if mask is None:
             _, new = recurrence.step(x, states)
         else:
             *inputs, valid = x
@@ -81,13 +78,13 @@ def _scan_state_as_output(recurrence: Recurrence, asked: Asked) -> tuple[Tensors
         return new, (new[:1] if asked.every_output else ())
 
     xs = recurrence.xs
-    if asked.mask is not None:
-        xs = (*xs, ops.expand_dims(asked.mask, -1))
+    if mask is not None:
+        xs = (*xs, ops.expand_dims(mask, -1))
     like = recurrence.outputs_like if asked.every_output else ()
     states, outputs = _loop(step, recurrence.states, xs, like, recurrence, asked)
     output = outputs[0] if asked.every_output else states[0]
-    if asked.mask is not None:
-        shown = ops.expand_dims(_shown(asked.mask, asked), -1)
+    if mask is not None:
+        shown = ops.expand_dims(_shown(mask, asked), -1)
         output = ops.where(shown, output, ops.zeros_like(output))
     return (output,), states
 
@@ -101,15 +98,15 @@ def _shown(mask: Tensor, asked: Asked) -> Tensor:
     return ops.cumsum(ops.cast(mask, "int32"), axis=0) > 0
 
 
-def _scan_any(recurrence: Recurrence, asked: Asked) -> tuple[Tensors, Tensors]:
+def _scan_any(recurrence: Recurrence, mask: Tensor | None, asked: Asked) -> tuple[Tensors, Tensors]:
     """The outputs are anything: where one is held or only the last is wanted, it's carried."""
-    holds = asked.mask is not None and not asked.zero_masked
+    holds = mask is not None and not asked.zero_masked
     carries_output = holds or not asked.every_output
     count = len(recurrence.states)
 
     def step(carry: Tensors, x: Tensors) -> tuple[Tensors, Tensors]:
         states, previous = carry[:count], carry[count:]
-        if asked.mask is None:
+        if mask is None:
             outputs, new = recurrence.step(x, states)
         else:
             *inputs, valid = x
@@ -119,7 +116,7 @@ def _scan_any(recurrence: Recurrence, asked: Asked) -> tuple[Tensors, Tensors]:
         carry = (*new, *outputs) if carries_output else new
         return carry, (outputs if asked.every_output else ())
 
-    xs = recurrence.xs if asked.mask is None else (*recurrence.xs, asked.mask)
+    xs = recurrence.xs if mask is None else (*recurrence.xs, mask)
     like = recurrence.outputs_like
     initial = (*recurrence.states, *like) if carries_output else recurrence.states
     collected = like if asked.every_output else ()

@@ -9,6 +9,8 @@ from keras import ops, tree
 
 from ostinato.layers.calling import cast_floats, state_sizes, takes
 from ostinato.layers.checks import name_of
+from ostinato.layers.rnn import RNN
+from ostinato.layers.running import all_on_kernels, run
 from ostinato.layers.serialization import copy_layer, of_ours
 from ostinato.structure import Structure, describe, map_shapes, spread
 
@@ -68,7 +70,7 @@ class Bidirectional(keras.layers.Layer):
             )
         self.backward_layer = backward_layer
         self._verify_layer_config()
-        for direction in (self.forward_layer, self.backward_layer):
+        for direction in self._directions:
             # A held output would be merged with another timestep's of the other direction.
             if hasattr(direction, "zero_output_for_mask"):
                 direction.zero_output_for_mask = direction.return_sequences
@@ -102,7 +104,7 @@ class Bidirectional(keras.layers.Layer):
         initial_state_shape: Structure = None,
     ) -> None:
         """Builds both layers."""
-        for direction in (self.forward_layer, self.backward_layer):
+        for direction in self._directions:
             if not direction.built:
                 direction.build(sequences_shape)
         if self._initial_weights:
@@ -121,8 +123,11 @@ class Bidirectional(keras.layers.Layer):
         mask = sequences_mask if mask is None else mask
         forward_state, backward_state = self._halves(initial_state)
         given = {"training": training, "mask": mask, "constants": constants}
-        forward = self._run(self.forward_layer, sequences, forward_state, given)
-        backward = self._run(self.backward_layer, sequences, backward_state, given)
+        states = forward_state, backward_state
+        if self._can_run_together(sequences):
+            forward, backward = self._run_together(sequences, states, given)
+        else:
+            forward, backward = self._run_apart(sequences, states, given)
         if not self.return_state:
             return self._merged(forward, backward)
         merged = self._merged(forward[0], backward[0])
@@ -140,7 +145,43 @@ class Bidirectional(keras.layers.Layer):
             )
         return states[:half], states[half:]
 
-    def _run(
+    @property
+    def _directions(self) -> tuple[Any, Any]:
+        return self.forward_layer, self.backward_layer
+
+    def _can_run_together(self, sequences: Structure) -> bool:
+        """Whether both directions are kernels' work, and their layers do nothing around it."""
+        return (
+            all(_is_plain(layer) for layer in self._directions)
+            and self.forward_layer.compute_dtype == self.backward_layer.compute_dtype
+            and all(all_on_kernels(layer.cell, sequences) for layer in self._directions)
+        )
+
+    def _run_together(
+        self, sequences: Structure, states: tuple[Structure, Structure], given: dict[str, Any]
+    ) -> list[Any]:
+        """Runs both directions at the same time; the backward outputs come in the order of time."""
+        given = {**given, "training": bool(given["training"])}
+        jobs = [
+            layer.job(sequences, state, **given, flip_outputs=layer is self.backward_layer)
+            for layer, state in zip(self._directions, states, strict=True)
+        ]
+        answers = zip(self._directions, run(*jobs), strict=True)
+        return [layer.results(answer) for layer, answer in answers]
+
+    def _run_apart(
+        self, sequences: Structure, states: tuple[Structure, Structure], given: dict[str, Any]
+    ) -> list[Any]:
+        """Calls the layers one after the other, with the same result."""
+        pairs = zip(self._directions, states, strict=True)
+        forward, backward = (self._call(layer, sequences, state, given) for layer, state in pairs)
+        if not self.return_sequences:
+            return [forward, backward]
+        output, *rest = backward if self.return_state else (backward,)
+        output = tree.map_structure(lambda ys: ops.flip(ys, axis=1), output)
+        return [forward, (output, *rest) if self.return_state else output]
+
+    def _call(
         self, layer: Any, sequences: Structure, state: Structure, given: dict[str, Any]
     ) -> Any:
         keywords = {
@@ -155,8 +196,6 @@ class Bidirectional(keras.layers.Layer):
     def _merged(self, forward: Structure, backward: Structure) -> Any:
         forward = cast_floats(forward, self.compute_dtype)
         backward = cast_floats(backward, self.compute_dtype)
-        if self.return_sequences:
-            backward = tree.map_structure(lambda ys: ops.flip(ys, axis=1), backward)
         if self.merge_mode is None:
             return forward, backward
         return tree.map_structure(_MERGES[self.merge_mode], forward, backward)
@@ -199,7 +238,7 @@ class Bidirectional(keras.layers.Layer):
         """
         mask = sequences_mask if mask is None else mask
         states = self._halves(initial_state)
-        for direction, state in zip((self.forward_layer, self.backward_layer), states, strict=True):
+        for direction, state in zip(self._directions, states, strict=True):
             keywords = {} if state is None else {"initial_state": state}
             direction.compute_output_spec(sequences, mask=mask, **keywords)
         shapes = self.compute_output_shape(tree.map_structure(lambda x: tuple(x.shape), sequences))
@@ -267,6 +306,18 @@ class Bidirectional(keras.layers.Layer):
                     of_ours(config[name]), custom_objects
                 )
         return cls(**config)
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether calling a layer, built, is running its cell and nothing else."""
+    kind = type(layer)
+    return (
+        isinstance(layer, RNN)
+        and kind.call is RNN.call
+        and kind.__call__ is keras.layers.Layer.__call__
+        and layer.built
+        and layer.activity_regularizer is None
+    )
 
 
 def _check_layers(layer: Any, backward_layer: Any) -> None:

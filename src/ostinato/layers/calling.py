@@ -187,12 +187,8 @@ def make_ready(
     Returns:
         The recurrence, and the containers in which to return its outputs.
     """
-    if call.constants is not None and not takes(cell, "constants"):
-        raise ValueError(
-            f"{call.owner}: constants were given, but `call` of {name_of(cell)} takes no "
-            "`constants` argument."
-        )
-    if isinstance(cell, Cell) and _is_ours(type(cell).call):
+    check_constants(cell, call)
+    if isinstance(cell, Cell) and is_ours(type(cell).call):
         return _lean(cell, xs, states, call.training), 0
     contract = _Contract(cell, states, call)
     draw_foreign_masks(cell, xs, states)
@@ -206,6 +202,15 @@ def make_ready(
         variables=tuple(cell.non_trainable_variables) if is_layer else (),
     )
     return recurrence, outputs
+
+
+def check_constants(cell: Any, call: Call) -> None:
+    """Refuses constants for a cell that has no place for them."""
+    if call.constants is not None and not takes(cell, "constants"):
+        raise ValueError(
+            f"{call.owner}: constants were given, but `call` of {name_of(cell)} takes no "
+            "`constants` argument."
+        )
 
 
 def draw_foreign_masks(cell: Any, xs: Structure, states: Structure) -> None:
@@ -240,7 +245,7 @@ def cast_floats(structure: Structure, dtype: str) -> Structure:
     return tree.map_structure(cast, structure)
 
 
-def _is_ours(method: Callable[..., Any]) -> bool:
+def is_ours(method: Callable[..., Any]) -> bool:
     """Whether a built-in cell's method is the one it came with, and not a subclass's own."""
     return method.__module__.partition(".")[0] == __package__.partition(".")[0]
 

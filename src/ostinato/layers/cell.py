@@ -41,6 +41,7 @@ class Cell(Declared, keras.layers.Layer):
     """
 
     gates: ClassVar[int]
+    kind: Any  # the native engine's name for this mathematics, of ostinato.engines.fused.KINDS
     # Whether Keras creates the seed generator before the initializers: with keras.utils.
     # set_random_seed both draw from one stream, so the order decides the initial weights.
     seeds_first: ClassVar[bool] = False
@@ -90,6 +91,11 @@ class Cell(Declared, keras.layers.Layer):
     def _weight(self, variable: keras.Variable) -> Tensor:
         """A weight's value in the compute dtype, read once a call and not once a timestep."""
         return ops.convert_to_tensor(variable, dtype=self.compute_dtype)
+
+    def kernel_weights(self) -> tuple[Tensor, ...]:
+        """The values of kernel, recurrent_kernel and, where there is one, bias."""
+        weights = [self.kernel, self.recurrent_kernel, self.bias]
+        return tuple(self._weight(weight) for weight in weights if weight is not None)
 
     def call(self, inputs: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
         """Runs one timestep.

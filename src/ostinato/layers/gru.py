@@ -48,6 +48,11 @@ class GRUCell(Cell):
         *(*CONSTRAINTS, *RATES, RESET_AFTER, SEED, IMPLEMENTATION),
     )
 
+    @property
+    def kind(self) -> str:
+        """The native engine's name for the mathematics that `reset_after` chooses."""
+        return "gru" if self.reset_after else "gru_reset_before"
+
     def _bias_shape(self) -> tuple[int, ...]:
         return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
 

@@ -40,7 +40,7 @@ class LSTMCell(Cell):
     each (B, U).
     """
 
-    gates = 4
+    gates, kind = 4, "lstm"
     arguments = (
         *(UNITS, ACTIVATION, RECURRENT_ACTIVATION, USE_BIAS, *INITIALIZERS, UNIT_FORGET_BIAS),
         *(*REGULARIZERS, *CONSTRAINTS, *RATES, SEED, IMPLEMENTATION),

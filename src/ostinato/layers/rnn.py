@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from ostinato.engines.scan import Asked
+from ostinato.engines.asked import Asked
 from ostinato.layers.arguments import CELL, LOOP, ZERO_OUTPUT_FOR_MASK, Argument, Declared
 from ostinato.layers.calling import (
     Call,
@@ -28,7 +28,7 @@ from ostinato.layers.checks import (
     read_states,
     shape_of,
 )
-from ostinato.layers.running import run
+from ostinato.layers.running import Answer, Job, run
 from ostinato.layers.serialization import of_ours
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.layers.states import KeptStates
@@ -195,19 +195,33 @@ class RNN(Declared, keras.layers.Layer):
         tensor argument, and as `sequences_mask` beside other tensors.
         """
         mask = sequences_mask if mask is None else mask
+        job = self.job(sequences, initial_state, mask, training, constants)
+        (answer,) = run(job)
+        return self.results(answer)
+
+    def job(
+        self,
+        sequences: Structure,
+        initial_state: Structure,
+        mask: Any,
+        training: bool,
+        constants: Structure,
+        flip_outputs: bool = False,
+    ) -> Job:
+        """What a call has to run, checked; the arguments are those of `call`."""
         initial_state, mask = self._checked(sequences, initial_state, mask)
         batch_size = ops.shape(tree.flatten(sequences)[0])[0]
-        initial_state = self._starting_states(initial_state, batch_size)
         asked = Asked(
-            None if mask is None else self._in_order(mask),
+            mask,
             self.return_sequences,
             self.zero_output_for_mask,
+            self.go_backwards,
+            flip_outputs,
             self.unroll,
         )
-        xs = tree.map_structure(self._in_order, sequences)
-        given = Call(training, _as_list(constants), name_of(self), self.compute_dtype)
-        output, states = run(self.cell, xs, initial_state, asked, given)
-        return self._results(output, states)
+        call = Call(training, _as_list(constants), name_of(self), self.compute_dtype)
+        states = self._starting_states(initial_state, batch_size)
+        return Job(self.cell, sequences, states, asked, call)
 
     def _checked(
         self, sequences: Structure, initial_state: Structure, mask: Any
@@ -238,16 +252,11 @@ class RNN(Declared, keras.layers.Layer):
             lambda state, like: ops.convert_to_tensor(state, like.dtype), given, own
         )
 
-    def _in_order(self, tensor: Tensor) -> Tensor:
-        """A tensor (B, T, ...) as (T, B, ...), in the order of the run."""
-        tensor = ops.swapaxes(tensor, 0, 1)
-        return ops.flip(tensor, axis=0) if self.go_backwards else tensor
-
-    def _results(self, output: Structure, states: Structure) -> Any:
+    def results(self, answer: Answer) -> Any:
+        """What a call returns, from what its job gave; a stateful layer keeps the states."""
+        output, states = answer
         if self.stateful:
             self._kept.assign(states)
-        if self.return_sequences:
-            output = tree.map_structure(lambda ys: ops.swapaxes(ys, 0, 1), output)
         output = cast_floats(output, self.compute_dtype)
         if not self.return_state:
             return output

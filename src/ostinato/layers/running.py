@@ -1,58 +1,116 @@
-"""Runs a cell over a sequence, or each cell of a stack over the outputs of the one below it."""
+"""Runs cells over sequences: chooses the engine of each, and climbs through stacks."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras import tree
 
-from ostinato.engines.scan import Asked, scan
+from ostinato.engines.asked import Asked
+from ostinato.engines.fused import run_fused
+from ostinato.engines.scan import scan, time_major
 from ostinato.layers.calling import Call, forget_foreign_masks, make_ready, takes
+from ostinato.layers.choosing import make_fused, plan_for, question_about
 from ostinato.layers.stacked import StackedRNNCells
+from ostinato.plan import plan
 from ostinato.structure import Structure
 
 
-def run(
-    cell: Any, xs: Structure, states: Structure, asked: Asked, call: Call
-) -> tuple[Structure, Structure]:
-    """Runs a cell over all timesteps.
+@dataclass(frozen=True)
+class Job:
+    """A cell, and the sequence to run it over.
 
-    Args:
+    Attributes:
         cell: The cell, built.
-        xs: Its inputs, time-major (T, B, ...), in the order of the run.
+        xs: Its inputs (B, T, ...), in the order of time.
         states: Its initial states (B, ...), in the containers of its `state_size`.
         asked: What is wanted.
         call: What the call of the layer gives to the cell.
+    """
+
+    cell: Any
+    xs: Structure
+    states: Structure
+    asked: Asked
+    call: Call
+
+
+Answer = tuple[Structure, Structure]  # outputs, final states
+
+
+def run(*jobs: Job) -> list[Answer]:
+    """Runs cells over their sequences, those on the native engine at the same time.
 
     Returns:
-        The outputs, (T, B, ...) or (B, ...) as asked, and the final states.
+        Of each job the outputs, (B, T, ...) or (B, ...) as asked, and the final states.
     """
+    # Cell by cell over all timesteps equals timestep by timestep over all cells: what a lower
+    # cell puts out at a masked step reaches no state and no output.
+    stacks = [_levels(job) for job in jobs]
+    xs = [job.xs for job in jobs]
+    final: list[list[Any]] = [[] for _ in jobs]
+    for level in range(max(len(stack) for stack in stacks)):
+        here = [index for index, stack in enumerate(stacks) if level < len(stack)]
+        ready = [replace(stacks[index][level], xs=xs[index]) for index in here]
+        for index, (outputs, states) in zip(here, _run_level(ready), strict=True):
+            xs[index] = outputs
+            final[index] += tree.flatten(states)
+    return [
+        (outputs, tree.pack_sequence_as(job.states, states))
+        for job, outputs, states in zip(jobs, xs, final, strict=True)
+    ]
+
+
+def _levels(job: Job) -> list[Job]:
+    """A stack's cells from bottom to top, each as a job; all have the inputs of the lowest."""
+    if type(job.cell) is not StackedRNNCells:
+        return [job]
+    flat = _cells(job.cell, job.states)
+    # Its outputs come in the order of time, since the cell above turns them by itself.
+    between = replace(
+        job.asked, every_output=True, zero_masked=True, flip_outputs=job.asked.reverse
+    )
+    return [
+        replace(
+            job,
+            cell=cell,
+            states=states,
+            asked=job.asked if index == len(flat) - 1 else between,
+            call=job.call if takes(cell, "constants") else replace(job.call, constants=None),
+        )
+        for index, (cell, states) in enumerate(flat)
+    ]
+
+
+def _cells(cell: Any, states: Structure) -> list[tuple[Any, Structure]]:
+    """The cells of a stack, or of stacks in a stack, with their states."""
     if type(cell) is StackedRNNCells:
-        return _run_stack(cell, xs, states, asked, call)
-    recurrence, outputs = make_ready(cell, xs, states, call)
-    flat_outputs, flat_states = scan(recurrence, asked)
-    forget_foreign_masks(cell)
-    return (
-        tree.pack_sequence_as(outputs, flat_outputs),
-        tree.pack_sequence_as(states, flat_states),
+        pairs = zip(cell.cells, states, strict=True)
+        return [found for pair in pairs for found in _cells(*pair)]
+    return [(cell, states if tree.is_nested(states) else [states])]
+
+
+def all_on_kernels(cell: Any, xs: Structure) -> bool:
+    """Whether a cell, or every cell of a stack, would run on the native engine."""
+    return all(
+        plan(question_about(cell, xs)).engine == "fused"
+        for cell, _ in _cells(cell, cell.state_size)
     )
 
 
-def _run_stack(
-    stack: StackedRNNCells, xs: Structure, states: Structure, asked: Asked, call: Call
-) -> tuple[Structure, list[Structure]]:
-    # Cell by cell over all timesteps equals timestep by timestep over all cells: what a lower
-    # cell puts out at a masked step reaches no state and no output.
-    between = replace(asked, every_output=True, zero_masked=True)
-    final: list[Structure] = []
-    for index, (cell, state) in enumerate(zip(stack.cells, states, strict=True)):
-        is_top = index == len(stack.cells) - 1
-        bare = not tree.is_nested(state)
-        xs, new = run(
-            cell,
-            xs,
-            [state] if bare else state,
-            asked if is_top else between,
-            call if takes(cell, "constants") else replace(call, constants=None),
-        )
-        final.append(new[0] if bare else new)
-    return xs, final
+def _run_level(jobs: Sequence[Job]) -> list[Answer]:
+    fused = {
+        index: (make_fused(job.cell, job.xs, job.states, job.call), job.asked)
+        for index, job in enumerate(jobs)
+        if plan_for(job.cell, job.xs, job.call.owner).engine == "fused"
+    }
+    answers = dict(zip(fused, run_fused(list(fused.values())), strict=True)) if fused else {}
+    return [answers[i] if i in answers else _run_scan(job) for i, job in enumerate(jobs)]
+
+
+def _run_scan(job: Job) -> Answer:
+    xs = tree.map_structure(lambda x: time_major(x, job.asked), job.xs)
+    recurrence, outputs = make_ready(job.cell, xs, job.states, job.call)
+    flat_outputs, states = scan(recurrence, job.asked)
+    forget_foreign_masks(job.cell)
+    return tree.pack_sequence_as(outputs, flat_outputs), states

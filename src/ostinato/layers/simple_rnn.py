@@ -29,7 +29,7 @@ class SimpleRNNCell(Cell):
     Weights: kernel (D, U), recurrent_kernel (U, U), bias (U,). One state, (B, U).
     """
 
-    gates = 1
+    gates, kind = 1, "simple_rnn"
     seeds_first = True
     arguments = (
         *(UNITS, ACTIVATION, USE_BIAS, *INITIALIZERS, *REGULARIZERS, *CONSTRAINTS),

@@ -1,0 +1,112 @@
+"""What a layer has to say to get its cell onto the native engine: the question, and the tensors."""
+
+import functools
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from ostinato import native
+from ostinato.doors import door
+from ostinato.engines.fused import Fused, activation_name
+from ostinato.forced import forced
+from ostinato.layers.calling import Call, check_constants, is_ours
+from ostinato.layers.cell import Cell
+from ostinato.plan import Activation, Plan, Question, plan
+from ostinato.structure import Structure
+
+Tensor = Any
+
+# A subclass that changes none of these has the mathematics of its base.
+_MATHEMATICS = ("call", "__call__", "projection", "recurrence", "kernel_weights")
+
+
+def plan_for(cell: Any, xs: Structure, owner: str) -> Plan:
+    """The plan for running a cell over inputs (B, T, ...).
+
+    Raises:
+        ValueError: if the engine that the user forces can't; it says why.
+    """
+    found = plan(question_about(cell, xs))
+    if found.engine is None:
+        raise ValueError(
+            f"{owner}: the engine 'fused' is asked for, by `use_engine` or OSTINATO_ENGINE, but "
+            f"can't run {type(cell).__name__}: {found.why_not()}."
+        )
+    return found
+
+
+def question_about(cell: Any, xs: Structure) -> Question:
+    """What `plan` has to know of a cell and its inputs (B, T, ...)."""
+    not_builtin = _why_not_builtin(type(cell))
+    if not_builtin is not None:
+        return Question(None, not_builtin, forced=forced())
+    is_tensor = not tree.is_nested(xs)
+    reason = native.why_not()
+    return Question(
+        cell.kind,
+        activations=() if reason else _activations(cell),
+        dtype=cell.compute_dtype,
+        rank=len(xs.shape) if is_tensor else None,
+        native=reason,
+        framework=_framework_why_not(xs) if is_tensor and not reason else None,
+        forced=forced(),
+    )
+
+
+def _framework_why_not(x: Tensor) -> str | None:
+    if not hasattr(door, "fused"):
+        return "this backend's door has no native operation yet"
+    reason: str | None = door.native_why_not(x)
+    return reason
+
+
+@functools.lru_cache(maxsize=256)
+def _why_not_builtin(cls: Any) -> str | None:
+    if not issubclass(cls, Cell):
+        return f"{cls.__name__} is not a built-in cell"
+    own = [name for name in _MATHEMATICS if not is_inherited(cls, name)]
+    return f"{cls.__name__} has its own {' and '.join(map(repr, own))}" if own else None
+
+
+def is_inherited(cls: type, name: str) -> bool:
+    """Whether a class has a method as Ostinato or Keras made it."""
+    return is_ours(getattr(cls, name)) or getattr(cls, name) is getattr(keras.layers.Layer, name)
+
+
+def _activations(cell: Cell) -> tuple[Activation, ...]:
+    arguments = ("activation", "recurrent_activation")
+    functions = {name: getattr(cell, name) for name in arguments if hasattr(cell, name)}
+    return tuple(
+        Activation(argument, activation_name(function), _shown(function))
+        for argument, function in functions.items()
+    )
+
+
+def _shown(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def make_fused(cell: Cell, x: Tensor, states: Structure, call: Call) -> Fused:
+    """Makes a built-in cell ready for the native engine.
+
+    Args:
+        cell: The cell, built, for which `plan_for` says "fused".
+        x: Its inputs (B, T, D), in the order of time.
+        states: Its initial states, each (B, U).
+        call: What the call gives.
+    """
+    check_constants(cell, call)
+    names = [activation.name or "" for activation in _activations(cell)]
+    masks = cell.draw_masks(ops.shape(x)[0], x.shape[-1], call.training)
+    return Fused(
+        cell.kind,
+        (names[0], names[-1]),
+        cell.compute_dtype,
+        ops.cast(x, cell.compute_dtype),
+        tuple(tree.flatten(states)),
+        cell.kernel_weights(),
+        masks.inputs,
+        masks.recurrent,
+        call.training,
+    )
