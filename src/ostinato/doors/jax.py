@@ -8,8 +8,18 @@ import keras
 from jax import lax
 
 from ostinato.doors.arithmetic import affine, blend, multiply_add
+from ostinato.doors.jax_native import fused, native_why_not
 
-__all__ = ["HOISTS_PROJECTION", "affine", "blend", "lean", "loop", "multiply_add"]
+__all__ = [
+    "HOISTS_PROJECTION",
+    "affine",
+    "blend",
+    "fused",
+    "lean",
+    "loop",
+    "multiply_add",
+    "native_why_not",
+]
 
 Tensors = tuple[Any, ...]
 Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]

@@ -1,0 +1,265 @@
+"""XLA's calls of the native core's two functions, with their vmap rules and shardings.
+
+A call is built in layers, each of which JAX takes apart before the one inside: custom_vmap, which
+custom_partitioning lacks; custom_partitioning, or a sharded batch would be gathered; ffi_call.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ostinato import native
+from ostinato.native import RunSpec
+
+Tensors = tuple[Any, ...]
+Operation = Callable[..., Tensors]
+
+# The batch axis of an array by its name in native/core/ostinato.h; weights have none.
+_BATCH_AXES = {
+    "x": 0,
+    "h": 0,
+    "c": 0,
+    "mask": 0,
+    "input_masks": 1,
+    "recurrent_masks": 1,
+    "ys": 0,
+    "saved": 1,
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of the core and its runs.
+
+    Attributes:
+        function: "forward" or "backward".
+        specs: The runs.
+    """
+
+    function: str
+    specs: tuple[RunSpec, ...]
+
+    @property
+    def operands(self) -> tuple[tuple[str, ...], ...]:
+        """The names of each run's operands."""
+        forward = self.function == "forward"
+        names = native.forward_operands if forward else native.backward_operands
+        return tuple(names(spec) for spec in self.specs)
+
+    @property
+    def results(self) -> tuple[tuple[str, ...], ...]:
+        """The names of each run's results."""
+        forward = self.function == "forward"
+        names = native.forward_results if forward else native.backward_results
+        return tuple(names(spec) for spec in self.specs)
+
+    def result_types(self, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the results."""
+        forward = self.function == "forward"
+        shapes = native.forward_output_shapes if forward else native.backward_output_shapes
+        types = []
+        for spec, run in zip(self.specs, self._named(operands), strict=True):
+            sizes = (*run["x"].shape, run["recurrent_kernel"].shape[0])
+            types += [jax.ShapeDtypeStruct(s, run["x"].dtype) for s in shapes(spec, *sizes)]
+        return types
+
+    def _named(self, operands: Sequence[Any]) -> list[dict[str, Any]]:
+        """The operands of each run by their names; refuses those that give no sizes."""
+        runs = by_run(self.operands, operands)
+        named = [dict(zip(*pair, strict=True)) for pair in zip(self.operands, runs, strict=True)]
+        for run in named:
+            x, recurrent_kernel = run["x"].shape, run["recurrent_kernel"].shape
+            if len(x) != 3 or len(recurrent_kernel) != 2:
+                raise ValueError(
+                    f"[ostinato] {self.function}: Expected x (batch, time, features) and "
+                    "recurrent_kernel (units, gates x units), received shapes "
+                    f"{x} and {recurrent_kernel}."
+                )
+        batches = {run["x"].shape[0] for run in named}
+        if len(batches) != 1:
+            raise ValueError(
+                f"[ostinato] {self.function}: Expected runs of one batch size, received {batches}."
+            )
+        return named
+
+
+def by_run(names: tuple[tuple[str, ...], ...], arrays: Sequence[Any]) -> list[Tensors]:
+    """Takes a flat list of arrays apart: each run's, as many as it has names."""
+    expected = sum(map(len, names))
+    if len(arrays) != expected:
+        listed = "; ".join(", ".join(run) for run in names)
+        raise ValueError(
+            f"[ostinato] Expected {expected} arrays ({listed}), received {len(arrays)}."
+        )
+    rest = iter(arrays)
+    return [tuple(islice(rest, len(run))) for run in names]
+
+
+def _batch_axes(names: tuple[tuple[str, ...], ...]) -> list[int | None]:
+    return [_BATCH_AXES.get(name.removeprefix("d_")) for run in names for name in run]
+
+
+def target(function: str) -> str:
+    """The name that a function of the core has in XLA."""
+    return f"ostinato_{function}"
+
+
+def _ffi_call(call: Call, *operands: Any) -> Tensors:
+    run = jax.ffi.ffi_call(target(call.function), call.result_types(operands))
+    return tuple(run(*operands, spec=np.array(native.encode(call.specs), np.int64)))
+
+
+# Meshes: the batch stays sharded, the weights are whole on each device, and so are the sums of
+# their gradients.
+
+
+def _partitioned(call: Call) -> Operation:
+    operand_axes, result_axes = _batch_axes(call.operands), _batch_axes(call.results)
+
+    def rule(
+        mesh: Any, operands: Sequence[Any], results: Sequence[Any]
+    ) -> tuple[str, dict[str, Any]]:
+        whole: list[str] = []
+        sides = [
+            _factors(axes, [len(kind.shape) for kind in kinds], whole)
+            for axes, kinds in ((operand_axes, operands), (result_axes, results))
+        ]
+        return " -> ".join(sides), {"need_replication_factors": tuple(whole)}
+
+    def shardings(mesh: Any, operands: Sequence[Any], results: Sequence[Any]) -> list[Tensors]:
+        axis = _mesh_axes(operands[0])
+        return [
+            tuple(
+                _sharding(mesh, axis, *pair)
+                for pair in zip(axes, [len(kind.shape) for kind in kinds], strict=True)
+            )
+            for axes, kinds in ((operand_axes, operands), (result_axes, results))
+        ]
+
+    def partition(mesh: Any, operands: Sequence[Any], results: Sequence[Any]) -> tuple[Any, ...]:
+        axis = _mesh_axes(operands[0])
+
+        def shard(*local: Any) -> Tensors:
+            values = zip(_ffi_call(call, *local), result_axes, strict=True)
+            if axis is None:
+                return tuple(value for value, _ in values)
+            return tuple(lax.psum(v, axis) if batch is None else v for v, batch in values)
+
+        wanted, given = shardings(mesh, operands, results)
+        return mesh, shard, given, wanted
+
+    def infer(mesh: Any, operands: Sequence[Any], results: Sequence[Any]) -> Tensors:
+        return shardings(mesh, operands, results)[1]
+
+    run: Any = custom_partitioning(functools.partial(_ffi_call, call))
+    run.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=rule)
+    operation: Operation = run
+    return operation
+
+
+def _factors(axes: Sequence[int | None], ranks: Sequence[int], whole: list[str]) -> str:
+    """One side of a sharding rule; adds the factors that must stay whole to `whole`."""
+    arrays = []
+    for batch, rank in zip(axes, ranks, strict=True):
+        factors = []
+        for axis in range(rank):
+            if axis != batch:
+                whole.append(f"w{len(whole)}")
+            factors.append("b" if axis == batch else whole[-1])
+        arrays.append(" ".join(factors))
+    return ", ".join(arrays)
+
+
+def _mesh_axes(x: Any) -> Any:
+    """The mesh axes that split the batch of x, or None.
+
+    Uneven parts aren't split: the rows that XLA pads them with would count in the weights'
+    gradients.
+    """
+    if not isinstance(x.sharding, NamedSharding) or not x.sharding.spec:
+        return None
+    axes = x.sharding.spec[0]
+    if axes is None:
+        return None
+    names = axes if isinstance(axes, tuple) else (axes,)
+    parts = math.prod(x.sharding.mesh.shape[name] for name in names)
+    return axes if x.shape[0] % parts == 0 else None
+
+
+def _sharding(mesh: Any, mesh_axes: Any, batch: int | None, rank: int) -> NamedSharding:
+    split = [mesh_axes if axis == batch else None for axis in range(rank)]
+    return NamedSharding(mesh, PartitionSpec(*split))
+
+
+# vmap: where the weights aren't mapped, the mapped axis becomes a part of the batch. The gradients
+# of the weights are wanted for each of its places, so there it's a loop, of calls that each use
+# all threads.
+
+
+@functools.cache
+def mapped(call: Call) -> Operation:
+    """The call as an operation under jit, vmap and meshes, without derivatives."""
+    run: Any = custom_vmap(_partitioned(call))
+    axes = _batch_axes(call.operands)
+
+    def rule(size: int, in_batched: list[bool], *operands: Any) -> tuple[Tensors, Any]:
+        weights = [flag for flag, axis in zip(in_batched, axes, strict=True) if axis is None]
+        if call.function == "forward" and not any(weights):
+            outputs = _folded(call, run, size, in_batched, operands)
+        else:
+            outputs = _looped(run, in_batched, operands)
+        return outputs, (True,) * len(outputs)
+
+    run.def_vmap(rule)
+    operation: Operation = run
+    return operation
+
+
+def _folded(
+    call: Call, run: Operation, size: int, in_batched: list[bool], operands: Tensors
+) -> Tensors:
+    triples = zip(operands, in_batched, _batch_axes(call.operands), strict=True)
+    outputs = run(*(_fold(size, *triple) for triple in triples))
+    pairs = zip(outputs, _batch_axes(call.results), strict=True)
+    return tuple(_unfold(size, *pair) for pair in pairs)
+
+
+def _fold(size: int, array: Any, is_mapped: bool, batch: int | None) -> Any:
+    """(N, ..., B, ...) as (..., N*B, ...)."""
+    if batch is None:
+        return array
+    if is_mapped:
+        array = jax.numpy.moveaxis(array, 0, batch)
+    else:
+        shape = (*array.shape[:batch], size, *array.shape[batch:])
+        array = jax.numpy.broadcast_to(jax.numpy.expand_dims(array, batch), shape)
+    rows = size * array.shape[batch + 1]
+    return array.reshape(*array.shape[:batch], rows, *array.shape[batch + 2 :])
+
+
+def _unfold(size: int, array: Any, batch: int | None) -> Any:
+    assert batch is not None
+    rows = array.shape[batch] // size
+    shape = (*array.shape[:batch], size, rows, *array.shape[batch + 1 :])
+    return jax.numpy.moveaxis(array.reshape(shape), batch, 0)
+
+
+def _looped(run: Operation, in_batched: list[bool], operands: Tensors) -> Tensors:
+    def one(mapped_operands: list[Any]) -> Tensors:
+        rest = iter(mapped_operands)
+        pairs = zip(operands, in_batched, strict=True)
+        return run(*(next(rest) if is_mapped else array for array, is_mapped in pairs))
+
+    pairs = zip(operands, in_batched, strict=True)
+    outputs: Tensors = lax.map(one, [array for array, is_mapped in pairs if is_mapped])
+    return outputs

@@ -1,0 +1,145 @@
+"""Runs for the native engine's doors: specs, operands, and what the reference makes of them."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import reference
+from ostinato import native
+from ostinato.native import RunSpec
+
+KINDS = ("simple_rnn", "lstm", "gru", "gru_reset_before")
+GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3, "gru_reset_before": 3}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What varies from run to run; a seed for its numbers."""
+
+    kind: str = "lstm"
+    activation: str = "tanh"
+    recurrent_activation: str = "sigmoid"
+    has_bias: bool = True
+    mask: bool = False
+    input_masks: int = 0
+    recurrent_masks: int = 0
+    reverse: bool = False
+    flip_outputs: bool = False
+    sequences: bool = True
+    zero_masked: bool = False
+    sizes: tuple = (3, 5, 4, 7)  # B T D U
+    seed: int = 0
+
+    @property
+    def spec(self) -> RunSpec:
+        names = native.activation_names()
+        return RunSpec(
+            kind=KINDS.index(self.kind),
+            activation=names.index(self.activation),
+            recurrent_activation=names.index(self.recurrent_activation),
+            has_bias=self.has_bias,
+            has_mask=self.mask,
+            input_masks=self.input_masks,
+            recurrent_masks=self.recurrent_masks,
+            reverse=self.reverse,
+            flip_outputs=self.flip_outputs,
+            sequences=self.sequences,
+            zero_masked=self.zero_masked,
+            training=False,
+            wants_dx=False,
+        )
+
+    @property
+    def arrays(self) -> dict:
+        """The operands by name, in order, float64."""
+        batch, time, features, units = self.sizes
+        rng = np.random.default_rng(self.seed)
+        gates = GATES[self.kind]
+
+        def normal(*shape, scale=1.0):
+            return scale * rng.normal(size=shape)
+
+        def dropped(count, columns):
+            return (rng.random((count, batch, columns)) < 0.7) / 0.7
+
+        made = {"x": normal(batch, time, features), "h": normal(batch, units)}
+        if self.kind == "lstm":
+            made["c"] = normal(batch, units)
+        made["kernel"] = normal(features, gates * units, scale=1 / math.sqrt(max(1, features)))
+        made["recurrent_kernel"] = normal(units, gates * units, scale=1 / math.sqrt(units))
+        if self.has_bias:
+            rows = (2,) if self.kind == "gru" else ()
+            made["bias"] = normal(*rows, gates * units, scale=0.3)
+        if self.mask:
+            made["mask"] = rng.random((batch, time)) < 0.6
+            made["mask"][:1] = False  # a row without a valid timestep
+        if self.input_masks:
+            made["input_masks"] = dropped(self.input_masks, features)
+        if self.recurrent_masks:
+            made["recurrent_masks"] = dropped(self.recurrent_masks, units)
+        return made
+
+
+@dataclass
+class Expected:
+    """The reference's results, the gradients for them, and what these pull back, by operand."""
+
+    results: list
+    d_results: list
+    gradients: dict = field(default_factory=dict)
+
+
+def expected(case: Case) -> Expected:
+    """Values and gradients of the float64 reference."""
+    arrays = case.arrays
+    states = tuple(arrays[name] for name in ("h", "c") if name in arrays)
+    run = reference.run(
+        reference.Options(
+            case.kind.removesuffix("_reset_before"),
+            case.activation,
+            case.recurrent_activation,
+            reset_after=case.kind == "gru",
+            go_backwards=case.reverse,
+            zero_output_for_mask=case.zero_masked,
+        ),
+        reference.Weights(arrays["kernel"], arrays["recurrent_kernel"], arrays.get("bias")),
+        arrays["x"],
+        states,
+        arrays.get("mask"),
+        arrays.get("input_masks"),
+        arrays.get("recurrent_masks"),
+    )
+    rng = np.random.default_rng(case.seed + 1)
+    order = slice(None, None, -1 if case.flip_outputs else 1)
+    ys = [run.outputs[:, order]] * case.sequences
+    results = [*ys, *run.states]
+    d_results = [rng.normal(size=result.shape) for result in results]
+    d_outputs = d_results[0][:, order] if case.sequences else None
+    pulled = run.backward(d_outputs, None, d_results[case.sequences :])
+    gradients = {
+        "x": pulled.inputs,
+        **dict(zip(("h", "c"), pulled.states, strict=False)),
+        "kernel": pulled.weights.kernel,
+        "recurrent_kernel": pulled.weights.recurrent_kernel,
+    }
+    if case.has_bias:
+        gradients["bias"] = pulled.weights.bias
+    return Expected(results, d_results, gradients)
+
+
+# Every kind, and every option with each kind that it matters to.
+CASES = [
+    *(Case(kind) for kind in KINDS),
+    *(Case(kind, mask=True, seed=1) for kind in KINDS),
+    *(Case(kind, mask=True, zero_masked=True, reverse=True, seed=2) for kind in KINDS),
+    *(Case(kind, reverse=True, flip_outputs=True, mask=True, seed=3) for kind in KINDS),
+    *(Case(kind, sequences=False, has_bias=False, seed=4) for kind in KINDS),
+    *(
+        Case(kind, input_masks=count, recurrent_masks=GATES[kind], seed=5)
+        for kind in KINDS
+        for count in {1, GATES[kind]}
+    ),
+    *(Case(kind, "gelu", "hard_sigmoid", mask=True, sizes=(5, 3, 2, 17), seed=6) for kind in KINDS),
+    *(Case(kind, "softsign", "silu", sizes=(1, 1, 1, 1), seed=7) for kind in KINDS),
+]
