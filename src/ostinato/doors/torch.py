@@ -6,6 +6,19 @@ from typing import Any
 import keras
 import torch
 
+from ostinato.doors.torch_native import fused, native_why_not
+
+__all__ = [
+    "HOISTS_PROJECTION",
+    "affine",
+    "blend",
+    "fused",
+    "lean",
+    "loop",
+    "multiply_add",
+    "native_why_not",
+]
+
 Tensors = tuple[Any, ...]
 
 # One product for all timesteps saves T calls forward, and 2 T backward.
