@@ -7,20 +7,32 @@ from ostinato import backend
 
 if TYPE_CHECKING:
     from ostinato import layers
+    from ostinato.explanation import explain
+    from ostinato.forced import use_engine
     from ostinato.layers import Shape
 
 __version__ = "0.1.0"
-__all__ = ["Shape", "__version__", "layers"]
+__all__ = ["Shape", "__version__", "explain", "layers", "use_engine"]
+
+
+# Where each public name is at home.
+_HOMES = {
+    "Shape": "ostinato.layers",
+    "explain": "ostinato.explanation",
+    "layers": "ostinato.layers",
+    "use_engine": "ostinato.forced",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `layers` when it's first asked for, and with it what it holds for this package."""
-    if name not in __all__:
+    """Imports a public name when it's first asked for."""
+    if name not in _HOMES:
         raise AttributeError(f"module 'ostinato' has no attribute {name!r}")
     backend.require()
-    layers = importlib.import_module("ostinato.layers")
-    globals().update(layers=layers, Shape=layers.Shape)
-    return globals()[name]
+    home = importlib.import_module(_HOMES[name])
+    value = home if name == "layers" else getattr(home, name)
+    globals()[name] = value
+    return value
 
 
 # Importing the layers imports Keras, which settles the backend for good and registers our classes,

@@ -35,6 +35,20 @@ def _guide(asked: argparse.Namespace) -> int:
     return guide.run(epochs=asked.epochs, output=asked.output, quick=asked.quick)
 
 
+def _explain(asked: argparse.Namespace) -> int:
+    _choose_backend(asked.backend)
+    import keras
+
+    from ostinato import explanation, layers  # noqa: F401 - registers our classes
+
+    try:
+        model = keras.saving.load_model(asked.file, compile=False)
+    except (OSError, TypeError, ValueError) as error:
+        raise _CommandError(f"can't load {asked.file}: {error}") from None
+    print(explanation.explain(model))
+    return 0
+
+
 def _choose_backend(requested: str | None) -> None:
     try:
         choice = backend.choose(requested)
@@ -59,12 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Runs every section of the Keras RNN guide with Ostinato's layers, on real "
         "handwritten digits, and writes a report with pictures.",
     )
-    guide.add_argument(
-        "--backend",
-        choices=backend.BACKENDS,
-        help="what Keras runs on (default: what KERAS_BACKEND names, else the first installed of "
-        f"{', '.join(backend.BACKENDS)})",
-    )
+    _add_backend(guide)
     guide.add_argument(
         "--epochs", type=_positive, metavar="N", help="epochs of training (default: the guide's)"
     )
@@ -76,7 +85,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     guide.add_argument("--quick", action="store_true", help="less data and training: see it run")
     guide.set_defaults(command=_guide)
+
+    explain = commands.add_parser(
+        "explain",
+        help="say which engine runs each recurrent layer of a saved model",
+        description="Loads a .keras file and prints a table of its recurrent layers: which engine "
+        "runs each on this machine, and why not a faster one.",
+    )
+    explain.add_argument("file", metavar="FILE.keras", help="a model that Keras has saved")
+    _add_backend(explain)
+    explain.set_defaults(command=_explain)
     return parser
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=backend.BACKENDS,
+        help="what Keras runs on (default: what KERAS_BACKEND names, else the first installed of "
+        f"{', '.join(backend.BACKENDS)})",
+    )
 
 
 def _positive(text: str) -> int:

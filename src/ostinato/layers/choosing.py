@@ -38,7 +38,8 @@ def plan_for(cell: Any, xs: Structure, owner: str) -> Plan:
 
 def question_about(cell: Any, xs: Structure) -> Question:
     """What `plan` has to know of a cell and its inputs (B, T, ...)."""
-    not_builtin = _why_not_builtin(type(cell))
+    cls: Any = type(cell)
+    not_builtin = _why_not_builtin(cls)
     if not_builtin is not None:
         return Question(None, not_builtin, forced=forced())
     is_tensor = not tree.is_nested(xs)
@@ -64,14 +65,12 @@ def _framework_why_not(x: Tensor) -> str | None:
 @functools.lru_cache(maxsize=256)
 def _why_not_builtin(cls: Any) -> str | None:
     if not issubclass(cls, Cell):
-        return f"{cls.__name__} is not a built-in cell"
-    own = [name for name in _MATHEMATICS if not is_inherited(cls, name)]
+        owner = "Keras's own " if cls.__module__.partition(".")[0] == "keras" else ""
+        return f"{owner}{cls.__name__} is not a built-in cell of ostinato.layers"
+    plain = keras.layers.Layer.__call__
+    methods = {name: getattr(cls, name) for name in _MATHEMATICS}
+    own = [name for name, method in methods.items() if method is not plain and not is_ours(method)]
     return f"{cls.__name__} has its own {' and '.join(map(repr, own))}" if own else None
-
-
-def is_inherited(cls: type, name: str) -> bool:
-    """Whether a class has a method as Ostinato or Keras made it."""
-    return is_ours(getattr(cls, name)) or getattr(cls, name) is getattr(keras.layers.Layer, name)
 
 
 def _activations(cell: Cell) -> tuple[Activation, ...]:

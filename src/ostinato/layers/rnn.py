@@ -77,7 +77,8 @@ class RNN(Declared, keras.layers.Layer):
         self.supports_masking = True
         self.input_spec = None
         self._kept = KeptStates(name_of(self))
-        self._built_shapes: list[tuple[int | None, ...]] | None = None
+        # The shapes of the inputs that it was built for, of nested ones in their order.
+        self.built_shapes: list[tuple[int | None, ...]] | None = None
         state_sizes(cell)  # refuses a state_size that can't be read
 
     @property
@@ -104,7 +105,7 @@ class RNN(Declared, keras.layers.Layer):
         shapes, paths = _flat(sequences_shape)
         check_sequences(name_of(self), shapes, paths)
         build_cell(self.cell, _of_one_step(sequences_shape), self.compute_dtype)
-        self._built_shapes = shapes
+        self.built_shapes = shapes
         if self.stateful:
             batch_size = _known(shape[0] for shape in shapes)
             if batch_size is None:
@@ -230,8 +231,8 @@ class RNN(Declared, keras.layers.Layer):
         owner, paths = name_of(self), leaf_paths(sequences)
         shapes = [shape_of(x) for x in tree.flatten(sequences)]
         check_sequences(owner, shapes, paths)
-        if self._built_shapes is not None:
-            check_features(owner, shapes, self._built_shapes, paths)
+        if self.built_shapes is not None:
+            check_features(owner, shapes, self.built_shapes, paths)
         batch_size = _known(shape[0] for shape in shapes)
         timesteps = _known(shape[1] for shape in shapes)
         check_unroll(owner, self.unroll, timesteps)

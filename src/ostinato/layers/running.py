@@ -82,6 +82,11 @@ def _levels(job: Job) -> list[Job]:
     ]
 
 
+def cells_of(cell: Any) -> list[Any]:
+    """The cells that run one over the other: a stack's, or the cell alone."""
+    return [found for found, _ in _cells(cell, cell.state_size)]
+
+
 def _cells(cell: Any, states: Structure) -> list[tuple[Any, Structure]]:
     """The cells of a stack, or of stacks in a stack, with their states."""
     if type(cell) is StackedRNNCells:
@@ -92,10 +97,7 @@ def _cells(cell: Any, states: Structure) -> list[tuple[Any, Structure]]:
 
 def all_on_kernels(cell: Any, xs: Structure) -> bool:
     """Whether a cell, or every cell of a stack, would run on the native engine."""
-    return all(
-        plan(question_about(cell, xs)).engine == "fused"
-        for cell, _ in _cells(cell, cell.state_size)
-    )
+    return all(plan(question_about(each, xs)).engine == "fused" for each in cells_of(cell))
 
 
 def _run_level(jobs: Sequence[Job]) -> list[Answer]:

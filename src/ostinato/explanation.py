@@ -1,0 +1,153 @@
+"""`explain`: which engine runs each recurrent layer of a model, and why not a faster one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from ostinato import native
+from ostinato.conversion.directions import ACCELERATE
+from ostinato.conversion.layers_within import children
+from ostinato.layers import RNN
+from ostinato.layers.choosing import question_about
+from ostinato.layers.running import cells_of
+from ostinato.plan import plan
+
+_HEADINGS = ("layer", "class", "engine", "target", "threads", "why not a faster engine")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recurrent layer, or one cell of a stack.
+
+    Attributes:
+        layer: Its path: the names of the layers that it is in, and its own.
+        kind: Its class.
+        engine: "fused" (the native engine), "scan" (the backend's loop), "keras" (Keras's own
+            layer), or "none" where `use_engine` forces one that can't run it.
+        target: The instruction set of the native engine, else the backend.
+        threads: How many threads the native engine may use; None for other engines.
+        why_not_faster: Why no faster engine runs it; "" where there's none.
+    """
+
+    layer: str
+    kind: str
+    engine: str
+    target: str
+    threads: int | None
+    why_not_faster: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found; printed, it's a table.
+
+    Attributes:
+        rows: One for each recurrent layer, in the order of the model.
+        native: Why the native engine can't run in this process, or None where it can.
+    """
+
+    rows: tuple[Row, ...]
+    native: str | None
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        if self.native is None:
+            state = f"{native.target()}, {native.threads()} threads"
+        else:
+            state = f"not available: {self.native}"
+        lines = [f"Backend {keras.config.backend()}. Native engine: {state}."]
+        return "\n".join([*lines, *self._table()])
+
+    def _table(self) -> list[str]:
+        if not self.rows:
+            return ["No recurrent layers."]
+        cells = [
+            (r.layer, r.kind, r.engine, r.target, str(r.threads or "-"), r.why_not_faster or "-")
+            for r in self.rows
+        ]
+        widths = [max(map(len, column)) for column in zip(_HEADINGS, *cells, strict=True)]
+        # The last column's text may be long: nothing is to its right, so it needs no padding.
+        widths[-1] = len(_HEADINGS[-1])
+        table = [_HEADINGS, tuple("-" * width for width in widths), *cells]
+        return [
+            "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        ]
+
+
+def explain(model: Any) -> Explanation:
+    """Says which engine runs each recurrent layer of a model, and why not a faster one.
+
+    Args:
+        model: A Keras model or layer. Layers inside are found wherever Keras tracks them: in
+            nested models, in wrappers, in attributes.
+
+    Returns:
+        A table, to print or to read row by row. It's about the process as it is: backend, device,
+        and what `use_engine` or OSTINATO_ENGINE force.
+
+    Raises:
+        ValueError: if `model` isn't a Keras model or layer.
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"explain: expected a Keras model or layer, got {model!r}.")
+    return Explanation(tuple(_rows(model, (), set())), native.why_not())
+
+
+def _rows(layer: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Row]:
+    if id(layer) in seen:  # a shared layer
+        return
+    seen.add(id(layer))
+    name = "/".join(path) or layer.name
+    if isinstance(layer, RNN):
+        yield from _rows_of_ours(layer, name)
+    elif ACCELERATE.concerns(layer):
+        yield _row_of_keras(layer, name)
+    else:
+        for child in children(layer):
+            yield from _rows(child, (*path, child.name), seen)
+
+
+def _rows_of_ours(layer: RNN, name: str) -> Iterator[Row]:
+    cells = cells_of(layer.cell)
+    for cell in cells:
+        is_inner = len(cells) > 1
+        cell_name = getattr(cell, "name", type(cell).__name__)
+        found = plan(question_about(cell, _inputs_like(layer)))
+        on_kernel = found.engine == "fused"
+        yield Row(
+            f"{name}/{cell_name}" if is_inner else name,
+            type(cell if is_inner else layer).__name__,
+            found.engine or "none",
+            native.target() if on_kernel else keras.config.backend(),
+            native.threads() if on_kernel else None,
+            found.why_not("fused"),
+        )
+
+
+def _inputs_like(layer: RNN) -> Any:
+    """Inputs of the rank and nesting that a layer was built for; else one of (batch, time, D)."""
+    shapes = layer.built_shapes or [(1, 1, 1)]
+    tensors = [ops.zeros((1,) * len(shape), dtype=layer.compute_dtype) for shape in shapes]
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _row_of_keras(layer: Any, name: str) -> Row:
+    reason = ACCELERATE.why_left(layer)
+    why = (
+        "it's Keras's own layer: `ostinato.accelerate(model)` converts it"
+        if reason is None
+        else f"it's Keras's own layer, which `ostinato.accelerate` leaves alone: {reason}"
+    )
+    return Row(name, type(layer).__name__, "keras", keras.config.backend(), None, why)

@@ -1,0 +1,165 @@
+"""The choice of an engine: pure, so every case is a line."""
+
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+import ostinato
+from ostinato import layers, native
+from ostinato.forced import forced
+from ostinato.layers.choosing import question_about
+from ostinato.plan import Activation, Plan, Question, plan
+
+LSTM = Question("lstm", activations=(Activation("activation", "tanh", "tanh"),))
+OWN = Activation("activation", None, "<lambda>")
+
+
+def test_a_builtin_cell_runs_on_the_kernel():
+    assert plan(LSTM) == Plan("fused")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_every_float_runs_on_the_kernel(dtype):
+    assert plan(replace(LSTM, dtype=dtype)).engine == "fused"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            {"kind": None, "not_builtin": "MyCell is not a built-in cell"},
+            "MyCell is not a built-in",
+        ),
+        (
+            {"activations": (OWN,)},
+            "activation is a function that the kernel doesn't have: <lambda>",
+        ),
+        ({"dtype": "int8"}, "the cell computes in int8"),
+        ({"rank": 4}, "the inputs are of 4 dimensions"),
+        ({"rank": None}, "the inputs are a nest of tensors"),
+        ({"native": "the native engine isn't built"}, "the native engine isn't built"),
+        ({"framework": "the tensors are on cuda"}, "the tensors are on cuda"),
+    ],
+)
+def test_what_the_kernel_cant_do_is_scanned_and_has_a_reason(change, reason):
+    found = plan(replace(LSTM, **change))
+    assert found.engine == "scan"
+    assert reason in found.why_not("fused")
+    assert plan(replace(LSTM, **change, forced="fused")).engine is None
+
+
+def test_every_reason_is_named():
+    found = plan(replace(LSTM, activations=(OWN,), dtype="int8"))
+    assert "<lambda>" in found.why_not()
+    assert "int8" in found.why_not()
+
+
+def test_an_unbuilt_engine_is_the_reason_and_not_the_functions_that_it_would_have():
+    found = plan(replace(LSTM, activations=(OWN,), native="it isn't built"))
+    assert found.why_not() == "it isn't built"
+
+
+def test_scan_can_be_forced_on_anything():
+    found = plan(replace(LSTM, forced="scan"))
+    assert found.engine == "scan"
+    assert "OSTINATO_ENGINE" in found.why_not()
+    assert plan(replace(LSTM, forced="fused")).engine == "fused"
+
+
+# What layers ask.
+
+needs_native = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
+X = keras.ops.zeros((2, 3, 4))
+
+
+def chosen(cell, xs=X):
+    return plan(question_about(cell, xs))
+
+
+@needs_native
+@pytest.mark.parametrize("name", native.activation_names() if native.why_not() is None else [])
+def test_every_function_of_the_kernel_is_known_by_its_name_and_itself(name):
+    for function in (name, getattr(keras.activations, name)):
+        assert chosen(layers.LSTMCell(3, activation=function)).engine == "fused"
+        assert chosen(layers.GRUCell(3, recurrent_activation=function)).engine == "fused"
+
+
+@needs_native
+def test_a_function_of_the_same_name_is_another_function():
+    def tanh(x):
+        return x
+
+    assert "recurrent_activation is a function" in chosen(
+        layers.LSTMCell(3, recurrent_activation=tanh)
+    ).why_not("fused")
+
+
+class Overriding(layers.LSTMCell):
+    def recurrence(self, *args):
+        return super().recurrence(*args)
+
+
+class Named(layers.LSTMCell):
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.note = "more of the same"
+
+
+@needs_native
+def test_a_subclass_runs_on_the_kernel_if_its_mathematics_is_the_base_s():
+    assert "Overriding has its own 'recurrence'" in chosen(Overriding(3)).why_not()
+    assert chosen(Named(3)).engine == "fused"
+
+
+@needs_native
+def test_keras_s_own_cell_is_scanned():
+    assert "Keras's own LSTMCell" in chosen(keras.layers.LSTMCell(3)).why_not()
+
+
+# Forcing one.
+
+
+def test_use_engine_holds_inside_its_block_and_this_thread():
+    seen = []
+    with ostinato.use_engine("scan"):
+        with ostinato.use_engine("fused"):
+            assert forced() == "fused"
+        assert forced() == "scan"
+        thread = threading.Thread(target=lambda: seen.append(forced()))
+        thread.start()
+        thread.join()
+    assert seen == [forced()]
+    assert forced() != "scan" or seen == ["scan"]
+
+
+def test_an_unknown_engine_is_refused_with_the_list():
+    with (
+        pytest.raises(ValueError, match=r"use_engine: .*'fused' or 'scan', got 'cudnn'"),
+        ostinato.use_engine("cudnn"),
+    ):
+        pass
+
+
+def test_a_forced_engine_that_cant_run_raises_and_says_why():
+    layer = layers.RNN(Overriding(3), name="mine")
+    with (
+        ostinato.use_engine("fused"),
+        pytest.raises(ValueError, match=r"RNN layer 'mine': .*'fused'.*Overriding"),
+    ):
+        layer(np.zeros((2, 3, 4), "float32"))
+
+
+@pytest.mark.parametrize(("value", "result"), [("scan", "scan"), ("", "None"), ("x", "got 'x'")])
+def test_the_environment_forces_an_engine(value, result, monkeypatch):
+    monkeypatch.setenv("OSTINATO_ENGINE", value)
+    code = "from ostinato.forced import forced; print(forced())"
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert result in done.stdout + done.stderr
+    assert (done.returncode == 0) == (value != "x")
