@@ -88,12 +88,13 @@ int decide_thread_count() {
 struct Job {
   int n;
   void (*each)(void* context, int i);         // of parallel_for
-  void (*member)(void* context, int i, int n);  // or of parallel_team
+  void (*member)(void* context, int i, int n, Barrier* barrier);  // or of parallel_team
   void* context;
+  Barrier* barrier;
 
   void run(int i) const {
     if (each != nullptr) each(context, i);
-    else member(context, i, n);
+    else member(context, i, n, barrier);
   }
 };
 
@@ -238,14 +239,17 @@ void parallel_for(int n, void (*task)(void* context, int i), void* context) {
     for (int i = 0; i < n; ++i) task(context, i);
     return;
   }
-  all->run({n, task, nullptr, context});
+  all->run({n, task, nullptr, context, nullptr});
   all->release();
 }
 
-void parallel_team(int wanted, void (*task)(void* context, int i, int n), void* context) {
+void parallel_team(int wanted, void (*task)(void* context, int i, int n, Barrier* barrier),
+                   void* context) {
   Pool* all = wanted > 1 ? acquired_pool() : nullptr;
-  if (all == nullptr) return task(context, 0, 1);
-  all->run({wanted < all->size() ? wanted : all->size(), nullptr, task, context});
+  if (all == nullptr) return task(context, 0, 1, nullptr);
+  const int n = wanted < all->size() ? wanted : all->size();
+  Barrier barrier(n);
+  all->run({n, nullptr, task, context, n > 1 ? &barrier : nullptr});
   all->release();
 }
 

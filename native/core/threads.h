@@ -15,11 +15,6 @@ int thread_count();
 // the pool, runs serially on the caller's thread. Works in a child after fork.
 void parallel_for(int n, void (*task)(void* context, int i), void* context);
 
-// Runs task(context, i, n) for i in [0, n) all at the same time, each on a thread of its own, for
-// tasks that wait for one another at a Barrier. `n` is at most `wanted` and may be less, down to 1:
-// what could be had. Same rules as above.
-void parallel_team(int wanted, void (*task)(void* context, int i, int n), void* context);
-
 // Where n threads of a team wait for one another; spins, since the others are a few microseconds
 // away. Reusable. Memory written before `wait` is seen by all after it.
 class Barrier {
@@ -32,5 +27,11 @@ class Barrier {
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<unsigned> phase_{0};
 };
+
+// Runs task(context, i, n, barrier) for i in [0, n) all at the same time, each on a thread of its
+// own, for tasks that wait for one another. `n` is at most `wanted` and may be less, down to 1 with
+// a null barrier: what could be had. Same rules as above.
+void parallel_team(int wanted, void (*task)(void* context, int i, int n, Barrier* barrier),
+                   void* context);
 
 }  // namespace ostinato

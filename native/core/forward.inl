@@ -1,0 +1,330 @@
+// The forward pass: each member of a group runs its panels through all timesteps.
+
+template <class R>
+struct ForwardMember {
+  typedef typename R::S S;
+  typedef typename R::V V;
+  typedef typename R::Int Int;
+  static constexpr I L = R::kLanes;
+
+  const Layer<R>& l;
+  const Columns& c;
+  const Rows& rows;
+  const GroupMemory<R>& memory;
+  const I member, members;
+  Barrier* barrier;
+  const Span own;  // panels
+  S *tile, *spare, *work;
+  Int *valid, *shown;
+
+  ForwardMember(const Layer<R>& layer, I group, I member, I members, Barrier* barrier)
+      : l(layer), c(layer.columns), rows(layer.schedule.groups[group]),
+        memory(layer.memory[group]), member(member), members(members), barrier(barrier),
+        own(share(layer.panels, member, members)) {
+    const I block = rows.count < kRowBlock ? rows.count : kRowBlock;
+    S* next = memory.private_ + member * memory.private_size;
+    valid = reinterpret_cast<Int*>(next), next += blocks_of(rows.count, L) * L;
+    shown = reinterpret_cast<Int*>(next), next += blocks_of(rows.count, L) * L;
+    work = next, next += block * L;
+    tile = next, next += 4 * block * L;
+    spare = next;
+  }
+
+  static I private_size(I count) {
+    const I block = count < kRowBlock ? count : kRowBlock;
+    return 2 * blocks_of(count, L) * L + (1 + 4 + 4) * block * L + 64 * L;
+  }
+
+  // --- where things are ---
+
+  S* state(I s, I t, I panel) const {
+    if (l.run->spec.training) return l.kept_state(s, t, panel, rows.first);
+    return memory.states + (((t & 1) * c.states + s) * l.panels + panel) * rows.count * L;
+  }
+  I panel_stride() const { return (l.run->spec.training ? l.B : rows.count) * L; }
+  S* dropped(I gate, I t, I panel) const {
+    return memory.dropped +
+           (((t & 1) * l.run->spec.recurrent_masks + gate) * l.panels + panel) * rows.count * L;
+  }
+  const S* recurrent_mask(I gate, I panel) const {
+    return l.recurrent_masks + ((gate * l.panels + panel) * l.B + rows.first) * L;
+  }
+  // The tile of a panel for rows from r on, and the distance to the next panel's.
+  S* tile_at(I t, I panel, I r) const {
+    if (l.keeps_tiles) return l.kept_tile(t, panel, rows.first) + r * c.cols * L;
+    if (memory.tiles != nullptr) return memory.tiles + (panel * rows.count + r) * c.cols * L;
+    return tile;
+  }
+  I tile_panel_stride(I block) const {
+    return (l.keeps_tiles ? l.B : memory.tiles != nullptr ? rows.count : block) * c.cols * L;
+  }
+
+  void wait() const {
+    if (barrier != nullptr) barrier->wait();
+  }
+
+  // --- rows come and go ---
+
+  void enter(I t, I first, I last) const {
+    for (I p = own.first; p < own.last; ++p) {
+      for (I r = first; r < last; ++r) {
+        const I row = l.schedule.row_of[rows.first + r];
+        for (I s = 0; s < c.states; ++s) {
+          const S* from = static_cast<const S*>(l.run->initial[s]) + row * l.U + p * L;
+          store<R>(state(s, t, p) + r * L, load_part<R>(from, l.U - p * L));
+        }
+      }
+      drop(t, p, first, last);
+    }
+  }
+
+  // The state at t of one panel with each gate's dropout mask on it.
+  void drop(I t, I panel, I first, I last) const {
+    const S* h = state(0, t, panel);
+    for (I g = 0; g < l.run->spec.recurrent_masks; ++g) {
+      const S* mask = recurrent_mask(g, panel);
+      S* to = dropped(g, t, panel);
+      for (I r = first; r < last; ++r) {
+        store<R>(to + r * L, load<R>(h + r * L) * load<R>(mask + r * L));
+      }
+    }
+  }
+
+  // Rows whose last timestep was t - 1: their final states, and their outputs from t on.
+  void leave(I t, I first, I last) const {
+    for (I p = own.first; p < own.last; ++p) {
+      const I lanes = l.U - p * L;
+      for (I r = first; r < last; ++r) {
+        const I row = l.schedule.row_of[rows.first + r];
+        for (I s = 0; s < c.states; ++s) {
+          S* to = static_cast<S*>(l.run->final[s]) + row * l.U + p * L;
+          store_part<R>(to, load<R>(state(s, t, p) + r * L), lanes);
+        }
+        const bool holds = !l.run->spec.zero_masked;
+        write_outputs(row, p, t, l.T, holds ? load<R>(state(0, t, p) + r * L) : V{});
+      }
+    }
+  }
+
+  void write_outputs(I row, I panel, I first, I last, V value) const {
+    if (!l.run->spec.sequences) return;
+    for (I t = first; t < last; ++t) {
+      S* to = static_cast<S*>(l.run->ys) + (row * l.T + l.output_time(t)) * l.U + panel * L;
+      store_part<R>(to, value, l.U - panel * L);
+    }
+  }
+
+  // Zeros before rows begin; rows that never do keep their states.
+  void write_unstarted() const {
+    if (!l.schedule.has_mask) return;
+    for (I r = 0; r < rows.count; ++r) {
+      I begin = 0;
+      while (begin < l.T && rows.running[begin] <= r) ++begin;
+      const I row = l.schedule.row_of[rows.first + r];
+      for (I p = own.first; p < own.last; ++p) {
+        write_outputs(row, p, 0, begin, V{});
+        for (I s = 0; begin == l.T && s < c.states; ++s) {
+          const I at = row * l.U + p * L;
+          store_part<R>(static_cast<S*>(l.run->final[s]) + at,
+                        load_part<R>(static_cast<const S*>(l.run->initial[s]) + at, l.U - p * L),
+                        l.U - p * L);
+        }
+      }
+    }
+  }
+
+  // --- one timestep ---
+
+  // Rows [r, r + count) of the tiles of `together` panels from p on: bias and inputs' product.
+  void project_inputs(I t, I p, I together, I r, I count, S* z, I z_panel) const {
+    const I cols = c.cols;
+    for (I q = 0; q < together; ++q) {
+      const S* bias = l.bias + (p + q) * cols * L;
+      for (I column = 0; column < cols; ++column) {
+        const V value = load<R>(bias + column * L);
+        S* to = z + q * z_panel + column * L;
+        for (I i = 0; i < count; ++i) store<R>(to + i * cols * L, value);
+      }
+    }
+    const I ldb = together * c.x_cols * L;
+    const S* x = memory.x[t & 1] + r * L;
+    const S* w = l.kernel + p * l.D * c.x_cols * L;
+    Product<R> product = {x, rows.count * L, L, 1, l.D, w, ldb};
+    if (l.run->spec.input_masks <= 1) {
+      multiply(product, count, together * c.x_cols, z, cols * L, cols > 1 ? L : z_panel);
+      return;
+    }
+    for (I column = 0; column < c.x_cols; ++column) {
+      product.a = x + c.gate_of_x[column] * l.d_blocks * rows.count * L;
+      product.b = w + column * L;
+      multiply(product, count, 1, z + column * L, cols * L, L);
+    }
+  }
+
+  // The same for the state's product.
+  void project_state(I t, I p, I together, I r, I count, S* z, I z_panel) const {
+    const I cols = c.cols;
+    const S* u = l.recurrent + p * l.U * c.h_cols * L;
+    Product<R> product = {state(0, t, 0) + r * L, panel_stride(), L, 1, l.U, u,
+                          together * c.h_cols * L};
+    z += c.h_first * L;
+    if (l.run->spec.recurrent_masks == 0) {
+      multiply(product, count, together * c.h_cols, z, cols * L, cols > 1 ? L : z_panel);
+      return;
+    }
+    product.a_block = rows.count * L;
+    for (I column = 0; column < c.h_cols; ++column) {
+      product.a = dropped(c.gate_of_h[column], t, 0) + r * L;
+      product.b = u + column * L;
+      multiply(product, count, cols > 1 ? 1 : together, z + column * L, cols * L, z_panel);
+    }
+  }
+
+  Tile<R> tile_of(I t, I p, I r, I count, S* z) const {
+    Tile<R> result = {count, c.cols * L, z, spare, {}, {}, work};
+    for (I s = 0; s < c.states; ++s) {
+      result.old_state[s] = state(s, t, p) + r * L;
+      result.new_state[s] = state(s, t + 1, p) + r * L;
+    }
+    return result;
+  }
+
+  void run_cell(Tile<R>& t) const {
+    switch (l.run->spec.kind) {
+      case lstm: return lstm_forward(l.functions, t);
+      case gru: return gru_forward(l.functions, t);
+      case gru_reset_before: return gru_before_forward(l.functions, t);
+      default: return simple_forward(l.functions, t);
+    }
+  }
+
+  // Masked rows keep their states; results go out; dropout for the next timestep.
+  void finish(I t, I p, I r, I count) const {
+    if (l.schedule.holes) {
+      for (I s = 0; s < c.states; ++s) {
+        const S* old = state(s, t, p) + r * L;
+        S* now = state(s, t + 1, p) + r * L;
+        for (I i = 0; i < count; ++i) {
+          const V kept = choose<R>(valid[r + i], load<R>(now + i * L), load<R>(old + i * L));
+          store<R>(now + i * L, kept);
+        }
+      }
+    }
+    const S* h = state(0, t + 1, p) + r * L;
+    if (l.run->spec.sequences) {
+      const I lanes = l.U - p * L, time = l.output_time(t);
+      S* ys = static_cast<S*>(l.run->ys) + time * l.U + p * L;
+      const I* row_of = l.schedule.row_of + rows.first + r;
+      for (I i = 0; i < count; ++i) {
+        V y = load<R>(h + i * L);
+        if (l.schedule.holes) y = choose<R>(shown[r + i], y, V{});
+        store_part<R>(ys + row_of[i] * l.T * l.U, y, lanes);
+      }
+    }
+    if (l.run->spec.recurrent_masks) drop(t + 1, p, r, r + count);
+  }
+
+  void step(I t) const {
+    const I running = rows.running[t];
+    const I blocks = blocks_of(running, kRowBlock);
+    const bool before = l.run->spec.kind == gru_reset_before;
+    for (I p = own.first; p < own.last;) {
+      const I together = panels_together(c.cols, p, own.last);
+      for (I b = 0; b < blocks; ++b) {
+        const Span some = share(running, b, blocks);
+        S* z = tile_at(t, p, some.first);
+        const I z_panel = tile_panel_stride(some.size());
+        project_inputs(t, p, together, some.first, some.size(), z, z_panel);
+        project_state(t, p, together, some.first, some.size(), z, z_panel);
+        for (I q = 0; q < together; ++q) {
+          Tile<R> now = tile_of(t, p + q, some.first, some.size(), z + q * z_panel);
+          if (before) {
+            gates_before(now, t, p + q, some.first);
+          } else {
+            run_cell(now);
+            finish(t, p + q, some.first, some.size());
+          }
+        }
+      }
+      p += together;
+    }
+    if (before) {
+      wait();
+      candidate_before(t);
+    }
+  }
+
+  void gates_before(Tile<R>& tile, I t, I p, I r) const {
+    const bool drops = l.run->spec.recurrent_masks != 0;
+    tile.work = memory.reset + (p * rows.count + r) * L;
+    gru_before_gates(l.functions, tile, (drops ? dropped(2, t, p) : state(0, t, p)) + r * L);
+  }
+
+  // gru_reset_before's second stage: the product of r h, and the new state.
+  void candidate_before(I t) const {
+    const I blocks = blocks_of(rows.running[t], kRowBlock);
+    for (I p = own.first; p < own.last;) {
+      const I together = panels_together(1, p, own.last);
+      for (I b = 0; b < blocks; ++b) {
+        const Span some = share(rows.running[t], b, blocks);
+        S* z = tile_at(t, p, some.first);
+        const I z_panel = tile_panel_stride(some.size());
+        const Product<R> product = {memory.reset + some.first * L, rows.count * L, L, 1, l.U,
+                                    l.candidate + p * l.U * L, together * L};
+        multiply(product, some.size(), together, z, c.cols * L, z_panel);
+        for (I q = 0; q < together; ++q) {
+          Tile<R> now = tile_of(t, p + q, some.first, some.size(), z + q * z_panel);
+          run_cell(now);
+          finish(t, p + q, some.first, some.size());
+        }
+      }
+      p += together;
+    }
+  }
+
+  void pack_next(I t) const {
+    if (t >= l.T) return;
+    pack_inputs(l, rows, t, share(rows.running[t], member, members), memory.x[t & 1]);
+  }
+
+  void run() const {
+    write_unstarted();
+    I running = l.T > 0 ? rows.running[0] : 0;
+    enter(0, 0, running);
+    pack_next(0);
+    wait();
+    for (I t = 0; t < l.T; ++t) {
+      pack_next(t + 1);
+      if (l.schedule.holes) read_mask(l, rows, t, valid, shown);
+      step(t);
+      const I next = t + 1 < l.T ? rows.running[t + 1] : 0;
+      if (next < running) leave(t + 1, next, running);
+      if (next > running) enter(t + 1, running, next);
+      running = next;
+      wait();
+    }
+  }
+};
+
+template <class R>
+bool take_forward_memory(Layer<R>& l, Arena& arena) {
+  typedef typename R::S S;
+  constexpr I L = R::kLanes;
+  const RunSpec& spec = l.run->spec;
+  const I copies = spec.input_masks > 1 ? spec.input_masks : 1;
+  l.memory = arena.take<GroupMemory<R>>(l.schedule.group_count);
+  if (arena.failed) return false;
+  for (I g = 0; g < l.schedule.group_count; ++g) {
+    GroupMemory<R>& m = l.memory[g];
+    const I count = l.schedule.groups[g].count, all = l.panels * count * L;
+    for (S*& x : m.x) x = arena.take<S>(copies * l.d_blocks * count * L);
+    m.states = spec.training ? nullptr : arena.take<S>(2 * l.columns.states * all);
+    m.dropped = spec.recurrent_masks ? arena.take<S>(2 * spec.recurrent_masks * all) : nullptr;
+    const bool before = spec.kind == gru_reset_before;
+    m.reset = before ? arena.take<S>(all) : nullptr;
+    m.tiles = before && !l.keeps_tiles ? arena.take<S>(l.columns.cols * all) : nullptr;
+    m.private_size = ForwardMember<R>::private_size(count);
+    m.private_ = arena.take<S>(l.members * m.private_size);
+  }
+  return !arena.failed;
+}

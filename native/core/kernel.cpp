@@ -1,0 +1,46 @@
+// The fused kernels, compiled once for each target (OSTINATO_TARGET_FUNCTION names its table).
+#include "kernels.h"
+
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "memory.h"
+#include "threads.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace ostinato {
+namespace {
+
+#include "simd.inl"
+#include "math.inl"
+#include "activations.inl"
+#include "gemm.inl"
+#include "layout.inl"
+#include "cells.inl"
+#include "layer.inl"
+#include "forward.inl"
+#include "backward.inl"
+#include "running.inl"
+
+template <class R>
+bool forward_all(const Run* runs, int count, int threads) {
+  return run_all<R, ForwardPass<R>>(runs, count, threads);
+}
+template <class R>
+bool backward_all(const Run* runs, int count, int threads) {
+  return run_all<R, BackwardPass<R>>(runs, count, threads);
+}
+
+constexpr Kernels kTable = {OSTINATO_TARGET_NAME, forward_all<F32>, backward_all<F32>,
+                            forward_all<F64>, backward_all<F64>};
+
+}  // namespace
+
+const Kernels* OSTINATO_TARGET_FUNCTION() { return &kTable; }
+
+}  // namespace ostinato

@@ -1,0 +1,219 @@
+// One run made ready: its schedule, its packed weights, its scratch memory.
+
+constexpr I kRowBlock = 64;  // rows of a tile, so that it stays in L1 beside a piece of the weights
+
+// Memory of one group of threads, (…, rows of the group, L) each.
+template <class R>
+struct GroupMemory {
+  typedef typename R::S S;
+  S* x[2];       // packed inputs of this timestep and the next: [mask][block of D][row][L]
+  S* states;     // inference: [t & 1][state][panel][row][L]
+  S* dropped;    // recurrent dropout: [t & 1][gate][panel][row][L]
+  S* reset;      // gru_reset_before: r h, [panel][row][L]
+  S* tiles;      // tiles that aren't kept: gru_reset_before [panel][row][cols L]
+  S* private_;   // (members, private_size): a member's own scratch
+  I private_size;
+};
+
+template <class R>
+struct Layer {
+  typedef typename R::S S;
+  static constexpr I L = R::kLanes;
+
+  const Run* run;
+  Columns columns;
+  I B, T, D, U, panels, d_blocks;
+  Functions<R> functions;
+  Schedule schedule;
+  I members;  // threads of a group, at most
+  bool keeps_tiles;  // whether tiles lie in `saved`
+  // packed: see layout.inl
+  S *kernel, *recurrent, *candidate, *bias;
+  S *input_masks, *recurrent_masks;
+  GroupMemory<R>* memory;  // (groups,)
+
+  const S* x() const { return static_cast<const S*>(run->x); }
+  S* saved() const { return static_cast<S*>(run->saved); }
+
+  I time_of(I t) const { return run->spec.reverse ? T - 1 - t : t; }
+  I output_time(I t) const { return run->spec.flip_outputs ? T - 1 - t : t; }
+
+  // Kept tiles, [t][panel][slot][cols L], and after them states, [state][t][panel][slot][L].
+  S* kept_tile(I t, I panel, I slot) const {
+    return saved() + ((t * panels + panel) * B + slot) * columns.cols * L;
+  }
+  S* kept_state(I s, I t, I panel, I slot) const {
+    const I tiles = keeps_tiles ? T * panels * B * columns.cols * L : 0;
+    return saved() + tiles + (((s * (T + 1) + t) * panels + panel) * B + slot) * L;
+  }
+};
+
+// What follows from the run's sizes and options alone.
+template <class R>
+void describe(const Run& run, Layer<R>& l) {
+  l.run = &run;
+  l.columns = columns_of(run.spec.kind);
+  l.B = run.B, l.T = run.T, l.D = run.D, l.U = run.U;
+  l.panels = blocks_of(run.U, R::kLanes);
+  l.d_blocks = blocks_of(run.D, R::kLanes);
+  l.functions.activation = activation_at<R>(run.spec.activation);
+  const bool has_gates = run.spec.kind != simple_rnn;
+  l.functions.gate = activation_at<R>(has_gates ? run.spec.recurrent_activation : 0);
+  l.functions.keeps_inputs = run.spec.training && l.functions.activation.needs_input;
+  l.functions.keeps_gate_inputs = run.spec.training && l.functions.gate.needs_input;
+  l.keeps_tiles = run.spec.training && (has_gates || l.functions.activation.needs_input);
+}
+
+// --- who does what --------------------------------------------------------------------------------
+
+// Threads split the batch, each with the whole of the weights and without a barrier, while the
+// weights fit the L2 cache and there are rows enough; else they split the units.
+struct Split {
+  I groups, members;
+};
+
+template <class R>
+Split split_of(const Run& run, I threads) {
+  static const I cache = [] {
+    const long size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return size > 0 ? static_cast<I>(size) : I{1} << 20;
+  }();
+  const I gates = columns_of(run.spec.kind).gates;
+  const I weights = (run.D + run.U) * gates * run.U * static_cast<I>(sizeof(typename R::S));
+  const double work = 2.0 * static_cast<double>(run.B * run.T) * static_cast<double>(weights) /
+                      static_cast<double>(sizeof(typename R::S));
+  // Below some 10 us of work a second thread costs more than it brings.
+  if (threads <= 1 || work < 2e6) return {1, 1};
+  const I panels = blocks_of(run.U, R::kLanes);
+  const bool fits = weights < cache / 4 * 3;
+  if (fits && run.B >= 4 * threads) return {threads, 1};
+  // A barrier a timestep wants some microseconds of work between.
+  if (fits && run.B >= 2 && work / static_cast<double>(run.T) < 1e6) {
+    return {run.B < threads ? run.B : threads, 1};
+  }
+  if (panels >= 2 && work / static_cast<double>(run.T) > 2e5) {
+    return {1, panels < threads ? panels : threads};
+  }
+  return {run.B < threads ? run.B : threads, 1};
+}
+
+// --- packing --------------------------------------------------------------------------------------
+
+// Memory for the packed weights that the forward pass reads.
+template <class R>
+bool take_forward_weights(Layer<R>& l, Arena& arena) {
+  constexpr I L = R::kLanes;
+  const Columns& c = l.columns;
+  l.kernel = arena.take<typename R::S>(l.panels * l.D * c.x_cols * L);
+  l.recurrent = arena.take<typename R::S>(l.panels * l.U * c.h_cols * L);
+  const bool before = l.run->spec.kind == gru_reset_before;
+  l.candidate = before ? arena.take<typename R::S>(l.panels * l.U * L) : nullptr;
+  l.bias = arena.take<typename R::S>(l.panels * c.cols * L);
+  return !arena.failed;
+}
+
+constexpr I kCandidateGate[1] = {2};
+
+template <class R>
+void pack_bias(const Layer<R>& l, Span panels) {
+  typedef typename R::S S;
+  typedef typename R::V V;
+  constexpr I L = R::kLanes;
+  const Columns& c = l.columns;
+  const S* bias = static_cast<const S*>(l.run->bias);
+  const bool has_state_bias = l.run->spec.kind == gru;
+  for (I p = panels.first; p < panels.last; ++p) {
+    const I unit = p * L, lanes = l.U - unit;
+    for (I column = 0; column < c.cols; ++column) {
+      V sum{};
+      if (bias != nullptr && column < c.x_cols) {
+        sum = load_part<R>(bias + c.gate_of_x[column] * l.U + unit, lanes);
+      }
+      if (bias != nullptr && has_state_bias && column >= c.h_first) {
+        const I gate = c.gates + c.gate_of_h[column - c.h_first];
+        sum = sum + load_part<R>(bias + gate * l.U + unit, lanes);
+      }
+      store<R>(l.bias + (p * c.cols + column) * L, sum);
+    }
+  }
+}
+
+template <class R>
+void pack_forward_weights(const Layer<R>& l, Span panels) {
+  typedef typename R::S S;
+  const Columns& c = l.columns;
+  const S* kernel = static_cast<const S*>(l.run->kernel);
+  const S* recurrent = static_cast<const S*>(l.run->recurrent_kernel);
+  pack_weights<R>(kernel, l.D, l.U, c.gates, c.gate_of_x, c.x_cols, panels, l.kernel);
+  pack_weights<R>(recurrent, l.U, l.U, c.gates, c.gate_of_h, c.h_cols, panels, l.recurrent);
+  if (l.candidate != nullptr) {
+    pack_weights<R>(recurrent, l.U, l.U, c.gates, kCandidateGate, 1, panels, l.candidate);
+  }
+  pack_bias(l, panels);
+}
+
+// Dropout masks by slot.
+template <class R>
+bool pack_dropout(Layer<R>& l, Arena& arena) {
+  typedef typename R::S S;
+  constexpr I L = R::kLanes;
+  const RunSpec& spec = l.run->spec;
+  l.input_masks = l.recurrent_masks = nullptr;
+  if (spec.input_masks) {
+    l.input_masks = arena.take<S>(spec.input_masks * l.d_blocks * l.B * L);
+    if (arena.failed) return false;
+    pack_masks<R>(static_cast<const S*>(l.run->input_masks), spec.input_masks, l.B, l.D,
+                  l.schedule.row_of, l.input_masks);
+  }
+  if (spec.recurrent_masks) {
+    l.recurrent_masks = arena.take<S>(spec.recurrent_masks * l.panels * l.B * L);
+    if (arena.failed) return false;
+    pack_masks<R>(static_cast<const S*>(l.run->recurrent_masks), spec.recurrent_masks, l.B, l.U,
+                  l.schedule.row_of, l.recurrent_masks);
+  }
+  return true;
+}
+
+// The inputs of timestep t, rows [first, last) of the group, each mask's product apart:
+// [mask][block of D][row of the group][L].
+template <class R>
+void pack_inputs(const Layer<R>& l, const Rows& rows, I t, Span some, typename R::S* out) {
+  typedef typename R::S S;
+  constexpr I L = R::kLanes;
+  const I copies = l.run->spec.input_masks > 1 ? l.run->spec.input_masks : 1;
+  const I time = l.time_of(t);
+  for (I r = some.first; r < some.last; ++r) {
+    const S* from = l.x() + (l.schedule.row_of[rows.first + r] * l.T + time) * l.D;
+    for (I d = 0; d < l.d_blocks; ++d) {
+      const typename R::V value = load_part<R>(from + d * L, l.D - d * L);
+      for (I m = 0; m < copies; ++m) {
+        S* to = out + ((m * l.d_blocks + d) * rows.count + r) * L;
+        if (l.input_masks == nullptr) {
+          store<R>(to, value);
+        } else {
+          const S* mask = l.input_masks + ((m * l.d_blocks + d) * l.B + rows.first + r) * L;
+          store<R>(to, value * load<R>(mask));
+        }
+      }
+    }
+  }
+}
+
+// For each running row at timestep t: all ones where it's valid, and where its output is shown.
+template <class R>
+void read_mask(const Layer<R>& l, const Rows& rows, I t, typename R::Int* valid,
+               typename R::Int* shown) {
+  const I time = l.time_of(t);
+  for (I r = 0; r < rows.running[t]; ++r) {
+    const I slot = rows.first + r;
+    const bool is_valid = l.run->mask[l.schedule.row_of[slot] * l.T + time] != 0;
+    valid[r] = is_valid ? -1 : 0;
+    shown[r] = l.run->spec.zero_masked ? valid[r] : (t >= l.schedule.begin[slot] ? -1 : 0);
+  }
+}
+
+template <class R>
+OSTINATO_INLINE typename R::V choose(typename R::Int flag, typename R::V yes, typename R::V no) {
+  const typename R::M all = splat_int<R>(flag);
+  return (typename R::V)((all & (typename R::M)yes) | (~all & (typename R::M)no));
+}
