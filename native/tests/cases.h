@@ -84,8 +84,9 @@ inline void fill(Case& c, Random& random) {
   double per_input = 1.0 / std::max<double>(1, double(c.D) / 4);
   double per_unit = 1.0 / std::max<double>(1, double(c.U) / 4);
   if (!bounded(c.spec.activation)) {
-    per_unit /= 4;
-    c.T = std::min<int64_t>(c.T, 5);
+    bool steep = naive::activation(c.spec.activation).value(9) > 100;  // exponential
+    per_unit /= steep ? 20 : 4, per_input /= steep ? 4 : 1;
+    c.T = std::min<int64_t>(c.T, steep ? 2 : 5);
   }
   if (c.spec.kind != simple_rnn && !bounded(c.spec.recurrent_activation)) {
     // A gate beyond one multiplies the states at each step.

@@ -1,0 +1,198 @@
+// The selected kernels against the plain loops in double: values and gradients of every kind and
+// activation, options crossed at random, odd sizes, any mask, any number of threads.
+//
+//   test_kernels [cases]     OSTINATO_TARGET chooses the target, OSTINATO_NUM_THREADS the threads
+#include <cmath>
+#include <cstring>
+#include <deque>
+
+#include "../core/threads.h"
+#include "cases.h"
+#include "naive.h"
+
+using namespace ostinato;
+using namespace ostinato::tests;
+
+namespace {
+
+// Of the tensor's largest magnitude.
+double tolerance(float) { return 2e-6; }
+double tolerance(double) { return 1e-13; }
+
+RunAll forward_of(const Kernels& k, float) { return k.forward_f32; }
+RunAll forward_of(const Kernels& k, double) { return k.forward_f64; }
+RunAll backward_of(const Kernels& k, float) { return k.backward_f32; }
+RunAll backward_of(const Kernels& k, double) { return k.backward_f64; }
+
+double worst = 0;  // of the tolerance, for the report
+
+template <class F>
+void compare(const Bound<F>& mine, const Bound<double>& truth) {
+  for (size_t r = 0; r < truth.results().size(); ++r) {
+    const auto& [name, expected] = truth.results()[r];
+    const std::vector<F>& got = mine.results()[r].second;
+    double scale = 1e-30;
+    for (double value : expected) scale = std::fmax(scale, std::isfinite(value) ? std::abs(value) : 0);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      if (std::isnan(expected[i]) && std::isnan(got[i])) continue;
+      if (std::isinf(expected[i]) && double(got[i]) == expected[i]) continue;
+      double error = std::abs(double(got[i]) - expected[i]) / (scale * tolerance(F()));
+      CHECK(error <= 1, "%s[%zu]: expected %.9g, got %.9g, scale %.3g, %.2f of the tolerance\n  %s", name, i,
+            expected[i], double(got[i]), scale, error, mine.of().described().c_str());
+      worst = std::fmax(worst, error);
+    }
+  }
+}
+
+template <class F>
+bool same_bits(const typename Bound<F>::Results& a, const typename Bound<F>::Results& b) {
+  for (size_t r = 0; r < a.size(); ++r)
+    if (std::memcmp(a[r].second.data(), b[r].second.data(), a[r].second.size() * sizeof(F)) != 0)
+      return false;
+  return true;
+}
+
+// Runs one call of all cases, and again for the same bits.
+template <class F>
+void check_call(const std::vector<Case>& cases, int threads) {
+  const Kernels &mine = *selected_kernels(), &truth = *kernels_naive();
+  std::deque<Bound<F>> got;
+  std::deque<Bound<double>> expected;
+  for (const Case& c : cases) got.emplace_back(c), expected.emplace_back(c);
+  auto call = [&](RunAll function, auto& bounds, auto next) {
+    std::vector<Run> runs;
+    for (auto& bound : bounds) runs.push_back((bound.*next)());
+    CHECK(function(runs.data(), int(runs.size()), threads), "out of memory");
+  };
+  auto twice = [&](RunAll function, auto next) {
+    call(function, got, next);
+    std::vector<typename Bound<F>::Results> before;
+    for (auto& bound : got) before.push_back(bound.results());
+    std::vector<std::vector<F>> saved;
+    for (auto& bound : got) saved.push_back(bound.saved());
+    call(function, got, next);
+    for (size_t i = 0; i < got.size(); ++i) {
+      CHECK(same_bits<F>(before[i], got[i].results()), "%s", cases[i].described().c_str());
+      CHECK(saved[i].size() == got[i].saved().size(), "saved changed its size");
+    }
+    return saved;
+  };
+  call(forward_of(truth, 0.0), expected, &Bound<double>::for_forward);
+  twice(forward_of(mine, F()), &Bound<F>::for_forward);
+  for (size_t i = 0; i < got.size(); ++i) compare(got[i], expected[i]);
+  for (const Case& c : cases)
+    if (!c.spec.training) return;
+  call(backward_of(truth, 0.0), expected, &Bound<double>::for_backward);
+  auto saved = twice(backward_of(mine, F()), &Bound<F>::for_backward);
+  for (size_t i = 0; i < got.size(); ++i) {
+    compare(got[i], expected[i]);
+    size_t bytes = saved[i].size() * sizeof(F);
+    CHECK(std::memcmp(saved[i].data(), got[i].saved().data(), bytes) == 0, "saved was written");
+  }
+}
+
+void check_both(const std::vector<Case>& cases, int threads) {
+  check_call<float>(cases, threads);
+  check_call<double>(cases, threads);
+}
+
+int64_t number_of(const char* activation) {
+  size_t count = 0;
+  const char* const* names = activation_names(&count);
+  for (size_t i = 0; i < count; ++i)
+    if (std::strcmp(names[i], activation) == 0) return int64_t(i);
+  CHECK(false, "no activation %s", activation);
+  return -1;
+}
+
+Case plain(int64_t kind, int64_t B, int64_t T, int64_t D, int64_t U, Random& random) {
+  Case c;
+  c.spec.kind = kind, c.B = B, c.T = T, c.D = D, c.U = U;
+  c.spec.activation = number_of("tanh"), c.spec.recurrent_activation = number_of("sigmoid");
+  c.spec.has_bias = c.spec.sequences = c.spec.training = c.spec.wants_dx = 1;
+  fill(c, random);
+  return c;
+}
+
+void test_every_activation() {
+  size_t count = 0;
+  activation_names(&count);
+  Random random(1);
+  for (int64_t kind = 0; kind < 4; ++kind)
+    for (int64_t number = 0; number < int64_t(count); ++number)
+      for (bool recurrent : {false, true}) { if (!recurrent && number == 16) continue; if (number==20) continue;
+        Case c = plain(kind, 3, 4, 5, 18, random);
+        (recurrent ? c.spec.recurrent_activation : c.spec.activation) = number;
+        fill(c, random);
+        check_both({c}, thread_count());
+      }
+}
+
+// One row, one timestep, one unit, one feature; and sizes at which other plans may be made: weights
+// beyond the caches, many rows, few.
+void test_sizes() {
+  const int64_t sizes[][4] = {{1, 1, 1, 1},    {1, 7, 1, 1},    {5, 1, 3, 1},   {1, 1, 40, 33},
+                              {64, 6, 28, 64}, {1, 5, 20, 330}, {3, 4, 9, 300}, {17, 3, 20, 330},
+                              {40, 3, 5, 257}, {8, 4, 300, 48}, {130, 2, 4, 5}};
+  Random random(2);
+  for (int64_t kind = 0; kind < 4; ++kind)
+    for (const auto& s : sizes)
+      for (int64_t training : {0, 1}) {
+        Case c = plain(kind, s[0], s[1], s[2], s[3], random);
+        c.spec.training = training;
+        check_both({c}, thread_count());
+      }
+}
+
+void test_crossed_options(int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    Random random(uint64_t(1000 + i));
+    std::vector<Case> cases;
+    int64_t runs = 1 + random.below(4) / 2;
+    for (int64_t run = 0; run < runs; ++run) cases.push_back(random_case(random, random.below(4)));
+    if (random.chance(0.2))
+      for (Case& c : cases) c.spec.training = 0;
+    check_both(cases, int(1 + random.below(thread_count())));
+  }
+}
+
+// What is not a number, or infinite, goes where the mathematics takes it, and nowhere else.
+void test_nan_and_infinity() {
+  Random random(3);
+  const double odd[] = {std::nan(""), INFINITY, -INFINITY};
+  for (int64_t kind = 0; kind < 4; ++kind)
+    for (double value : odd) {
+      Case c = plain(kind, 5, 4, 3, 20, random);
+      c.spec.has_mask = 1;
+      c.mask.assign(size_t(c.B * c.T), 1);
+      c.mask[size_t(3 * c.T + 1)] = 0;
+      c.x[size_t((1 * c.T + 2) * c.D)] = value;  // row 1 from step 2 on
+      c.x[size_t((3 * c.T + 1) * c.D)] = value;  // nowhere: a masked step
+      c.spec.training = 0;
+      check_both({c}, thread_count());
+    }
+}
+
+void test_a_long_sequence() {
+  Random random(4);
+  for (int64_t kind = 0; kind < 4; ++kind) {
+    Case c = plain(kind, 2, 3000, 2, 3, random);
+    check_both({c}, thread_count());
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (selected_kernels() == nullptr) {
+    std::printf("skipped: no such target here\n");
+    return kSkipped;
+  }
+  test_every_activation();
+  test_sizes();
+  test_nan_and_infinity();
+  test_a_long_sequence();
+  test_crossed_options(argc > 1 ? std::atoll(argv[1]) : 300);
+  std::printf("%s, %d threads: at most %.2f of the tolerance\n", target().c_str(), thread_count(),
+              worst);
+}
