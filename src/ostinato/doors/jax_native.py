@@ -133,7 +133,11 @@ def _forward(specs: tuple[RunSpec, ...], primals: Tensors) -> tuple[Tensors, Kep
 
 
 def _backward(specs: tuple[RunSpec, ...], kept: Kept, gradients: Tensors) -> Tensors:
-    """The gradients of all operands; None for masks, and for an x that isn't differentiated."""
+    """The gradients of all operands; None for masks.
+
+    For an x that isn't differentiated it's zeros, which JAX drops, and not None: JAX 0.7 wants one
+    structure for all sets of differentiated operands.
+    """
     tensors_by_run, wanted_by_run = kept
     pairs = zip(specs, wanted_by_run.shape, strict=True)
     call = Call("backward", tuple(replace(spec, wants_dx=wanted) for spec, wanted in pairs))
@@ -143,8 +147,8 @@ def _backward(specs: tuple[RunSpec, ...], kept: Kept, gradients: Tensors) -> Ten
         operands += [*tensors, *map(_materialised, run)]
     pulled = by_run(call.results, _once(call)(*operands))
     wanted: list[Any] = []
-    for spec, names, run in zip(specs, call.results, pulled, strict=True):
-        found = dict(zip(names, run, strict=True))
+    for spec, names, (x, *_), run in zip(specs, call.results, tensors_by_run, pulled, strict=True):
+        found = {"d_x": jnp.zeros_like(x), **dict(zip(names, run, strict=True))}
         wanted += [found.get(f"d_{name}") for name in native.forward_operands(spec)]
     return tuple(wanted)
 
