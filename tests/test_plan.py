@@ -158,8 +158,6 @@ def test_a_forced_engine_that_cant_run_raises_and_says_why():
 def test_the_environment_forces_an_engine(value, result, monkeypatch):
     monkeypatch.setenv("OSTINATO_ENGINE", value)
     code = "from ostinato.forced import forced; print(forced())"
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result in done.stdout + done.stderr
     assert (done.returncode == 0) == (value != "x")

@@ -7,7 +7,7 @@ Shape letters, used all over the package: B batch, T timesteps, D input features
 """
 
 import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -157,6 +157,47 @@ def leaf_paths(structure: Structure) -> list[str]:
         return [found for child_path, child in pairs for found in walk(child, child_path)]
 
     return [path for path, _ in walk(structure, "")]
+
+
+def is_tensor_like(item: object) -> bool:
+    """Whether something is a tensor, array or variable, and so no container, told in 0.1 us."""
+    return hasattr(item, "shape") and not isinstance(item, (tuple, list, dict))
+
+
+def leaves(structure: Structure) -> list[Any]:
+    """The leaves of a structure in keras.tree's order.
+
+    This and the two functions below are keras.tree's `flatten`, `pack_sequence_as` and
+    `map_structure`, which take 5 to 15 us on PyTorch; most structures are one tensor, or a list.
+    """
+    if is_tensor_like(structure):
+        return [structure]
+    if _is_flat(structure):
+        return list(structure)
+    flat: list[Any] = tree.flatten(structure)
+    return flat
+
+
+def pack_like(structure: Structure, flat: Sequence[Any]) -> Structure:
+    """Leaves in the containers of a structure."""
+    if is_tensor_like(structure) and len(flat) == 1:
+        return flat[0]
+    if _is_flat(structure) and len(flat) == len(structure):
+        return type(structure)(flat)
+    return tree.pack_sequence_as(structure, flat)
+
+
+def map_leaves(function: Callable[[Any], Any], structure: Structure) -> Structure:
+    """A structure with a function of each leaf in its place."""
+    if is_tensor_like(structure):
+        return function(structure)
+    if _is_flat(structure):
+        return type(structure)(function(item) for item in structure)
+    return tree.map_structure(function, structure)
+
+
+def _is_flat(structure: Structure) -> bool:
+    return type(structure) in (list, tuple) and all(map(is_tensor_like, structure))
 
 
 def repack(template: Structure, value: Structure) -> Structure | None:

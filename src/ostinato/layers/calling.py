@@ -13,7 +13,16 @@ from ostinato.doors import door
 from ostinato.engines.scan import Recurrence, Tensors
 from ostinato.layers.cell import Cell
 from ostinato.layers.checks import agree, name_of, read_states, shape_of
-from ostinato.structure import Shape, Structure, describe, leaf_paths, map_shapes, repack, sizes
+from ostinato.structure import (
+    Shape,
+    Structure,
+    describe,
+    leaf_paths,
+    map_leaves,
+    map_shapes,
+    repack,
+    sizes,
+)
 
 Tensor = Any
 
@@ -235,14 +244,28 @@ def float_or_own(tensor: Tensor, dtype: str) -> str:
     return dtype if "float" in own else own
 
 
+def to_dtype(tensor: Tensor, dtype: str) -> Tensor:
+    """A tensor in a dtype; in no time where it has it (ops.cast takes 5 us on PyTorch)."""
+    if not ops.is_tensor(tensor):
+        tensor = ops.convert_to_tensor(tensor)
+    own: str = keras.backend.standardize_dtype(tensor.dtype)
+    return tensor if own == dtype else ops.cast(tensor, dtype)
+
+
 def cast_floats(structure: Structure, dtype: str) -> Structure:
     """A structure of tensors with those of floats in a dtype."""
 
     def cast(tensor: Tensor) -> Tensor:
-        tensor = ops.convert_to_tensor(tensor)
-        return ops.cast(tensor, float_or_own(tensor, dtype))
+        tensor = tensor if ops.is_tensor(tensor) else ops.convert_to_tensor(tensor)
+        return to_dtype(tensor, float_or_own(tensor, dtype))
 
-    return tree.map_structure(cast, structure)
+    return map_leaves(cast, structure)
+
+
+def size_of(tensor: Tensor, axis: int) -> Any:
+    """The size of an axis, an int where it's known."""
+    known = tensor.shape[axis]
+    return ops.shape(tensor)[axis] if known is None else known
 
 
 def is_ours(method: Callable[..., Any]) -> bool:

@@ -16,6 +16,9 @@ Tensor = Any
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
+_read = door.lean(ops.convert_to_tensor)
+
+
 @dataclass(frozen=True)
 class DropoutMasks:
     """The dropout masks of one call, each (B, D) or (B, U), already scaled by 1 / (1 - rate).
@@ -90,7 +93,7 @@ class Cell(Declared, keras.layers.Layer):
 
     def _weight(self, variable: keras.Variable) -> Tensor:
         """A weight's value in the compute dtype, read once a call and not once a timestep."""
-        return ops.convert_to_tensor(variable, dtype=self.compute_dtype)
+        return _read(variable, dtype=self.compute_dtype)
 
     def kernel_weights(self) -> tuple[Tensor, ...]:
         """The values of kernel, recurrent_kernel and, where there is one, bias."""

@@ -85,7 +85,7 @@ def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | No
     The mask of nested inputs comes nested; all of them must skip the same timesteps, so the first
     one counts, as in Keras.
     """
-    masks = [m for m in tree.flatten(mask) if m is not None]
+    masks = [] if mask is None else [m for m in tree.flatten(mask) if m is not None]
     if not masks:
         return None
     if not hasattr(masks[0], "shape"):

@@ -4,16 +4,15 @@ import functools
 from typing import Any
 
 import keras
-from keras import ops, tree
 
 from ostinato import native
 from ostinato.doors import door
 from ostinato.engines.fused import Fused, activation_name
 from ostinato.forced import forced
-from ostinato.layers.calling import Call, check_constants, is_ours
+from ostinato.layers.calling import Call, check_constants, is_ours, size_of, to_dtype
 from ostinato.layers.cell import Cell
 from ostinato.plan import Activation, Plan, Question, plan
-from ostinato.structure import Structure
+from ostinato.structure import Structure, is_tensor_like, leaves
 
 Tensor = Any
 
@@ -42,7 +41,7 @@ def question_about(cell: Any, xs: Structure) -> Question:
     not_builtin = _why_not_builtin(cls)
     if not_builtin is not None:
         return Question(None, not_builtin, forced=forced())
-    is_tensor = not tree.is_nested(xs)
+    is_tensor = is_tensor_like(xs)
     reason = native.why_not()
     return Question(
         cell.kind,
@@ -50,16 +49,9 @@ def question_about(cell: Any, xs: Structure) -> Question:
         dtype=cell.compute_dtype,
         rank=len(xs.shape) if is_tensor else None,
         native=reason,
-        framework=_framework_why_not(xs) if is_tensor and not reason else None,
+        framework=door.native_why_not(xs) if is_tensor and not reason else None,
         forced=forced(),
     )
-
-
-def _framework_why_not(x: Tensor) -> str | None:
-    if not hasattr(door, "fused"):
-        return "this backend's door has no native operation yet"
-    reason: str | None = door.native_why_not(x)
-    return reason
 
 
 @functools.lru_cache(maxsize=256)
@@ -97,13 +89,13 @@ def make_fused(cell: Cell, x: Tensor, states: Structure, call: Call) -> Fused:
     """
     check_constants(cell, call)
     names = [activation.name or "" for activation in _activations(cell)]
-    masks = cell.draw_masks(ops.shape(x)[0], x.shape[-1], call.training)
+    masks = cell.draw_masks(size_of(x, 0), x.shape[-1], call.training)
     return Fused(
         cell.kind,
         (names[0], names[-1]),
         cell.compute_dtype,
-        ops.cast(x, cell.compute_dtype),
-        tuple(tree.flatten(states)),
+        to_dtype(x, cell.compute_dtype),
+        tuple(leaves(states)),
         cell.kernel_weights(),
         masks.inputs,
         masks.recurrent,

@@ -15,6 +15,7 @@ from ostinato.layers.calling import (
     initial_states,
     output_shapes,
     output_sizes,
+    size_of,
     state_sizes,
 )
 from ostinato.layers.checks import (
@@ -32,7 +33,7 @@ from ostinato.layers.running import Answer, Job, run
 from ostinato.layers.serialization import of_ours
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.layers.states import KeptStates
-from ostinato.structure import Shape, Structure, leaf_paths, map_shapes, sizes, spread
+from ostinato.structure import Shape, Structure, leaf_paths, leaves, map_shapes, sizes, spread
 
 Tensor = Any
 
@@ -211,7 +212,7 @@ class RNN(Declared, keras.layers.Layer):
     ) -> Job:
         """What a call has to run, checked; the arguments are those of `call`."""
         initial_state, mask = self._checked(sequences, initial_state, mask)
-        batch_size = ops.shape(tree.flatten(sequences)[0])[0]
+        batch_size = size_of(leaves(sequences)[0], 0)
         asked = Asked(
             mask,
             self.return_sequences,
@@ -229,7 +230,7 @@ class RNN(Declared, keras.layers.Layer):
     ) -> tuple[Any, Any]:
         """The initial states in the containers of the layer's own, and the mask; all checked."""
         owner, paths = name_of(self), leaf_paths(sequences)
-        shapes = [shape_of(x) for x in tree.flatten(sequences)]
+        shapes = [shape_of(x) for x in leaves(sequences)]
         check_sequences(owner, shapes, paths)
         if self.built_shapes is not None:
             check_features(owner, shapes, self.built_shapes, paths)

@@ -13,7 +13,7 @@ from ostinato.layers.calling import Call, forget_foreign_masks, make_ready, take
 from ostinato.layers.choosing import make_fused, plan_for, question_about
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.plan import plan
-from ostinato.structure import Structure
+from ostinato.structure import Structure, is_tensor_like, leaves, map_leaves, pack_like
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def run(*jobs: Job) -> list[Answer]:
         ready = [replace(stacks[index][level], xs=xs[index]) for index in here]
         for index, (outputs, states) in zip(here, _run_level(ready), strict=True):
             xs[index] = outputs
-            final[index] += tree.flatten(states)
+            final[index] += leaves(states)
     return [
-        (outputs, tree.pack_sequence_as(job.states, states))
+        (outputs, pack_like(job.states, states))
         for job, outputs, states in zip(jobs, xs, final, strict=True)
     ]
 
@@ -92,7 +92,7 @@ def _cells(cell: Any, states: Structure) -> list[tuple[Any, Structure]]:
     if type(cell) is StackedRNNCells:
         pairs = zip(cell.cells, states, strict=True)
         return [found for pair in pairs for found in _cells(*pair)]
-    return [(cell, states if tree.is_nested(states) else [states])]
+    return [(cell, [states] if is_tensor_like(states) else states)]
 
 
 def all_on_kernels(cell: Any, xs: Structure) -> bool:
@@ -111,7 +111,7 @@ def _run_level(jobs: Sequence[Job]) -> list[Answer]:
 
 
 def _run_scan(job: Job) -> Answer:
-    xs = tree.map_structure(lambda x: time_major(x, job.asked), job.xs)
+    xs = map_leaves(lambda x: time_major(x, job.asked), job.xs)
     recurrence, outputs = make_ready(job.cell, xs, job.states, job.call)
     flat_outputs, states = scan(recurrence, job.asked)
     forget_foreign_masks(job.cell)
