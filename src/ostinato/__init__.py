@@ -7,19 +7,22 @@ from ostinato import backend
 
 if TYPE_CHECKING:
     from ostinato import layers
+    from ostinato.conversion import accelerate, restore
     from ostinato.explanation import explain
     from ostinato.forced import use_engine
     from ostinato.layers import Shape
 
 __version__ = "0.1.0"
-__all__ = ["Shape", "__version__", "explain", "layers", "use_engine"]
+__all__ = ["Shape", "__version__", "accelerate", "explain", "layers", "restore", "use_engine"]
 
 
 # Where each public name is at home.
 _HOMES = {
     "Shape": "ostinato.layers",
+    "accelerate": "ostinato.conversion",
     "explain": "ostinato.explanation",
     "layers": "ostinato.layers",
+    "restore": "ostinato.conversion",
     "use_engine": "ostinato.forced",
 }
 

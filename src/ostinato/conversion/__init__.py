@@ -1,0 +1,118 @@
+"""Existing Keras models with Ostinato's layers, and back: `accelerate` and `restore`."""
+
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ostinato.conversion.copying import Copier
+from ostinato.conversion.directions import ACCELERATE, RESTORE, Direction
+from ostinato.conversion.layers_within import layers_within
+from ostinato.conversion.training import carry_compilation
+
+__all__ = ["LeftAlone", "accelerate", "left_alone", "restore"]
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """A recurrent layer that isn't converted.
+
+    Attributes:
+        path: The names of the layers that it is in, and its own: "encoder/lstm".
+        layer: The layer.
+        reason: Why not.
+    """
+
+    path: str
+    layer: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path} ({type(self.layer).__name__}): {self.reason}"
+
+
+def accelerate(model: Any) -> Any:
+    """Copies a Keras model, with Ostinato's layers in place of Keras's recurrent ones.
+
+    The copy has the model's names, weights, states, dropout seeds and `trainable` flags, and where
+    the model is compiled its losses and metrics and its optimizer with all its state: it goes on
+    training where the model is. The model itself stays as it is, and shares no weight with it.
+
+    Args:
+        model: Any Keras model, compiled or not, built or not, or a single layer.
+
+    Returns:
+        A model (or layer) of the same class. Recurrent layers that can't be converted are copied
+        as they are; a warning lists them with the reasons, and so does `left_alone`.
+
+    Raises:
+        ValueError: if `model` isn't a Keras model or layer.
+    """
+    return _convert(model, ACCELERATE)
+
+
+def restore(model: Any) -> Any:
+    """Copies a model, with Keras's own layers in place of Ostinato's; `accelerate` the other way.
+
+    Args:
+        model: Any Keras model or layer with Ostinato's layers in it.
+
+    Returns:
+        A model (or layer) of the same class, as from `accelerate`. What Keras 3 has no layer for,
+        such as nested states, is left alone, with a warning.
+
+    Raises:
+        ValueError: if `model` isn't a Keras model or layer.
+    """
+    return _convert(model, RESTORE)
+
+
+def left_alone(model: Any, *, by: Any = accelerate) -> list[LeftAlone]:
+    """Lists the recurrent layers of a model that a conversion leaves alone, and why.
+
+    Args:
+        model: A Keras model or layer, before or after the conversion.
+        by: Which conversion, `ostinato.accelerate` or `ostinato.restore`.
+
+    Raises:
+        ValueError: if `model` isn't a Keras model or layer, or `by` is something else.
+    """
+    directions = {accelerate: ACCELERATE, restore: RESTORE}
+    if by not in directions:
+        raise ValueError(f"left_alone: expected `by` to be accelerate or restore, got {by!r}.")
+    return _left_by(model, directions[by])
+
+
+def _left_by(model: Any, direction: Direction) -> list[LeftAlone]:
+    judged = [
+        LeftAlone(path, layer, reason)
+        for path, layer in layers_within(model, direction)
+        if (reason := direction.why_left(layer)) is not None
+    ]
+    return list({id(left.layer): left for left in judged}.values())
+
+
+def _convert(model: Any, direction: Direction) -> Any:
+    left = _left_by(model, direction)
+    if left:
+        lines = "".join(f"\n  {one}" for one in left)
+        warnings.warn(f"{direction.operation}: left alone:{lines}", stacklevel=3)
+    with _no_random_numbers_drawn():
+        copier = Copier(direction)
+        converted = copier.copy(model)
+        copier.settle()
+    for old, new in copier.models():
+        carry_compilation(direction.operation, old, new, copier.variables)
+    return converted
+
+
+@contextmanager
+def _no_random_numbers_drawn() -> Iterator[None]:
+    """Leaves Python's random state, from which Keras draws the seeds of new layers, as it is."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)

@@ -1,0 +1,37 @@
+"""The layers inside a layer or model, by Keras's own bookkeeping."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from ostinato.conversion.directions import Direction
+
+
+def children(layer: Any) -> list[Any]:
+    """The layers that a layer or model holds itself, in the order in which Keras tracks them.
+
+    In attributes and in lists and dicts there, and in a graph; a Sequential's input layer too.
+    """
+    # Every layer keeps the list; the property that shows it is a model's.
+    held: list[Any] = keras.Model.layers.fget(layer)
+    return held
+
+
+def layers_within(
+    model: Any, direction: Direction, path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Any]]:
+    """Each layer inside a model with its path, the model included.
+
+    Doesn't look into the recurrent layers that a conversion is about: these are one each.
+
+    Raises:
+        ValueError: if it isn't a Keras model or layer.
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"{direction.operation}: expected a Keras model or layer, got {model!r}.")
+    yield "/".join(path) or model.name, model
+    if direction.concerns(model):
+        return
+    for child in children(model):
+        yield from layers_within(child, direction, (*path, child.name))
