@@ -8,7 +8,6 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ class RunSpec:
         return (units + 15) // 16 * 16
 
 
-_fields = attrgetter(*(field.name for field in fields(RunSpec)))
+_FIELDS = tuple(field.name for field in fields(RunSpec))
 
 
 @cache
@@ -152,7 +151,7 @@ def tensorflow_library() -> Path | None:
 
 def encode(specs: Sequence[RunSpec]) -> tuple[int, ...]:
     """The flat integers that the core takes for these runs."""
-    return tuple(int(value) for spec in specs for value in _fields(spec))
+    return tuple(int(getattr(spec, name)) for spec in specs for name in _FIELDS)
 
 
 def saved_columns(spec: RunSpec) -> int:

@@ -5,16 +5,18 @@ break torch.compile, and crash on tensors without storage.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
+from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
-from ostinato import native
+from ostinato import forced, native
+from ostinato.doors.signatures import FIELDS, TRAINING, WANTS_DX, signature_of
+from ostinato.doors.torch_vmap import map_backward, map_forward
 from ostinato.native import RunSpec
 
 __all__ = ["fused", "native_why_not"]
@@ -26,9 +28,6 @@ _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bool: 2}
 # `saved` comes from the core's pool from this size on, as fresh pages cost as much as the kernel;
 # below it malloc reuses its own, and a tensor over a pooled buffer takes 2 us more.
 POOLED_BYTES = 1 << 18
-
-_FIELDS = tuple(RunSpec.__dataclass_fields__)
-_TRAINING, _WANTS_DX = _FIELDS.index("training"), _FIELDS.index("wants_dx")
 
 _library = torch.library.Library("ostinato", "DEF")
 _library.define("forward(Tensor[] inputs, int[] spec) -> Tensor[]")
@@ -62,7 +61,7 @@ def fused(specs: tuple[RunSpec, ...], operands: Tensors) -> Tensors:
     """
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in operands)
     flat = list(native.encode(specs))
-    flat[_TRAINING :: len(_FIELDS)] = [int(training)] * len(specs)
+    flat[TRAINING :: len(FIELDS)] = [int(training)] * len(specs)
     if not training:
         return tuple(torch.ops.ostinato.infer.default(operands, flat))
     iterator = iter(torch.ops.ostinato.forward.default(operands, flat))
@@ -76,78 +75,6 @@ def fused(specs: tuple[RunSpec, ...], operands: Tensors) -> Tensors:
 def _results(spec: RunSpec) -> int:
     """How many outputs a run has, `saved` aside."""
     return int(spec.sequences) + spec.states
-
-
-# An operation's arguments, taken apart.
-
-
-@dataclass(frozen=True)
-class _Signature:
-    """What a `spec` says of an operation's inputs and outputs.
-
-    Attributes:
-        operation: "forward" or "backward".
-        specs: The runs.
-        operands: The names of each run's inputs.
-        anchors: Where in the inputs each run's x and recurrent_kernel are.
-        count: The number of inputs.
-    """
-
-    operation: str
-    specs: tuple[RunSpec, ...]
-    operands: tuple[tuple[str, ...], ...]
-    anchors: tuple[tuple[int, int], ...]
-    count: int
-
-    def by_run(self, tensors: Sequence[Any]) -> list[dict[str, Any]]:
-        """The inputs as one {name: tensor} for each run."""
-        iterator = iter(tensors)
-        return [{name: next(iterator) for name in run} for run in self.operands]
-
-    def shapes(self, inputs: Sequence[Any]) -> list[list[Any]]:
-        """The shapes of each run's outputs; their sizes may be symbols."""
-        if len(inputs) != self.count:
-            expected = "; ".join(", ".join(run) for run in self.operands)
-            raise ValueError(
-                f"[ostinato::{self.operation}] Expected {self.count} inputs ({expected}), "
-                f"received {len(inputs)}."
-            )
-        output_shapes = _OUTPUT_SHAPES[self.operation]
-        shapes = []
-        for spec, (x_at, recurrent_at) in zip(self.specs, self.anchors, strict=True):
-            x, recurrent = inputs[x_at].shape, inputs[recurrent_at].shape
-            if len(x) != 3 or len(recurrent) != 2:
-                raise ValueError(
-                    f"[ostinato::{self.operation}] Expected x (batch, time, features) and "
-                    f"recurrent_kernel (units, gates x units), received {tuple(x)} and "
-                    f"{tuple(recurrent)}."
-                )
-            shapes.append(output_shapes(spec, x[0], x[1], x[2], recurrent[0]))
-        return shapes
-
-
-_OPERANDS = {"forward": native.forward_operands, "backward": native.backward_operands}
-_OUTPUT_SHAPES = {
-    "forward": native.forward_output_shapes,
-    "backward": native.backward_output_shapes,
-}
-
-
-@lru_cache(maxsize=512)
-def _signature(operation: str, flat: tuple[int, ...]) -> _Signature:
-    size = len(_FIELDS)
-    if not flat or len(flat) % size:
-        raise ValueError(
-            f"[ostinato::{operation}] Expected {size} integers for each run as spec, "
-            f"received {len(flat)}."
-        )
-    specs = tuple(RunSpec(*flat[start : start + size]) for start in range(0, len(flat), size))
-    operands = tuple(_OPERANDS[operation](spec) for spec in specs)
-    anchors, first = [], 0
-    for names in operands:
-        anchors.append((first, first + names.index("recurrent_kernel")))
-        first += len(names)
-    return _Signature(operation, specs, operands, tuple(anchors), first)
 
 
 # On the CPU.
@@ -178,7 +105,7 @@ def _empty_saved(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def _forward(inputs: Sequence[Any], flat: Sequence[int]) -> list[Any]:
-    signature = _signature("forward", tuple(flat))
+    signature = signature_of("forward", tuple(flat))
     shapes = signature.shapes(inputs)
     inputs = _dense("forward", inputs)
     dtype = inputs[0].dtype
@@ -191,7 +118,7 @@ def _forward(inputs: Sequence[Any], flat: Sequence[int]) -> list[Any]:
 
 
 def _backward(inputs: Sequence[Any], flat: Sequence[int]) -> list[Any]:
-    shapes = _signature("backward", tuple(flat)).shapes(inputs)
+    shapes = signature_of("backward", tuple(flat)).shapes(inputs)
     inputs = _dense("backward", inputs)
     dtype = inputs[0].dtype
     outputs = [torch.empty(shape, dtype=dtype) for run in shapes for shape in run]
@@ -202,52 +129,64 @@ def _backward(inputs: Sequence[Any], flat: Sequence[int]) -> list[Any]:
 # Without data: torch.compile, torch.export, the meta device.
 
 
-def _fake_forward(inputs: Sequence[Any], flat: Sequence[int]) -> list[Any]:
-    shapes = _signature("forward", tuple(flat)).shapes(inputs)
-    return [inputs[0].new_empty(shape) for run in shapes for shape in run]
+def _fake(operation: str) -> Callable[[Sequence[Any], Sequence[int]], list[Any]]:
+    def fake(inputs: Sequence[Any], flat: Sequence[int]) -> list[Any]:
+        shapes = signature_of(operation, tuple(flat)).shapes(inputs)
+        if any(tensor.device != inputs[0].device for tensor in inputs):
+            devices = ", ".join(sorted({str(tensor.device) for tensor in inputs}))
+            raise TypeError(
+                f"[ostinato::{operation}] Expected tensors on one device, received {devices}."
+            )
+        return [inputs[0].new_empty(shape) for run in shapes for shape in run]
+
+    return fake
 
 
-def _fake_backward(inputs: Sequence[Any], flat: Sequence[int]) -> list[Any]:
-    shapes = _signature("backward", tuple(flat)).shapes(inputs)
-    return [inputs[0].new_empty(shape) for run in shapes for shape in run]
-
-
-# Gradients. Not by torch.library.register_autograd, which costs 20 us a call more for taking lists
+# Gradients. Not by torch.library.register_autograd, which takes 20 us a call more for taking lists
 # apart and putting them together.
+
+
+def _record(function: Any, inputs: Sequence[Any], flat: Sequence[int]) -> list[Any]:
+    # Inside an operation the levels of torch.func are told apart already, so the function that
+    # records is of one level, which PyTorch wants to be told.
+    with enable_single_level_autograd_function():
+        return list(function.apply(list(flat), *inputs))
 
 
 def _with_gradient(inputs: Sequence[Any], flat: Sequence[int]) -> list[Any]:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        return list(_Forward.apply(list(flat), *inputs))
+        return _record(_Forward, inputs, flat)
     with torch._C._AutoDispatchBelowAutograd():
         outputs: list[Any] = torch.ops.ostinato.forward.default(inputs, flat)
     return outputs
 
 
-class _Forward(torch.autograd.Function):
+class _Forward(_SingleLevelFunction):
     @staticmethod
-    def forward(ctx: Any, flat: list[int], *inputs: Any) -> Tensors:
+    def forward(flat: list[int], *inputs: Any) -> Tensors:
         with torch._C._AutoDispatchBelowAutograd():
-            outputs = torch.ops.ostinato.forward.default(inputs, flat)
-        signature = _signature("forward", tuple(flat))
-        iterator = iter(outputs)
+            return tuple(torch.ops.ostinato.forward.default(inputs, flat))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Tensors, output: Tensors) -> None:
+        ctx.flat, *tensors = inputs
+        signature = signature_of("forward", tuple(ctx.flat))
+        outputs = iter(output)
         kept: list[Any] = []
         all_saved: list[Any] = []
-        for spec, run in zip(signature.specs, signature.by_run(inputs), strict=True):
+        for spec, run in zip(signature.specs, signature.by_run(tensors), strict=True):
             _check_training(spec, run)
-            saved = next(islice(iterator, _results(spec), None))
+            saved = next(islice(outputs, _results(spec), None))
             kept += [run[name] for name in native.backward_operands(spec) if name in run]
             kept.append(saved)
             all_saved.append(saved)
-        ctx.flat = flat
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*all_saved)
         ctx.save_for_backward(*kept)
-        return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Tensors:
-        specs = _signature("forward", tuple(ctx.flat)).specs
+        specs = signature_of("forward", tuple(ctx.flat)).specs
         kept, given, needed = iter(ctx.saved_tensors), iter(grads), iter(ctx.needs_input_grad[1:])
         flat = list(ctx.flat)
         inputs: list[Any] = []
@@ -265,10 +204,10 @@ class _Forward(torch.autograd.Function):
             ]
             next(given)  # saved has none
             of_run = list(islice(needed, len(native.forward_operands(spec))))
-            flat[index * len(_FIELDS) + _WANTS_DX] = int(of_run[0])
+            flat[index * len(FIELDS) + WANTS_DX] = int(of_run[0])
         outputs = iter(torch.ops.ostinato.backward.default(inputs, flat))
         gradients: list[Any] = []
-        for spec, wants_dx in zip(specs, flat[_WANTS_DX :: len(_FIELDS)], strict=True):
+        for spec, wants_dx in zip(specs, flat[WANTS_DX :: len(FIELDS)], strict=True):
             weights = spec.states + 2 + int(spec.has_bias)
             gradients += [next(outputs) if wants_dx else None, *islice(outputs, weights)]
             gradients += [None] * (len(native.forward_operands(spec)) - 1 - weights)
@@ -289,19 +228,23 @@ def _check_training(spec: RunSpec, run: dict[str, Any]) -> None:
 
 def _without_gradient(inputs: Sequence[Any], flat: Sequence[int]) -> list[Any]:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        return list(_Backward.apply(list(flat), *inputs))
+        return _record(_Backward, inputs, flat)
     with torch._C._AutoDispatchBelowAutograd():
         outputs: list[Any] = torch.ops.ostinato.backward.default(inputs, flat)
     return outputs
 
 
-class _Backward(torch.autograd.Function):
+class _Backward(_SingleLevelFunction):
     """Gives gradients of which nobody may take the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, flat: list[int], *inputs: Any) -> Tensors:
+    def forward(flat: list[int], *inputs: Any) -> Tensors:
         with torch._C._AutoDispatchBelowAutograd():
             return tuple(torch.ops.ostinato.backward.default(inputs, flat))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Tensors, output: Tensors) -> None:
+        """Keeps nothing."""
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Tensors:
@@ -311,70 +254,17 @@ class _Backward(torch.autograd.Function):
         )
 
 
-# torch.vmap. Where the weights are shared and no gradient is wanted, the mapped axis becomes part
-# of the batch; `saved` can't be split so, and weights of their own need runs of their own.
-
-_BATCH_AXES = {"x": 0, "h": 0, "c": 0, "mask": 0, "input_masks": 1, "recurrent_masks": 1}
-
-
-def _map_forward(
-    info: Any, in_dims: tuple[Any, Any], inputs: list[Any], flat: list[int]
-) -> tuple[list[Any], list[int]]:
-    signature = _signature("forward", tuple(flat))
-    names = [name for run in signature.operands for name in run]
-    shared = all(
-        dim is None for name, dim in zip(names, in_dims[0], strict=True) if name not in _BATCH_AXES
-    )
-    if any(spec.training for spec in signature.specs) or not shared:
-        operation = torch.ops.ostinato.forward.default
-        return _map_one_by_one(operation, info.batch_size, in_dims[0], inputs, flat)
-    folded = [
-        _fold(tensor, dim, _BATCH_AXES[name], info.batch_size) if name in _BATCH_AXES else tensor
-        for name, dim, tensor in zip(names, in_dims[0], inputs, strict=True)
-    ]
-    outputs = [
-        y.unflatten(0, (info.batch_size, y.shape[0] // info.batch_size))
-        for y in torch.ops.ostinato.infer.default(folded, flat)
-    ]
-    return outputs, [0] * len(outputs)
-
-
-def _fold(tensor: Any, dim: int | None, axis: int, size: int) -> Any:
-    """The tensor with the mapped axis `dim` made a part of `axis`."""
-    if dim is None:
-        shape = [*tensor.shape]
-        spread = tensor.unsqueeze(axis).expand(*shape[:axis], size, *shape[axis:])
-    else:
-        spread = tensor.movedim(dim, axis)
-    return spread.flatten(axis, axis + 1)
-
-
-def _map_backward(
-    info: Any, in_dims: tuple[Any, Any], inputs: list[Any], flat: list[int]
-) -> tuple[list[Any], list[int]]:
-    operation = torch.ops.ostinato.backward.default
-    return _map_one_by_one(operation, info.batch_size, in_dims[0], inputs, flat)
-
-
-def _map_one_by_one(
-    operation: Any, size: int, dims: Sequence[int | None], inputs: list[Any], flat: list[int]
-) -> tuple[list[Any], list[int]]:
-    slices = [
-        operation(
-            [t if dim is None else t.select(dim, i) for t, dim in zip(inputs, dims, strict=True)],
-            flat,
-        )
-        for i in range(size)
-    ]
-    outputs = [torch.stack(tensors) for tensors in zip(*slices, strict=True)]
-    return outputs, [0] * len(outputs)
+def _mark_constants() -> None:
+    """Tells torch.compile not to look into what the choice of an engine asks the process."""
+    for function in (native.why_not, native.activation_names, forced.forced):
+        torch.compiler.assume_constant_result(getattr(function, "__wrapped__", function))
 
 
 def _register() -> None:
     operations = (
-        ("infer", _forward, _fake_forward, _map_forward),
-        ("forward", _forward, _fake_forward, _map_forward),
-        ("backward", _backward, _fake_backward, _map_backward),
+        ("infer", _forward, _fake("forward"), map_forward),
+        ("forward", _forward, _fake("forward"), map_forward),
+        ("backward", _backward, _fake("backward"), map_backward),
     )
     for name, on_cpu, fake, mapped in operations:
         qualified = f"ostinato::{name}"
@@ -386,3 +276,4 @@ def _register() -> None:
 
 
 _register()
+_mark_constants()

@@ -1,0 +1,69 @@
+"""torch.vmap over the native engine's operations.
+
+Where the weights are shared and no gradient is wanted, the mapped axis becomes part of the batch.
+Else it's one run after another: weights of their own need that, and `saved` can't be split.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ostinato.doors.signatures import signature_of
+
+_BATCH_AXES = {"x": 0, "h": 0, "c": 0, "mask": 0, "input_masks": 1, "recurrent_masks": 1}
+
+
+def map_forward(
+    info: Any, in_dims: tuple[Any, Any], inputs: list[Any], flat: list[int]
+) -> tuple[list[Any], list[int]]:
+    """The rule of `ostinato::forward` and `ostinato::infer`."""
+    signature = signature_of("forward", tuple(flat))
+    names = [name for run in signature.operands for name in run]
+    shared = all(
+        dim is None for name, dim in zip(names, in_dims[0], strict=True) if name not in _BATCH_AXES
+    )
+    if any(spec.training for spec in signature.specs) or not shared:
+        operation = torch.ops.ostinato.forward.default
+        return _map_one_by_one(operation, info.batch_size, in_dims[0], inputs, flat)
+    folded = [
+        _fold(tensor, dim, _BATCH_AXES[name], info.batch_size) if name in _BATCH_AXES else tensor
+        for name, dim, tensor in zip(names, in_dims[0], inputs, strict=True)
+    ]
+    outputs = [
+        y.unflatten(0, (info.batch_size, y.shape[0] // info.batch_size))
+        for y in torch.ops.ostinato.infer.default(folded, flat)
+    ]
+    return outputs, [0] * len(outputs)
+
+
+def _fold(tensor: Any, dim: int | None, axis: int, size: int) -> Any:
+    """The tensor with the mapped axis `dim` made a part of `axis`."""
+    if dim is None:
+        shape = [*tensor.shape]
+        spread = tensor.unsqueeze(axis).expand(*shape[:axis], size, *shape[axis:])
+    else:
+        spread = tensor.movedim(dim, axis)
+    return spread.flatten(axis, axis + 1)
+
+
+def map_backward(
+    info: Any, in_dims: tuple[Any, Any], inputs: list[Any], flat: list[int]
+) -> tuple[list[Any], list[int]]:
+    """The rule of `ostinato::backward`."""
+    backward = torch.ops.ostinato.backward.default
+    return _map_one_by_one(backward, info.batch_size, in_dims[0], inputs, flat)
+
+
+def _map_one_by_one(
+    operation: Any, size: int, dims: Sequence[int | None], inputs: list[Any], flat: list[int]
+) -> tuple[list[Any], list[int]]:
+    slices = [
+        operation(
+            [t if dim is None else t.select(dim, i) for t, dim in zip(inputs, dims, strict=True)],
+            flat,
+        )
+        for i in range(size)
+    ]
+    outputs = [torch.stack(tensors) for tensors in zip(*slices, strict=True)]
+    return outputs, [0] * len(outputs)
