@@ -47,13 +47,13 @@ struct leaky_relu {
 };
 struct elu {
   FROM_OUTPUT;
-  VALUE { return x > C(0) ? x : exp_of(x) - C(1); }
+  VALUE { return x > C(0) ? x : expm1_of(x); }
   SLOPE { return (void)x, y > C(0) ? C(1) : y + C(1); }
 };
 struct selu {
   static constexpr double kScale = 1.0507009873554805, kAlpha = 1.6732632423543772;
   FROM_OUTPUT;
-  VALUE { return C(kScale) * (x > C(0) ? x : C(kAlpha) * (exp_of(x) - C(1))); }
+  VALUE { return C(kScale) * (x > C(0) ? x : C(kAlpha) * expm1_of(x)); }
   SLOPE { return (void)x, y > C(0) ? C(kScale) : y + C(kScale * kAlpha); }
 };
 struct celu : elu {};  // the same at its default alpha of 1
@@ -134,7 +134,7 @@ struct soft_shrink {
 };
 struct tanh_shrink {
   FROM_INPUT;
-  VALUE { return x - tanh_of(x); }
+  VALUE { return tanh_rest_of(x); }
   SLOPE {
     (void)y;
     typename R::V t = tanh_of(x);

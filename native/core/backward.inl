@@ -407,7 +407,11 @@ struct BackwardMember {
       p += together;
     }
     if (spec.kind != gru_reset_before) return;
-    for (I p = own.first; p < own.last; ++p) accumulate_candidate(segments, t, count, p);
+    for (I p = own.first; p < own.last;) {
+      const I together = panels_together(1, p, own.last);
+      accumulate_candidate(segments, t, count, p, together);
+      p += together;
+    }
   }
 
   static constexpr I kMostRing = 16;
@@ -449,12 +453,13 @@ struct BackwardMember {
   }
 
   // gru_reset_before: the candidate's column against r h.
-  void accumulate_candidate(Segment<R>* segments, I t, I count, I p) const {
+  void accumulate_candidate(Segment<R>* segments, I t, I count, I p, I together) const {
     for (I slot = 0; slot < count; ++slot) {
       segments[slot] = {reset(slot, 0), d_z(slot, 0, 0), running_in(slot, t, count)};
     }
-    const OuterShape shape = outer_shape(p, 1, l.U, panel_size(), 0, 1);
-    accumulate_outer(segments, count, shape, 1, memory.d_candidate + p * l.U * L);
+    OuterShape shape = outer_shape(p, together, l.U, panel_size(), 0, 1);
+    shape.b_column = c.cols * panel_size();  // one column of each panel
+    accumulate_outer(segments, count, shape, together, memory.d_candidate + p * l.U * L);
   }
 
   void accumulate_bias(I t, I count, I p) const {

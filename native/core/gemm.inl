@@ -21,13 +21,14 @@ constexpr I kPiece = 128;
 template <class R, int MR, int NC, int kRowStride>
 void multiply_tile(const typename R::S* a, I a_block, I block, I k_total, const typename R::S* b,
                    I ldb, I b_skip, typename R::S* c, I ldc, I c_column) {
+  typedef typename R::S S;
   typedef typename R::V V;
   constexpr int L = R::kLanes;
-  V acc[MR][NC];
+  V acc[MR][NC];  // summed apart from C: the fewer additions to a large sum, the less is rounded off
 #pragma GCC unroll 12
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
-    for (int j = 0; j < NC; ++j) acc[r][j] = load<R>(c + r * ldc + j * c_column);
+    for (int j = 0; j < NC; ++j) acc[r][j] = V{};
   }
   for (I k0 = 0; k0 < k_total; k0 += block, a += a_block, b += b_skip) {
     const typename R::S* row = a;
@@ -48,7 +49,10 @@ void multiply_tile(const typename R::S* a, I a_block, I block, I k_total, const 
 #pragma GCC unroll 12
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
-    for (int j = 0; j < NC; ++j) store<R>(c + r * ldc + j * c_column, acc[r][j]);
+    for (int j = 0; j < NC; ++j) {
+      S* to = c + r * ldc + j * c_column;
+      store<R>(to, load<R>(to) + acc[r][j]);
+    }
   }
 }
 
@@ -132,12 +136,13 @@ struct Segment {
 template <class R, int MR, int NC, int kRowStride>
 void outer_tile(const Segment<R>* segments, I count, I a_offset, I b_offset, I b_column,
                 typename R::S* c, I ldc, I c_column) {
+  typedef typename R::S S;
   typedef typename R::V V;
   V acc[MR][NC];
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m) {
 #pragma GCC unroll 4
-    for (int j = 0; j < NC; ++j) acc[m][j] = load<R>(c + m * ldc + j * c_column);
+    for (int j = 0; j < NC; ++j) acc[m][j] = V{};
   }
   for (I s = 0; s < count; ++s) {
     const typename R::S* a = segments[s].a + a_offset;
@@ -158,7 +163,10 @@ void outer_tile(const Segment<R>* segments, I count, I a_offset, I b_offset, I b
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m) {
 #pragma GCC unroll 4
-    for (int j = 0; j < NC; ++j) store<R>(c + m * ldc + j * c_column, acc[m][j]);
+    for (int j = 0; j < NC; ++j) {
+      S* to = c + m * ldc + j * c_column;
+      store<R>(to, load<R>(to) + acc[m][j]);
+    }
   }
 }
 

@@ -62,16 +62,33 @@ OSTINATO_INLINE F64::V exp_of(F64::V x) {
   return x > over ? splat<F64>(__builtin_inf()) : y;
 }
 
-// tanh x = x P(x^2) / Q(x^2), fitted to 2e-8 of its value on [0, 9]; in float32 3.4e-7.
+// For -87 <= x <= 88: 2^n and e^r - 1 of e^x = 2^n e^r, |r| <= ln 2 / 2.
+struct Exponent {
+  F32::V scale, rest;
+};
+OSTINATO_INLINE Exponent split_exponent(F32::V x) {
+  constexpr float kMagic = 12582912.0f;
+  constexpr float kC[] = {1.0f / 2,   1.0f / 6,   1.0f / 24,
+                          1.0f / 120, 1.0f / 720, 1.0f / 5040};  // Taylor's, of (e^r - 1 - r) / r^2
+  const F32::V shifted = x * splat<F32>(1.44269504f) + splat<F32>(kMagic);
+  const F32::V n = shifted - splat<F32>(kMagic);
+  F32::V r = x - n * splat<F32>(0.693359375f);
+  r = r - n * splat<F32>(-2.12194440e-4f);
+  const F32::V rest = r + r * r * polynomial<F32>(r, kC);
+  return {(F32::V)(((F32::M)shifted + splat_int<F32>(127)) << 23), rest};
+}
+
+// e^x - 1 for x <= 88, with its full precision near zero.
+OSTINATO_INLINE F32::V expm1_of(F32::V x) {
+  const Exponent e = split_exponent(clamp<F32>(x, -87.0f, 88.0f));
+  return e.scale * e.rest + (e.scale - splat<F32>(1));
+}
+
+// (e^(2x) - 1) / (e^(2x) + 1), where e^(2x) - 1 has its full precision near zero: within 1.8e-7 of
+// its value. A rational function of x is a fifth quicker, and three times less exact.
 OSTINATO_INLINE F32::V tanh_of(F32::V x) {
-  constexpr float kP[] = {0.999999979628438f, 0.13380981115290344f, 0.003495534492813083f,
-                          2.0608184063591168e-05f, 1.335341213858735e-08f};
-  constexpr float kQ[] = {1.0f, 0.4671429677365968f, 0.025876779923431344f,
-                          0.00032855462518373887f, 7.77604675603585e-07f};
-  x = clamp<F32>(x, -9.0f, 9.0f);
-  F32::V z = x * x;
-  F32::V y = x * polynomial<F32>(z, kP) / polynomial<F32>(z, kQ);
-  return clamp<F32>(y, -1.0f, 1.0f);  // a rounding may have gone beyond
+  const F32::V less_one = expm1_of(clamp<F32>(x + x, -40.0f, 40.0f));
+  return less_one / (less_one + splat<F32>(2));
 }
 
 // In double: from e^(2x) - 1, near zero by the continued fraction of tanh.
@@ -85,8 +102,21 @@ OSTINATO_INLINE F64::V tanh_of(F64::V x) {
   return absolute<F64>(x) < splat<F64>(0.5) ? x / k : far;
 }
 
+// x - tanh x: near zero x^3 P(x^2) / Q(x^2), where subtracting would cancel.
+OSTINATO_INLINE F32::V tanh_rest_of(F32::V x) {
+  constexpr float kP[] = {0.3333331565836934f, 0.022381245386848354f, 0.00030794644099056f,
+                          7.6426693217476e-07f};
+  constexpr float kQ[] = {1.0f, 0.4671429677365968f, 0.025876779923431344f,
+                          0.00032855462518373887f, 7.77604675603585e-07f};
+  F32::V z = x * x;
+  F32::V near = x * z * polynomial<F32>(z, kP) / polynomial<F32>(z, kQ);
+  return absolute<F32>(x) < splat<F32>(1) ? near : x - tanh_of(x);
+}
+OSTINATO_INLINE F64::V tanh_rest_of(F64::V x) { return x - tanh_of(x); }
+
 OSTINATO_INLINE F32::V sigmoid_of(F32::V x) {
-  return splat<F32>(0.5f) + splat<F32>(0.5f) * tanh_of(splat<F32>(0.5f) * x);
+  const Exponent e = split_exponent(clamp<F32>(-x, -87.0f, 87.0f));
+  return splat<F32>(1) / (splat<F32>(1) + (e.scale + e.scale * e.rest));
 }
 OSTINATO_INLINE F64::V sigmoid_of(F64::V x) {
   return splat<F64>(1) / (splat<F64>(1) + exp_of(-x));
@@ -100,6 +130,8 @@ OSTINATO_INLINE typename R::V by_lane(typename R::V x, S (*function)(S)) {
   __builtin_memcpy(&x, lanes, sizeof(x));
   return x;
 }
+
+OSTINATO_INLINE F64::V expm1_of(F64::V x) { return by_lane<F64, double>(x, __builtin_expm1); }
 
 // log(1 + x) for x in [0, 1]: x P(x) / Q(x), fitted to 1e-9.
 OSTINATO_INLINE F32::V log1p_of(F32::V x) {
