@@ -7,8 +7,18 @@ import keras
 import tensorflow as tf
 
 from ostinato.doors.arithmetic import affine, blend, multiply_add
+from ostinato.doors.tensorflow_native import fused, native_why_not
 
-__all__ = ["HOISTS_PROJECTION", "affine", "blend", "lean", "loop", "multiply_add"]
+__all__ = [
+    "HOISTS_PROJECTION",
+    "affine",
+    "blend",
+    "fused",
+    "lean",
+    "loop",
+    "multiply_add",
+    "native_why_not",
+]
 
 Tensors = tuple[Any, ...]
 

@@ -1,0 +1,350 @@
+// TensorFlow's door to the core: the operations OstinatoForward and OstinatoBackward.
+//
+// Both take and give any number of tensors, and have the attribute `spec`: the inputs and outputs
+// of the function of the core that has their name. tf.load_op_library loads this file; they are
+// registered while it's loaded, as TensorFlow asks. If this TensorFlow lacks a function that we
+// need, nothing is registered, and the door in Python tells so.
+#include <dlfcn.h>
+
+#include <exception>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "memory.h"
+#include "ostinato.h"
+#include "spec.h"
+#include "tensorflow_c_api.h"
+
+namespace ostinato::tensorflow {
+namespace {
+
+using Core = std::string (*)(const int64_t* spec, size_t spec_size, const Tensor* inputs,
+                             size_t n_inputs, const Tensor* outputs, size_t n_outputs);
+using Shape = std::vector<int64_t>;
+
+Api api;
+
+// From here on `saved` comes from the core's pool: fresh pages cost as much as the kernel.
+constexpr int64_t kPooledBytes = int64_t{1} << 18;
+// TensorFlow aborts where a shape has more elements than an int64 can count.
+constexpr int64_t kMostElements = int64_t{1} << 56;
+
+// An error that becomes the operation's status.
+struct Failure {
+  TF_Code code;
+  std::string message;
+};
+
+[[noreturn]] void refuse(const std::string& message) { throw Failure{TF_INVALID_ARGUMENT, message}; }
+
+class Status {
+ public:
+  Status() : status_(api.TF_NewStatus()) {}
+  ~Status() { api.TF_DeleteStatus(status_); }
+  Status(const Status&) = delete;
+  Status& operator=(const Status&) = delete;
+  TF_Status* get() const { return status_; }
+  bool ok() const { return api.TF_GetCode(status_) == TF_OK; }
+  void set(const Failure& failure) {
+    api.TF_SetStatus(status_, failure.code, failure.message.c_str());
+  }
+
+ private:
+  TF_Status* status_;
+};
+
+// A TensorFlow tensor as the core sees it.
+class Held {
+ public:
+  explicit Held(TF_Tensor* tensor) : tensor_(tensor) {}
+  ~Held() {
+    if (tensor_ != nullptr) api.TF_DeleteTensor(tensor_);
+  }
+  Held(Held&& other) noexcept
+      : tensor_(std::exchange(other.tensor_, nullptr)), shape_(std::move(other.shape_)) {}
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+
+  Tensor view() {
+    const int rank = api.TF_NumDims(tensor_);
+    shape_.resize(rank);
+    for (int i = 0; i < rank; ++i) shape_[i] = api.TF_Dim(tensor_, i);
+    return {api.TF_TensorData(tensor_), dtype(), rank, shape_.data()};
+  }
+
+ private:
+  Dtype dtype() const {
+    switch (api.TF_TensorType(tensor_)) {
+      case TF_FLOAT: return Dtype::f32;
+      case TF_DOUBLE: return Dtype::f64;
+      case TF_BOOL: return Dtype::boolean;
+    }
+    refuse("expected tensors of float32, float64 or bool");
+  }
+
+  TF_Tensor* tensor_;
+  Shape shape_;
+};
+
+// The shapes of a call's outputs, from its spec and the shapes of its inputs. Checks what it reads;
+// the core checks the rest.
+class Shapes {
+ public:
+  Shapes(const std::vector<int64_t>& spec, const std::vector<Tensor>& inputs)
+      : spec_(spec), inputs_(inputs) {}
+
+  std::vector<Shape> forward() {
+    for (size_t run = 0; run < runs(); ++run) {
+      const RunSpec spec = read_run(run);
+      const int64_t states = state_count(spec);
+      read_sizes(spec, 2 + states);
+      if (spec.sequences != 0) outputs_.push_back({B_, T_, U_});
+      outputs_.insert(outputs_.end(), states, {B_, U_});
+      if (spec.training != 0) outputs_.push_back({T_ + 1, B_, saved_columns(spec) * padded(U_)});
+      first_ += 3 + states + (spec.has_bias != 0) + extras(spec);
+    }
+    return std::move(outputs_);
+  }
+
+  std::vector<Shape> backward() {
+    for (size_t run = 0; run < runs(); ++run) {
+      const RunSpec spec = read_run(run);
+      const int64_t states = state_count(spec), columns = gate_count(spec) * U_of(first_ + 2);
+      read_sizes(spec, 2);
+      if (spec.wants_dx != 0) outputs_.push_back({B_, T_, D_});
+      outputs_.insert(outputs_.end(), states, {B_, U_});
+      outputs_.push_back({D_, columns});
+      outputs_.push_back({U_, columns});
+      if (spec.has_bias != 0) outputs_.push_back(spec.kind == gru ? Shape{2, columns} : Shape{columns});
+      first_ += 4 + extras(spec) + (spec.sequences != 0) + states;
+    }
+    return std::move(outputs_);
+  }
+
+ private:
+  size_t runs() const {
+    if (spec_.empty() || spec_.size() % kSpecFields != 0)
+      refuse("expected " + std::to_string(kSpecFields) + " integers for each run as spec, received " +
+             std::to_string(spec_.size()));
+    return spec_.size() / kSpecFields;
+  }
+
+  RunSpec read_run(size_t run) const {
+    const int64_t* field = spec_.data() + run * kSpecFields;
+    RunSpec spec{field[0], field[1], field[2], field[3],  field[4],  field[5], field[6],
+                 field[7], field[8], field[9], field[10], field[11], field[12]};
+    if (spec.kind < simple_rnn || spec.kind > gru_reset_before)
+      refuse("expected a kind from 0 to 3, received " + std::to_string(spec.kind));
+    return spec;
+  }
+
+  static size_t extras(const RunSpec& spec) {
+    return (spec.has_mask != 0) + (spec.input_masks != 0) + (spec.recurrent_masks != 0);
+  }
+
+  const Tensor& matrix(size_t index, int32_t rank, const char* name) const {
+    if (index >= inputs_.size())
+      refuse("expected more than " + std::to_string(inputs_.size()) + " inputs");
+    if (inputs_[index].rank != rank)
+      refuse(std::string("expected ") + name + " of rank " + std::to_string(rank) + ", received " +
+             std::to_string(inputs_[index].rank));
+    return inputs_[index];
+  }
+
+  int64_t U_of(size_t index) const { return matrix(index, 2, "recurrent_kernel").shape[0]; }
+
+  // `recurrent`: where the recurrent kernel is, from x on.
+  void read_sizes(const RunSpec& spec, size_t recurrent) {
+    const Tensor& x = matrix(first_, 3, "x");
+    const Tensor& weights = matrix(first_ + recurrent, 2, "recurrent_kernel");
+    B_ = x.shape[0], T_ = x.shape[1], D_ = x.shape[2], U_ = weights.shape[0];
+    int64_t columns;
+    if (__builtin_mul_overflow(U_, gate_count(spec), &columns) || weights.shape[1] != columns)
+      refuse("expected a recurrent_kernel (units, gates x units), received (" + std::to_string(U_) +
+             ", " + std::to_string(weights.shape[1]) + ")");
+  }
+
+  const std::vector<int64_t>& spec_;
+  const std::vector<Tensor>& inputs_;
+  std::vector<Shape> outputs_;
+  size_t first_ = 0;  // the run's first input
+  int64_t B_ = 0, T_ = 0, D_ = 0, U_ = 0;
+};
+
+void give_back(void* data, size_t, void*) { give_buffer(data); }
+
+int64_t bytes_of(const Shape& shape, TF_DataType dtype) {
+  int64_t count = 1;
+  for (const int64_t size : shape) {
+    if (size == 0) return 0;
+    if (__builtin_mul_overflow(count, size, &count) || count > kMostElements)
+      throw Failure{TF_RESOURCE_EXHAUSTED, "an output would not fit into any memory"};
+  }
+  return count * (dtype == TF_DOUBLE ? 8 : 4);
+}
+
+Held allocate(TF_OpKernelContext* context, int index, TF_DataType dtype, const Shape& shape) {
+  const int64_t bytes = bytes_of(shape, dtype);
+  const int rank = static_cast<int>(shape.size());
+  Status status;
+  Held tensor(
+      api.TF_AllocateOutput(context, index, dtype, shape.data(), rank, bytes, status.get()));
+  if (!status.ok()) throw Failure{TF_RESOURCE_EXHAUSTED, "no memory for the outputs"};
+  return tensor;
+}
+
+// An output over a block of the core's pool, which goes back when TensorFlow drops the last copy.
+Held allocate_pooled(TF_OpKernelContext* context, int index, TF_DataType dtype, const Shape& shape) {
+  const int64_t bytes = bytes_of(shape, dtype);
+  if (bytes < kPooledBytes) return allocate(context, index, dtype, shape);
+  void* block = take_buffer(bytes);
+  if (block == nullptr) throw Failure{TF_RESOURCE_EXHAUSTED, "no memory for the outputs"};
+  const int rank = static_cast<int>(shape.size());
+  TF_Tensor* made = api.TF_NewTensor(dtype, shape.data(), rank, block, bytes, give_back, nullptr);
+  if (made == nullptr) throw Failure{TF_RESOURCE_EXHAUSTED, "no tensor over the core's memory"};
+  Held tensor(made);
+  Status status;
+  api.TF_SetOutput(context, index, made, status.get());
+  if (!status.ok()) refuse("TensorFlow takes no output over the core's memory");
+  return tensor;
+}
+
+struct Kernel {
+  std::vector<int64_t> spec;
+};
+
+// What differs between the two operations.
+struct Forward {
+  static constexpr const char* name = "OstinatoForward";
+  static constexpr Core core = ostinato::forward;
+  static std::vector<Shape> shapes(Shapes shapes) { return shapes.forward(); }
+};
+struct Backward {
+  static constexpr const char* name = "OstinatoBackward";
+  static constexpr Core core = ostinato::backward;
+  static std::vector<Shape> shapes(Shapes shapes) { return shapes.backward(); }
+};
+
+template <class Operation>
+void run(const Kernel& kernel, TF_OpKernelContext* context) {
+  std::vector<Held> held;
+  std::vector<Tensor> inputs, outputs;
+  const int n_inputs = api.TF_NumInputs(context), n_outputs = api.TF_NumOutputs(context);
+  held.reserve(n_inputs + n_outputs);
+  for (int i = 0; i < n_inputs; ++i) {
+    Status status;
+    TF_Tensor* tensor = nullptr;
+    api.TF_GetInput(context, i, &tensor, status.get());
+    if (!status.ok()) refuse("input " + std::to_string(i) + " can't be read");
+    inputs.push_back(held.emplace_back(tensor).view());
+  }
+  const std::vector<Shape> shapes = Operation::shapes(Shapes(kernel.spec, inputs));
+  if (size_t(n_outputs) != shapes.size())
+    refuse("expected a Tout of " + std::to_string(shapes.size()) + " dtypes, received " +
+           std::to_string(n_outputs));
+  const TF_DataType dtype = inputs[0].dtype == Dtype::f64 ? TF_DOUBLE : TF_FLOAT;
+  for (int i = 0; i < n_outputs; ++i)
+    if (api.TF_ExpectedOutputDataType(context, i) != dtype)
+      refuse("expected a Tout of the dtype of x");
+  for (int i = 0; i < n_outputs; ++i) {
+    const bool saved = shapes[i].size() == 3;  // or ys, which may be as large
+    held.push_back(saved ? allocate_pooled(context, i, dtype, shapes[i])
+                         : allocate(context, i, dtype, shapes[i]));
+    outputs.push_back(held.back().view());
+  }
+  const std::string error =
+      Operation::core(kernel.spec.data(), kernel.spec.size(), inputs.data(), inputs.size(),
+                      outputs.data(), outputs.size());
+  if (!error.empty()) refuse(error);
+}
+
+// TensorFlow is built without exceptions: none may leave these functions.
+template <class Operation>
+void compute(void* kernel, TF_OpKernelContext* context) {
+  Failure failure{TF_OK, ""};
+  try {
+    run<Operation>(*static_cast<const Kernel*>(kernel), context);
+    return;
+  } catch (const Failure& refused) {
+    failure = refused;
+  } catch (const std::exception& error) {
+    failure = {TF_RESOURCE_EXHAUSTED, error.what()};
+  }
+  Status status;
+  failure.message = std::string("[") + Operation::name + "] " + failure.message;
+  status.set(failure);
+  api.TF_OpKernelContext_Failure(context, status.get());
+}
+
+void* create(TF_OpKernelConstruction* construction) {
+  auto* kernel = new Kernel;
+  Status status;
+  int32_t size = 0, total = 0;
+  api.TF_OpKernelConstruction_GetAttrSize(construction, "spec", &size, &total, status.get());
+  if (status.ok() && size > 0) {
+    kernel->spec.resize(size);
+    api.TF_OpKernelConstruction_GetAttrInt64List(construction, "spec", kernel->spec.data(), size,
+                                                 status.get());
+  }
+  if (!status.ok()) api.TF_OpKernelConstruction_Failure(construction, status.get());
+  return kernel;
+}
+
+void destroy(void* kernel) { delete static_cast<Kernel*>(kernel); }
+
+// The C API can't read `spec` here: the door in Python sets the shapes.
+void unknown_shapes(TF_ShapeInferenceContext* context, TF_Status* status) {
+  api.TF_ShapeInferenceContextSetUnknownShape(context, status);
+}
+
+template <class Operation>
+bool register_operation() {
+  Status status;
+  TF_OpDefinitionBuilder* builder = api.TF_NewOpDefinitionBuilder(Operation::name);
+  api.TF_OpDefinitionBuilderAddInput(builder, "inputs: Tin");
+  api.TF_OpDefinitionBuilderAddOutput(builder, "outputs: Tout");
+  api.TF_OpDefinitionBuilderAddAttr(builder, "Tin: list({float, double, bool}) >= 1");
+  api.TF_OpDefinitionBuilderAddAttr(builder, "Tout: list({float, double}) >= 1");
+  api.TF_OpDefinitionBuilderAddAttr(builder, "spec: list(int)");
+  api.TF_OpDefinitionBuilderSetShapeInferenceFunction(builder, unknown_shapes);
+  api.TF_RegisterOpDefinition(builder, status.get());  // and deletes it
+  if (!status.ok()) return false;
+  TF_KernelBuilder* kernel =
+      api.TF_NewKernelBuilder(Operation::name, "CPU", create, compute<Operation>, destroy);
+  api.TF_RegisterKernelBuilder(Operation::name, kernel, status.get());
+  return status.ok();
+}
+
+// The library of this process that has TensorFlow's C API; it must be loaded already.
+void* loaded_library() {
+  const char* const names[] = {
+      "libtensorflow_framework.so.2",
+      "libtensorflow_cc.so.2",
+      "@rpath/libtensorflow_framework.2.dylib",
+      "libtensorflow_framework.2.dylib",
+      "@rpath/libtensorflow_cc.2.dylib",
+  };
+  for (const char* name : names) {
+    void* library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD);
+    if (library != nullptr && dlsym(library, "TF_RegisterOpDefinition") != nullptr) return library;
+  }
+  return RTLD_DEFAULT;
+}
+
+bool find_functions() {
+  void* library = loaded_library();
+  bool all = true;
+#define OSTINATO_TF_FIND(name, result, parameters)                             \
+  api.name = reinterpret_cast<result(*) parameters>(dlsym(library, #name));    \
+  all = all && api.name != nullptr;
+  OSTINATO_TF_FUNCTIONS(OSTINATO_TF_FIND)
+#undef OSTINATO_TF_FIND
+  return all;
+}
+
+[[maybe_unused]] const bool registered =
+    find_functions() && register_operation<Forward>() && register_operation<Backward>();
+
+}  // namespace
+}  // namespace ostinato::tensorflow
