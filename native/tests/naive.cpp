@@ -38,7 +38,8 @@ class Naive {
     for (int64_t b = 0; b < run_.B; ++b) backward_row(b);
     write(run_.d_kernel, grad_kernel_, grad_kernel_.size());
     write(run_.d_recurrent_kernel, grad_recurrent_, grad_recurrent_.size());
-    if (run_.d_bias != nullptr) write(run_.d_bias, grad_bias_, run_.spec.kind == gru ? 2 * gu_ : gu_);
+    if (run_.d_bias == nullptr) return;
+    write(run_.d_bias, grad_bias_, run_.spec.kind == gru ? 2 * gu_ : gu_);
   }
 
  private:
@@ -197,8 +198,7 @@ class Naive {
       for (int64_t u = 0; run_.spec.sequences && shown && u < run_.U; ++u)
         dh[u] += read(run_.d_ys, y_at(b, step) + u);
       if (now) retreat(b, step, hs[step], cs[step], cs[step + 1], dh, dc);
-      else if (run_.dx != nullptr)
-        for (int64_t d = 0; d < run_.D; ++d) put(run_.dx, (b * run_.T + time(step)) * run_.D + d, 0);
+      else put_dx(b, step, Row(run_.D));
     }
     for (int64_t u = 0; u < run_.U; ++u) {
       put(run_.d_initial[0], b * run_.U + u, dh[u]);
@@ -278,19 +278,25 @@ class Naive {
     }
   }
 
+  void put_dx(int64_t b, int64_t step, const Row& values) const {
+    if (run_.dx == nullptr) return;
+    for (int64_t d = 0; d < run_.D; ++d)
+      put(run_.dx, (b * run_.T + time(step)) * run_.D + d, values[d]);
+  }
+
   void to_inputs(int64_t b, int64_t step, const Row* dz) {
+    Row dx(run_.D);
     for (int64_t d = 0; d < run_.D; ++d) {
-      double total = 0;
       for (int64_t g = 0; g < gates_; ++g) {
         double mask = input_mask(g, b, d), sum = 0;
         for (int64_t u = 0; u < run_.U; ++u) {
           grad_kernel_[d * gu_ + g * run_.U + u] += x(b, step, d) * mask * dz[g][u];
           sum += dz[g][u] * w(d, g, u);
         }
-        total += sum * mask;
+        dx[d] += sum * mask;
       }
-      if (run_.dx != nullptr) put(run_.dx, (b * run_.T + time(step)) * run_.D + d, total);
     }
+    put_dx(b, step, dx);
   }
 
   void add(Row& total, int64_t gate, const Row& values) const {
@@ -322,9 +328,5 @@ const Kernels* kernels_naive() {
                                 forward_all<double>, backward_all<double>};
   return &table;
 }
-
-#if defined(OSTINATO_NAIVE_IS_BASELINE)
-const Kernels* kernels_baseline() { return kernels_naive(); }
-#endif
 
 }  // namespace ostinato

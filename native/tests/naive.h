@@ -1,4 +1,5 @@
-// The plainest loops that do what a table of kernels promises: what the fast ones are tested against.
+// The plainest loops that do what a table of kernels promises: what the fast ones are tested
+// against.
 #pragma once
 
 #include "../core/kernels.h"

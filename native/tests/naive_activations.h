@@ -1,5 +1,5 @@
-// The activations of activations.def, and their slopes, as plain functions of one double. NaN passes
-// through all of them.
+// The activations of activations.def, and their slopes, as plain functions of one double. NaN
+// passes through all of them.
 #pragma once
 
 #include <cmath>
@@ -7,7 +7,9 @@
 
 namespace ostinato::naive {
 
-inline double clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+inline double clip(double x, double low, double high) {
+  return x < low ? low : x > high ? high : x;
+}
 inline double inside(double x, double low, double high) { return x > low && x < high ? 1 : 0; }
 inline double logistic(double x) { return 1 / (1 + std::exp(-x)); }
 inline double log1p_exp(double x) { return (x < 0 ? 0 : x) + std::log1p(std::exp(-std::abs(x))); }
