@@ -1,0 +1,15 @@
+# Fails where OBJECT has a weak symbol, or offers more than one function.
+execute_process(COMMAND ${NM} -C ${OBJECT}
+  OUTPUT_VARIABLE symbols OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "[^\n]* [WVuwv] [^\n]*" weak "${symbols}")
+list(FILTER weak EXCLUDE REGEX " w __cxa_finalize| w __gmon_start__")
+if(weak)
+  list(JOIN weak "\n" text)
+  message(FATAL_ERROR "weak symbols:\n${text}")
+endif()
+string(REGEX MATCHALL "[^\n]* [TBDR] [^\n]*" offered "${symbols}")
+list(LENGTH offered count)
+if(NOT count EQUAL 1)
+  list(JOIN offered "\n" text)
+  message(FATAL_ERROR "expected one function, got:\n${text}")
+endif()
