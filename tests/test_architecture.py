@@ -11,15 +11,15 @@ ROOT = Path(__file__).parents[1] / "src" / "ostinato"
 FILES = sorted(ROOT.rglob("*.py"))
 
 # Data flows down, and so do imports. What is in no list is a tool over the layers.
-FOUNDATION, DOORS, ENGINES, PLAN, LAYERS, TOOLS = range(6)
+FOUNDATION, DOORS, ENGINES, LAYERS, TOOLS = range(5)
 RANKS = {
     "structure": FOUNDATION,
     "backend": FOUNDATION,
     "native": FOUNDATION,
+    "plan": FOUNDATION,
+    "forced": FOUNDATION,
     "doors": DOORS,
     "engines": ENGINES,
-    "plan": PLAN,
-    "forced": PLAN,
     "layers": LAYERS,
 }
 FRAMEWORKS = {"jax", "jaxlib", "torch", "tensorflow"}

@@ -1,5 +1,6 @@
 """Results and gradients of every layer against the NumPy reference, options crossed at random."""
 
+import contextlib
 from dataclasses import replace
 from functools import partial
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ostinato
 import reference
 from engines import cases
 from engines.cases import (
@@ -30,6 +32,14 @@ from engines.gradients import (
 from ostinato import layers
 
 BACKEND = keras.config.backend()
+
+
+@pytest.fixture(autouse=True, params=["the fastest engine", "scan"])
+def _engine(request):
+    """Every test runs on the engine that the plan chooses, and on the portable one."""
+    forced = contextlib.nullcontext() if request.param != "scan" else ostinato.use_engine("scan")
+    with forced:
+        yield
 
 
 def check(layer, expected, x, states, weights, tolerance, dtype="float64", pull=pull_back, **call):

@@ -11,6 +11,11 @@ A door is a module with
 - `blend(weight, first, second)`: `weight first + (1 - weight) second`, of one shape and dtype.
 - `multiply_add(first, second, addend)`: `first second + addend`, of one shape and dtype.
 - `lean(function)`: the backend's own function for one of Keras's, where Keras's only adds checks.
+- `fused(specs, operands)`: the native engine, differentiable. Operands and results are those of
+  `forward` in native/core/ostinato.h, run after run, without `saved`; floats of one dtype, float32
+  or float64. A spec's `training` is a hint; `wants_dx` is the door's to set.
+- `native_why_not(x)`: what keeps the backend from calling it on a tensor like x (its device, the
+  backend's version, an export), or None. Only asked where `ostinato.native.why_not()` has nothing.
 """
 
 import importlib

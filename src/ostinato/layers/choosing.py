@@ -67,15 +67,15 @@ def _why_not_builtin(cls: Any) -> str | None:
 
 def _activations(cell: Cell) -> tuple[Activation, ...]:
     arguments = ("activation", "recurrent_activation")
-    functions = {name: getattr(cell, name) for name in arguments if hasattr(cell, name)}
     return tuple(
-        Activation(argument, activation_name(function), _shown(function))
-        for argument, function in functions.items()
+        _activation(name, getattr(cell, name)) for name in arguments if hasattr(cell, name)
     )
 
 
-def _shown(function: Any) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))
+def _activation(argument: str, function: Any) -> Activation:
+    name = activation_name(function)
+    shown = name or str(getattr(function, "__name__", type(function).__name__))
+    return Activation(argument, name, shown)
 
 
 def make_fused(cell: Cell, x: Tensor, states: Structure, call: Call) -> Fused:
@@ -88,11 +88,12 @@ def make_fused(cell: Cell, x: Tensor, states: Structure, call: Call) -> Fused:
         call: What the call gives.
     """
     check_constants(cell, call)
-    names = [activation.name or "" for activation in _activations(cell)]
+    # SimpleRNN has no gates.
+    gate: Any = getattr(cell, "recurrent_activation", cell.activation)
     masks = cell.draw_masks(size_of(x, 0), x.shape[-1], call.training)
     return Fused(
         cell.kind,
-        (names[0], names[-1]),
+        (activation_name(cell.activation) or "", activation_name(gate) or ""),
         cell.compute_dtype,
         to_dtype(x, cell.compute_dtype),
         tuple(leaves(states)),

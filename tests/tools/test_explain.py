@@ -1,0 +1,155 @@
+"""`ostinato.explain`: every recurrent layer is listed, with its engine and the reason."""
+
+import keras
+import pytest
+
+import ostinato
+from ostinato import layers, native
+from ostinato.cli import main
+from ostinato.explanation import Row
+
+ON_KERNEL = "fused" if native.why_not() is None else "scan"
+needs_native = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
+BACKEND = keras.config.backend()
+
+
+def own(x):
+    return x
+
+
+class Model(keras.Model):
+    """Layers wherever Keras tracks them."""
+
+    def __init__(self):
+        super().__init__(name="model")
+        self.first = layers.LSTM(4, return_sequences=True, name="first")
+        self.listed = [layers.GRU(3, activation=own, return_sequences=True, name="listed")]
+        self.by_key = {"a": keras.layers.TimeDistributed(layers.SimpleRNN(2, name="timed"))}
+        inner = [keras.Input((3, 4)), layers.LSTM(3, name="deep")]
+        self.nested = keras.Sequential(inner, name="inner")
+        self.again = self.first
+
+
+def rows(model):
+    return {row.layer: row for row in ostinato.explain(model)}
+
+
+def test_layers_are_found_wherever_they_are_and_once():
+    found = rows(Model())
+    assert list(found) == ["first", "listed", "time_distributed/timed", "inner/deep"]
+    assert [row.kind for row in found.values()] == ["LSTM", "GRU", "SimpleRNN", "LSTM"]
+
+
+@needs_native
+def test_a_row_says_what_runs():
+    (row,) = ostinato.explain(layers.LSTM(3, name="a"))
+    assert row == Row("a", "LSTM", "fused", native.target(), native.threads(), "")
+
+
+@needs_native
+def test_a_row_says_why_not_faster():
+    row = rows(Model())["listed"]
+    assert (row.engine, row.target, row.threads) == ("scan", BACKEND, None)
+    assert row.why_not_faster == "activation is a function that the kernel doesn't have: own"
+
+
+def test_without_the_native_engine_it_says_so(monkeypatch):
+    reason = "the native engine isn't built: there was no C++ compiler at installation"
+    monkeypatch.setattr(native, "why_not", lambda: reason)
+    found = ostinato.explain(layers.LSTM(3))
+    assert f"Native engine: not available: {reason}" in str(found)
+    assert [(row.engine, row.why_not_faster) for row in found] == [("scan", reason)]
+
+
+def test_stacked_cells_have_a_row_each():
+    class OwnCell(layers.LSTMCell):
+        def call(self, inputs, states, training=False):
+            return super().call(inputs, states, training)
+
+    stack = [layers.LSTMCell(3, name="low"), [OwnCell(2, name="middle")], layers.GRUCell(2)]
+    stack[1] = layers.StackedRNNCells(stack[1])
+    found = rows(layers.RNN(stack, name="rnn"))
+    assert [row.kind for row in found.values()] == ["LSTMCell", "OwnCell", "GRUCell"]
+    assert found["rnn/middle"].engine == "scan"
+    assert "OwnCell" in found["rnn/middle"].why_not_faster or ON_KERNEL == "scan"
+
+
+def test_bidirectional_has_a_row_for_each_direction():
+    found = rows(layers.Bidirectional(layers.GRU(2, name="gru"), name="both"))
+    assert list(found) == ["forward_gru", "backward_gru"]
+    assert {row.engine for row in found.values()} == {ON_KERNEL}
+
+
+def test_a_built_layer_with_nested_inputs_is_explained():
+    class Sum(keras.layers.Layer):
+        state_size = 3
+
+        def call(self, inputs, states):
+            total = inputs[0] + inputs[1] + states[0]
+            return total, [total]
+
+    layer = layers.RNN(Sum())
+    layer([keras.ops.ones((2, 4, 3)), keras.ops.ones((2, 4, 3))])
+    (row,) = ostinato.explain(layer)
+    assert row.why_not_faster == "Sum is not a built-in cell of ostinato.layers"
+
+
+def test_keras_s_own_layers_are_listed_with_a_hint():
+    model = keras.Sequential(
+        [keras.Input((3, 4)), keras.layers.Bidirectional(keras.layers.LSTM(2), name="keras_s")]
+    )
+    row = rows(model)["keras_s"]
+    assert row.engine == "keras"
+    assert "ostinato.accelerate(model)" in row.why_not_faster
+    assert "leaves alone" in rows(keras.layers.ConvLSTM2D(2, 2, name="conv"))["conv"].why_not_faster
+
+
+def test_forced_engines_are_shown():
+    with ostinato.use_engine("scan"):
+        (row,) = ostinato.explain(layers.LSTM(3))
+    assert row.engine == "scan"
+    assert "use_engine" in row.why_not_faster
+    with ostinato.use_engine("fused"):
+        (row,) = ostinato.explain(layers.RNN(keras.layers.LSTMCell(3)))
+    assert row.engine == "none"
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ValueError, match="explain: expected a Keras model or layer, got 3"):
+        ostinato.explain(3)
+
+
+def test_the_table_is_text():
+    table = ostinato.explain(Model())
+    header, headings, rule, *lines = str(table).splitlines()
+    assert header.startswith(f"Backend {BACKEND}. Native engine: ")
+    assert headings.startswith("layer")
+    assert headings.endswith("why not a faster engine")
+        "layer",
+        "class",
+        "engine",
+        "target",
+        "threads",
+        "why",
+        "not",
+        "a",
+        "faster",
+        "engine",
+    ]
+    assert set(rule) == {"-", " "}
+    assert len(lines) == len(table) == 4
+    assert repr(table) == str(table)
+    assert "No recurrent layers." in str(ostinato.explain(keras.layers.Dense(1)))
+
+
+def test_the_command_explains_a_file(tmp_path, capsys):
+    model = keras.Sequential([keras.Input((3, 4)), layers.GRU(2, name="gru")])
+    model.save(tmp_path / "model.keras")
+    assert main(["explain", str(tmp_path / "model.keras")]) == 0
+    assert "gru" in capsys.readouterr().out
+
+
+def test_the_command_says_what_is_wrong_with_a_file(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["explain", str(tmp_path / "none.keras")])
+    assert "none.keras" in capsys.readouterr().err
