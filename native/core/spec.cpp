@@ -238,6 +238,7 @@ void read_backward(Call& call, Run& run) {
   const Tensor* recurrent = next(call, false, "recurrent kernel");
   if (recurrent == nullptr || !read_sizes(call, run, x, *recurrent, 0)) return;
   call.next_input -= 2;
+  run.spec.training = 1;  // of `forward`; the kernels look at it here too
   const RunSpec& spec = run.spec;
   read_weights(call, run);
   read_masks(call, run);
