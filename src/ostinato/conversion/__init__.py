@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
 from ostinato.conversion.copying import Copier
 from ostinato.conversion.directions import ACCELERATE, RESTORE, Direction
 from ostinato.conversion.layers_within import layers_within
@@ -103,9 +105,27 @@ def _convert(model: Any, direction: Direction) -> Any:
         copier = Copier(direction)
         converted = copier.copy(model)
         copier.settle()
+    _warn_of_masks(model, copier, direction)
     for old, new in copier.models():
         carry_compilation(direction.operation, old, new, copier.variables)
     return converted
+
+
+def _warn_of_masks(model: Any, copier: Copier, direction: Direction) -> None:
+    """Says where the copy may compute something else: the one place in which Keras is wrong."""
+    inside = [layer for _, layer in layers_within(model, direction)]
+    makes_masks = any(
+        getattr(layer, "mask_zero", False) or isinstance(layer, keras.layers.Masking)
+        for layer in inside
+    )
+    if makes_masks and copier.given_states:
+        names = ", ".join(repr(layer.name) for layer in copier.given_states.values())
+        warnings.warn(
+            f"{direction.operation}: called with initial states: {names}. Where the inputs of such "
+            "a layer carry a mask, Keras 3 drops it and Ostinato applies it, so the results for "
+            "padded rows differ.",
+            stacklevel=4,
+        )
 
 
 @contextmanager

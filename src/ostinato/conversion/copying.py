@@ -8,7 +8,7 @@ import keras
 from keras import tree
 
 from ostinato.conversion.attributes import arguments_of, carry_attributes
-from ostinato.conversion.directions import Direction
+from ostinato.conversion.directions import OTHER, Direction
 from ostinato.conversion.layers_within import children, layers_within
 from ostinato.conversion.lookups import by_config, names_used_by
 from ostinato.conversion.values import (
@@ -35,6 +35,7 @@ class Copier:
 
     Attributes:
         variables: Which variable of the copy stands for which of the original.
+        given_states: By its id, each converted layer that a graph calls with initial states.
     """
 
     def __init__(self, direction: Direction) -> None:
@@ -42,6 +43,7 @@ class Copier:
         self._copies: dict[int, Any] = {}
         self._pairs: list[tuple[Any, Any]] = []  # outer layers before the inner ones
         self.variables = Variables()
+        self.given_states: dict[int, Any] = {}
 
     def models(self) -> list[tuple[Any, Any]]:
         """Each model that was copied, with its copy."""
@@ -131,6 +133,7 @@ class Copier:
                 graph,
                 input_tensors=tree.map_structure(lambda x: inputs[id(x)], graph.input),
                 clone_function=self.copy,
+                call_function=self._call,
             )
         if type(model) is not type(new):
             # A class of the user's, whose constructor would make its own layers.
@@ -138,6 +141,17 @@ class Copier:
             new = _bare(model)
             _functional_class().__init__(new, *tensors, name=model.name)
         return self._finished(model, new)
+
+    def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        """A call in a graph; notes recurrent layers that are given their states."""
+        if self._converts_to(layer) and (len(args) > 1 or kwargs.get("initial_state") is not None):
+            self.given_states.setdefault(id(layer), layer)
+        return layer(*args, **kwargs)
+
+    def _converts_to(self, layer: Any) -> bool:
+        return (
+            isinstance(layer, keras.layers.Layer) and OTHER[self._direction].kind(layer) is not None
+        )
 
     def _finished(self, model: Any, new: Any) -> Any:
         new.dtype_policy = model.dtype_policy

@@ -81,9 +81,7 @@ class Direction:
                 return f"its {name} is no recurrent layer that could be converted"
             if (reason := self.why_left(direction)) is not None:
                 return f"its {name}: {reason}"
-        # A lambda has no name by which the copy could find it.
-        function = _lambda_among_arguments(layer.forward_layer)
-        return f"a Bidirectional copies its layer, and can't copy {function}" if function else None
+        return None
 
     def counterpart(self, layer: Any, copy: Callable[[Any], Any]) -> Any:
         """A fresh layer or cell of the target, with the arguments of one of the source.
@@ -141,16 +139,6 @@ def _values(layer: Any, names: set[str]) -> dict[str, Any]:
     }
 
 
-def _lambda_among_arguments(layer: Any) -> str | None:
-    names = [a.name for a in getattr(layers, type(layer).__name__).arguments]
-    values = _values(layer, set(names) - {"cell"})
-    return next((f"{n}={v!r}" for n, v in values.items() if _is_lambda(v)), None)
-
-
-def _is_lambda(value: Any) -> bool:
-    return getattr(value, "__name__", None) == "<lambda>"
-
-
 def _why_not_in_keras(cell: Any) -> str | None:
     """What a cell needs that Keras 3's RNN doesn't offer."""
     if _recurrent_name(type(cell), OURS) == "StackedRNNCells":
@@ -202,3 +190,4 @@ def _class_of_ours(name: str) -> Any:
 
 ACCELERATE = Direction("accelerate", KERAS, _class_of_ours)
 RESTORE = Direction("restore", OURS, _class_of_keras)
+OTHER = {ACCELERATE: RESTORE, RESTORE: ACCELERATE}
