@@ -1,9 +1,11 @@
 // JAX's door to the core: XLA FFI handlers, handed to Python as capsules for jax.ffi to register.
 //
 // Both handlers have the attribute `spec` and take and give any number of arrays: the inputs and the
-// outputs of the function of the core that has their name.
+// outputs of the function of the core that has their name. backward's take one more, `rows`: see
+// same_rows.
 #include <nanobind/nanobind.h>
 
+#include <algorithm>
 #include <exception>
 #include <string>
 #include <vector>
@@ -54,9 +56,19 @@ ffi::Error wrong_array(const char* name, const char* role, size_t index) {
                ": expected an array of float32, float64 or bool");
 }
 
+// On a mesh each device runs on a part of the batch. What forward saves there can't be split or
+// joined; `rows` tells each row how many ran together, and a backward with another number must fail.
+bool same_rows(const ffi::RemainingArgs& args) {
+  const auto buffer = args.get<ffi::AnyBuffer>(args.size() - 1);
+  if (!buffer.has_value() || buffer->element_type() != ffi::DataType::S32) return false;
+  const int32_t* rows = buffer->typed_data<int32_t>();
+  const size_t count = buffer->element_count();
+  return std::all_of(rows, rows + count, [=](int32_t n) { return size_t(n) == count; });
+}
+
 ffi::Error run(Core core, const char* name, ffi::Span<const int64_t> spec, ffi::RemainingArgs args,
-               ffi::RemainingRets rets) {
-  std::vector<Tensor> inputs(args.size()), outputs(rets.size());
+               size_t n_inputs, ffi::RemainingRets rets) {
+  std::vector<Tensor> inputs(n_inputs), outputs(rets.size());
   for (size_t i = 0; i < inputs.size(); ++i) {
     const auto buffer = args.get<ffi::AnyBuffer>(i);
     if (!buffer.has_value() || !as_tensor(*buffer, &inputs[i])) return wrong_array(name, "input", i);
@@ -74,32 +86,37 @@ ffi::Error run(Core core, const char* name, ffi::Span<const int64_t> spec, ffi::
   return error.empty() ? ffi::Error::Success() : wrong(error);
 }
 
-// XLA is built without exceptions: none may leave a handler.
-ffi::Error run_safely(Core core, const char* name, ffi::Span<const int64_t> spec,
-                      ffi::RemainingArgs args, ffi::RemainingRets rets) {
-  try {
-    return run(core, name, spec, args, rets);
-  } catch (const std::exception& error) {
-    return ffi::Error::Internal("[ostinato] " + std::string(name) + ": " + error.what());
-  }
-}
-
 ffi::Error run_forward(ffi::Span<const int64_t> spec, ffi::RemainingArgs args,
                        ffi::RemainingRets rets) {
-  return run_safely(forward, "forward", spec, args, rets);
+  return run(forward, "forward", spec, args, args.size(), rets);
 }
 
 ffi::Error run_backward(ffi::Span<const int64_t> spec, ffi::RemainingArgs args,
                         ffi::RemainingRets rets) {
-  return run_safely(backward, "backward", spec, args, rets);
+  if (args.size() == 0 || !same_rows(args)) {
+    return wrong(
+        "backward: expected the batch in the parts that forward ran on, received others: the mesh "
+        "splits the two differently");
+  }
+  return run(backward, "backward", spec, args, args.size() - 1, rets);
+}
+
+// XLA is built without exceptions: none may leave a handler.
+template <ffi::Error (*handler)(ffi::Span<const int64_t>, ffi::RemainingArgs, ffi::RemainingRets)>
+ffi::Error safely(ffi::Span<const int64_t> spec, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  try {
+    return handler(spec, args, rets);
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("[ostinato] ") + error.what());
+  }
 }
 
 auto binding() {
   return ffi::Ffi::Bind().Attr<ffi::Span<const int64_t>>("spec").RemainingArgs().RemainingRets();
 }
 
-XLA_FFI_DEFINE_HANDLER(forward_handler, run_forward, binding());
-XLA_FFI_DEFINE_HANDLER(backward_handler, run_backward, binding());
+XLA_FFI_DEFINE_HANDLER(forward_handler, safely<run_forward>, binding());
+XLA_FFI_DEFINE_HANDLER(backward_handler, safely<run_backward>, binding());
 
 }  // namespace
 

@@ -3,10 +3,12 @@
 import re
 
 import jax
+import keras
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from native.runs import GATES, KINDS, Case
+from ostinato import layers
 from ostinato.doors import door
 
 assert jax.device_count() == 4, jax.devices()
@@ -38,13 +40,17 @@ def count(compiled, collective):
     return len(re.findall(rf"\b{collective}(?:-start)?\(", compiled.as_text()))
 
 
-def check(case, mesh, axes):
-    operands = placed(case, mesh, axes)
-    compiled = step(case).lower(*operands).compile()
+def assert_gathers_nothing(compiled):
+    assert "ostinato_backward" in compiled.as_text()
     assert count(compiled, "all-gather") == 0, compiled.as_text()
     assert count(compiled, "all-to-all") == 0, compiled.as_text()
     assert count(compiled, "all-reduce") >= 1, compiled.as_text()
-    assert "ostinato_backward" in compiled.as_text()
+
+
+def check(case, mesh, axes):
+    operands = placed(case, mesh, axes)
+    compiled = step(case).lower(*operands).compile()
+    assert_gathers_nothing(compiled)
     got = compiled(*operands)
     ys = got[0][1][0]
     assert ys.sharding.shard_shape(ys.shape)[0] == ys.shape[0] // 4, ys.sharding
@@ -74,6 +80,69 @@ def check_uneven(case, mesh):
     agree(jax.jit(split_inside)(*operands), run(*on_one))
 
 
+def check_two_wills(case, mesh, axes, wanted):
+    """Operands split in one way, and a loss that wants another: the numbers stay right."""
+    operands = placed(case, mesh, axes)
+    split = NamedSharding(mesh, PartitionSpec(wanted))
+
+    def loss(*operands):
+        ys, h, c = door.fused((case.spec,), operands)
+        ys = jax.lax.with_sharding_constraint(ys, split)
+        return (ys * ys).sum() + (h * h).sum() + (c * c).sum(), (ys, h, c)
+
+    got = jax.jit(jax.value_and_grad(loss, tuple(range(len(operands))), has_aux=True))(*operands)
+    on_one = [jax.device_put(np.asarray(o), jax.devices()[0]) for o in operands]
+    agree(got, step(case)(*on_one))
+
+
+def check_other_parts_are_refused(case, mesh):
+    """What each device saved for its rows is of no use where all rows run together."""
+    operands = placed(case, mesh, mesh.axis_names)
+    results, pull = jax.jit(lambda *o: jax.vjp(lambda *p: door.fused((case.spec,), p), *o))(
+        *operands
+    )
+    jax.block_until_ready(pull(results))
+    whole = NamedSharding(mesh, PartitionSpec())
+    together = jax.tree.map(lambda array: jax.device_put(array, whole), pull)
+    try:
+        jax.block_until_ready(together(results))
+    except jax.errors.JaxRuntimeError as error:
+        assert "in the parts that forward ran on" in str(error), error  # noqa: PT017
+    else:
+        raise AssertionError("a gradient from parts that don't fit")
+
+
+def fitted():
+    """A model after some training, its losses, and its data."""
+    keras.utils.set_random_seed(0)
+    both = layers.Bidirectional(layers.LSTM(6, return_sequences=True, dropout=0.2))
+    model = keras.Sequential([keras.Input((5, 4)), both, layers.GRU(7), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=shape).astype("float32") for shape in ((32, 5, 4), (32, 2)))
+    losses = model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0).history["loss"]
+    return model, losses, (x[:8], y[:8])
+
+
+def check_data_parallel():
+    """Keras's way to shard: the losses of one device, and nothing gathered in a training step."""
+    _, wanted, _ = fitted()
+    parallel = keras.distribution.DataParallel(
+        devices=keras.distribution.list_devices("cpu"), auto_shard_dataset=False
+    )
+    with parallel.scope():
+        model, losses, data = fitted()
+        np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+        groups = (model.trainable_variables, model.non_trainable_variables)
+        groups += (model.optimizer.variables, model.metrics_variables)
+        state = tuple([v.value for v in variables] for variables in groups)
+        mesh = state[0][0].sharding.mesh
+        split = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+        data = tuple(jax.device_put(array, split) for array in data)
+        compiled = jax.jit(model.train_step).lower(state, data).compile()
+    assert_gathers_nothing(compiled)
+
+
 def main():
     line = Mesh(np.array(jax.devices()), ("batch",))
     square = Mesh(np.array(jax.devices()).reshape(2, 2), ("data", "more"))
@@ -84,6 +153,10 @@ def main():
         check(everything, line, "batch")
     check(Case("lstm", sizes=(8, 5, 4, 7)), square, ("data", "more"))
     check_uneven(Case("lstm", sizes=(6, 5, 4, 7)), line)
+    for wills in ((None, "data"), ("data", ("data", "more")), ("data", "more"), ("data", None)):
+        check_two_wills(Case("lstm", sizes=(8, 5, 4, 7)), square, *wills)
+    check_other_parts_are_refused(Case("lstm", sizes=(8, 5, 4, 7)), line)
+    check_data_parallel()
 
 
 if __name__ == "__main__":

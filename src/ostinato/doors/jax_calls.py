@@ -34,6 +34,7 @@ _BATCH_AXES = {
     "recurrent_masks": 1,
     "ys": 0,
     "saved": 1,
+    "rows": 0,
 }
 
 
@@ -51,20 +52,30 @@ class Call:
 
     @property
     def operands(self) -> tuple[tuple[str, ...], ...]:
-        """The names of each run's operands."""
-        forward = self.function == "forward"
-        names = native.forward_operands if forward else native.backward_operands
-        return tuple(names(spec) for spec in self.specs)
+        """The names of each run's operands; then, for backward, `rows` as forward gave it."""
+        if self.function == "forward":
+            return tuple(native.forward_operands(spec) for spec in self.specs)
+        return (*(native.backward_operands(spec) for spec in self.specs), ("rows",))
 
     @property
     def results(self) -> tuple[tuple[str, ...], ...]:
-        """The names of each run's results."""
-        forward = self.function == "forward"
-        names = native.forward_results if forward else native.backward_results
-        return tuple(names(spec) for spec in self.specs)
+        """The names of each run's results; then, where forward trains, `rows`.
+
+        `rows` (B,) holds how many rows the call ran on: fewer than B on a mesh that splits the
+        batch. What is saved can't be split or joined, so backward has to run on as many.
+        """
+        if self.function == "backward":
+            return tuple(native.backward_results(spec) for spec in self.specs)
+        runs = tuple(native.forward_results(spec) for spec in self.specs)
+        return (*runs, ("rows",)) if self.trains else runs
+
+    @property
+    def trains(self) -> bool:
+        """Whether the call belongs to a step with gradients."""
+        return any(spec.training for spec in self.specs)
 
     def result_types(self, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the results."""
+        """Shapes and dtypes of the results, without `rows`."""
         forward = self.function == "forward"
         shapes = native.forward_output_shapes if forward else native.backward_output_shapes
         types = []
@@ -76,7 +87,8 @@ class Call:
     def _named(self, operands: Sequence[Any]) -> list[dict[str, Any]]:
         """The operands of each run by their names; refuses those that give no sizes."""
         runs = by_run(self.operands, operands)
-        named = [dict(zip(*pair, strict=True)) for pair in zip(self.operands, runs, strict=True)]
+        pairs = zip(self.operands, runs, strict=True)
+        named = [dict(zip(*pair, strict=True)) for pair in pairs][: len(self.specs)]
         for run in named:
             x, recurrent_kernel = run["x"].shape, run["recurrent_kernel"].shape
             if len(x) != 3 or len(recurrent_kernel) != 2:
@@ -116,7 +128,11 @@ def target(function: str) -> str:
 
 def _ffi_call(call: Call, *operands: Any) -> Tensors:
     run = jax.ffi.ffi_call(target(call.function), call.result_types(operands))
-    return tuple(run(*operands, spec=np.array(native.encode(call.specs), np.int64)))
+    results = run(*operands, spec=np.array(native.encode(call.specs), np.int64))
+    if call.function == "forward" and call.trains:
+        rows = operands[0].shape[0]
+        return (*results, jax.numpy.full(rows, rows, "int32"))
+    return tuple(results)
 
 
 # Meshes: the batch stays sharded, the weights are whole on each device, and so are the sums of
@@ -125,41 +141,30 @@ def _ffi_call(call: Call, *operands: Any) -> Tensors:
 
 def _partitioned(call: Call) -> Operation:
     operand_axes, result_axes = _batch_axes(call.operands), _batch_axes(call.results)
+    axes = (*operand_axes, *result_axes)
+    # forward and backward are split as what the one saves for the other; inference, as its results
+    names = [name for run in (*call.operands, *call.results) for name in run]
+    leader = names.index("saved") if call.trains else len(operand_axes)
 
-    def rule(
-        mesh: Any, operands: Sequence[Any], results: Sequence[Any]
-    ) -> tuple[str, dict[str, Any]]:
+    def rule(mesh: Any, operands: Sequence[Any], results: Sequence[Any]) -> tuple[str, Any]:
         whole: list[str] = []
-        sides = [
-            _factors(axes, [len(kind.shape) for kind in kinds], whole)
-            for axes, kinds in ((operand_axes, operands), (result_axes, results))
-        ]
+        sides = [_factors(operand_axes, operands, whole), _factors(result_axes, results, whole)]
         return " -> ".join(sides), {"need_replication_factors": tuple(whole)}
 
-    def shardings(mesh: Any, operands: Sequence[Any], results: Sequence[Any]) -> list[Tensors]:
-        axis = _mesh_axes(operands[0])
-        return [
-            tuple(
-                _sharding(mesh, axis, *pair)
-                for pair in zip(axes, [len(kind.shape) for kind in kinds], strict=True)
-            )
-            for axes, kinds in ((operand_axes, operands), (result_axes, results))
-        ]
+    def infer(mesh: Any, operands: Sequence[Any], results: Sequence[Any]) -> Tensors:
+        return _shardings(mesh, _mesh_axes(operands[0], operand_axes[0]), result_axes, results)
 
     def partition(mesh: Any, operands: Sequence[Any], results: Sequence[Any]) -> tuple[Any, ...]:
-        axis = _mesh_axes(operands[0])
+        split = _mesh_axes((*operands, *results)[leader], axes[leader])
 
         def shard(*local: Any) -> Tensors:
             values = zip(_ffi_call(call, *local), result_axes, strict=True)
-            if axis is None:
+            if split is None:
                 return tuple(value for value, _ in values)
-            return tuple(lax.psum(v, axis) if batch is None else v for v, batch in values)
+            return tuple(lax.psum(v, split) if batch is None else v for v, batch in values)
 
-        wanted, given = shardings(mesh, operands, results)
-        return mesh, shard, given, wanted
-
-    def infer(mesh: Any, operands: Sequence[Any], results: Sequence[Any]) -> Tensors:
-        return shardings(mesh, operands, results)[1]
+        wanted = _shardings(mesh, split, operand_axes, operands)
+        return mesh, shard, _shardings(mesh, split, result_axes, results), wanted
 
     run: Any = custom_partitioning(functools.partial(_ffi_call, call))
     run.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=rule)
@@ -167,43 +172,50 @@ def _partitioned(call: Call) -> Operation:
     return operation
 
 
-def _factors(axes: Sequence[int | None], ranks: Sequence[int], whole: list[str]) -> str:
+def _factors(axes: Sequence[int | None], arrays: Sequence[Any], whole: list[str]) -> str:
     """One side of a sharding rule; adds the factors that must stay whole to `whole`."""
-    arrays = []
-    for batch, rank in zip(axes, ranks, strict=True):
+    described = []
+    for batch, array in zip(axes, arrays, strict=True):
         factors = []
-        for axis in range(rank):
+        for axis in range(len(array.shape)):
             if axis != batch:
                 whole.append(f"w{len(whole)}")
             factors.append("b" if axis == batch else whole[-1])
-        arrays.append(" ".join(factors))
-    return ", ".join(arrays)
+        described.append(" ".join(factors))
+    return ", ".join(described)
 
 
-def _mesh_axes(x: Any) -> Any:
-    """The mesh axes that split the batch of x, or None.
+def _mesh_axes(array: Any, batch: int | None) -> Any:
+    """The mesh axes that split the batch of an array, or None.
 
     Uneven parts aren't split: the rows that XLA pads them with would count in the weights'
     gradients.
     """
-    if not isinstance(x.sharding, NamedSharding) or not x.sharding.spec:
+    assert batch is not None
+    if not isinstance(array.sharding, NamedSharding) or len(array.sharding.spec) <= batch:
         return None
-    axes = x.sharding.spec[0]
+    axes = array.sharding.spec[batch]
     if axes is None:
         return None
     names = axes if isinstance(axes, tuple) else (axes,)
-    parts = math.prod(x.sharding.mesh.shape[name] for name in names)
-    return axes if x.shape[0] % parts == 0 else None
+    parts = math.prod(array.sharding.mesh.shape[name] for name in names)
+    return axes if array.shape[batch] % parts == 0 else None
 
 
-def _sharding(mesh: Any, mesh_axes: Any, batch: int | None, rank: int) -> NamedSharding:
-    split = [mesh_axes if axis == batch else None for axis in range(rank)]
-    return NamedSharding(mesh, PartitionSpec(*split))
+def _shardings(mesh: Any, split: Any, axes: Sequence[int | None], arrays: Sequence[Any]) -> Tensors:
+    """The shardings of arrays whose batch is split over the mesh axes `split`."""
+    return tuple(
+        NamedSharding(
+            mesh,
+            PartitionSpec(*(split if axis == batch else None for axis in range(len(array.shape)))),
+        )
+        for batch, array in zip(axes, arrays, strict=True)
+    )
 
 
-# vmap: where the weights aren't mapped, the mapped axis becomes a part of the batch. The gradients
-# of the weights are wanted for each of its places, so there it's a loop, of calls that each use
-# all threads.
+# vmap: where nothing is saved and the weights aren't mapped, the mapped axis becomes a part of the
+# batch. What is saved can't be split, and the gradients of the weights are wanted for each place of
+# the axis: there it's a loop, of calls that each use all threads.
 
 
 @functools.cache
@@ -214,7 +226,7 @@ def mapped(call: Call) -> Operation:
 
     def rule(size: int, in_batched: list[bool], *operands: Any) -> tuple[Tensors, Any]:
         weights = [flag for flag, axis in zip(in_batched, axes, strict=True) if axis is None]
-        if call.function == "forward" and not any(weights):
+        if not call.trains and not any(weights):
             outputs = _folded(call, run, size, in_batched, operands)
         else:
             outputs = _looped(run, in_batched, operands)

@@ -12,6 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from ostinato import native
 from ostinato.doors.jax_calls import Call, by_run, mapped, target
+from ostinato.doors.tracing import EXPORTING, is_exporting
 from ostinato.native import RunSpec
 
 __all__ = ["fused", "native_why_not"]
@@ -44,6 +45,8 @@ def native_why_not(x: Any) -> str | None:
     platform = _platform(x)
     if platform != "cpu":
         return f"JAX computes on {platform}, and the native engine is for the CPU"
+    if isinstance(x, jax.core.Tracer) and is_exporting():
+        return EXPORTING
     with _REGISTERING:
         return _registered()
 
@@ -84,11 +87,11 @@ def _registered() -> str | None:
 # The operation and its gradient.
 
 
-# What the gradient needs: run by run what `ostinato::backward` reads, its gradients aside; and an
-# array whose shape has a 1 for each run whose dx is wanted, a 0 for the others. Nothing else that's
-# known while tracing is safe here: JAX calls the rule once for each set of differentiated operands,
-# but for all of them it keeps the structure that the last call returned.
-Kept = tuple[tuple[Tensors, ...], Any]
+# What the gradient needs: run by run what `ostinato::backward` reads, its gradients aside; `rows`
+# (see Call.results); and an array whose shape has a 1 for each run whose dx is wanted, else a 0.
+# Nothing else that's known while tracing is safe here: JAX calls the rule once for each set of
+# differentiated operands, but keeps for all of them the structure that the last call returned.
+Kept = tuple[tuple[Tensors, ...], Any, Any]
 
 
 @functools.cache
@@ -117,7 +120,8 @@ def _operation(specs: tuple[RunSpec, ...]) -> Callable[..., Tensors]:
 def _forward(specs: tuple[RunSpec, ...], primals: Tensors) -> tuple[Tensors, Kept]:
     call = Call("forward", specs)
     outputs = _once(call)(*(primal.value for primal in primals))
-    inputs_by_run, outputs_by_run = by_run(call.operands, primals), by_run(call.results, outputs)
+    inputs_by_run = by_run(call.operands, primals)
+    *outputs_by_run, (rows,) = by_run(call.results, outputs)
     results: list[Any] = []
     kept, wants_dx = [], []
     for spec, names, inputs, (*shown, saved) in zip(
@@ -129,7 +133,7 @@ def _forward(specs: tuple[RunSpec, ...], primals: Tensors) -> tuple[Tensors, Kep
         kept.append(tuple(known[name] for name in reads if name in known))
         wants_dx.append(int(inputs[0].perturbed))
         results += shown
-    return tuple(results), (tuple(kept), jnp.zeros(wants_dx, bool))
+    return tuple(results), (tuple(kept), rows, jnp.zeros(wants_dx, bool))
 
 
 def _backward(specs: tuple[RunSpec, ...], kept: Kept, gradients: Tensors) -> Tensors:
@@ -138,14 +142,14 @@ def _backward(specs: tuple[RunSpec, ...], kept: Kept, gradients: Tensors) -> Ten
     For an x that isn't differentiated it's zeros, which JAX drops, and not None: JAX 0.7 wants one
     structure for all sets of differentiated operands.
     """
-    tensors_by_run, wanted_by_run = kept
+    tensors_by_run, rows, wanted_by_run = kept
     pairs = zip(specs, wanted_by_run.shape, strict=True)
     call = Call("backward", tuple(replace(spec, wants_dx=wanted) for spec, wanted in pairs))
-    shown = tuple(names[:-1] for names in Call("forward", specs).results)
+    shown = tuple(native.forward_results(spec)[:-1] for spec in specs)
     operands: list[Any] = []
     for tensors, run in zip(tensors_by_run, by_run(shown, gradients), strict=True):
         operands += [*tensors, *map(_materialised, run)]
-    pulled = by_run(call.results, _once(call)(*operands))
+    pulled = by_run(call.results, _once(call)(*operands, rows))
     wanted: list[Any] = []
     for spec, names, (x, *_), run in zip(specs, call.results, tensors_by_run, pulled, strict=True):
         found = {"d_x": jnp.zeros_like(x), **dict(zip(names, run, strict=True))}
