@@ -490,6 +490,19 @@ def test_backward_refuses_what_is_not_from_its_forward():
         BACKWARD([*constants, saved], flat)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [0.0, 1e300, float("nan"), float("inf")])
+def test_backward_survives_any_saved_values(kind, value):
+    case = Case(kind, mask=True, sizes=(9, 4, 3, 5))
+    named = tensors(case)
+    flat = native.encode((replace(case.spec, wants_dx=True),))
+    training = native.encode((replace(case.spec, training=True),))
+    *results, saved = FORWARD(list(named.values()), training)
+    saved.fill_(value)
+    kept = [named[name] for name in ("x", "kernel", "recurrent_kernel", "mask")]
+    BACKWARD([*kept, saved, *results], flat)
+
+
 # Threads.
 
 
