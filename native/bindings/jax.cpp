@@ -23,9 +23,6 @@ namespace {
 using Core = std::string (*)(const int64_t* spec, size_t spec_size, const Tensor* inputs,
                              size_t n_inputs, const Tensor* outputs, size_t n_outputs);
 
-// From here on XLA allocates with mmap, and each call gets fresh pages.
-constexpr size_t kFreshPages = size_t{4} << 20;
-
 // False where the core knows no such dtype. The shape stays XLA's: it lives as long as the call.
 bool as_tensor(const ffi::AnyBuffer& buffer, Tensor* tensor) {
   switch (buffer.element_type()) {
@@ -78,8 +75,8 @@ ffi::Error run(Core core, const char* name, ffi::Span<const int64_t> spec, ffi::
     if (!buffer.has_value() || !as_tensor(**buffer, &outputs[i])) {
       return wrong_array(name, "output", i);
     }
-    const size_t bytes = (*buffer)->size_bytes();
-    if (bytes >= kFreshPages) prefer_huge_pages(outputs[i].data, bytes);
+    // XLA gives fresh pages for each call
+    prefer_huge_pages(outputs[i].data, (*buffer)->size_bytes());
   }
   const std::string error =
       core(spec.begin(), spec.size(), inputs.data(), inputs.size(), outputs.data(), outputs.size());
