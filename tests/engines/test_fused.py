@@ -14,9 +14,11 @@ from engines.cases import SINGLE, Case, assert_near, examples
 from engines.gradients import double_precision, pull_back
 from ostinato import layers, native
 from ostinato.engines import fused
+from ostinato.forced import forced
 from ostinato.layers import running
 
-pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
+WHY_NOT = native.why_not() or (forced() == "scan" and "OSTINATO_ENGINE is set")
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=str(WHY_NOT))
 
 BACKEND = keras.config.backend()
 
