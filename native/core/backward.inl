@@ -466,18 +466,18 @@ struct BackwardMember {
     if (!spec.has_bias) return;
     for (I column = 0; column < c.cols; ++column) {
       S* to = memory.d_bias + (p * c.cols + column) * L;
-      V sum = load<R>(to), other{};
+      V sum{}, other{};
       for (I slot = 0; slot < count; ++slot) {
         const S* from = d_z(slot, p, 0) + column * L;
         const I running = running_in(slot, t, count), step = c.cols * L;
         I r = 0;
-        for (; r + 1 < running; r += 2) {  // two sums: an addition takes four cycles
+        for (; r + 1 < running; r += 2) {  // two sums, as an addition takes some cycles
           sum += load<R>(from + r * step);
           other += load<R>(from + (r + 1) * step);
         }
         if (r < running) sum += load<R>(from + r * step);
       }
-      store<R>(to, sum + other);
+      store<R>(to, load<R>(to) + (sum + other));
     }
   }
 

@@ -180,6 +180,31 @@ struct ForwardMember {
     }
   }
 
+  // Both at once.
+  void project_both(I t, I p, I together, I r, I count, S* z, I z_panel) const {
+    const Pair<R> pair = {memory.x[t & 1] + r * L,
+                          l.kernel + p * l.D * c.x_cols * L,
+                          state(0, t, 0) + r * L,
+                          l.recurrent + p * l.U * c.h_cols * L,
+                          l.bias + p * c.cols * L,
+                          rows.count * L,
+                          panel_stride(),
+                          l.D,
+                          l.U};
+    switch (l.run->spec.kind) {
+      case lstm: return pair_columns<R, 4, 4, 0, 4>(pair, count, z, 4 * L, L);
+      case gru: return pair_columns<R, 4, 3, 1, 3>(pair, count, z, 4 * L, L);
+      case gru_reset_before: return pair_columns<R, 3, 3, 1, 2>(pair, count, z, 3 * L, L);
+      default: break;
+    }
+    switch (together) {
+      case 4: return pair_columns<R, 4, 4, 0, 4>(pair, count, z, L, z_panel);
+      case 3: return pair_columns<R, 3, 3, 0, 3>(pair, count, z, L, z_panel);
+      case 2: return pair_columns<R, 2, 2, 0, 2>(pair, count, z, L, z_panel);
+      default: return pair_columns<R, 1, 1, 0, 1>(pair, count, z, L, z_panel);
+    }
+  }
+
   Tile<R> tile_of(I t, I p, I r, I count, S* z) const {
     Tile<R> result = {count, c.cols * L, z, spare, {}, {}, work};
     for (I s = 0; s < c.states; ++s) {
@@ -234,8 +259,12 @@ struct ForwardMember {
         const Span some = share(running, b, blocks);
         S* z = tile_at(t, p, some.first);
         const I z_panel = tile_panel_stride(some.size());
-        project_inputs(t, p, together, some.first, some.size(), z, z_panel);
-        project_state(t, p, together, some.first, some.size(), z, z_panel);
+        if (l.pairs) {
+          project_both(t, p, together, some.first, some.size(), z, z_panel);
+        } else {
+          project_inputs(t, p, together, some.first, some.size(), z, z_panel);
+          project_state(t, p, together, some.first, some.size(), z, z_panel);
+        }
         for (I q = 0; q < together; ++q) {
           Tile<R> now = tile_of(t, p + q, some.first, some.size(), z + q * z_panel);
           if (before) {

@@ -27,6 +27,7 @@ struct Layer {
   Schedule schedule;
   I members;  // threads of a group, at most
   bool keeps_tiles;  // whether tiles lie in `saved`
+  bool pairs;        // whether both products of a tile are done at once
   // packed: see layout.inl
   S *kernel, *recurrent, *candidate, *bias;
   S *input_masks, *recurrent_masks;
@@ -48,6 +49,14 @@ struct Layer {
   }
 };
 
+// Whether both products of a tile are done in one pass: see Pair.
+template <class R>
+bool pairs_products(const Run& run) {
+  const I weights = (run.D + run.U) * columns_of(run.spec.kind).h_cols;
+  return run.spec.input_masks <= 1 && run.spec.recurrent_masks == 0 && run.D <= kPiece &&
+         run.U <= kPiece && weights <= 768;
+}
+
 // What follows from the run's sizes and options alone.
 template <class R>
 void describe(const Run& run, Layer<R>& l) {
@@ -61,6 +70,7 @@ void describe(const Run& run, Layer<R>& l) {
   l.functions.gate = activation_at<R>(has_gates ? run.spec.recurrent_activation : 0);
   l.functions.keeps_inputs = run.spec.training && l.functions.activation.needs_input;
   l.functions.keeps_gate_inputs = run.spec.training && l.functions.gate.needs_input;
+  l.pairs = pairs_products<R>(run);
   l.keeps_tiles = run.spec.training && (has_gates || l.functions.activation.needs_input);
 }
 
