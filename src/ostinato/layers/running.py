@@ -76,10 +76,17 @@ def _levels(job: Job) -> list[Job]:
             cell=cell,
             states=states,
             asked=job.asked if index == len(flat) - 1 else between,
-            call=job.call if takes(cell, "constants") else replace(job.call, constants=None),
+            call=_call_of(cell, job.call),
         )
         for index, (cell, states) in enumerate(flat)
     ]
+
+
+def _call_of(cell: Any, call: Call) -> Call:
+    """What a call of the stack gives to one of its cells: constants where it takes them."""
+    if call.constants is None or takes(cell, "constants"):
+        return call
+    return replace(call, constants=None)
 
 
 def cells_of(cell: Any) -> list[Any]:
