@@ -22,18 +22,26 @@ READY := .venv/ready
 GUIDE_READY := .venv-guide/ready
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
+comma := ,
+define core_tests
+$(BIN)/cmake -S . -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
+	-DOSTINATO_PYTHON=OFF -DOSTINATO_TESTS=ON $(2)
+$(BIN)/cmake --build build/$(1)
+$(BIN)/ctest --test-dir build/$(1) --output-on-failure --parallel $(JOBS)
+endef
+
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # Without a compiler the package installs all the same, without its native engine; not here.
 export OSTINATO_REQUIRE_NATIVE ?= 1
 
-.PHONY: guide test lint types native format bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+.PHONY: guide test lint types native test-core sanitize format bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 guide: $(GUIDE_READY)
 	.venv-guide/bin/ostinato guide $(GUIDE)
 
-test: lint types $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+test: lint types test-core $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 
 lint: $(READY)
 	@printf '\n== Lint\n'
@@ -56,6 +64,17 @@ $(BACKENDS:%=oldest-%): oldest-%: $(READY) $(OLDEST)/ready
 native: $(READY)
 	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --config-settings build-dir=build/native \
 		--editable .
+
+test-core: $(READY)
+	@printf '\n== Tests of the native core\n'
+	$(call core_tests,core,)
+
+# The core and its tests once more, watched for errors of memory, undefined behaviour and races.
+sanitize: $(READY)
+	@printf '\n== Tests of the native core with AddressSanitizer and UBSan\n'
+	$(call core_tests,asan,-DOSTINATO_SANITIZE=address$(comma)undefined -DOSTINATO_CASES=60)
+	@printf '\n== Tests of the native core with ThreadSanitizer\n'
+	$(call core_tests,tsan,-DOSTINATO_SANITIZE=thread -DOSTINATO_CASES=60)
 
 format: $(READY)
 	$(BIN)/ruff check --fix

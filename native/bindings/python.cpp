@@ -141,8 +141,10 @@ PyType_Slot buffer_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(PooledBu
 
 NB_MODULE(_native, module) {
   module.doc() = "Ostinato's fused recurrent layers. Private to ostinato.native and the doors.";
-  module.def("forward", run<forward>, nb::arg("spec"), nb::arg("inputs"), nb::arg("outputs"));
-  module.def("backward", run<backward>, nb::arg("spec"), nb::arg("inputs"), nb::arg("outputs"));
+  module.def("forward", run<forward>, nb::arg("spec").none(), nb::arg("inputs").none(),
+             nb::arg("outputs").none());
+  module.def("backward", run<backward>, nb::arg("spec").none(), nb::arg("inputs").none(),
+             nb::arg("outputs").none());
   module.def("saved_columns", columns, nb::arg("spec"));
   module.def("activation_names", [] { return names(activation_names); });
   module.def("runnable_targets", [] { return names(runnable_targets); });
