@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Sequence
 
 from ostinato import __version__, backend
@@ -39,13 +40,20 @@ def _explain(asked: argparse.Namespace) -> int:
     _choose_backend(asked.backend)
     import keras
 
-    from ostinato import explanation, layers  # noqa: F401 - registers our classes
+    from ostinato import conversion, explanation
 
     try:
         model = keras.saving.load_model(asked.file, compile=False)
     except (OSError, TypeError, ValueError) as error:
         raise _CommandError(f"can't load {asked.file}: {error}") from None
-    print(explanation.explain(model))
+    found = explanation.explain(model)
+    print(found)
+    if sum(row.engine == "keras" for row in found) > len(conversion.left_alone(model)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the table has what is left alone
+            fast = conversion.accelerate(model)
+        print("\nAfter `ostinato.accelerate(model)`:")
+        print(explanation.explain(fast))
     return 0
 
 

@@ -10,6 +10,10 @@ import keras
 
 from ostinato.structure import is_namedtuple
 
+# What Keras sets on a model that isn't there before the model is trained or asked, and the
+# parameters that PyTorch sees in a layer: all made anew where they're needed.
+_SET_IN_USE = ("history", "stop_evaluating", "stop_predicting", "_jax_state", "_torch_params")
+
 
 class _Plain(keras.Model):
     def call(self, inputs: Any) -> Any:
@@ -26,11 +30,11 @@ def _of_keras() -> tuple[frozenset[str], dict[str, Any]]:
         keras.Sequential([keras.Input((1,), name="input"), keras.layers.Identity(name="plain")]),
     ]
     new = vars(keras.layers.Layer(name="plain"))
-    names = {"_torch_params", *new}
+    names = {*_SET_IN_USE, *new}
     for model in models:
         model.compile("sgd", "mse")
         model.build((None, 1))
-        names.update(vars(model))
+        names.update(attributes(model))
     settings = {k: v for k, v in new.items() if v is None or isinstance(v, (bool, str, int))}
     return frozenset(names), settings
 
@@ -42,6 +46,12 @@ def attributes(layer: Any) -> dict[str, Any]:
         inner = layer.named_modules(remove_duplicate=False)
         names += [name for name, _ in inner if name and "." not in name]
     return {name: getattr(layer, name) for name in names if hasattr(layer, name)}
+
+
+def of_the_user(layer: Any) -> dict[str, Any]:
+    """The attributes of a layer that aren't Keras's own."""
+    own, _ = _of_keras()
+    return {name: value for name, value in attributes(layer).items() if name not in own}
 
 
 def carry_attributes(
@@ -58,14 +68,14 @@ def carry_attributes(
         copied: Gives the copy of what isn't a container.
         order: Where each layer (by its id) comes among the layer's own; the weights' order.
     """
-    own, settings = _of_keras()
-    found = attributes(layer)
+    _, settings = _of_keras()
+    found, users = attributes(layer), of_the_user(layer)
     last = len(order)
 
     def place(name: str) -> int:
         return min((order.get(id(leaf), last) for leaf in _leaves(found[name])), default=last)
 
-    for name in sorted(found.keys() - own, key=place):
+    for name in sorted(users, key=place):
         setattr(new, name, _mapped(found[name], layer, new, copied))
     for name in settings.keys() & found.keys():
         value = found[name]

@@ -79,10 +79,21 @@ class Copier:
         return self._by_attributes(layer)
 
     def _is_plain(self, layer: Any) -> bool:
-        """Whether a layer's config says all: it holds no layers, or it and they are Keras's."""
+        """Whether a layer's config says all: it holds no layers, or it and they are Keras's.
+
+        Recurrent layers that are the target's already are plain, too.
+        """
+        if self._is_converted(layer):
+            return True
         inside = [found for _, found in layers_within(layer, self._direction)]
         return len(inside) == 1 or all(
             _is_of_keras(one) and self._direction.kind(one) is None for one in inside
+        )
+
+    def _is_converted(self, layer: Any) -> bool:
+        """Whether a layer or cell is recurrent, by a class of those that are converted to."""
+        return (
+            isinstance(layer, keras.layers.Layer) and OTHER[self._direction].kind(layer) is not None
         )
 
     # --- recurrent layers -------------------------------------------------------------------
@@ -144,19 +155,13 @@ class Copier:
 
     def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
         """A call in a graph; notes recurrent layers that are given their states."""
-        if self._converts_to(layer) and (len(args) > 1 or kwargs.get("initial_state") is not None):
+        if self._is_converted(layer) and (len(args) > 1 or kwargs.get("initial_state") is not None):
             self.given_states.setdefault(id(layer), layer)
         return layer(*args, **kwargs)
 
-    def _converts_to(self, layer: Any) -> bool:
-        return (
-            isinstance(layer, keras.layers.Layer) and OTHER[self._direction].kind(layer) is not None
-        )
-
     def _finished(self, model: Any, new: Any) -> Any:
         new.dtype_policy = model.dtype_policy
-        if not _is_of_keras(model):
-            self._carry(model, new)
+        self._carry(model, new)
         return new
 
     # --- other layers -----------------------------------------------------------------------
@@ -216,7 +221,7 @@ class Copier:
                 new.finalize_state()  # Normalization's, computed from its weights
 
     def _pair_variables(self, old: Any, new: Any) -> None:
-        if self._direction.kind(old):
+        if self._direction.kind(old) or self._is_converted(old):
             for of in (lambda layer: layer.weights, seeds_of, states_of):
                 self.variables.pair(name_of(old), of(old), of(new))
         elif self._is_plain(old):
@@ -228,7 +233,7 @@ class Copier:
             )
 
 
-def _bare(layer: Any, **arguments: Any) -> Any:
+def _bare(layer: Any, /, **arguments: Any) -> Any:
     """An instance of a layer's class before any constructor; Keras notes the arguments."""
     cls: Any = type(layer)
     return cls.__new__(cls, **arguments)
