@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from ostinato import __version__, backend
+from ostinato.bench import options as bench_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +58,12 @@ def _explain(asked: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(asked: argparse.Namespace) -> int:
+    from ostinato.bench import command  # its contenders are processes, each with its own backend
+
+    return command.run(asked)
+
+
 def _choose_backend(requested: str | None) -> None:
     try:
         choice = backend.choose(requested)
@@ -103,6 +110,15 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("file", metavar="FILE.keras", help="a model that Keras has saved")
     _add_backend(explain)
     explain.set_defaults(command=_explain)
+
+    bench = commands.add_parser(
+        "bench",
+        help="time Ostinato's layers beside every peer that is installed",
+        description="Times Ostinato's layers beside torch.nn's, tf_keras's and Keras's own, on "
+        "every backend that is installed, in one run; the results have to agree.",
+    )
+    bench_options.add_options(bench)
+    bench.set_defaults(command=_bench)
     return parser
 
 

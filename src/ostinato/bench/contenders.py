@@ -1,0 +1,104 @@
+"""Who takes part, and what each needs."""
+
+import importlib.util
+import os
+from dataclasses import dataclass, replace
+
+FRAMEWORKS = {"jax": "JAX", "torch": "PyTorch", "tensorflow": "TensorFlow"}
+LIBRARIES = {"ostinato": "Ostinato", "keras": "Keras", "sgemm": "bare sgemm"}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One library on one framework, a process of its own.
+
+    Attributes:
+        library: "ostinato", "keras", "tf_keras", "torch.nn", or "sgemm": the matrix products alone,
+            which is no peer but the limit.
+        framework: "jax", "torch" or "tensorflow".
+        engine: The engine that Ostinato is forced to use, or None.
+    """
+
+    library: str
+    framework: str
+    engine: str | None = None
+
+    @property
+    def name(self) -> str:
+        """How options and JSON call it."""
+        if self.library not in LIBRARIES:
+            return self.library
+        engine = f"-{self.engine}" if self.engine else ""
+        return f"{self.library}-{self.framework}{engine}"
+
+    @property
+    def title(self) -> str:
+        """How tables call it."""
+        if self.library not in LIBRARIES:
+            return self.library
+        engine = f", {self.engine}" if self.engine else ""
+        return f"{LIBRARIES[self.library]} ({FRAMEWORKS[self.framework]}{engine})"
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether Ostinato is compared with it."""
+        return self.library not in ("ostinato", "sgemm")
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What it can do: fit is Keras's."""
+        keras_like = self.library in ("ostinato", "keras", "tf_keras")
+        return ("infer", "train", "fit") if keras_like else ("infer", "train")
+
+    def missing(self) -> tuple[str, ...]:
+        """The packages that it needs and that aren't installed."""
+        needed = [self.framework] + (["tf_keras"] if self.library == "tf_keras" else [])
+        return tuple(package for package in needed if importlib.util.find_spec(package) is None)
+
+    def environment(self) -> dict[str, str]:
+        """The environment of its process."""
+        chosen = {"KERAS_BACKEND": self.framework, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        if self.engine:
+            chosen["OSTINATO_ENGINE"] = self.engine
+        # An accelerator would be another benchmark.
+        chosen |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
+        return {**os.environ, **chosen}
+
+
+ALL = (
+    *(Contender("ostinato", framework) for framework in FRAMEWORKS),
+    *(Contender("keras", framework) for framework in FRAMEWORKS),
+    Contender("tf_keras", "tensorflow"),
+    Contender("torch.nn", "torch"),
+    Contender("sgemm", "torch"),
+    Contender("sgemm", "jax"),
+)
+NAMES = {contender.name: contender for contender in ALL}
+
+
+def choose(names: list[str], engine: str | None) -> tuple[list[Contender], dict[str, str]]:
+    """Those of the named that are installed, and the reasons why the others aren't here.
+
+    Args:
+        names: Keys of `NAMES`.
+        engine: The engine that Ostinato's are forced to use, or None.
+    """
+    here, absent = [], {}
+    for name in names:
+        contender = NAMES[name]
+        missing = contender.missing()
+        if missing:
+            absent[contender.title] = f"{' and '.join(missing)} isn't installed"
+        elif contender.library == "ostinato":
+            here.append(replace(contender, engine=engine))
+        else:
+            here.append(contender)
+    return here, absent
+
+
+def parse(name: str) -> Contender:
+    """The contender of a `name`, with its engine where it has one."""
+    if name in NAMES:
+        return NAMES[name]
+    plain, _, engine = name.rpartition("-")
+    return replace(NAMES[plain], engine=engine)

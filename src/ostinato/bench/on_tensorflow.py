@@ -1,0 +1,39 @@
+"""A layer on TensorFlow, of Keras 3 or of tf_keras: called in a tf.function."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ostinato.bench.cases import Case
+from ostinato.bench.prepared import Prepared
+
+
+def prepare(layer: Any, case: Case, options: dict[str, Any], cotangent: np.ndarray) -> Prepared:
+    """Inference, or a training step, in a graph; the arguments are those of `on_jax.prepare`."""
+    x = tf.constant(case.inputs())
+    tensors = tf.nest.map_structure(tf.constant, options)
+    gradient = tf.constant(cotangent)
+    # Keras 3's variables hold TensorFlow's; tf_keras's are TensorFlow's.
+    weights = [v if isinstance(v, tf.Variable) else v.value for v in layer.trainable_variables]
+
+    def infer(x: Any, options: Any, gradient: Any) -> Any:
+        return (layer(x, training=False, **options),)
+
+    def train(x: Any, options: Any, gradient: Any) -> Any:
+        states = options.get("initial_state", [])
+        with tf.GradientTape() as tape:
+            tape.watch([x, *states])
+            ys = layer(x, training=True, **options)
+        wanted = [x, *weights, *states]
+        return ys, *tape.gradient(ys, wanted, output_gradients=gradient)
+
+    compiled = tf.function(infer if case.mode == "infer" else train)
+    compiled.get_concrete_function(x, tensors, gradient)
+
+    def values(results: Any) -> list[np.ndarray]:
+        ys, *gradients = (tf.convert_to_tensor(result).numpy() for result in results)
+        return [case.comparable(ys), *gradients]
+
+    # On the CPU a function's results are there when it returns.
+    return Prepared(lambda: compiled(x, tensors, gradient), values)

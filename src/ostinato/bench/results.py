@@ -1,0 +1,114 @@
+"""The numbers of one machine, in one JSON file that grows case by case.
+
+A long benchmark can be run in parts, and goes on where it stopped: a row takes the place of the one
+with the same key, so that all times of a case come from one run.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ostinato import __version__, native
+
+Row = dict[str, Any]
+CASE_KEY = ("kind", "size", "mode", "engine")
+PACKAGES = ("jax", "keras", "numpy", "tensorflow", "tensorflow-cpu", "tf_keras", "torch")
+
+
+class Results:
+    """Sections of rows, and the machine that they're from.
+
+    Args:
+        path: Where they're kept, and read from if it's there; None keeps them in memory only.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._data: dict[str, Any] = {"machine": machine()}
+        if path is not None and path.exists():
+            self._data = json.loads(path.read_text(encoding="utf-8"))
+
+    @property
+    def machine(self) -> Row:
+        """What they were measured on."""
+        return dict(self._data["machine"])
+
+    def section(self, name: str) -> list[Row]:
+        """The rows of a section, in the order in which they came."""
+        return list(self._data.get(name, []))
+
+    def find(self, name: str, wanted: Row) -> Row | None:
+        """The row of a section that has all these values."""
+        for row in self.section(name):
+            if wanted.items() <= row.items():
+                return row
+        return None
+
+    def put(self, name: str, row: Row, key: Sequence[str]) -> None:
+        """Adds a row, in place of the one with the same key, and writes the file."""
+        rows = self._data.setdefault(name, [])
+        identity = [row[k] for k in key]
+        for index, old in enumerate(rows):
+            if [old[k] for k in key] == identity:
+                rows[index] = row
+                break
+        else:
+            rows.append(row)
+        self._data["machine"] = machine()
+        self._save()
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and put in place, so that a run that's stopped leaves a whole file.
+        unfinished = self.path.with_suffix(".part")
+        unfinished.write_text(json.dumps(self._data, indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(self.path)
+
+
+def machine() -> Row:
+    """This machine, how busy it is, what is installed, and the native engine's target."""
+    trouble = native.why_not()
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1),
+        "ostinato": __version__,
+        "versions": _versions(),
+        "native": trouble or f"{native.target()}, {native.threads()} threads",
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                return f"{name}, {_vectors(info)}"
+    return platform.processor() or platform.machine()
+
+
+def _vectors(info: Path) -> str:
+    flags = info.read_text(encoding="utf-8", errors="replace")
+    names = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    return next((name for flag, name in names.items() if f" {flag} " in flags), "no AVX2")

@@ -1,0 +1,183 @@
+"""Tables of what was measured, as Markdown that also reads well in a terminal."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ostinato.bench.cases import KINDS, MODES, SIZES, Case
+from ostinato.bench.contenders import ALL, Contender, parse
+from ostinato.bench.results import Results, Row
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ostinato and the best of its peers in one case: the fastest runs, in seconds.
+
+    `ours` is Ostinato on the first framework that took part, JAX where it did.
+    """
+
+    case: Case
+    ours: Contender
+    ours_seconds: float
+    peer: Contender
+    peer_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster ours is."""
+        return self.peer_seconds / self.ours_seconds
+
+
+def case_of(run: Row) -> Case:
+    """The case of a run."""
+    return Case(run["kind"], run["size"], run["mode"])
+
+
+def timed(run: Row) -> dict[Contender, Row]:
+    """The contenders of a run that have times, in their usual order."""
+    found = {parse(m["contender"]): m for m in run["measured"] if not m["trouble"]}
+    order = {contender.name: place for place, contender in enumerate(ALL)}
+    # An engine's suffix doesn't change the place.
+    return dict(sorted(found.items(), key=lambda item: _place(order, item[0])))
+
+
+def compare(run: Row) -> Comparison | None:
+    """Ostinato beside its best peer, if there's one of each."""
+    seconds = {contender: m["minimum"] for contender, m in timed(run).items()}
+    ours = next((c for c in seconds if c.library == "ostinato"), None)
+    peers = [c for c in seconds if c.is_peer]
+    if ours is None or not peers:
+        return None
+    best = min(peers, key=lambda c: seconds[c])
+    return Comparison(case_of(run), ours, seconds[ours], best, seconds[best])
+
+
+def summary(runs: Iterable[Row]) -> str:
+    """A line for each case: ours, the best other, and the ratio."""
+    rows = []
+    for run in in_order(runs):
+        found = compare(run)
+        if found is not None:
+            rows.append(
+                (
+                    str(found.case),
+                    f"{milliseconds(found.ours_seconds)} ms",
+                    f"{milliseconds(found.peer_seconds)} ms",
+                    found.peer.title,
+                    f"{found.ratio:.2f}",
+                )
+            )
+    if not rows:
+        return "Nothing to compare: it takes Ostinato and one other."
+    return markdown(("case", "Ostinato", "best other", "which", "times faster"), rows)
+
+
+def details(runs: Iterable[Row], mode: str) -> str:
+    """All contenders' times in a mode: minimum (median), in milliseconds."""
+    runs = [run for run in in_order(runs) if run["mode"] == mode]
+    columns = [c for c in _contenders(runs) if any(c in timed(run) for run in runs)]
+    if not columns:
+        return ""
+    rows = []
+    for run in runs:
+        times = timed(run)
+        B, T, D, U = SIZES[run["size"]]
+        found = compare(run)
+        cells = [_minimum_and_median(times.get(c)) for c in columns]
+        rows.append(
+            (
+                f"{run['kind']} {run['size']} (B{B} T{T} D{D} U{U})",
+                *cells,
+                "-" if found is None else f"{found.ratio:.2f}",
+            )
+        )
+    titles = [c.title for c in columns]
+    return markdown(("layer", *titles, "times faster than the best other"), rows)
+
+
+def troubles(runs: Iterable[Row]) -> list[str]:
+    """Who got no time, and why."""
+    return [
+        f"{case_of(run)}: {parse(m['contender']).title} {m['trouble']}"
+        for run in in_order(runs)
+        for m in run["measured"]
+        if m["trouble"]
+    ]
+
+
+def about(results: Results) -> str:
+    """The machine and the versions, in one line."""
+    machine = results.machine
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; native engine: "
+        f"{machine['native']}; Ostinato {machine['ostinato']}, Python {machine['python']}, "
+        f"{versions}."
+    )
+
+
+def page(results: Results, command: str, engine: str | None = None) -> str:
+    """The Markdown page of a benchmark against peers."""
+    runs = [run for run in results.section("runs") if run["engine"] == engine]
+    parts = [
+        "# Ostinato and its peers",
+        about(results),
+        f"Made by `{command}`. Milliseconds, minimum (median); contenders took turns in one run. "
+        '"Times faster" is a ratio of minima, of Ostinato on the first framework in the table '
+        "against the fastest of the others.",
+        summary(runs),
+    ]
+    for mode, title in MODES.items():
+        table = details(runs, mode)
+        if table:
+            parts += [f"## {title.capitalize()}", table]
+    left_out = troubles(runs)
+    if left_out:
+        parts += ["## Without a time", "\n".join(f"- {line}" for line in left_out)]
+    return "\n\n".join(parts) + "\n"
+
+
+def in_order(runs: Iterable[Row]) -> list[Row]:
+    """Runs by mode, kind and size."""
+    modes, sizes = list(MODES), list(SIZES)
+
+    def place(run: Row) -> tuple[int, int, int]:
+        return modes.index(run["mode"]), KINDS.index(run["kind"]), sizes.index(run["size"])
+
+    return sorted(runs, key=place)
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits that count."""
+    ms = seconds * 1e3
+    return f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}" if ms >= 1 else f"{ms:.2f}"
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with its columns aligned."""
+    table = [tuple(headings), *(tuple(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |"
+        for row in table
+    ]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(lines)
+
+
+def _contenders(runs: list[Row]) -> list[Contender]:
+    found: dict[Contender, Any] = {}
+    for run in runs:
+        found |= timed(run)
+    order = {contender.name: place for place, contender in enumerate(ALL)}
+    return sorted(found, key=lambda c: _place(order, c))
+
+
+def _place(order: dict[str, int], contender: Contender) -> int:
+    return order[Contender(contender.library, contender.framework).name]
+
+
+def _minimum_and_median(measured: Row | None) -> str:
+    if measured is None:
+        return "-"
+    return f"{milliseconds(measured['minimum'])} ({milliseconds(measured['median'])})"
