@@ -25,7 +25,6 @@ using ShapeFunction = void (*)(TF_ShapeInferenceContext*, TF_Status*);
 using CreateKernel = void* (*)(TF_OpKernelConstruction*);
 using ComputeKernel = void (*)(void* kernel, TF_OpKernelContext*);
 using DeleteKernel = void (*)(void* kernel);
-using Deallocate = void (*)(void* data, size_t bytes, void* argument);
 
 // name, result, parameters
 #define OSTINATO_TF_FUNCTIONS(F)                                                                   \
@@ -56,9 +55,6 @@ using Deallocate = void (*)(void* data, size_t bytes, void* argument);
   F(TF_ExpectedOutputDataType, TF_DataType, (TF_OpKernelContext*, int))                            \
   F(TF_AllocateOutput, TF_Tensor*,                                                                 \
     (TF_OpKernelContext*, int, TF_DataType, const int64_t*, int rank, size_t bytes, TF_Status*))   \
-  F(TF_SetOutput, void, (TF_OpKernelContext*, int, const TF_Tensor*, TF_Status*))                  \
-  F(TF_NewTensor, TF_Tensor*,                                                                      \
-    (TF_DataType, const int64_t*, int rank, void* data, size_t bytes, Deallocate, void* argument)) \
   F(TF_DeleteTensor, void, (TF_Tensor*))                                                           \
   F(TF_TensorType, TF_DataType, (const TF_Tensor*))                                                \
   F(TF_NumDims, int, (const TF_Tensor*))                                                           \

@@ -133,7 +133,7 @@ def test_several_runs_in_one_call(training):
         assert_equal(got.values(), theirs.values())
 
 
-def test_large_saved_states_come_from_the_pool_and_are_kept_while_needed():
+def test_large_results_are_kept_while_needed():
     case = Case(sizes=(16, 40, 8, 64))
     operands = tensors(case, "float32")
     results, gradients = pulled(case, operands)
