@@ -1,46 +1,83 @@
-"""`python -m benchmarks`: the table of ratios on the backend that KERAS_BACKEND names."""
+"""`python -m benchmarks [PART ...]`: peers, cliff, memory and report, by default all of them."""
 
 import argparse
-import json
-from dataclasses import asdict
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import keras
+from benchmarks import cliff, memory, verdicts
+from ostinato.bench import command, options
+from ostinato.bench.cases import KINDS, Case
+from ostinato.bench.contenders import FRAMEWORKS, NAMES
+from ostinato.bench.results import Results
 
-from benchmarks.cases import CASES
-from benchmarks.timing import time_case
+PARTS = ("peers", "cliff", "memory", "report")
+RESULTS = Path("benchmarks/results")
 
 
-def main() -> None:
-    """Times every case, prints a Markdown table, and writes JSON where asked."""
+def main() -> int:
+    """Measures the parts that are asked for, and writes what there is to the output's folder."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=40, help="turns of each contender")
-    parser.add_argument("--kinds", nargs="+", default=["LSTM", "GRU"], help="LSTM GRU SimpleRNN")
-    parser.add_argument("--json", type=Path, help="a file for the numbers")
-    options = parser.parse_args()
-    backend = keras.config.backend()
-    print(
-        f"\nKeras {keras.__version__} on {backend}; minimum (median) of {options.rounds} rounds\n"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
+    parser.add_argument("--backend", choices=FRAMEWORKS, default="jax", help="of the cliff table")
+    options.add_options(parser)
+    parser.set_defaults(output=RESULTS)
+    asked = parser.parse_args()
+    parts = asked.parts or list(PARTS)
+    if not set(parts) <= set(PARTS):
+        parser.error(f"expected parts among {', '.join(PARTS)}, got {' '.join(parts)}")
+    if "cliff" in parts:
+        _cliff(asked)
+    if "memory" in parts:
+        _memory(asked)
+    status = _peers(asked) if "peers" in parts else 0
+    _report(asked)
+    return status
+
+
+def _peers(asked: argparse.Namespace) -> int:
+    """`ostinato bench`, whose table and chart the report writes."""
+    numbers = {"json": options.numbers_file(asked), "output": None}
+    return command.run(argparse.Namespace(**{**vars(asked), **numbers}))
+
+
+def _cliff(asked: argparse.Namespace) -> None:
+    """The table of options, in a process on the backend that's asked for."""
+    arguments = [str(options.numbers_file(asked))]
+    choices = {"kinds": cliff.KINDS, "cases": cliff.SIZES, "modes": cliff.MODES}
+    for name, known in choices.items():
+        chosen = [value for value in getattr(asked, name) or known if value in known]
+        if not chosen:
+            return
+        arguments += [f"--{name}", *chosen]
+    if asked.rounds:
+        arguments += ["--rounds", str(asked.rounds)]
+    environment = {**os.environ, "KERAS_BACKEND": asked.backend}
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.cliff", *arguments], env=environment, check=True
     )
-    print("| layer | what | Keras ms | Ostinato ms | times faster |")
-    print("|---|---|---|---|---|")
-    numbers = []
-    for case in CASES:
-        if case.kind not in options.kinds:
-            continue
-        for mode, timings in time_case(case, options.rounds).items():
-            keras_s, ours = timings["keras"], timings["ostinato"]
-            print(
-                f"| {case} | {mode} | {keras_s.minimum * 1e3:.2f} ({keras_s.median * 1e3:.2f}) "
-                f"| {ours.minimum * 1e3:.2f} ({ours.median * 1e3:.2f}) "
-                f"| {keras_s.minimum / ours.minimum:.2f} ({keras_s.median / ours.median:.2f}) |",
-                flush=True,
-            )
-            named = {name: asdict(timing) for name, timing in timings.items()}
-            numbers.append({"backend": backend, "case": asdict(case), "mode": mode, **named})
-    if options.json:
-        options.json.write_text(json.dumps(numbers, indent=1))
+
+
+def _memory(asked: argparse.Namespace) -> None:
+    """Peak memory at L."""
+    results = Results(options.numbers_file(asked))
+    for kind in asked.kinds or KINDS:
+        for name in memory.CONTENDERS:
+            if NAMES[name].missing():
+                continue
+            row = memory.measure(NAMES[name], Case(kind, "L", "train"))
+            print(f"{kind} L, training step, {name}: {row['bytes'] >> 20} MB", flush=True)
+            results.put("memory", row, memory.KEY)
+
+
+def _report(asked: argparse.Namespace) -> None:
+    """Writes the tables, the chart and the targets, of all numbers so far."""
+    results = Results(options.numbers_file(asked))
+    command.write(results, asked.output, "python -m benchmarks", asked.engine)
+    (asked.output / "targets.md").write_text(verdicts.page(results), encoding="utf-8")
+    print(f"Wrote {asked.output / 'targets.md'}\n\n{verdicts.outcome(verdicts.verdicts(results))}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
