@@ -3,6 +3,8 @@
 // The gradients dz of a few timesteps stay in a ring, beside the inputs of these, until the weights'
 // gradients take them in at once: their accumulators are then loaded and stored a few times less.
 
+constexpr I kMostRing = 32;
+
 template <class R>
 struct BackMemory {
   typedef typename R::S S;
@@ -248,7 +250,7 @@ struct BackwardMember {
         const I size = some.size() * L, at = some.first * L;
         fill_zero(tile, together * size);
         const Product<R> product = {d_z(slot, 0, some.first), c.cols * panel_size(), L, c.cols, k,
-                                    l.candidate_t + p * k * L, together * L};
+                                    l.candidate_t + p * k * L, together * L, l.ahead};
         multiply(product, some.size(), together, tile, L, size);
         for (I q = p; q < p + together; ++q) {
           BackTile<R> b = tile_of(t, slot, q, some);
@@ -273,7 +275,7 @@ struct BackwardMember {
 
   Product<R> product_with_d_z(I slot, I r, I first, I cols, const S* b, I ldb) const {
     return {d_z(slot, 0, r) + first * L, c.cols * panel_size(), cols * L, c.cols,
-            l.panels * cols * L, b, ldb};
+            l.panels * cols * L, b, ldb, l.ahead};
   }
 
   // The same for one of `cols` columns alone, for a dropout mask of its own.
@@ -414,8 +416,6 @@ struct BackwardMember {
     }
   }
 
-  static constexpr I kMostRing = 16;
-
   I running_in(I slot, I t, I count) const { return rows.running[t + count - 1 - slot]; }
 
   OuterShape outer_shape(I p, I together, I m, I a_block, I first, I cols) const {
@@ -530,6 +530,9 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
   l.candidate_t = before ? arena.take<S>(l.panels * k * L) : nullptr;
   l.back = arena.take<BackMemory<R>>(l.schedule.group_count);
   const I copies = spec.input_masks > 1 ? spec.input_masks : 1;
+  // Rows times timesteps that the weights' gradients take in at once. Where these don't fit the L2
+  // cache, each time costs a pass over all of them.
+  const I depth = weights_of<R>(*l.run) < l2_cache() / 4 * 3 ? 128 : l.ahead ? 512 : 256;
   // Gradients of all groups side by side, so that unpacking adds them up by a stride.
   const I sizes[4] = {l.panels * l.D * c.x_cols * L, l.panels * l.U * c.h_cols * L,
                       l.panels * c.cols * L, before ? l.panels * l.U * L : 0};
@@ -539,8 +542,8 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
   for (I g = 0; g < l.schedule.group_count; ++g) {
     BackMemory<R>& m = l.back[g];
     const I count = l.schedule.groups[g].count, all = l.panels * count * L;
-    const I wanted = 128 / (count > 0 ? count : 1);  // depth of a product of 128 or so
-    m.ring = wanted < 2 ? 2 : wanted > 16 ? 16 : wanted;
+    const I wanted = depth / (count > 0 ? count : 1);
+    m.ring = wanted < 2 ? 2 : wanted > kMostRing ? kMostRing : wanted;
     m.d_z = arena.take<S>(m.ring * all * c.cols);
     m.x = arena.take<S>(m.ring * copies * l.d_blocks * count * L);
     m.dropped = spec.recurrent_masks ? arena.take<S>(m.ring * spec.recurrent_masks * all) : nullptr;

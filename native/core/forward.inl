@@ -149,7 +149,7 @@ struct ForwardMember {
     const I ldb = together * c.x_cols * L;
     const S* x = memory.x[t & 1] + r * L;
     const S* w = l.kernel + p * l.D * c.x_cols * L;
-    Product<R> product = {x, rows.count * L, L, 1, l.D, w, ldb};
+    Product<R> product = {x, rows.count * L, L, 1, l.D, w, ldb, l.ahead};
     if (l.run->spec.input_masks <= 1) {
       multiply(product, count, together * c.x_cols, z, cols * L, cols > 1 ? L : z_panel);
       return;
@@ -166,7 +166,7 @@ struct ForwardMember {
     const I cols = c.cols;
     const S* u = l.recurrent + p * l.U * c.h_cols * L;
     Product<R> product = {state(0, t, 0) + r * L, panel_stride(), L, 1, l.U, u,
-                          together * c.h_cols * L};
+                          together * c.h_cols * L, l.ahead};
     z += c.h_first * L;
     if (l.run->spec.recurrent_masks == 0) {
       multiply(product, count, together * c.h_cols, z, cols * L, cols > 1 ? L : z_panel);
@@ -299,7 +299,7 @@ struct ForwardMember {
         S* z = tile_at(t, p, some.first);
         const I z_panel = tile_panel_stride(some.size());
         const Product<R> product = {memory.reset + some.first * L, rows.count * L, L, 1, l.U,
-                                    l.candidate + p * l.U * L, together * L};
+                                    l.candidate + p * l.U * L, together * L, l.ahead};
         multiply(product, some.size(), together, z, c.cols * L, z_panel);
         for (I q = 0; q < together; ++q) {
           Tile<R> now = tile_of(t, p + q, some.first, some.size(), z + q * z_panel);

@@ -28,6 +28,7 @@ struct Layer {
   I members;  // threads of a group, at most
   bool keeps_tiles;  // whether tiles lie in `saved`
   bool pairs;        // whether both products of a tile are done at once
+  bool ahead;        // whether weights are fetched ahead
   // packed: see layout.inl
   S *kernel, *recurrent, *candidate, *bias;
   S *input_masks, *recurrent_masks;
@@ -48,6 +49,22 @@ struct Layer {
     return saved() + tiles + (((s * (T + 1) + t) * panels + panel) * B + slot) * L;
   }
 };
+
+I l2_cache() {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  static const I size = static_cast<I>(sysconf(_SC_LEVEL2_CACHE_SIZE));
+#else
+  static const I size = 0;
+#endif
+  return size > 0 ? size : I{1} << 20;
+}
+
+// Bytes of a run's weights.
+template <class R>
+I weights_of(const Run& run) {
+  return (run.D + run.U) * columns_of(run.spec.kind).gates * run.U *
+         static_cast<I>(sizeof(typename R::S));
+}
 
 // Whether both products of a tile are done in one pass: see Pair.
 template <class R>
@@ -71,6 +88,7 @@ void describe(const Run& run, Layer<R>& l) {
   l.functions.keeps_inputs = run.spec.training && l.functions.activation.needs_input;
   l.functions.keeps_gate_inputs = run.spec.training && l.functions.gate.needs_input;
   l.pairs = pairs_products<R>(run);
+  l.ahead = weights_of<R>(run) > 8 * l2_cache();
   l.keeps_tiles = run.spec.training && (has_gates || l.functions.activation.needs_input);
 }
 
@@ -84,18 +102,13 @@ struct Split {
 
 template <class R>
 Split split_of(const Run& run, I threads) {
-  static const I cache = [] {
-    const long size = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    return size > 0 ? static_cast<I>(size) : I{1} << 20;
-  }();
-  const I gates = columns_of(run.spec.kind).gates;
-  const I weights = (run.D + run.U) * gates * run.U * static_cast<I>(sizeof(typename R::S));
+  const I weights = weights_of<R>(run);
   const double work = 2.0 * static_cast<double>(run.B * run.T) * static_cast<double>(weights) /
                       static_cast<double>(sizeof(typename R::S));
   // Below some 10 us of work a second thread costs more than it brings.
   if (threads <= 1 || work < 2e6) return {1, 1};
   const I panels = blocks_of(run.U, R::kLanes);
-  const bool fits = weights < cache / 4 * 3;
+  const bool fits = weights < l2_cache() / 4 * 3;
   if (fits && run.B >= 4 * threads) return {threads, 1};
   // A barrier a timestep wants some microseconds of work between.
   if (fits && run.B >= 2 && work / static_cast<double>(run.T) < 1e6) {
