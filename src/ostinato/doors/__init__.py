@@ -2,14 +2,16 @@
 
 A door is a module with
 
-- `loop(step, carry, xs, like, *, unroll, variables)`: runs `step(carry, x) -> (carry, y)` over the
-  first axis of `xs`. All of them are flat tuples of tensors; `like` holds a tensor of each y's
-  shape and dtype (empty where no y is collected); `variables` are Keras variables that `step`
-  updates. Returns the last carry and the ys, stacked.
-- `HOISTS_PROJECTION`: whether a cell's input projection is faster done for all timesteps at once.
+- `loop(step, carry, xs, like, *, project, unroll, variables)`: runs `step(carry, x) -> (carry, y)`
+  over the first axis of `xs`. All of them are flat tuples of tensors; `like` holds a tensor of each
+  y's shape and dtype (empty where no y is collected); `variables` are Keras variables that `step`
+  updates. Returns the last carry and the ys, stacked. `project`, if it isn't None, is what the
+  first of `xs` goes through before `step`: of a timestep, or of all at once, whichever is faster.
+  It's given for a built-in cell, whose products with weights are all `affine`, and whose other
+  `xs` are no floats.
 - `affine(x, kernel, bias)`: `x kernel + bias`; the bias may be None, or a tensor like the product.
-- `blend(weight, first, second)`: `weight first + (1 - weight) second`, of one shape and dtype.
-- `multiply_add(first, second, addend)`: `first second + addend`, of one shape and dtype.
+- `blend(start, end, weight)`: `start + weight (end - start)`, all of one shape and dtype.
+- `multiply_add(addend, first, second)`: `addend + first second`, all of one shape and dtype.
 - `lean(function)`: the backend's own function for one of Keras's, where Keras's only adds checks.
 - `fused(specs, operands)`: the native engine, differentiable. Operands and results are those of
   `forward` in native/core/ostinato.h, run after run, without `saved`; floats of one dtype, float32

@@ -1,6 +1,10 @@
 """What the doors to compilers share: these fuse plain operators by themselves."""
 
+from collections.abc import Callable
 from typing import Any
+
+Tensors = tuple[Any, ...]
+Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 
 
 def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
@@ -8,11 +12,18 @@ def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
     return x @ kernel if bias is None else x @ kernel + bias
 
 
-def blend(weight: Any, first: Any, second: Any) -> Any:
-    """`weight first + (1 - weight) second`."""
-    return weight * first + (1 - weight) * second
+def blend(start: Any, end: Any, weight: Any) -> Any:
+    """`start + weight (end - start)`."""
+    return weight * end + (1 - weight) * start
 
 
-def multiply_add(first: Any, second: Any, addend: Any) -> Any:
-    """`first second + addend`."""
+def multiply_add(addend: Any, first: Any, second: Any) -> Any:
+    """`addend + first second`."""
     return first * second + addend
+
+
+def after(project: Callable[[Any], Any] | None, step: Step) -> Step:
+    """The step on what `project` makes of the first of its inputs."""
+    if project is None:
+        return step
+    return lambda carry, x: step(carry, (project(x[0]), *x[1:]))

@@ -9,7 +9,6 @@ import torch
 from ostinato.doors.torch_native import fused, native_why_not
 
 __all__ = [
-    "HOISTS_PROJECTION",
     "affine",
     "blend",
     "fused",
@@ -21,9 +20,6 @@ __all__ = [
 
 Tensors = tuple[Any, ...]
 
-# One product for all timesteps saves T calls forward, and 2 T backward.
-HOISTS_PROJECTION = True
-
 # Keras's function adds conversions and dtype checks, about 6 us an op; in an eager loop that's a
 # third of the time (LSTM B64 T28 U64 forward: 3.5 ms with keras.ops, 1.9 ms with torch's).
 _LEAN: dict[Any, Callable[..., Any]] = {
@@ -32,7 +28,7 @@ _LEAN: dict[Any, Callable[..., Any]] = {
     keras.activations.tanh: torch.tanh,
     keras.activations.relu: torch.relu,
     keras.activations.linear: lambda x: x,
-    keras.ops.split: lambda x, parts, axis: torch.chunk(x, parts, axis),
+    keras.ops.split: torch.chunk,
     keras.ops.where: torch.where,
 }
 
@@ -43,10 +39,13 @@ def loop(
     xs: Tensors,
     like: Tensors,
     *,
+    project: Callable[[Any], Any] | None = None,
     unroll: bool,
     variables: Sequence[keras.Variable] = (),
 ) -> tuple[Tensors, Tensors]:
     """Runs `step` over time; see `ostinato.doors`. Variables are updated in place."""
+    if project is not None:  # one product for all timesteps saves T calls forward, 2 T backward
+        xs = (project(xs[0]), *xs[1:])
     collected: list[Tensors] = []
     # unbind, not x[t]: its backward is one stack, where T selects each fill a (T, ...) gradient
     for x in zip(*(x.unbind(0) for x in xs), strict=True):
@@ -60,26 +59,20 @@ def loop(
 def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
     """`x kernel + bias`, on the last axis of x.
 
-    For all timesteps at once in one call, as a tensor for the product alone costs page faults; at
-    one timestep apart, as addmm is slower on small tensors (LSTM B32 T100 D64 U128 forward, on 2
-    cores: 7.0 ms so, 8.1 with addmm at each timestep).
+    In one call, which at one timestep takes 14 us where product and sum take 16, and for all of
+    them at once saves the page faults of another tensor.
     """
     if bias is None:
         return torch.matmul(x, kernel)
     if x.dim() == 2:
-        return torch.mm(x, kernel) + bias
+        return torch.addmm(bias, x, kernel)
     rows = torch.addmm(bias, x.reshape(-1, x.shape[-1]), kernel)
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def blend(weight: Any, first: Any, second: Any) -> Any:
-    """`weight first + (1 - weight) second`, in one operation where four take 2 us each."""
-    return torch.lerp(second, first, weight)
-
-
-def multiply_add(first: Any, second: Any, addend: Any) -> Any:
-    """`first second + addend`, in one operation."""
-    return torch.addcmul(addend, first, second)
+# One operation where the plain operators are two or four, at 2 us each.
+blend = torch.lerp
+multiply_add = torch.addcmul
 
 
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,7 +28,9 @@ class Recurrence:
         xs: What `step` takes, of all timesteps in the order of the run, each (T, B, ...).
         states: The initial states, each (B, ...), of the shapes and dtypes of the new ones.
         outputs_like: Zeros of the shapes and dtypes of one timestep's outputs.
-        output_is_state: Whether the only output is the first new state.
+        project: What a timestep of the only `xs` goes through before `step`, whatever the states;
+            None where that's nothing. Given of built-in cells, whose only output is the first new
+            state, and whose step multiplies by weights in `door.affine` alone.
         variables: Keras variables that `step` updates.
     """
 
@@ -36,7 +38,7 @@ class Recurrence:
     xs: Tensors
     states: Tensors
     outputs_like: Tensors
-    output_is_state: bool = False
+    project: Callable[[Tensor], Tensor] | None = None
     variables: tuple[keras.Variable, ...] = ()
 
 
@@ -53,7 +55,7 @@ def scan(recurrence: Recurrence, asked: Asked) -> tuple[Tensors, Tensors]:
         The outputs, each (B, T, ...) or (B, ...) as asked, and the final states, each (B, ...).
     """
     mask = None if asked.mask is None else time_major(asked.mask, asked)
-    run = _scan_state_as_output if recurrence.output_is_state else _scan_any
+    run = _scan_state_as_output if recurrence.project is not None else _scan_any
     outputs, states = run(recurrence, mask, asked)
     if asked.every_output:
         outputs = tuple(ops.swapaxes(ys, 0, 1) for ys in outputs)
@@ -142,6 +144,12 @@ def _loop(
     asked: Asked,
 ) -> tuple[Tensors, Tensors]:
     result: tuple[Tensors, Tensors] = door.loop(
-        step, carry, xs, like, unroll=asked.unroll, variables=recurrence.variables
+        step,
+        carry,
+        xs,
+        like,
+        project=recurrence.project,
+        unroll=asked.unroll,
+        variables=recurrence.variables,
     )
     return result

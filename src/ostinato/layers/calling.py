@@ -9,7 +9,6 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from ostinato.doors import door
 from ostinato.engines.scan import Recurrence, Tensors
 from ostinato.layers.cell import Cell
 from ostinato.layers.checks import agree, name_of, read_states, shape_of
@@ -276,17 +275,15 @@ def is_ours(method: Callable[..., Any]) -> bool:
 def _lean(cell: Cell, xs: Tensor, states: Structure, training: bool) -> Recurrence:
     """A built-in cell: its masks drawn and its weights read once, before the loop."""
     masks = cell.draw_masks(ops.shape(xs)[1], xs.shape[-1], training)
-    project, recurrence = cell.projection(masks), cell.recurrence(masks)
+    recurrence = cell.recurrence(masks)
     xs = ops.cast(xs, cell.compute_dtype)
-    if door.HOISTS_PROJECTION:
-        xs, project = project(xs), lambda z: z
 
     def step(x: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
-        output, new = recurrence(project(x[0]), states)
+        output, new = recurrence(x[0], states)
         return (output,), new
 
     flat = tuple(tree.flatten(states))
-    return Recurrence(step, (xs,), flat, flat[:1], output_is_state=True)
+    return Recurrence(step, (xs,), flat, flat[:1], cell.projection(masks))
 
 
 class _Contract:

@@ -202,13 +202,13 @@ class Cell(Declared, keras.layers.Layer):
     def _preactivations(self, masks: DropoutMasks) -> Callable[[Tensor, Tensor], list[Tensor]]:
         """z, h -> z + h U, split by gate, each (B, U), with the recurrent dropout masks applied."""
         kernel, gates = self._weight(self.recurrent_kernel), self.gates
-        split = door.lean(ops.split) if gates > 1 else lambda x, parts, axis: [x]
+        split = door.lean(ops.split) if gates > 1 else lambda x, *_: [x]
         if not masks.recurrent:
-            return lambda z, h: split(door.affine(h, kernel, z), gates, axis=-1)
+            return lambda z, h: split(door.affine(h, kernel, z), gates, -1)
         pairs = list(zip(masks.recurrent, ops.split(kernel, gates, axis=-1), strict=True))
         return lambda z, h: [
             door.affine(h * mask, weight, part)
-            for part, (mask, weight) in zip(split(z, gates, axis=-1), pairs, strict=True)
+            for part, (mask, weight) in zip(split(z, gates, -1), pairs, strict=True)
         ]
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:

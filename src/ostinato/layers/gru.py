@@ -67,36 +67,36 @@ class GRUCell(Cell):
         return self._weight(self.bias)[1]
 
     def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
-        """One timestep: h' = u h + (1 - u) act(z_h + candidate(r, h)), u and r gates of z + h U."""
-        activation = door.lean(self.activation)
-        gate, split = door.lean(self.recurrent_activation), door.lean(ops.split)
+        """One timestep: h' = u h + (1 - u) act(candidate(z, r, h)), u and r gates of z + h U."""
+        activation, gate = map(door.lean, (self.activation, self.recurrent_activation))
+        split = door.lean(ops.split)
         project_gates, candidate = self._state_projections(masks)
 
         def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:
             h = states[0]
-            z_update, z_reset, z_candidate = split(z, 3, axis=-1)
+            z_update, z_reset, z_candidate = split(z, 3, -1)
             h_update, h_reset, *h_candidate = project_gates(h)
             update = gate(z_update + h_update)
             reset = gate(z_reset + h_reset)
-            new = activation(z_candidate + candidate(reset, h, *h_candidate))
-            h = door.blend(update, h, new)
+            new = activation(candidate(z_candidate, reset, h, *h_candidate))
+            h = door.blend(new, h, update)
             return h, (h,)
 
         return step
 
     def _state_projections(self, masks: DropoutMasks) -> tuple[Any, Any]:
-        """The state's part of the gates, and of the candidate given the reset gate."""
+        """The state's part of the gates; and the candidate, given its z and the reset gate."""
         kernel = self._weight(self.recurrent_kernel)
         *gates, candidate = ops.split(kernel, 3, axis=-1)
         if self.reset_after:
             project = _projection(kernel, [*gates, candidate], masks.recurrent, self._state_bias())
-            return project, lambda reset, h, projected: reset * projected
+            return project, lambda z, reset, h, projected: door.multiply_add(z, reset, projected)
         if not masks.recurrent:
             project = _projection(ops.concatenate(gates, axis=-1), gates, ())
-            return project, lambda reset, h: (reset * h) @ candidate
+            return project, lambda z, reset, h: door.affine(reset * h, candidate, z)
         *gate_masks, mask = masks.recurrent
         project = _projection(kernel, gates, gate_masks)
-        return project, lambda reset, h: (reset * (h * mask)) @ candidate
+        return project, lambda z, reset, h: door.affine(reset * (h * mask), candidate, z)
 
 
 def _projection(
@@ -105,7 +105,7 @@ def _projection(
     """H -> h U + b by gate: one product and a split, or a product a gate where each has a mask."""
     split, count = door.lean(ops.split), len(parts)
     if not masks:
-        return lambda h: split(door.affine(h, kernel, bias), count, axis=-1)
+        return lambda h: split(door.affine(h, kernel, bias), count, -1)
     biases = [None] * count if bias is None else ops.split(bias, count)
     triples = list(zip(masks, parts, biases, strict=True))
     return lambda h: [door.affine(h * mask, part, b) for mask, part, b in triples]

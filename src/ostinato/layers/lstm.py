@@ -73,7 +73,7 @@ class LSTMCell(Cell):
         def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:
             h, c = states
             z_input, z_forget, z_candidate, z_output = preactivations(z, h)
-            c = door.multiply_add(gate(z_input), activation(z_candidate), gate(z_forget) * c)
+            c = door.multiply_add(gate(z_forget) * c, gate(z_input), activation(z_candidate))
             h = gate(z_output) * activation(c)
             return h, (h, c)
 
