@@ -13,6 +13,7 @@ A door is a module with
 - `blend(start, end, weight)`: `start + weight (end - start)`, all of one shape and dtype.
 - `multiply_add(addend, first, second)`: `addend + first second`, all of one shape and dtype.
 - `lean(function)`: the backend's own function for one of Keras's, where Keras's only adds checks.
+- `consuming(function)`: the same of a function of one tensor, over which it may write the result.
 - `fused(specs, operands)`: the native engine, differentiable. Operands and results are those of
   `forward` in native/core/ostinato.h, run after run, without `saved`; floats of one dtype, float32
   or float64. A spec's `training` is a hint; `wants_dx` is the door's to set.

@@ -14,6 +14,7 @@ from ostinato.doors.jax_scan import affine, scan
 __all__ = [
     "affine",
     "blend",
+    "consuming",
     "fused",
     "lean",
     "loop",
@@ -91,3 +92,6 @@ def _assign(variables: Sequence[keras.Variable], values: Tensors) -> None:
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function itself, since under jit Keras's checks cost nothing; or one that's exact."""
     return _LEAN.get(function, function)
+
+
+consuming = lean  # the compiler reuses memory by itself

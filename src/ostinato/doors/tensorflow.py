@@ -12,6 +12,7 @@ from ostinato.doors.tensorflow_native import fused, native_why_not
 __all__ = [
     "affine",
     "blend",
+    "consuming",
     "fused",
     "lean",
     "loop",
@@ -73,3 +74,6 @@ def _unrolled(step: Step, carry: Tensors, xs: Tensors, like: Tensors) -> tuple[T
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function itself: inside tf.function Keras's checks cost nothing."""
     return function
+
+
+consuming = lean  # the compiler reuses memory by itself

@@ -68,7 +68,7 @@ class GRUCell(Cell):
 
     def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """One timestep: h' = u h + (1 - u) act(candidate(z, r, h)), u and r gates of z + h U."""
-        activation, gate = map(door.lean, (self.activation, self.recurrent_activation))
+        activation, gate = map(door.consuming, (self.activation, self.recurrent_activation))
         split = door.lean(ops.split)
         project_gates, candidate = self._state_projections(masks)
 

@@ -66,14 +66,14 @@ class LSTMCell(Cell):
 
     def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """One timestep: c' = f c + i act(g); h' = o act(c'), with i, f, g, o = z + h U by gate."""
-        activation = door.lean(self.activation)
-        gate = door.lean(self.recurrent_activation)
+        activation, candidate = door.lean(self.activation), door.consuming(self.activation)
+        gate = door.consuming(self.recurrent_activation)
         preactivations = self._preactivations(masks)
 
         def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:
             h, c = states
             z_input, z_forget, z_candidate, z_output = preactivations(z, h)
-            c = door.multiply_add(gate(z_forget) * c, gate(z_input), activation(z_candidate))
+            c = door.multiply_add(gate(z_forget) * c, gate(z_input), candidate(z_candidate))
             h = gate(z_output) * activation(c)
             return h, (h, c)
 

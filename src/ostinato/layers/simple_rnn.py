@@ -44,7 +44,7 @@ class SimpleRNNCell(Cell):
 
     def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """One timestep: h' = act(z + h U), where z = x W + b."""
-        activation = door.lean(self.activation)
+        activation = door.consuming(self.activation)
         preactivations = self._preactivations(masks)
 
         def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:

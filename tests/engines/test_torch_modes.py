@@ -1,0 +1,88 @@
+"""The portable engine on PyTorch without gradients, where its activations write in place."""
+
+import keras
+import numpy as np
+import pytest
+
+from engines.cases import assert_near
+from ostinato import layers, use_engine
+
+if keras.config.backend() != "torch":
+    pytest.skip("modes of PyTorch", allow_module_level=True)
+
+import torch
+
+B, T, D, U = 2, 5, 3, 4
+MAKE = {
+    "simple_rnn": lambda: layers.SimpleRNN(U, return_sequences=True),
+    "lstm": lambda: layers.LSTM(U, return_sequences=True),
+    "lstm_tanh_gates": lambda: layers.LSTM(U, recurrent_activation="tanh", return_sequences=True),
+    "gru": lambda: layers.GRU(U, return_sequences=True),
+    "gru_reset_before": lambda: layers.GRU(U, reset_after=False, return_sequences=True),
+    "relu": lambda: layers.LSTM(U, activation="relu", return_sequences=True),
+}
+every_layer = pytest.mark.parametrize("name", MAKE)
+
+
+@pytest.fixture(autouse=True)
+def portable():
+    """Everything here is about the portable engine."""
+    with use_engine("scan"):
+        yield
+
+
+def layer_and_inputs(name):
+    layer = MAKE[name]()
+    layer.build((B, T, D))
+    return layer, torch.tensor(np.random.default_rng(0).normal(size=(B, T, D)), dtype=torch.float32)
+
+
+def numpy(tensors):
+    return [tensor.detach().numpy() for tensor in tensors]
+
+
+@every_layer
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_results_are_those_with_gradients(name, mode):
+    layer, x = layer_and_inputs(name)
+    expected = layer(x)
+    with mode():
+        got = layer(x)
+    assert_near(numpy([got]), numpy([expected]), 1e-7, "outputs")
+
+
+@every_layer
+def test_a_cell_leaves_its_arguments_alone(name):
+    layer, x = layer_and_inputs(name)
+    states = [torch.full((B, U), 0.5) for _ in keras.tree.flatten(layer.cell.state_size)]
+    before = numpy([x, *(state.clone() for state in states)])
+    with torch.no_grad():
+        layer.cell(x[:, 0], states)
+        layer(x, initial_state=states)
+    assert_near(numpy([x, *states]), before, 0, "arguments")
+
+
+@every_layer
+def test_vmap_over_weights_without_gradients(name):
+    layer, x = layer_and_inputs(name)
+    weights = [variable.value for variable in layer.trainable_variables]
+    others = [variable.value for variable in layer.non_trainable_variables]
+    several = [torch.stack([w, 0.5 * w, -w]).detach() for w in weights]
+
+    def run(weights):
+        return layer.stateless_call(weights, others, x)[0]
+
+    with torch.no_grad():
+        together = torch.func.vmap(run)(several)
+        alone = [run([w[index] for w in several]) for index in range(3)]
+    assert_near(numpy(together), numpy(alone), 1e-6, "outputs")
+
+
+@every_layer
+def test_forward_mode_without_gradients(name):
+    layer, x = layer_and_inputs(name)
+    step = 1e-2 * torch.ones_like(x)
+    with torch.no_grad():
+        _, slope = torch.func.jvp(layer, (x,), (step,))
+    _, expected = torch.func.jvp(layer, (x,), (step,))
+    assert_near(numpy([slope]), numpy([expected]), 1e-6, "slope")
