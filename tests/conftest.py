@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is loaded
+os.environ.setdefault("OSTINATO_POISON", "1")  # scratch memory full of NaN: unwritten values show
 # JAX compiles every eager scan anew, in 0.1 s; a cache on disk makes that 0.02 s.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(), "ostinato-jax-cache"))

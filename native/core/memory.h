@@ -7,7 +7,8 @@
 namespace ostinato {
 
 // A block of at least `bytes`, aligned to 64 (to 2 MB, and on huge pages where there are, from 4 MB
-// on); contents undefined. Null where there is no memory. From any thread.
+// on); contents undefined, and NaN where OSTINATO_POISON is set. Null where there is no memory. From
+// any thread.
 void* take_buffer(size_t bytes);
 
 // Gives a block back; it's kept for later calls up to a bound (OSTINATO_POOL_MB, 512 by default).
