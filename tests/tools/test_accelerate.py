@@ -184,7 +184,7 @@ def test_a_layer_shared_by_two_models_stays_shared():
 def test_inputs_may_be_optional_or_lie_inside_a_graph():
     a, b = keras.Input((T, D), name="a"), keras.Input((T, D), name="b", optional=True)
     hidden = layers.GRU(U, return_sequences=True)(a)
-    fast = accelerate(keras.Model([a, b], layers.LSTM(U)(hidden)))
+    fast = accelerate(keras.Model([a, b], [layers.LSTM(U)(hidden), layers.Dense(2)(b)]))
     assert fast.get_layer("b").optional
     assert not fast.get_layer("a").optional
     upper = keras.Model(hidden, layers.LSTM(U)(hidden))

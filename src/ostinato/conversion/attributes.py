@@ -20,13 +20,23 @@ class _Plain(keras.Model):
         return inputs
 
 
+def _graph() -> Any:
+    inputs = keras.Input((1,), name="input")
+    return keras.Model(inputs, keras.layers.Identity(name="identity")(inputs), name="plain")
+
+
+@functools.cache
+def functional_class() -> Any:
+    """The class of models of a graph; Keras has no public name for it."""
+    return type(_graph())
+
+
 @functools.cache
 def _of_keras() -> tuple[frozenset[str], dict[str, Any]]:
     """The names of Keras's own attributes, and those of a new layer that are plain settings."""
-    graph = keras.Input((1,), name="input")
     models = [
         _Plain(name="plain"),
-        keras.Model(graph, graph, name="plain"),
+        _graph(),
         keras.Sequential([keras.Input((1,), name="input"), keras.layers.Identity(name="plain")]),
     ]
     new = vars(keras.layers.Layer(name="plain"))

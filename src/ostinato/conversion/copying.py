@@ -1,13 +1,16 @@
 """Copies of models and layers, with other recurrent layers in them."""
 
 import copy
-import functools
 from typing import Any
 
 import keras
 from keras import tree
 
-from ostinato.conversion.attributes import arguments_of, carry_attributes
+from ostinato.conversion.attributes import (
+    arguments_of,
+    carry_attributes,
+    functional_class,
+)
 from ostinato.conversion.directions import OTHER, Direction
 from ostinato.conversion.layers_within import children, layers_within
 from ostinato.conversion.lookups import by_config, names_used_by
@@ -65,7 +68,7 @@ class Copier:
             return self._converted(layer)
         if isinstance(layer, keras.Sequential):
             return self._sequential(layer)
-        if isinstance(layer, _functional_class()):
+        if isinstance(layer, functional_class()):
             return self._functional(layer)
         if hasattr(layer, "get_vocabulary"):
             return layer  # a table, which isn't in the config, and which training doesn't change
@@ -73,9 +76,12 @@ class Copier:
             return self._wrapper(layer)
         if self._is_plain(layer):
             try:
-                return by_config(layer)
+                new = by_config(layer)
             except _NO_CONFIG:
                 return self._by_attributes(layer)
+            if isinstance(layer, keras.layers.Lambda):
+                new.function = layer.function  # out of a config it has lost its globals
+            return new
         return self._by_attributes(layer)
 
     def _is_plain(self, layer: Any) -> bool:
@@ -150,7 +156,7 @@ class Copier:
             # A class of the user's, whose constructor would make its own layers.
             tensors = new.input, new.output
             new = _bare(model)
-            _functional_class().__init__(new, *tensors, name=model.name)
+            functional_class().__init__(new, *tensors, name=model.name)
         return self._finished(model, new)
 
     def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -241,10 +247,3 @@ def _bare(layer: Any, /, **arguments: Any) -> Any:
 
 def _is_of_keras(layer: Any) -> bool:
     return type(layer).__module__.partition(".")[0] == "keras"
-
-
-@functools.cache
-def _functional_class() -> Any:
-    """The class of models of a graph; Keras has no public name for it."""
-    inputs = keras.Input((1,), name="input")
-    return type(keras.Model(inputs, inputs, name="functional"))
