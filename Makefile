@@ -10,6 +10,7 @@ PYTHON ?= python3
 JOBS ?= 2
 PYTEST ?=
 GUIDE ?=
+BENCH ?=
 # This exact release, and first: its wheel may be the small one for CPUs, where a later one, or a
 # range, brings gigabytes of CUDA.
 TORCH ?= torch==2.13.0
@@ -79,8 +80,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# Long; in parts by BENCH="peers --cases S M", which adds to what is in benchmarks/results.
 bench: $(READY)
-	for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(BIN)/python -m benchmarks || exit 1; done
+	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf .venv .venv-guide .keras-* .hypothesis .mypy_cache .pytest_cache .ruff_cache \
@@ -92,6 +94,8 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP_INSTALL) '$(TORCH)'
 	OSTINATO_REQUIRE_NATIVE=1 $(BIN)/python $(PIP_INSTALL) --editable '.[jax,torch,guide,dev]'
+# Keras 2, a peer of the benchmark. It asks for the package tensorflow, which tensorflow-cpu is.
+	$(BIN)/python $(PIP_INSTALL) --no-deps tf_keras
 	touch $@
 
 $(GUIDE_READY): pyproject.toml

@@ -90,7 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_backend(guide)
     guide.add_argument(
-        "--epochs", type=_positive, metavar="N", help="epochs of training (default: the guide's)"
+        "--epochs",
+        type=bench_options.positive,
+        metavar="N",
+        help="epochs of training (default: the guide's)",
     )
     guide.add_argument(
         "--output",
@@ -129,9 +132,3 @@ def _add_backend(parser: argparse.ArgumentParser) -> None:
         help="what Keras runs on (default: what KERAS_BACKEND names, else the first installed of "
         f"{', '.join(backend.BACKENDS)})",
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
-    return int(text)

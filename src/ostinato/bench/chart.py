@@ -18,7 +18,7 @@ def speedups(runs: Iterable[Row], about: str, command: str) -> str:
     found = [c for c in map(compare, in_order(runs)) if c is not None]
     scale = (WIDTH - LEFT - RIGHT - 235) / max([1.0, *(c.ratio for c in found)])
     drawn: list[str] = []
-    top = 92.0
+    top = 102.0
     for kind in KINDS:
         of_kind = [c for c in found if c.case.kind == kind]
         if of_kind:
@@ -26,17 +26,16 @@ def speedups(runs: Iterable[Row], about: str, command: str) -> str:
             top = _cases(drawn, of_kind, top + 24, scale) + 14
     one = LEFT + scale
     line = (
-        f"<path d='M {one:.1f} 84 V {top - 10:.1f}' fill='none' stroke='#333' "
+        f"<path d='M {one:.1f} 94 V {top - 10:.1f}' fill='none' stroke='#333' "
         "stroke-dasharray='4 3'/>"
     )
+    who = found[0].ours.title if found else "Ostinato"
     modes = [mode for mode in MODES if any(c.case.mode == mode for c in found)]
     head = [
         _text(16, 30, "How many times faster than the best other library", size=20, weight=700),
-        _text(
-            16, 51, "Ratio of the fastest runs, taken by turns in one run; longer is better.", 13
-        ),
+        _text(16, 51, f"{who}; ratio of the fastest runs, taken by turns. Longer is better.", 13),
         *_legend(modes),
-        _text(one, 80, "1: as fast", 11, anchor="middle"),
+        _text(one, 91, "as fast", 11, anchor="middle"),
     ]
     feet = [*_wrapped(about, 132), f"Made by: {command}"]
     foot = [_text(16, top + 12 + 15 * row, text, 11, "#555") for row, text in enumerate(feet)]
@@ -69,15 +68,15 @@ def _cases(drawn: list[str], found: list[Comparison], top: float, scale: float) 
 def _bar(comparison: Comparison, top: float, scale: float) -> list[str]:
     length = comparison.ratio * scale
     label = (
-        f"{milliseconds(comparison.ours_seconds)} ms; {comparison.peer.title} "
+        f"{milliseconds(comparison.ours_seconds)} ms, {comparison.peer.title} "
         f"{milliseconds(comparison.peer_seconds)} ms"
     )
     colour = COLOURS[comparison.case.mode]
-    end = LEFT + length
+    end = LEFT + max(length, scale)  # right of the line at 1
     return [
         f"<rect x='{LEFT}' y='{top:.1f}' width='{length:.1f}' height='{BAR - 2}' fill='{colour}'/>",
         _text(end + 5, top + 11, f"{comparison.ratio:.2f}", 12, weight=700),
-        _text(end + 36, top + 11, label, 11, "#555"),
+        _text(end + 40, top + 11, label, 11, "#555"),
     ]
 
 

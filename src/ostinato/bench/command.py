@@ -11,7 +11,9 @@ from ostinato.bench import chart, options, tables
 from ostinato.bench.contenders import Contender, choose, parse
 from ostinato.bench.crew import Crew
 from ostinato.bench.measuring import QUICK, Measured, Pace, measure
-from ostinato.bench.results import CASE_KEY, Results
+from ostinato.bench.results import CASE_KEY, Results, machine
+
+BUSY = 0.3  # load per core
 
 
 def run(asked: argparse.Namespace, command: str | None = None) -> int:
@@ -31,6 +33,9 @@ def run(asked: argparse.Namespace, command: str | None = None) -> int:
     if not here:
         print("Nothing to measure.")
         return 1
+    load = machine()["load"]
+    if load > BUSY * machine()["cores"]:
+        print(f"This machine is busy (load {load}): expect other ratios than on a quiet one.")
     started = time.monotonic()
     measured_all = _measure_all(asked, here, results)
     runs = [run for run in results.section("runs") if run["engine"] == asked.engine]

@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_list(parser, "--kinds", KINDS, "kinds of layer")
     _add_list(parser, "--modes", MODES, "infer: inference; train: a training step; fit")
     _add_list(parser, "--contenders", NAMES, "who takes part")
-    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each contender")
+    parser.add_argument("--rounds", type=positive, metavar="N", help="turns of each contender")
     parser.add_argument(
         "--engine", choices=ENGINES, help="force an engine on Ostinato (default: the fastest)"
     )
@@ -54,6 +54,13 @@ def numbers_file(asked: argparse.Namespace) -> Path | None:
     if asked.json is not None:
         return Path(asked.json)
     return asked.output / "results.json" if asked.output else None
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number above zero."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return int(text)
 
 
 def _add_list(

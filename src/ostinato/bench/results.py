@@ -4,6 +4,7 @@ A long benchmark can be run in parts, and goes on where it stopped: a row takes 
 with the same key, so that all times of a case come from one run.
 """
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -49,7 +50,18 @@ class Results:
         return None
 
     def put(self, name: str, row: Row, key: Sequence[str]) -> None:
-        """Adds a row, in place of the one with the same key, and writes the file."""
+        """Adds a row of this machine, in place of the one with the same key, and writes the file.
+
+        Raises:
+            ValueError: if the rows before are another machine's.
+        """
+        here, there = machine(), self.machine
+        if (here["cpu"], here["cores"]) != (there["cpu"], there["cores"]):
+            raise ValueError(
+                f"bench: expected a file of this machine's numbers ({here['cpu']}, {here['cores']} "
+                f"cores), got {self.path} of {there['cpu']}, {there['cores']} cores."
+            )
+        self._data["machine"] = here
         rows = self._data.setdefault(name, [])
         identity = [row[k] for k in key]
         for index, old in enumerate(rows):
@@ -58,7 +70,6 @@ class Results:
                 break
         else:
             rows.append(row)
-        self._data["machine"] = machine()
         self._save()
 
     def _save(self) -> None:
@@ -71,8 +82,9 @@ class Results:
         unfinished.replace(self.path)
 
 
+@functools.cache
 def machine() -> Row:
-    """This machine, how busy it is, what is installed, and the native engine's target."""
+    """This machine, how busy it was before, what is installed, and the native engine's target."""
     trouble = native.why_not()
     return {
         "cpu": _cpu(),

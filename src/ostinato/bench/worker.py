@@ -53,8 +53,10 @@ class Worker:
         """Makes a case ready: its results, and the engine that computes them."""
         self._prepared = None  # the memory of the case before
         self._prepared = prepare(self._contender, case)
-        self._last = 0.0
-        return self._prepared.values(self._prepared.run()), self._prepared.engine
+        start = time.perf_counter()
+        results = self._prepared.run()
+        self._last = time.perf_counter() - start
+        return self._prepared.values(results), self._prepared.engine
 
     def round(self, seconds: float) -> list[float]:
         """Runs the case for about so long, at least once: seconds of each run."""

@@ -1,0 +1,273 @@
+"""The benchmark: its data, its contenders, the refusal of wrong results, its files."""
+
+import json
+import sys
+from xml.etree import ElementTree
+
+import keras
+import numpy as np
+import pytest
+from benchmarks import cliff, targets, verdicts
+
+from ostinato.bench import command, contenders, measuring, options, results, tables, worker
+from ostinato.bench.cases import KINDS, Case, select
+from ostinato.bench.contenders import NAMES, Contender, parse
+from ostinato.bench.crew import ContenderFailedError, Crew, Process
+from ostinato.bench.measuring import Measured, Pace
+from ostinato.cli import main
+
+HERE = keras.config.backend()
+OURS, KERAS = f"ostinato-{HERE}", f"keras-{HERE}"
+
+
+def run_of(case, minima, engine=None):
+    """A run as the file of numbers has it, of contenders and their seconds."""
+    row = {"kind": case.kind, "size": case.size, "mode": case.mode, "engine": engine}
+    measured = [vars(Measured(name, minimum=s, median=2 * s)) for name, s in minima.items()]
+    return {**row, "measured": measured}
+
+
+def test_all_cases():
+    everything = select(KINDS, ["S", "guide"], ["infer", "train", "fit"])
+    assert len(everything) == 3 * (2 + 1)
+    assert {case.size for case in everything if case.mode == "fit"} == {"guide"}
+
+
+def test_half_of_the_padded_timesteps_are_valid():
+    case = Case("LSTM", "M-padded", "train")
+    mask = case.mask()
+    assert mask.mean() == pytest.approx(0.5, abs=0.01)
+    assert mask.any(axis=1).all()
+    assert not case.cotangent()[~mask].any()
+
+
+@pytest.mark.parametrize("half", [cliff._right, cliff._left])
+def test_half_of_the_timesteps_are_valid_in_the_cliffs_padding(half):
+    assert half(Case("LSTM", "M", "train"))["mask"].mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_names_name_one_contender_each():
+    assert len(NAMES) == len(contenders.ALL)
+    assert all(parse(name) == contender for name, contender in NAMES.items())
+    assert parse("ostinato-jax-scan") == Contender("ostinato", "jax", "scan")
+
+
+def test_what_is_not_installed_is_left_out_with_the_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf_keras", None)
+    here, absent = contenders.choose(["tf_keras", OURS], None)
+    assert [c.name for c in here] == [OURS]
+    assert absent == {"tf_keras": "tf_keras isn't installed"}
+
+
+def test_the_engine_is_forced_on_ours_alone():
+    here, _ = contenders.choose([OURS, KERAS], "scan")
+    assert [c.environment().get("OSTINATO_ENGINE") for c in here] == ["scan", None]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_contenders_of_this_backend_agree(kind, mode):
+    small = Case(kind, "M-padded", mode)
+    names = [OURS, KERAS, *(["torch.nn"] if HERE == "torch" else [])]
+    names += ["tf_keras"] if HERE == "tensorflow" and not NAMES["tf_keras"].missing() else []
+    prepared = [worker.prepare(NAMES[name], small) for name in names]
+    expected, *others = (one.values(one.run()) for one in prepared)
+    assert len(expected) == (1 if mode == "infer" else 5)
+    for values in others:
+        assert measuring.compare(expected, values)[1] == ""
+    assert prepared[0].engine.startswith(("fused", "scan"))
+    assert prepared[0].seconds() > 0
+
+
+def test_fit_learns_the_same():
+    case = Case("GRU", "guide", "fit")
+    ours, theirs = (worker.prepare(NAMES[name], case) for name in (OURS, KERAS))
+    assert measuring.compare(ours.values(None), theirs.values(None))[1] == ""
+    assert 0 < ours.seconds() < 10
+
+
+@pytest.mark.parametrize("framework", [f for f in ("jax", "torch") if f == HERE])
+def test_the_limit_is_products_alone(framework):
+    limit = worker.prepare(NAMES[f"sgemm-{framework}"], Case("LSTM", "S", "train"))
+    assert limit.seconds() > 0
+    assert limit.values(limit.run()) == []
+    assert limit.engine == "84 products"
+
+
+def test_other_results_are_refused():
+    right = [np.ones((2, 3)), np.arange(4.0)]
+    assert measuring.compare(right, [right[0] * (1 + 1e-6), right[1]]) == (pytest.approx(1e-6), "")
+    assert "differ by 1.0e-03" in measuring.compare(right, [right[0] * 1.001, right[1]])[1]
+    assert "differ by inf" in measuring.compare(right, [right[0] * np.nan, right[1]])[1]
+    assert "shapes" in measuring.compare(right, right[:1])[1]
+
+
+class Pretender(Process):
+    """A contender without a process."""
+
+    def __init__(self, name, value, fails=""):
+        super().__init__(NAMES[name])
+        self.value, self.fails, self.rounds = value, fails, 0
+
+    def ask(self, method, *arguments):
+        if method == self.fails:
+            raise ContenderFailedError("ValueError: no")
+        if method == "prepare":
+            return [np.full(3, self.value)], "an engine"
+        self.rounds += method == "round"
+        return [0.25, 0.5] if method == "round" else None
+
+
+def test_turns_are_taken_by_those_that_agree():
+    crew = Crew([])
+    crew.processes = [
+        Pretender("ostinato-jax", 1.0),
+        Pretender("keras-jax", 2.0),
+        Pretender("torch.nn", 1.0, fails="prepare"),
+        Pretender("keras-torch", 1.0, fails="round"),
+    ]
+    pace = Pace(rounds=2, pause=0)
+    said = []
+    ours, other, failed, later = measuring.measure(
+        crew, Case("LSTM", "S", "infer"), pace, said.append
+    )
+    assert (ours.minimum, ours.median, ours.runs, ours.rounds) == (0.25, 0.375, 4, [0.25, 0.25])
+    assert other.trouble == "refused: its results differ by 1.0e+00 of scale"
+    assert failed.trouble == later.trouble == "failed: ValueError: no"
+    assert [p.rounds for p in crew.processes] == [2, 0, 0, 0]
+    assert said[-1] == "measuring"
+    line = tables.troubles([{**run_of(Case("LSTM", "S", "infer"), {}), "measured": [vars(other)]}])
+    assert line[0].endswith(
+        "inference: Keras (JAX) refused: its results differ by 1.0e+00 of scale"
+    )
+
+
+def test_a_process_that_fails_says_why_and_starts_again():
+    process = Process(NAMES[OURS])
+    with Crew([]) as crew:
+        crew.processes.append(process)
+        with pytest.raises(ContenderFailedError, match="expected a prepared case before a round"):
+            process.ask("round", 0.0)
+        values, engine = process.ask("prepare", Case("LSTM", "S", "infer"))
+        assert values[0].shape == (64, 28, 64)
+        assert engine
+        assert all(seconds > 0 for seconds in process.ask("round", 0.0))
+
+
+def test_numbers_are_kept_by_case(tmp_path):
+    path = tmp_path / "deep" / "numbers.json"
+    case = Case("LSTM", "S", "infer")
+    kept = results.Results(path)
+    for seconds in (1.0, 2.0):
+        kept.put("runs", run_of(case, {OURS: seconds}), results.CASE_KEY)
+    kept.put("runs", run_of(case, {OURS: 3.0}, "scan"), results.CASE_KEY)
+    again = results.Results(path).section("runs")
+    assert [run["measured"][0]["minimum"] for run in again] == [2.0, 3.0]
+
+
+def test_numbers_of_two_machines_are_not_mixed(tmp_path):
+    path = tmp_path / "numbers.json"
+    path.write_text(json.dumps({"machine": {"cpu": "Another", "cores": 64}}))
+    with pytest.raises(ValueError, match=r"got .*numbers.json of Another, 64 cores"):
+        results.Results(path).put("runs", {"kind": "LSTM"}, ("kind",))
+
+
+def test_the_best_peer_is_compared_with():
+    case = Case("LSTM", "S", "train")
+    seconds = {"ostinato-torch": 0.5, "ostinato-jax": 1.0, "torch.nn": 3.0, "keras-jax": 2.0}
+    found = tables.compare(run_of(case, {**seconds, "sgemm-torch": 0.1}))
+    assert (found.ours.name, found.peer.name, found.ratio) == ("ostinato-jax", "keras-jax", 2.0)
+    assert tables.compare(run_of(case, {"ostinato-jax": 1.0, "sgemm-jax": 1.0})) is None
+
+
+def test_verdicts():
+    kept = results.Results()
+    kept.put(
+        "runs",
+        run_of(
+            Case("LSTM", "S", "train"),
+            {"ostinato-jax": 1.0, "keras-jax": 2.0, "torch.nn": 2.3, "sgemm-torch": 0.5},
+        ),
+        results.CASE_KEY,
+    )
+    row = {"backend": "jax", "kind": "LSTM", "size": "S", "mode": "train", "option": "dropout"}
+    kept.put("cliff", {**row, "ratio": 1.3, "engine": "scan"}, cliff.KEY)
+    for name, size in (("ostinato-jax", 100 << 20), ("torch.nn", 200 << 20)):
+        memory = {"kind": "LSTM", "size": "L", "contender": name, "bytes": size}
+        kept.put("memory", memory, ("kind", "size", "contender"))
+    measured = [v for v in verdicts.verdicts(kept) if v.met is not None]
+    found = {v.what: (v.got, v.met) for v in measured}
+    assert found == {
+        "LSTM S, training step": (2.0, False),  # 2.2 is wanted
+        "JAX, LSTM S": (2.0, False),  # 2.8
+        "LSTM S": (0.5, False),  # 60 % of bare sgemm
+        "JAX, dropout: LSTM S, training step": (1.3, False),
+        "JAX, LSTM": (0.5, True),
+    }
+    page = verdicts.page(kept)
+    assert "missed: LSTM S, training step: 2.00, wanted >= 2.20" in page
+    assert "1.30 (scan)" in page
+
+
+def test_every_target_of_the_issue_is_there():
+    assert len(targets.PEERS) == 3 * 6 * 2
+    assert targets.PEERS["GRU", "L", "infer"] == 1.6
+    assert targets.PEERS["SimpleRNN", "odd", "train"] == 1.2
+    assert set(targets.CLIFF) <= set(cliff.OPTIONS)
+
+
+@pytest.fixture
+def measured_at_once(monkeypatch):
+    """Stands in for the measuring."""
+    cases = []
+
+    def measure(crew, case, pace, say):
+        cases.append(case)
+        names = [p.contender.name for p in crew.for_mode(case.mode)]
+        return [Measured(name, "e", 0.001 * (1 + i), 0.002, 9) for i, name in enumerate(names)]
+
+    monkeypatch.setattr(command, "measure", measure)
+    return cases
+
+
+def test_the_command(measured_at_once, capsys, tmp_path):
+    arguments = ["bench", "--kinds", "GRU", "--cases", "S", "guide", "--contenders", OURS, KERAS]
+    arguments += ["--output", str(tmp_path)]
+    assert main(arguments) == 0
+    assert [case.mode for case in measured_at_once] == ["infer", "train", "fit"]
+    shown = capsys.readouterr().out
+    assert "GRU S (B64 T28 D28 U64), training step" in shown
+    assert "2.00" in shown
+    assert len(json.loads((tmp_path / "results.json").read_text())["runs"]) == 3
+    assert NAMES[KERAS].title in (tmp_path / "peers.md").read_text()
+    drawn = ElementTree.parse(tmp_path / "speed.svg").getroot()
+    assert "Made by: " in "".join(drawn.itertext())
+    # what is there isn't measured again
+    assert main([*arguments, "--resume"]) == 0
+    assert len(measured_at_once) == 3
+
+
+def test_the_quick_form(measured_at_once):
+    assert main(["bench", "--quick", "--contenders", OURS, KERAS]) == 0
+    assert measured_at_once == list(options.QUICK_CASES)
+
+
+def test_a_contender_without_a_time_shows_in_the_status(monkeypatch, capsys):
+    trouble = Measured(KERAS, trouble="refused: its results differ by 1.0e+00 of scale")
+    monkeypatch.setattr(command, "measure", lambda *_: [Measured(OURS, minimum=1.0), trouble])
+    assert main(["bench", "--quick", "--contenders", OURS, KERAS]) == 1
+    assert "refused" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "XXL"], "invalid choice: 'XXL'"),
+        (["--contenders", "cudnn"], "invalid choice: 'cudnn'"),
+        (["--rounds", "0"], "expected a positive whole number, got '0'"),
+    ],
+)
+def test_bad_options(capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        main(["bench", *arguments])
+    assert message in capsys.readouterr().err
