@@ -14,6 +14,7 @@ from ostinato.bench.measuring import QUICK, Measured, Pace, measure
 from ostinato.bench.results import CASE_KEY, Results, machine
 
 BUSY = 0.3  # load per core
+BAR, LONGEST_BAR = 4, 40  # of the fastest contender, and of any
 
 
 def run(asked: argparse.Namespace, command: str | None = None) -> int:
@@ -94,10 +95,10 @@ def _measure_all(asked: argparse.Namespace, here: list[Contender], results: Resu
 def _show(measured: list[Measured]) -> None:
     """A line and a bar for each contender, fastest first."""
     timed = sorted((m for m in measured if not m.trouble), key=lambda m: m.minimum)
-    slowest = max((m.minimum for m in timed), default=1.0)
     for m in timed:
         title = parse(m.contender).title
-        bar = "█" * max(1, round(30 * m.minimum / slowest))
+        length = round(BAR * m.minimum / timed[0].minimum)
+        bar = "█" * min(length, LONGEST_BAR) + ("…" if length > LONGEST_BAR else "")
         print(f"  {title:26} {tables.milliseconds(m.minimum):>6} ms  {bar}", flush=True)
     for m in measured:
         if m.trouble:
