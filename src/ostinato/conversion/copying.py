@@ -81,6 +81,8 @@ class Copier:
                 return self._by_attributes(layer)
             if isinstance(layer, keras.layers.Lambda):
                 new.function = layer.function  # out of a config it has lost its globals
+            if isinstance(layer, keras.layers.InputLayer):
+                new.optional = layer.optional  # Keras 3.10 leaves it out of the config
             return new
         return self._by_attributes(layer)
 
