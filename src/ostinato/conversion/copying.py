@@ -75,15 +75,7 @@ class Copier:
         if isinstance(layer, keras.layers.Wrapper) and _is_of_keras(layer):
             return self._wrapper(layer)
         if self._is_plain(layer):
-            try:
-                new = by_config(layer)
-            except _NO_CONFIG:
-                return self._by_attributes(layer)
-            if isinstance(layer, keras.layers.Lambda):
-                new.function = layer.function  # out of a config it has lost its globals
-            if isinstance(layer, keras.layers.InputLayer):
-                new.optional = layer.optional  # Keras 3.10 leaves it out of the config
-            return new
+            return self._plain(layer)
         return self._by_attributes(layer)
 
     def _is_plain(self, layer: Any) -> bool:
@@ -173,6 +165,17 @@ class Copier:
         return new
 
     # --- other layers -----------------------------------------------------------------------
+
+    def _plain(self, layer: Any) -> Any:
+        try:
+            new = by_config(layer)
+        except _NO_CONFIG:
+            return self._by_attributes(layer)
+        if isinstance(layer, keras.layers.Lambda):
+            new.function = layer.function  # out of a config it has lost its globals
+        if isinstance(layer, keras.layers.InputLayer):
+            new.optional = layer.optional  # Keras 3.10 leaves it out of the config
+        return new
 
     def _wrapper(self, layer: Any) -> Any:
         with keras.saving.custom_object_scope(names_used_by(layer)):
