@@ -79,7 +79,10 @@ def _load() -> tuple[Any, str | None]:
     try:
         return importlib.import_module("ostinato._native"), None
     except ModuleNotFoundError:
-        return None, "the native engine isn't built: at installation there was no C++ compiler that could"
+        return (
+            None,
+            "the native engine isn't built: at installation there was no C++ compiler that could",
+        )
     except ImportError as error:
         return None, f"the native engine can't be loaded: {error}"
 
