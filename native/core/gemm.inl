@@ -7,11 +7,9 @@
 // `accumulate_outer`: C (m x columns) += A' B over the rows of several segments of time.
 // L is the number of lanes; a column is one vector wide.
 
-constexpr int kMaxTileRows = 12;
-
 // Most rows of a tile of nc columns that fit the registers (measured on AVX-512: neighbours within 3 %).
 constexpr int tile_rows(int nc) {
-  return kRegisters == 32 ? (nc == 4 ? 6 : nc == 3 ? 8 : 12)
+  return kRegisters == 32 ? (nc == 4 ? 6 : nc == 3 ? 8 : nc == 2 ? 12 : 16)
                           : (nc == 4 ? 3 : nc == 3 ? 4 : nc == 2 ? 6 : 10);
 }
 
@@ -25,7 +23,7 @@ void multiply_tile(const typename R::S* a, I a_block, I block, I k_total, const 
   typedef typename R::V V;
   constexpr int L = R::kLanes;
   V acc[MR][NC];  // summed apart from C: the fewer additions to a large sum, the less is rounded off
-#pragma GCC unroll 12
+#pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) acc[r][j] = V{};
@@ -41,7 +39,7 @@ void multiply_tile(const typename R::S* a, I a_block, I block, I k_total, const 
         right[j] = load<R>(b + j * L);
         if (kAhead) __builtin_prefetch(b + kPiece * NC * L + j * L, 0, 2);  // of the next piece
       }
-#pragma GCC unroll 12
+#pragma GCC unroll 16
       for (int r = 0; r < MR; ++r) {
         const V left = splat<R>(row[r * kRowStride]);
 #pragma GCC unroll 4
@@ -49,7 +47,7 @@ void multiply_tile(const typename R::S* a, I a_block, I block, I k_total, const 
       }
     }
   }
-#pragma GCC unroll 12
+#pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {
@@ -160,7 +158,7 @@ OSTINATO_INLINE void add_product(const typename R::S* a, I a_block, I depth,
       V right[N];
 #pragma GCC unroll 4
       for (int j = 0; j < N; ++j) right[j] = load<R>(b + j * L);
-#pragma GCC unroll 12
+#pragma GCC unroll 16
       for (int r = 0; r < MR; ++r) {
         const V left = splat<R>(row[r * L]);
 #pragma GCC unroll 4
@@ -175,14 +173,14 @@ void pair_tile(const Pair<R>& p, I row, typename R::S* c, I ldc, I c_column) {
   typedef typename R::V V;
   constexpr int L = R::kLanes;
   V acc[MR][NC];
-#pragma GCC unroll 12
+#pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) acc[r][j] = V{};
   }
   add_product<R, MR, NC, 0, XN>(p.x + row * L, p.x_block, p.x_depth, p.w, acc);
   add_product<R, MR, NC, H0, HN>(p.h + row * L, p.h_block, p.h_depth, p.u, acc);
-#pragma GCC unroll 12
+#pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {
@@ -230,7 +228,7 @@ void outer_tile(const Segment<R>* segments, I count, I a_offset, I b_offset, I b
   typedef typename R::S S;
   typedef typename R::V V;
   V acc[MR][NC];
-#pragma GCC unroll 12
+#pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) acc[m][j] = V{};
@@ -243,7 +241,7 @@ void outer_tile(const Segment<R>* segments, I count, I a_offset, I b_offset, I b
       V right[NC];
 #pragma GCC unroll 4
       for (int j = 0; j < NC; ++j) right[j] = load<R>(b + j * b_column);
-#pragma GCC unroll 12
+#pragma GCC unroll 16
       for (int m = 0; m < MR; ++m) {
         const V left = splat<R>(a[m]);
 #pragma GCC unroll 4
@@ -251,7 +249,7 @@ void outer_tile(const Segment<R>* segments, I count, I a_offset, I b_offset, I b
       }
     }
   }
-#pragma GCC unroll 12
+#pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {

@@ -178,6 +178,7 @@ class Pool {
         if (call != answered) return call;
         relax();
       }
+      std::this_thread::yield();
     } while (std::chrono::steady_clock::now() < end);
     std::unique_lock<std::mutex> lock(sleep_);
     ++sleepers_;
