@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from ostinato import __version__
+from ostinato import __version__, native
 
 FRAMEWORKS = {
     "jax": ("JAX", ("jax",)),
@@ -24,6 +24,7 @@ def describe() -> dict[str, str]:
         "Ostinato": __version__,
         "Keras": keras.version(),
         "Backend": framework(),
+        "Native engine": engine(),
         "NumPy": importlib.metadata.version("numpy"),
         "Python": platform.python_version(),
         "Cores": str(cores()),
@@ -42,6 +43,11 @@ def framework() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return name
+
+
+def engine() -> str:
+    """Returns what the native engine runs on here, or why it doesn't."""
+    return native.why_not() or f"{native.target()}, {native.threads()} threads"
 
 
 def cores() -> int:
