@@ -98,7 +98,7 @@ class Shapes {
       const RunSpec spec = read_run(run);
       const int64_t states = state_count(spec);
       read_sizes(spec, 2 + states);
-      if (spec.sequences != 0) outputs_.push_back({B_, T_, U_});
+      if (owns_ys(spec)) outputs_.push_back({B_, T_, U_ + spec.ys_after});
       outputs_.insert(outputs_.end(), states, {B_, U_});
       if (spec.training != 0) outputs_.push_back({T_ + 1, B_, saved_columns(spec) * padded(U_)});
       first_ += 3 + states + (spec.has_bias != 0) + extras(spec);
@@ -117,7 +117,7 @@ class Shapes {
       outputs_.push_back({U_, columns});
       if (spec.has_bias != 0)
         outputs_.push_back(spec.kind == gru ? Shape{2, columns} : Shape{columns});
-      first_ += 4 + extras(spec) + (spec.sequences != 0) + states;
+      first_ += 4 + extras(spec) + owns_ys(spec) + states;
     }
     return std::move(outputs_);
   }
@@ -133,11 +133,13 @@ class Shapes {
   RunSpec read_run(size_t run) const {
     const int64_t* field = spec_.data() + run * kSpecFields;
     RunSpec spec{field[0], field[1], field[2], field[3],  field[4],  field[5], field[6],
-                 field[7], field[8], field[9], field[10], field[11], field[12]};
+                 field[7], field[8], field[9], field[10], field[11], field[12], field[13], field[14]};
     if (spec.kind < simple_rnn || spec.kind > gru_reset_before)
       refuse("expected a kind from 0 to 3, received " + std::to_string(spec.kind));
     return spec;
   }
+
+  static bool owns_ys(const RunSpec& spec) { return spec.sequences != 0 && spec.ys_before == 0; }
 
   static size_t extras(const RunSpec& spec) {
     return (spec.has_mask != 0) + (spec.input_masks != 0) + (spec.recurrent_masks != 0);

@@ -110,7 +110,7 @@ struct BackwardMember {
   }
 
   const S* d_output(I row, I t) const {
-    return static_cast<const S*>(l.run->d_ys) + (row * l.T + l.output_time(t)) * l.U;
+    return static_cast<const S*>(l.run->d_ys) + (row * l.T + l.output_time(t)) * l.run->ys_stride;
   }
 
   // Rows whose first timestep is done: the gradients of their initial states.

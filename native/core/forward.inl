@@ -109,7 +109,7 @@ struct ForwardMember {
   void write_outputs(I row, I panel, I first, I last, V value) const {
     if (!l.run->spec.sequences) return;
     for (I t = first; t < last; ++t) {
-      S* to = static_cast<S*>(l.run->ys) + (row * l.T + l.output_time(t)) * l.U + panel * L;
+      S* to = static_cast<S*>(l.run->ys) + (row * l.T + l.output_time(t)) * l.run->ys_stride + panel * L;
       store_part<R>(to, value, l.U - panel * L);
     }
   }
@@ -238,12 +238,13 @@ struct ForwardMember {
     const S* h = state(0, t + 1, p) + r * L;
     if (l.run->spec.sequences) {
       const I lanes = l.U - p * L, time = l.output_time(t);
-      S* ys = static_cast<S*>(l.run->ys) + time * l.U + p * L;
+      const I stride = l.run->ys_stride;
+      S* ys = static_cast<S*>(l.run->ys) + time * stride + p * L;
       const I* row_of = l.schedule.row_of + rows.first + r;
       for (I i = 0; i < count; ++i) {
         V y = load<R>(h + i * L);
         if (l.schedule.holes) y = choose<R>(shown[r + i], y, V{});
-        store_part<R>(ys + row_of[i] * l.T * l.U, y, lanes);
+        store_part<R>(ys + row_of[i] * l.T * stride, y, lanes);
       }
     }
     if (l.run->spec.recurrent_masks) drop(t + 1, p, r, r + count);

@@ -15,6 +15,7 @@ namespace ostinato {
 struct Run {
   RunSpec spec;
   int64_t B, T, D, U;
+  int64_t ys_stride;  // columns of a row of ys: U, or more where it's shared
   const void* x;
   const void* initial[2];
   const void* kernel;

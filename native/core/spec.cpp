@@ -142,6 +142,15 @@ bool check_count(Call& call, const char* field, int64_t value, Shape allowed) {
                           std::to_string(value));
 }
 
+bool check_shared(Call& call, const RunSpec& spec) {
+  const bool is_one = spec.ys_before == 0 || spec.ys_after == 0;
+  const bool in_range = spec.ys_before >= 0 && spec.ys_after >= 0 && spec.ys_after < kMostElements;
+  if (in_range && is_one && (spec.sequences || spec.ys_before + spec.ys_after == 0)) return true;
+  return call.fail_in_run("ys_before and ys_after: expected units of one neighbour, of runs with "
+                          "sequences, got " + std::to_string(spec.ys_before) + " and " +
+                          std::to_string(spec.ys_after));
+}
+
 bool check_spec(Call& call, const RunSpec& spec) {
   if (!check_range(call, "kind", spec.kind, gru_reset_before + 1)) return false;
   if (!check_range(call, "activation", spec.activation, kActivations)) return false;
@@ -158,7 +167,7 @@ bool check_spec(Call& call, const RunSpec& spec) {
          check_range(call, "sequences", spec.sequences, 2) &&
          check_range(call, "zero_masked", spec.zero_masked, 2) &&
          check_range(call, "training", spec.training, 2) &&
-         check_range(call, "wants_dx", spec.wants_dx, 2);
+         check_range(call, "wants_dx", spec.wants_dx, 2) && check_shared(call, spec);
 }
 
 // Reads B, T, D off x, and U off the other tensor, whose `axis` has it.
@@ -224,7 +233,8 @@ void read_forward(Call& call, Run& run) {
   if (spec.has_bias && spec.kind == gru) run.bias = input(call, "bias", {2, 3 * run.U});
   else if (spec.has_bias) run.bias = input(call, "bias", {gate_count(spec) * run.U});
   read_masks(call, run);
-  if (spec.sequences) run.ys = output(call, "ys", {run.B, run.T, run.U});
+  run.ys_stride = run.U + spec.ys_before + spec.ys_after;
+  if (spec.sequences && spec.ys_before == 0) run.ys = output(call, "ys", {run.B, run.T, run.ys_stride});
   for (int64_t i = 0; i < state_count(spec); ++i)
     run.final[i] = output(call, kFinal[i], {run.B, run.U});
   int64_t width = saved_columns(spec) * padded(run.U);
@@ -244,7 +254,9 @@ void read_backward(Call& call, Run& run) {
   read_masks(call, run);
   int64_t width = saved_columns(spec) * padded(run.U);
   run.saved = const_cast<void*>(input(call, "saved", {run.T + 1, run.B, width}));
-  if (spec.sequences) run.d_ys = input(call, "gradient of ys", {run.B, run.T, run.U});
+  run.ys_stride = run.U + spec.ys_before + spec.ys_after;
+  if (spec.sequences && spec.ys_before == 0)
+    run.d_ys = input(call, "gradient of ys", {run.B, run.T, run.ys_stride});
   for (int64_t i = 0; i < state_count(spec); ++i)
     run.d_final[i] = input(call, kFinalGradient[i], {run.B, run.U});
   int64_t columns = gate_count(spec) * run.U;
@@ -256,6 +268,31 @@ void read_backward(Call& call, Run& run) {
   if (spec.has_bias && spec.kind == gru)
     run.d_bias = output(call, "gradient of bias", {2, columns});
   else if (spec.has_bias) run.d_bias = output(call, "gradient of bias", {columns});
+}
+
+// The addresses of the outputs that lie in those of the run before.
+void share_outputs(Call& call, std::vector<Run>& runs) {
+  for (size_t i = 0; i < runs.size(); ++i) {
+    Run& run = runs[i];
+    call.run = int(i);
+    const Run* next = i + 1 < runs.size() ? &runs[i + 1] : nullptr;
+    if (run.spec.ys_after != 0 && (next == nullptr || next->spec.ys_before != run.U ||
+                                   next->U != run.spec.ys_after || next->B != run.B ||
+                                   next->T != run.T)) {
+      call.fail_in_run("ys_after: expected a next run of as many units and of the same batch and "
+                       "timesteps, whose ys_before is this one's units");
+      return;
+    }
+    if (run.spec.ys_before == 0) continue;
+    if (i == 0 || runs[i - 1].spec.ys_after != run.U) {
+      call.fail_in_run("ys_before: expected a run before whose ys_after is this one's units");
+      return;
+    }
+    const size_t offset = size_t(run.spec.ys_before) * dtype_size(call.dtype);
+    const Run& before = runs[i - 1];
+    if (before.ys != nullptr) run.ys = static_cast<char*>(before.ys) + offset;
+    if (before.d_ys != nullptr) run.d_ys = static_cast<const char*>(before.d_ys) + offset;
+  }
 }
 
 // All runs of a call; empty where call.error is set.
@@ -279,6 +316,7 @@ std::vector<Run> read_runs(Call& call, const int64_t* spec, size_t spec_size,
   if (call.error.empty() && call.next_output != call.n_outputs)
     call.fail("expected " + std::to_string(call.next_output) + " outputs, got " +
               std::to_string(call.n_outputs));
+  if (call.error.empty()) share_outputs(call, runs);
   return runs;
 }
 

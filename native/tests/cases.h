@@ -24,6 +24,9 @@ struct Case {
   std::vector<uint8_t> mask;
   Numbers d_ys, d_final[2];
 
+  // Neighbours' columns in ys are never touched: they stay NaN.
+  int64_t ys_stride() const { return spec.ys_before + U + spec.ys_after; }
+
   std::string described() const {
     const char* const kinds[] = {"simple_rnn", "lstm", "gru", "gru_reset_before"};
     size_t count = 0;
@@ -38,7 +41,8 @@ struct Case {
            number("recurrent_masks", spec.recurrent_masks) + number("reverse", spec.reverse) +
            number("flip", spec.flip_outputs) + number("sequences", spec.sequences) +
            number("zero_masked", spec.zero_masked) + number("training", spec.training) +
-           number("wants_dx", spec.wants_dx);
+           number("wants_dx", spec.wants_dx) + number("ys_before", spec.ys_before) +
+           number("ys_after", spec.ys_after);
   }
 };
 
@@ -100,7 +104,7 @@ inline void fill(Case& c, Random& random) {
   if (c.spec.has_mask) c.mask = random_mask(random, c.B, c.T);
   c.input_masks = dropout(random, c.spec.input_masks * c.B * c.D);
   c.recurrent_masks = dropout(random, c.spec.recurrent_masks * c.B * c.U);
-  if (c.spec.sequences) c.d_ys = numbers(random, c.B * c.T * c.U, 1);
+  if (c.spec.sequences) c.d_ys = numbers(random, c.B * c.T * c.ys_stride(), 1);
   for (int64_t i = 0; i < state_count(c.spec); ++i) {
     c.initial[i] = numbers(random, c.B * c.U, 1);
     c.d_final[i] = numbers(random, c.B * c.U, 1);
@@ -134,6 +138,9 @@ inline Case random_case(Random& random, int64_t kind) {
   s.zero_masked = random.chance(0.3);
   s.training = 1;
   s.wants_dx = random.chance(0.7);
+  if (s.sequences && random.chance(0.3)) {
+    (random.chance(0.5) ? s.ys_before : s.ys_after) = random.pick(units);
+  }
   fill(c, random);
   return c;
 }
@@ -147,6 +154,7 @@ class Bound {
     run_ = Run{};
     run_.spec = c.spec;
     run_.B = c.B, run_.T = c.T, run_.D = c.D, run_.U = c.U;
+    run_.ys_stride = c.ys_stride();
     run_.x = in(c.x);
     run_.kernel = in(c.kernel);
     run_.recurrent_kernel = in(c.recurrent_kernel);
@@ -154,7 +162,7 @@ class Bound {
     run_.input_masks = in(c.input_masks);
     run_.recurrent_masks = in(c.recurrent_masks);
     run_.mask = c.mask.empty() ? nullptr : c.mask.data();
-    run_.d_ys = in(c.d_ys);
+    if (c.spec.sequences) run_.d_ys = static_cast<const F*>(in(c.d_ys)) + c.spec.ys_before;
     for (int64_t i = 0; i < state_count(c.spec); ++i) {
       run_.initial[i] = in(c.initial[i]);
       run_.d_final[i] = in(c.d_final[i]);
@@ -168,7 +176,10 @@ class Bound {
   const Run& for_forward() {
     results_.clear();
     int64_t width = saved_columns(case_.spec) * padded(case_.U);
-    if (case_.spec.sequences) run_.ys = out("ys", case_.B * case_.T * case_.U);
+    if (case_.spec.sequences) {
+      F* ys = static_cast<F*>(out("ys", case_.B * case_.T * case_.ys_stride()));
+      run_.ys = ys + case_.spec.ys_before;
+    }
     for (int64_t i = 0; i < state_count(case_.spec); ++i)
       run_.final[i] = out(i == 0 ? "h" : "c", case_.B * case_.U);
     run_.saved = nullptr;

@@ -57,7 +57,7 @@ class Naive {
   bool valid(int64_t b, int64_t step) const {
     return run_.mask == nullptr || run_.mask[b * run_.T + time(step)] != 0;
   }
-  int64_t y_at(int64_t b, int64_t step) const { return (b * run_.T + place(step)) * run_.U; }
+  int64_t y_at(int64_t b, int64_t step) const { return (b * run_.T + place(step)) * run_.ys_stride; }
   int64_t saved_at(int64_t row, int64_t b, int64_t column) const {
     return ((row * run_.B + b) * saved_columns(run_.spec) + column) * padded_;
   }

@@ -57,6 +57,15 @@ void refused(const char* expected, const std::function<void(Call&)>& change) {
 
 void test_refusals() {
   refused("kind: expected 0 to 3, got 4", [](Call& c) { c.spec.kind = 4; });
+  refused("ys_before and ys_after: expected units of one neighbour", [](Call& c) {
+    c.spec.ys_before = c.spec.ys_after = 1;
+  });
+  refused("ys_before and ys_after: expected", [](Call& c) { c.spec.ys_after = -1; });
+  refused("ys: expected", [](Call& c) { c.spec.ys_after = 3; });
+  refused("ys_after: expected a next run", [](Call& c) {
+    c.spec.ys_after = 3;
+    c.out_shapes[0][2] += 3;
+  });
   refused("kind: expected 0 to 3, got -1", [](Call& c) { c.spec.kind = -1; });
   refused("activation: expected 0 to", [](Call& c) { c.spec.activation = 1000; });
   refused("recurrent_activation: ", [](Call& c) { c.spec.recurrent_activation = -1; });
@@ -97,10 +106,10 @@ void test_specs_of_a_wrong_size() {
   Call call;
   int64_t none = 0;
   std::string error = forward(&none, 0, nullptr, 0, nullptr, 0);
-  CHECK(error == "forward: spec: expected 13 integers a run, got 0", "%s", error.c_str());
-  error = backward(&call.spec.kind, 12, nullptr, 0, nullptr, 0);
-  CHECK(error == "backward: spec: expected 13 integers a run, got 12", "%s", error.c_str());
-  error = backward(&call.spec.kind, 13, nullptr, 0, nullptr, 0);
+  CHECK(error == "forward: spec: expected 15 integers a run, got 0", "%s", error.c_str());
+  error = backward(&call.spec.kind, 14, nullptr, 0, nullptr, 0);
+  CHECK(error == "backward: spec: expected 15 integers a run, got 14", "%s", error.c_str());
+  error = backward(&call.spec.kind, 15, nullptr, 0, nullptr, 0);
   CHECK(error == "backward: run 0: x: expected one more input, got 0 in all", "%s",
         error.c_str());
 }

@@ -39,6 +39,8 @@ class RunSpec:
         zero_masked: Whether a masked timestep's output is zero, and not the one before.
         training: Whether `forward` gives what `backward` needs.
         wants_dx: Whether `backward` computes the gradient of x.
+        ys_before: The units of the run before, if this run's outputs lie in that one's ys.
+        ys_after: The units of the run after, if that one's outputs lie in this run's ys.
     """
 
     kind: int
@@ -54,11 +56,23 @@ class RunSpec:
     zero_masked: int
     training: int
     wants_dx: int
+    ys_before: int = 0
+    ys_after: int = 0
 
     @property
     def states(self) -> int:
         """How many states a timestep hands on."""
         return 2 if self.kind == LSTM else 1
+
+    @property
+    def owns_ys(self) -> bool:
+        """Whether the outputs of every timestep are a tensor of this run's."""
+        return bool(self.sequences) and not self.ys_before
+
+    @property
+    def results(self) -> int:
+        """How many tensors `forward` gives for the run, `saved` aside."""
+        return int(self.owns_ys) + self.states
 
     @property
     def gates(self) -> int:
@@ -164,7 +178,7 @@ def saved_columns(spec: RunSpec) -> int:
 
 @cache
 def _saved_columns(kind: int) -> int:
-    columns: int = _extension().saved_columns((kind, *[0] * 12))
+    columns: int = _extension().saved_columns((kind, *[0] * (len(_FIELDS) - 1)))
     return columns
 
 
@@ -197,14 +211,14 @@ def forward_operands(spec: RunSpec) -> tuple[str, ...]:
 
 def forward_results(spec: RunSpec) -> tuple[str, ...]:
     """The names of what a run of `forward` writes."""
-    ys, saved = ("ys",) * bool(spec.sequences), ("saved",) * bool(spec.training)
+    ys, saved = ("ys",) * spec.owns_ys, ("saved",) * bool(spec.training)
     return (*ys, *("h", "c")[: spec.states], *saved)
 
 
 def backward_operands(spec: RunSpec) -> tuple[str, ...]:
     """The names of what a run of `backward` reads."""
     masks = tuple(name for name in _optional(spec) if name != "bias")
-    d_ys = ("d_ys",) * bool(spec.sequences)
+    d_ys = ("d_ys",) * spec.owns_ys
     gradients = (*d_ys, *("d_h", "d_c")[: spec.states])
     return ("x", "kernel", "recurrent_kernel", *masks, "saved", *gradients)
 
@@ -230,7 +244,7 @@ def _optional(spec: RunSpec) -> tuple[str, ...]:
 
 def forward_output_shapes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> list[Shape]:  # noqa: N803
     """The shapes of what a run of `forward` writes, in the order of `forward_results`."""
-    shapes: list[Shape] = [(B, T, U)] if spec.sequences else []
+    shapes: list[Shape] = [(B, T, U + spec.ys_after)] if spec.owns_ys else []
     shapes += [(B, U)] * spec.states
     if spec.training:
         shapes.append((T + 1, B, saved_columns(spec) * spec.padded(U)))

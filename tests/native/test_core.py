@@ -116,7 +116,7 @@ def test_memory_does_not_grow():
     for _ in range(1000):
         native.forward(*arguments)
     before, pooled = megabytes(), native.pooled_bytes()
-    for _ in range(100_000):
+    for _ in range(1_000_000):
         native.forward(*arguments)
         native.PooledBuffer(10_000)
     assert native.pooled_bytes() <= pooled + 20_000
@@ -205,12 +205,18 @@ def with_first(*first):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"spec": ()}, ValueError, "forward: spec: expected 13 integers a run, got 0"),
-        ({"spec": SPEC[:-1]}, ValueError, "forward: spec: expected 13 integers a run, got 12"),
+        ({"spec": ()}, ValueError, "forward: spec: expected 15 integers a run, got 0"),
+        ({"spec": SPEC[:-1]}, ValueError, "forward: spec: expected 15 integers a run, got 14"),
         ({"spec": (9, *SPEC[1:])}, ValueError, "forward: run 0: kind: expected 0 to 3, got 9"),
         ({"spec": 5}, TypeError, "spec: expected a tuple or list, got int"),
-        ({"spec": ("x",) * 13}, TypeError, "int"),
-        ({"spec": (2**70,) * 13}, OverflowError, "int"),
+        ({"spec": ("x",) * 15}, TypeError, "int"),
+        ({"spec": (2**70,) * 15}, OverflowError, "int"),
+        ({"spec": (*SPEC[:-1], 2)}, ValueError, "ys: expected float32 .3, 5, 9."),
+        (
+            {"spec": (*SPEC[:-2], 2, 0)},
+            ValueError,
+            r"final state h: expected float32 \(3, 7\), got",
+        ),
         ({"inputs": lambda v: v[1:]}, ValueError, "x: expected rank 3"),
         ({"inputs": lambda v: v[:-1]}, ValueError, "bias: expected one more input, got 5"),
         ({"inputs": lambda v: (*v, v[0])}, ValueError, "expected 6 inputs, got 7"),

@@ -382,7 +382,7 @@ def test_other_dtypes_are_refused(dtype):
 
 
 @pytest.mark.parametrize(
-    "spec", [[], [1], [1] * 12, [9] * 13, [-1] * 13, [1, 99, *[0] * 11], [1, 0, 99, *[0] * 10]]
+    "spec", [[], [1], [1] * 14, [9] * 15, [-1] * 15, [1, 99, *[0] * 13], [1, 0, 99, *[0] * 12]]
 )
 @pytest.mark.parametrize("name", ["ostinato_forward", "ostinato_backward"])
 @pytest.mark.parametrize("count", [1, 2, 3, 6])

@@ -465,7 +465,7 @@ def test_a_meta_tensor_among_others_raises(name):
 
 
 @pytest.mark.parametrize(
-    "spec", [[], [1], [1] * 12, [9] * 13, [-1] * 13, [1, 99, *[0] * 11], [1, 0, 99, *[0] * 10]]
+    "spec", [[], [1], [1] * 14, [9] * 15, [-1] * 15, [1, 99, *[0] * 13], [1, 0, 99, *[0] * 12]]
 )
 @pytest.mark.parametrize("operation", [FORWARD, INFER, BACKWARD])
 def test_wrong_specs_raise(operation, spec):

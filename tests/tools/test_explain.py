@@ -26,7 +26,11 @@ class Model(keras.Model):
         super().__init__(name="model")
         self.first = layers.LSTM(4, return_sequences=True, name="first")
         self.listed = [layers.GRU(3, activation=own, return_sequences=True, name="listed")]
-        self.by_key = {"a": keras.layers.TimeDistributed(layers.SimpleRNN(2, name="timed"))}
+        self.by_key = {
+            "a": keras.layers.TimeDistributed(
+                layers.SimpleRNN(2, name="timed"), name="time_distributed"
+            )
+        }
         inner = [keras.Input((3, 4)), layers.LSTM(3, name="deep")]
         self.nested = keras.Sequential(inner, name="inner")
         self.again = self.first

@@ -72,7 +72,7 @@ def fused(specs: tuple[RunSpec, ...], operands: Tensors) -> Tensors:
 
 def _forward(inputs: list[Any], specs: Sequence[RunSpec]) -> list[tuple[list[Any], list[Any]]]:
     """For each run its results, and what it saved: one tensor, or none."""
-    count = sum(_results(spec) + int(spec.training) for spec in specs)
+    count = sum(spec.results + int(spec.training) for spec in specs)
     operations, _ = _operations()
     outputs = iter(
         operations.ostinato_forward(
@@ -80,14 +80,9 @@ def _forward(inputs: list[Any], specs: Sequence[RunSpec]) -> list[tuple[list[Any
         )
     )
     return [
-        (list(islice(outputs, _results(spec))), list(islice(outputs, int(spec.training))))
+        (list(islice(outputs, spec.results)), list(islice(outputs, int(spec.training))))
         for spec in specs
     ]
-
-
-def _results(spec: RunSpec) -> int:
-    """How many outputs a run has, `saved` aside."""
-    return int(spec.sequences) + spec.states
 
 
 def _set_shapes(results: Sequence[Any], specs: Sequence[RunSpec], operands: Tensors) -> None:
@@ -95,8 +90,8 @@ def _set_shapes(results: Sequence[Any], specs: Sequence[RunSpec], operands: Tens
     for spec in specs:
         run = {name: next(tensors) for name in native.forward_operands(spec)}
         x, units = run["x"].shape, run["recurrent_kernel"].shape[0]
-        if spec.sequences:
-            next(outputs).set_shape((x[0], x[1], units))
+        if spec.owns_ys:
+            next(outputs).set_shape((x[0], x[1], units + spec.ys_after))
         for _ in range(spec.states):
             next(outputs).set_shape((x[0], units))
 
@@ -106,7 +101,7 @@ def _forward_gradient(op: Any, *grads: Any) -> list[Any]:
     inputs, outputs, given = list(op.inputs), iter(op.outputs), iter(grads)
     d_results, saved = [], []
     for spec in specs:
-        results = list(islice(outputs, _results(spec)))
+        results = list(islice(outputs, spec.results))
         d_results.append([_dense(next(given), result) for result in results])
         saved.append([(next(outputs), next(given))[0]] if spec.training else [])
     if not all(spec.training for spec in specs):

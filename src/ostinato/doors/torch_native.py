@@ -67,14 +67,9 @@ def fused(specs: tuple[RunSpec, ...], operands: Tensors) -> Tensors:
     iterator = iter(torch.ops.ostinato.forward.default(operands, flat))
     results: list[Any] = []
     for spec in specs:
-        results += islice(iterator, _results(spec))
+        results += islice(iterator, spec.results)
         next(iterator)  # saved
     return tuple(results)
-
-
-def _results(spec: RunSpec) -> int:
-    """How many outputs a run has, `saved` aside."""
-    return int(spec.sequences) + spec.states
 
 
 # On the CPU.
@@ -176,7 +171,7 @@ class _Forward(_SingleLevelFunction):
         all_saved: list[Any] = []
         for spec, run in zip(signature.specs, signature.by_run(tensors), strict=True):
             _check_training(spec, run)
-            saved = next(islice(outputs, _results(spec), None))
+            saved = next(islice(outputs, spec.results, None))
             kept += [run[name] for name in native.backward_operands(spec) if name in run]
             kept.append(saved)
             all_saved.append(saved)
@@ -191,7 +186,7 @@ class _Forward(_SingleLevelFunction):
         flat = list(ctx.flat)
         inputs: list[Any] = []
         for index, spec in enumerate(specs):
-            results = _results(spec)
+            results = spec.results
             constants = list(islice(kept, len(native.backward_operands(spec)) - results))
             x, recurrent_kernel = constants[0], constants[2]
             batch, time, features = x.shape

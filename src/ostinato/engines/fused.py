@@ -6,7 +6,7 @@ What is left for here is to say what is wanted in the core's terms (native/core/
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -69,21 +69,38 @@ def _activation_names() -> dict[int, str]:
     return {id(function): name for name, function in functions.items() if function is not None}
 
 
-def run_fused(runs: Sequence[tuple[Fused, Asked]]) -> list[tuple[Tensor, Tensors]]:
+def run_fused(
+    runs: Sequence[tuple[Fused, Asked]], joined: bool = False
+) -> list[tuple[Tensor, Tensors]]:
     """Runs cells over their sequences, all at the same time.
+
+    Args:
+        runs: The cells made ready, and what is wanted of each.
+        joined: Whether the outputs of every timestep of two cells are one tensor, side by side;
+            both answers have it then. A concatenation later costs a pass over both.
 
     Returns:
         Of each the output, (B, T, U) or (B, U) as asked, and the final states, each (B, U).
     """
     specs = tuple(_spec_of(fused, asked) for fused, asked in runs)
+    if joined:
+        specs = _side_by_side(specs, *(fused.states[0].shape[-1] for fused, _ in runs))
     operands: list[Tensor] = []
     for fused, asked in runs:
         operands += _operands(fused, asked)
     results = iter(door.fused(specs, tuple(operands)))
+    by_run = [[next(results) for _ in range(spec.results)] for spec in specs]
+    if joined:
+        by_run[1].insert(0, by_run[0][0])
     return [
-        _answer([next(results) for _ in range(spec.sequences + spec.states)], fused.dtype, asked)
-        for spec, (fused, asked) in zip(specs, runs, strict=True)
+        _answer(of_run, fused.dtype, asked)
+        for of_run, (fused, asked) in zip(by_run, runs, strict=True)
     ]
+
+
+@functools.lru_cache(maxsize=256)
+def _side_by_side(specs: tuple[RunSpec, RunSpec], first: int, second: int) -> tuple[RunSpec, ...]:
+    return replace(specs[0], ys_after=second), replace(specs[1], ys_before=first)
 
 
 def _spec_of(fused: Fused, asked: Asked) -> RunSpec:

@@ -10,7 +10,7 @@ from keras import ops, tree
 from ostinato.layers.calling import cast_floats, state_sizes, takes
 from ostinato.layers.checks import name_of
 from ostinato.layers.rnn import RNN
-from ostinato.layers.running import all_on_kernels, run
+from ostinato.layers.running import all_on_kernels, can_join, run
 from ostinato.layers.serialization import copy_layer, of_ours
 from ostinato.structure import Structure, describe, map_shapes, spread
 
@@ -124,13 +124,15 @@ class Bidirectional(keras.layers.Layer):
         forward_state, backward_state = self._halves(initial_state)
         given = {"training": training, "mask": mask, "constants": constants}
         states = forward_state, backward_state
+        joined = False
         if self._can_run_together(sequences):
-            forward, backward = self._run_together(sequences, states, given)
+            joined = self._can_join(sequences)
+            forward, backward = self._run_together(sequences, states, given, joined)
         else:
             forward, backward = self._run_apart(sequences, states, given)
         if not self.return_state:
-            return self._merged(forward, backward)
-        merged = self._merged(forward[0], backward[0])
+            return forward if joined else self._merged(forward, backward)
+        merged = forward[0] if joined else self._merged(forward[0], backward[0])
         outputs = merged if self.merge_mode is None else (merged,)
         return (*outputs, *forward[1:], *backward[1:])
 
@@ -157,8 +159,22 @@ class Bidirectional(keras.layers.Layer):
             and all(all_on_kernels(layer.cell, sequences) for layer in self._directions)
         )
 
+    def _can_join(self, sequences: Structure) -> bool:
+        """Whether both directions can write into one tensor, so that nothing has to be joined."""
+        cells = [layer.cell for layer in self._directions]
+        joins = self.merge_mode == "concat" and self.return_sequences
+        return (
+            joins
+            and self.compute_dtype == self.forward_layer.compute_dtype
+            and can_join(cells, sequences)
+        )
+
     def _run_together(
-        self, sequences: Structure, states: tuple[Structure, Structure], given: dict[str, Any]
+        self,
+        sequences: Structure,
+        states: tuple[Structure, Structure],
+        given: dict[str, Any],
+        joined: bool,
     ) -> list[Any]:
         """Runs both directions at the same time; the backward outputs come in the order of time."""
         given = {**given, "training": bool(given["training"])}
@@ -166,7 +182,7 @@ class Bidirectional(keras.layers.Layer):
             layer.job(sequences, state, **given, flip_outputs=layer is self.backward_layer)
             for layer, state in zip(self._directions, states, strict=True)
         ]
-        answers = zip(self._directions, run(*jobs), strict=True)
+        answers = zip(self._directions, run(*jobs, joined=joined), strict=True)
         return [layer.results(answer) for layer, answer in answers]
 
     def _run_apart(

@@ -38,8 +38,13 @@ class Job:
 Answer = tuple[Structure, Structure]  # outputs, final states
 
 
-def run(*jobs: Job) -> list[Answer]:
+def run(*jobs: Job, joined: bool = False) -> list[Answer]:
     """Runs cells over their sequences, those on the native engine at the same time.
+
+    Args:
+        *jobs: The cells, with what each has to do.
+        joined: Whether the outputs of two jobs that `can_join` are one tensor, side by side, in
+            both answers.
 
     Returns:
         Of each job the outputs, (B, T, ...) or (B, ...) as asked, and the final states.
@@ -52,7 +57,7 @@ def run(*jobs: Job) -> list[Answer]:
     for level in range(max(len(stack) for stack in stacks)):
         here = [index for index, stack in enumerate(stacks) if level < len(stack)]
         ready = [replace(stacks[index][level], xs=xs[index]) for index in here]
-        for index, (outputs, states) in zip(here, _run_level(ready), strict=True):
+        for index, (outputs, states) in zip(here, _run_level(ready, joined), strict=True):
             xs[index] = outputs
             final[index] += leaves(states)
     return [
@@ -107,13 +112,21 @@ def all_on_kernels(cell: Any, xs: Structure) -> bool:
     return all(plan(question_about(each, xs)).engine == "fused" for each in cells_of(cell))
 
 
-def _run_level(jobs: Sequence[Job]) -> list[Answer]:
+def can_join(cells: Sequence[Any], xs: Structure) -> bool:
+    """Whether the outputs of these cells can come as one tensor: where each is one kernel's."""
+    return not any(type(cell) is StackedRNNCells for cell in cells) and all(
+        all_on_kernels(cell, xs) for cell in cells
+    )
+
+
+def _run_level(jobs: Sequence[Job], joined: bool) -> list[Answer]:
     fused = {
         index: (make_fused(job.cell, job.xs, job.states, job.call), job.asked)
         for index, job in enumerate(jobs)
         if plan_for(job.cell, job.xs, job.call.owner).engine == "fused"
     }
-    answers = dict(zip(fused, run_fused(list(fused.values())), strict=True)) if fused else {}
+    ran = run_fused(list(fused.values()), joined) if fused else []
+    answers = dict(zip(fused, ran, strict=True))
     return [answers[i] if i in answers else _run_scan(job) for i, job in enumerate(jobs)]
 
 
