@@ -134,6 +134,9 @@ class Shapes {
     const int64_t* field = spec_.data() + run * kSpecFields;
     RunSpec spec{field[0], field[1], field[2], field[3],  field[4],  field[5], field[6],
                  field[7], field[8], field[9], field[10], field[11], field[12], field[13], field[14]};
+    if (spec.ys_before < 0 || spec.ys_after < 0 || spec.ys_after > kMostElements)
+      refuse("expected ys_before and ys_after to be units, received " +
+             std::to_string(spec.ys_before) + " and " + std::to_string(spec.ys_after));
     if (spec.kind < simple_rnn || spec.kind > gru_reset_before)
       refuse("expected a kind from 0 to 3, received " + std::to_string(spec.kind));
     return spec;
@@ -159,6 +162,9 @@ class Shapes {
     const Tensor& x = of_rank(first_, 3, "x");
     const Tensor& weights = of_rank(first_ + recurrent, 2, "recurrent_kernel");
     B_ = x.shape[0], T_ = x.shape[1], D_ = x.shape[2], U_ = weights.shape[0];
+    for (const int64_t size : {B_, T_, D_, U_}) {
+      if (size > kMostElements) refuse("expected sizes that fit in memory");
+    }
     int64_t columns;
     if (__builtin_mul_overflow(U_, gate_count(spec), &columns) || weights.shape[1] != columns)
       refuse("expected a recurrent_kernel (units, gates x units), received (" + std::to_string(U_) +
@@ -174,6 +180,9 @@ class Shapes {
 
 int64_t bytes_of(const Shape& shape, TF_DataType dtype) {
   int64_t count = 1;
+  for (const int64_t size : shape) {
+    if (size < 0) throw Failure{TF_INVALID_ARGUMENT, "an output of a negative size"};
+  }
   for (const int64_t size : shape) {
     if (size == 0) return 0;
     if (__builtin_mul_overflow(count, size, &count) || count > kMostElements)

@@ -110,6 +110,23 @@ struct Schedule {
   bool has_mask;
 };
 
+// Where a row begins (T if it has no valid timestep) and ends; returns its valid timesteps.
+I read_bounds(const Run& run, I b, int32_t& first, int32_t& end) {
+  const I T = run.T;
+  I start = 0, stop = T, valid = 0;
+  if (run.mask != nullptr) {
+    const uint8_t* row = run.mask + b * T;
+    auto at = [&](I t) { return row[run.spec.reverse ? T - 1 - t : t] != 0; };
+    while (start < T && !at(start)) ++start;
+    while (stop > start && !at(stop - 1)) --stop;
+    if (start == T) stop = 0;
+    for (I t = start; t < stop; ++t) valid += at(t);
+  }
+  first = static_cast<int32_t>(start);
+  end = static_cast<int32_t>(stop);
+  return valid;
+}
+
 // Sorts and deals the rows. Rows that end early are dropped at their end or, where that saves more,
 // rows that begin late are taken in at their beginning.
 bool make_schedule(const Run& run, I groups, Arena& arena, Schedule& s) {
@@ -128,19 +145,9 @@ bool make_schedule(const Run& run, I groups, Arena& arena, Schedule& s) {
 
   I after = 0, before = 0, valid = 0;
   for (I b = 0; b < B; ++b) {
-    I start = 0, stop = T;
-    if (s.has_mask) {
-      const uint8_t* row = run.mask + b * T;
-      auto at = [&](I t) { return row[run.spec.reverse ? T - 1 - t : t] != 0; };
-      while (start < T && !at(start)) ++start;
-      while (stop > start && !at(stop - 1)) --stop;
-      if (start == T) stop = 0;
-      for (I t = start; t < stop; ++t) valid += at(t);
-    }
-    first[b] = static_cast<int32_t>(start);
-    end[b] = static_cast<int32_t>(stop);
-    after += T - stop;
-    before += start;
+    valid += read_bounds(run, b, first[b], end[b]);
+    after += T - end[b];
+    before += first[b];
   }
   // One of the two orders: by end, late first, or by beginning, early first.
   const bool by_end = after >= before;

@@ -1,7 +1,9 @@
 // What the core offers: fused recurrent layers, forward and backward, on the CPU.
 //
 // No framework's type appears here. A call runs one or more *runs*: independent layers over
-// sequences, such as the two directions of Bidirectional, which go on at the same time.
+// sequences, such as the two directions of Bidirectional. They go on at the same time, each on its
+// share of the threads; but runs too large for one core's cache, where there are more than two
+// threads a run, go one after the other, each on all threads.
 //
 // Shape letters: B batch, T timesteps, D input features, U units, G gates (simple_rnn 1, lstm 4,
 // gru 3); P = U rounded up to a multiple of 16, S states (lstm 2, the others 1).

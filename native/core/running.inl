@@ -82,9 +82,13 @@ struct Tasks {
 };
 
 template <class R, class Pass>
-bool make_ready(const Run& run, I threads, Arena& arena, typename Pass::Ready& l) {
+bool make_ready(const Run& run, I threads, I threads_each, Arena& arena,
+                typename Pass::Ready& l) {
   describe(run, l);
-  const Split split = split_of<R>(run, threads);
+  Split split = split_of<R>(run, threads_each);
+  // Threads that split the units wait for one another: such runs go one after the other, each on all
+  // threads.
+  if (split.members > 1) split = split_of<R>(run, threads);
   l.members = split.members;
   return make_schedule(run, split.groups, arena, l.schedule) && pack_dropout(l, arena) &&
          Pass::take(l, arena);
@@ -98,7 +102,7 @@ bool run_all(const Run* runs, int count, int threads) {
   const I threads_each = threads / count > 1 ? threads / count : 1;
   int batch_tasks = 0;
   for (int i = 0; i < count; ++i) {
-    if (!make_ready<R, Pass>(runs[i], threads_each, arena, layers[i])) return false;
+    if (!make_ready<R, Pass>(runs[i], threads, threads_each, arena, layers[i])) return false;
     if (layers[i].members == 1) batch_tasks += static_cast<int>(layers[i].schedule.group_count);
   }
   Tasks<R, Pass> tasks = {layers, count, batch_tasks > 1 ? threads : 1};

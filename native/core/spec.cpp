@@ -144,7 +144,8 @@ bool check_count(Call& call, const char* field, int64_t value, Shape allowed) {
 
 bool check_shared(Call& call, const RunSpec& spec) {
   const bool is_one = spec.ys_before == 0 || spec.ys_after == 0;
-  const bool in_range = spec.ys_before >= 0 && spec.ys_after >= 0 && spec.ys_after < kMostElements;
+  const bool in_range = spec.ys_before >= 0 && spec.ys_before < kMostElements &&
+                        spec.ys_after >= 0 && spec.ys_after < kMostElements;
   if (in_range && is_one && (spec.sequences || spec.ys_before + spec.ys_after == 0)) return true;
   return call.fail_in_run("ys_before and ys_after: expected units of one neighbour, of runs with "
                           "sequences, got " + std::to_string(spec.ys_before) + " and " +
@@ -187,8 +188,10 @@ bool read_sizes(Call& call, Run& run, const Tensor* x, const Tensor& sized, size
     return call.fail_in_run("expected at least one feature and one unit, got " +
                             std::to_string(run.D) + " and " + std::to_string(run.U));
   if (!check(call, "x", *x, call.dtype, {run.B, run.T, run.D})) return false;
-  if (run.U > kMostElements || run.T > kMostElements)
-    return call.fail_in_run("expected sizes that fit in memory");
+  if (run.U > kMostElements) return call.fail_in_run("expected sizes that fit in memory");
+  if (run.T >= INT32_MAX)  // the kernels count timesteps in 32 bits
+    return call.fail_in_run("expected fewer than 2147483647 timesteps, got " +
+                            std::to_string(run.T));
   int64_t kept[] = {run.T + 1, run.B, kMostColumns, padded(run.U)};
   if (elements(kept, 4) < 0)
     return call.fail_in_run("expected sizes that fit in memory, got batch " +

@@ -61,6 +61,10 @@ void test_refusals() {
     c.spec.ys_before = c.spec.ys_after = 1;
   });
   refused("ys_before and ys_after: expected", [](Call& c) { c.spec.ys_after = -1; });
+  refused("ys_before and ys_after: expected", [](Call& c) { c.spec.ys_before = INT64_MAX; });
+  refused("expected fewer than 2147483647 timesteps", [](Call& c) {
+    c.in_shapes[0] = {0, int64_t{1} << 31, 5};
+  });
   refused("ys: expected", [](Call& c) { c.spec.ys_after = 3; });
   refused("ys_after: expected a next run", [](Call& c) {
     c.spec.ys_after = 3;

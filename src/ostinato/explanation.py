@@ -1,7 +1,7 @@
 """`explain`: which engine runs each recurrent layer of a model, and why not a faster one."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -102,29 +102,41 @@ def explain(model: Any) -> Explanation:
     """
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"explain: expected a Keras model or layer, got {model!r}.")
-    return Explanation(tuple(_rows(model, (), set())), native.why_not())
+    compiled = _why_compiled(model)
+    return Explanation(tuple(_rows(model, (), set(), compiled)), native.why_not())
 
 
-def _rows(layer: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Row]:
+def _why_compiled(model: Any) -> str | None:
+    """Why a model's own functions can't call the native engine though its layers could."""
+    by_xla = keras.config.backend() == "tensorflow" and getattr(model, "jit_compile", None) is True
+    return (
+        "XLA compiles the model (jit_compile=True), and has no such operation" if by_xla else None
+    )
+
+
+def _rows(layer: Any, path: tuple[str, ...], seen: set[int], compiled: str | None) -> Iterator[Row]:
     if id(layer) in seen:  # a shared layer
         return
     seen.add(id(layer))
     name = "/".join(path) or layer.name
     if isinstance(layer, RNN):
-        yield from _rows_of_ours(layer, name)
+        yield from _rows_of_ours(layer, name, compiled)
     elif ACCELERATE.concerns(layer):
         yield _row_of_keras(layer, name)
     else:
         for child in children(layer):
-            yield from _rows(child, (*path, child.name), seen)
+            yield from _rows(child, (*path, child.name), seen, compiled)
 
 
-def _rows_of_ours(layer: RNN, name: str) -> Iterator[Row]:
+def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
     cells = cells_of(layer.cell)
     for cell in cells:
         is_inner = len(cells) > 1
         cell_name = getattr(cell, "name", type(cell).__name__)
-        found = plan(question_about(cell, _inputs_like(layer)))
+        question = question_about(cell, _inputs_like(layer))
+        if compiled and question.kind is not None:
+            question = replace(question, framework=compiled)
+        found = plan(question)
         on_kernel = found.engine == "fused"
         yield Row(
             f"{name}/{cell_name}" if is_inner else name,

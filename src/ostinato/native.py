@@ -95,7 +95,8 @@ def _load() -> tuple[Any, str | None]:
     except ModuleNotFoundError:
         return (
             None,
-            "the native engine isn't built: at installation there was no C++ compiler that could",
+            "the native engine isn't built: it couldn't be compiled at installation (it needs a "
+            "C++17 compiler; OSTINATO_REQUIRE_NATIVE=1 makes the installation show why)",
         )
     except ImportError as error:
         return None, f"the native engine can't be loaded: {error}"
@@ -144,7 +145,11 @@ def threads() -> int:
 
 
 def pooled_bytes() -> int:
-    """Bytes of scratch and saved states that are in use or kept for the next call."""
+    """Bytes of scratch and saved states that are in use or kept for the next call.
+
+    On TensorFlow the operations have a core of their own, with its own threads and memory, which
+    isn't counted here.
+    """
     count: int = _extension().pooled_bytes()
     return count
 

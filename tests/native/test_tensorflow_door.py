@@ -16,6 +16,7 @@ import ostinato
 from native.runs import CASES, KINDS, Case, expected
 from ostinato import layers, native
 from ostinato.doors import door, tensorflow_native
+from ostinato.native import RunSpec
 
 if native.why_not() is not None:
     pytest.skip(f"no native engine: {native.why_not()}", allow_module_level=True)
@@ -427,3 +428,17 @@ def test_concurrent_calls():
         for _ in range(10):
             for got, wanted in zip(pool.map(work, cases), alone, strict=True):
                 assert_equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("shape", "change"),
+    [((0, 2**63 - 1, 1), {}), ((0, 2**31, 1), {}), ((2, 3, 1), {"ys_after": -100})],
+)
+def test_sizes_that_no_array_has_raise(shape, change):
+    spec = RunSpec(native.LSTM, *(0,) * 8, sequences=1, zero_masked=0, training=1, wants_dx=0)
+    spec = replace(spec, **change)
+    x, state = tf.zeros(shape), tf.zeros((shape[0], 4))
+    inputs = [x, state, state, tf.zeros((1, 16)), tf.zeros((4, 16))]
+    operation = tensorflow_native._operations()[0].ostinato_forward
+    with pytest.raises(WRONG):
+        operation(inputs=inputs, Tout=[tf.float32] * 4, spec=native.encode([spec]))

@@ -150,3 +150,30 @@ def test_the_command_says_what_is_wrong_with_a_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["explain", str(tmp_path / "none.keras")])
     assert "none.keras" in capsys.readouterr().err
+
+
+@needs_native
+def test_a_function_of_keras_ops_is_the_kernels_too():
+    (row,) = ostinato.explain(layers.LSTM(3, activation=keras.ops.tanh))
+    assert row.engine == ON_KERNEL
+
+
+def test_a_cell_given_its_own_call_is_no_built_in_cell():
+    cell = layers.LSTMCell(3)
+    cell.call = lambda inputs, states, training=False: (2 * states[0], states)
+    layer = layers.RNN(cell)
+    (row,) = ostinato.explain(layer)
+    assert row.engine == "scan"
+    assert "this LSTMCell has been given its own 'call'" in row.why_not_faster
+    output = layer(keras.ops.ones((2, 4, 3)), initial_state=[keras.ops.ones((2, 3))] * 2)
+    assert keras.ops.convert_to_numpy(output).tolist() == [[2, 2, 2]] * 2
+
+
+@needs_native
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA takes JAX's operation")
+def test_xla_on_tensorflow_is_a_reason():
+    model = keras.Sequential([keras.Input((4, 3)), layers.LSTM(3)])
+    model.compile("sgd", "mse", jit_compile=True)
+    (row,) = ostinato.explain(model)
+    assert row.engine == "scan"
+    assert "XLA compiles the model" in row.why_not_faster

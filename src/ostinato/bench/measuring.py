@@ -124,8 +124,12 @@ def _take_turns(
                 found[name].trouble = f"failed: {error}"
             spent[name] += time.perf_counter() - start
     for process in running:
-        if not found[process.contender.name].trouble:
+        if found[process.contender.name].trouble:
+            continue
+        try:
             process.ask("rest")
+        except ContenderFailedError as error:
+            found[process.contender.name].trouble = f"failed: {error}"
 
 
 def _summarise(measured: Measured, rounds: list[list[float]]) -> None:

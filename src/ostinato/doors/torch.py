@@ -6,7 +6,15 @@ from typing import Any
 import keras
 import torch
 
-from ostinato.doors.torch_native import fused, native_why_not
+try:
+    from ostinato.doors.torch_native import fused, native_why_not
+except (ImportError, AttributeError) as error:  # of PyTorch's, some without a promise to stay
+    _missing = f"PyTorch {torch.__version__} lacks what the native operations are made of: {error}"
+
+    def native_why_not(x: Any) -> str | None:
+        """Why the native operations can't be had."""
+        return _missing
+
 
 __all__ = [
     "affine",

@@ -26,6 +26,8 @@ KINDS = {
     "gru": native.GRU,
     "gru_reset_before": native.GRU_RESET_BEFORE,
 }
+# Functions of keras.ops that are, with their defaults, what keras.activations has by that name.
+_SAME_IN_OPS = ("tanh", "sigmoid", "relu", "relu6", "silu", "softplus", "softsign", "elu", "selu")
 DTYPES = ("float32", "float64")  # the kernel's; other floats are run in float32
 
 
@@ -58,15 +60,17 @@ class Fused:
 
 
 def activation_name(function: Callable[..., Any]) -> str | None:
-    """The kernel's name of a function of keras.activations; None of any other function."""
+    """The kernel's name of a function of keras.activations or keras.ops; None of any other."""
     return _activation_names().get(id(function))
 
 
 @functools.cache
 def _activation_names() -> dict[int, str]:
     """By identity: a user's own function may have any name, and Keras's live on in their module."""
-    functions = {name: getattr(keras.activations, name, None) for name in native.activation_names()}
-    return {id(function): name for name, function in functions.items() if function is not None}
+    names = native.activation_names()
+    pairs = [(name, getattr(keras.activations, name, None)) for name in names]
+    pairs += [(name, getattr(ops, name, None)) for name in names if name in _SAME_IN_OPS]
+    return {id(function): name for name, function in pairs if function is not None}
 
 
 def run_fused(

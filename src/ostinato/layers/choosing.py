@@ -38,7 +38,7 @@ def plan_for(cell: Any, xs: Structure, owner: str) -> Plan:
 def question_about(cell: Any, xs: Structure) -> Question:
     """What `plan` has to know of a cell and its inputs (B, T, ...)."""
     cls: Any = type(cell)
-    not_builtin = _why_not_builtin(cls)
+    not_builtin = _why_not_builtin(cls) or _why_not_as_built_in(cell)
     if not_builtin is not None:
         return Question(None, not_builtin, forced=forced())
     is_tensor = is_tensor_like(xs)
@@ -63,6 +63,13 @@ def _why_not_builtin(cls: Any) -> str | None:
     methods = {name: getattr(cls, name) for name in _MATHEMATICS}
     own = [name for name, method in methods.items() if method is not plain and not is_ours(method)]
     return f"{cls.__name__} has its own {' and '.join(map(repr, own))}" if own else None
+
+
+def _why_not_as_built_in(cell: Any) -> str | None:
+    own = [name for name in _MATHEMATICS if name in vars(cell)]
+    if not own:
+        return None
+    return f"this {type(cell).__name__} has been given its own {' and '.join(map(repr, own))}"
 
 
 def _activations(cell: Cell) -> tuple[Activation, ...]:
