@@ -91,7 +91,8 @@ def _set_shapes(results: Sequence[Any], specs: Sequence[RunSpec], operands: Tens
         run = {name: next(tensors) for name in native.forward_operands(spec)}
         x, units = run["x"].shape, run["recurrent_kernel"].shape[0]
         if spec.owns_ys:
-            next(outputs).set_shape((x[0], x[1], units + spec.ys_after))
+            width = None if units is None else units + spec.ys_after
+            next(outputs).set_shape((x[0], x[1], width))
         for _ in range(spec.states):
             next(outputs).set_shape((x[0], units))
 

@@ -196,7 +196,7 @@ def make_ready(
         The recurrence, and the containers in which to return its outputs.
     """
     check_constants(cell, call)
-    if isinstance(cell, Cell) and is_ours(type(cell).call):
+    if isinstance(cell, Cell) and is_ours(call_method(cell)):
         return _lean(cell, xs, states, call.training), 0
     contract = _Contract(cell, states, call)
     draw_foreign_masks(cell, xs, states)
