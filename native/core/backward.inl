@@ -3,51 +3,27 @@
 // The gradients dz of a few timesteps stay in a ring, beside the inputs of these, until the weights'
 // gradients take them in at once: their accumulators are then loaded and stored a few times less.
 
-constexpr I kMostRing = 32;
-
 template <class R>
-struct BackMemory {
-  typedef typename R::S S;
-  I ring;      // timesteps
-  S* d_z;      // [ring][panel][row][cols L]
-  S* x;        // [ring][mask][block of D][row][L]
-  S* dropped;  // [ring][gate][panel][row][L]
-  S* reset;    // gru_reset_before: r h, [ring][panel][row][L]
-  S* d_state[2];  // [panel][row][L]
-  S *d_kernel, *d_recurrent, *d_candidate, *d_bias;  // packed as the weights are
-  S* private_;
-  I private_size;
-};
-
-template <class R>
-struct BackLayer : Layer<R> {
-  // transposed, packed: see pack_transposed
-  typename R::S *kernel_t, *recurrent_t, *candidate_t;
-  BackMemory<R>* back;
-};
-
-template <class R>
-struct BackwardMember {
+struct BackwardMember : BackwardPlaces<R> {
+  typedef BackwardPlaces<R> Places;
   typedef typename R::S S;
   typedef typename R::V V;
   typedef typename R::Int Int;
   static constexpr I L = R::kLanes;
 
-  const BackLayer<R>& l;
-  const RunSpec& spec;
-  const Columns& c;
-  const Rows& rows;
-  const BackMemory<R>& memory;
-  const I member, members;
+  using Places::c, Places::d_state, Places::d_z, Places::dropped, Places::l, Places::member;
+  using Places::members, Places::memory, Places::old_state, Places::own, Places::own_d;
+  using Places::panel_size, Places::recurrent_mask, Places::reset, Places::row_of, Places::rows;
+  using Places::spec, Places::x;
+
+  const WeightGradients<R> weights;
   Barrier* barrier;
-  const Span own, own_d;  // panels of units, and of inputs
   S *value, *slope, *work, *old, *tile;
   Int *valid, *shown;
 
   BackwardMember(const BackLayer<R>& layer, I group, I member, I members, Barrier* barrier)
-      : l(layer), spec(layer.run->spec), c(layer.columns), rows(layer.schedule.groups[group]),
-        memory(layer.back[group]), member(member), members(members), barrier(barrier),
-        own(share(layer.panels, member, members)), own_d(share(layer.d_blocks, member, members)) {
+      : Places(layer, group, member, members), weights(layer, group, member, members),
+        barrier(barrier) {
     const I block = rows.count < kRowBlock ? rows.count : kRowBlock;
     S* next = memory.private_ + member * memory.private_size;
     valid = reinterpret_cast<Int*>(next), next += blocks_of(rows.count, L) * L;
@@ -67,27 +43,6 @@ struct BackwardMember {
   void wait() const {
     if (barrier != nullptr) barrier->wait();
   }
-
-  I panel_size() const { return rows.count * L; }
-  S* d_z(I slot, I panel, I r) const {
-    return memory.d_z + ((slot * l.panels + panel) * rows.count + r) * c.cols * L;
-  }
-  S* x(I slot, I mask) const {
-    const I copies = spec.input_masks > 1 ? spec.input_masks : 1;
-    return memory.x + (slot * copies + mask) * l.d_blocks * panel_size();
-  }
-  S* dropped(I slot, I gate, I panel) const {
-    return memory.dropped + ((slot * spec.recurrent_masks + gate) * l.panels + panel) * panel_size();
-  }
-  S* reset(I slot, I panel) const {
-    return memory.reset + (slot * l.panels + panel) * panel_size();
-  }
-  S* d_state(I s, I panel) const { return memory.d_state[s] + panel * panel_size(); }
-  const S* old_state(I s, I t, I panel) const { return l.kept_state(s, t, panel, rows.first); }
-  const S* recurrent_mask(I gate, I panel) const {
-    return l.recurrent_masks + ((gate * l.panels + panel) * l.B + rows.first) * L;
-  }
-  I row_of(I r) const { return l.schedule.row_of[rows.first + r]; }
 
   // --- rows come and go ---
 
@@ -396,93 +351,8 @@ struct BackwardMember {
     }
   }
 
-  // --- the weights' gradients ---
-
-  // Takes in the timesteps t, t + 1 ... of the ring's slots [0, count), the last first.
-  void accumulate(I t, I count) const {
-    Segment<R> segments[kMostRing];
-    for (I p = own.first; p < own.last;) {
-      const I together = panels_together(c.cols, p, own.last);
-      accumulate_kernel(segments, t, count, p, together);
-      accumulate_recurrent(segments, t, count, p, together);
-      for (I q = p; q < p + together; ++q) accumulate_bias(t, count, q);
-      p += together;
-    }
-    if (spec.kind != gru_reset_before) return;
-    for (I p = own.first; p < own.last;) {
-      const I together = panels_together(1, p, own.last);
-      accumulate_candidate(segments, t, count, p, together);
-      p += together;
-    }
-  }
-
-  I running_in(I slot, I t, I count) const { return rows.running[t + count - 1 - slot]; }
-
-  OuterShape outer_shape(I p, I together, I m, I a_block, I first, I cols) const {
-    const I panel = c.cols * panel_size();
-    return {m, a_block, p * panel + first * L, c.cols > 1 ? L : panel, c.cols, together * cols * L, L};
-  }
-
-  void accumulate_kernel(Segment<R>* segments, I t, I count, I p, I together) const {
-    const OuterShape shape = outer_shape(p, together, l.D, panel_size(), 0, c.x_cols);
-    S* to = memory.d_kernel + p * l.D * c.x_cols * L;
-    const bool by_gate = spec.input_masks > 1;
-    for (I part = 0; part < (by_gate ? c.x_cols : 1); ++part) {
-      for (I slot = 0; slot < count; ++slot) {
-        segments[slot] = {x(slot, by_gate ? c.gate_of_x[part] : 0), d_z(slot, 0, 0) + part * L,
-                          running_in(slot, t, count)};
-      }
-      accumulate_outer(segments, count, shape, by_gate ? 1 : together * c.x_cols, to + part * L);
-    }
-  }
-
-  void accumulate_recurrent(Segment<R>* segments, I t, I count, I p, I together) const {
-    const bool by_gate = spec.recurrent_masks != 0;
-    const OuterShape shape = outer_shape(p, together, l.U, by_gate ? panel_size() : l.B * L,
-                                         c.h_first, c.h_cols);
-    S* to = memory.d_recurrent + p * l.U * c.h_cols * L;
-    for (I part = 0; part < (by_gate ? c.h_cols : 1); ++part) {
-      for (I slot = 0; slot < count; ++slot) {
-        const S* a = by_gate ? dropped(slot, c.gate_of_h[part], 0)
-                             : old_state(0, t + count - 1 - slot, 0);
-        segments[slot] = {a, d_z(slot, 0, 0) + part * L, running_in(slot, t, count)};
-      }
-      const I nc = by_gate && c.cols > 1 ? 1 : together * c.h_cols;
-      accumulate_outer(segments, count, shape, nc, to + part * L);
-    }
-  }
-
-  // gru_reset_before: the candidate's column against r h.
-  void accumulate_candidate(Segment<R>* segments, I t, I count, I p, I together) const {
-    for (I slot = 0; slot < count; ++slot) {
-      segments[slot] = {reset(slot, 0), d_z(slot, 0, 0), running_in(slot, t, count)};
-    }
-    OuterShape shape = outer_shape(p, together, l.U, panel_size(), 0, 1);
-    shape.b_column = c.cols * panel_size();  // one column of each panel
-    accumulate_outer(segments, count, shape, together, memory.d_candidate + p * l.U * L);
-  }
-
-  void accumulate_bias(I t, I count, I p) const {
-    if (!spec.has_bias) return;
-    for (I column = 0; column < c.cols; ++column) {
-      S* to = memory.d_bias + (p * c.cols + column) * L;
-      V sum{}, other{};
-      for (I slot = 0; slot < count; ++slot) {
-        const S* from = d_z(slot, p, 0) + column * L;
-        const I running = running_in(slot, t, count), step = c.cols * L;
-        I r = 0;
-        for (; r + 1 < running; r += 2) {  // two sums, as an addition takes some cycles
-          sum += load<R>(from + r * step);
-          other += load<R>(from + (r + 1) * step);
-        }
-        if (r < running) sum += load<R>(from + r * step);
-      }
-      store<R>(to, load<R>(to) + (sum + other));
-    }
-  }
-
   void run() const {
-    clear();
+    weights.clear();
     pass_unstarted();
     I running = 0, slot = 0;
     for (I t = l.T - 1; t >= 0; --t) {
@@ -500,117 +370,11 @@ struct BackwardMember {
         running = earlier;
       }
       if (++slot == memory.ring || t == 0) {
-        accumulate(t, slot);
+        weights.accumulate(t, slot);
         slot = 0;
         wait();
       }
     }
   }
 
-  // Each member's own part of the accumulators.
-  void clear() const {
-    const I p = own.first, n = own.size() * L;
-    fill_zero(memory.d_kernel + p * l.D * c.x_cols * L, n * l.D * c.x_cols);
-    fill_zero(memory.d_recurrent + p * l.U * c.h_cols * L, n * l.U * c.h_cols);
-    fill_zero(memory.d_bias + p * c.cols * L, n * c.cols);
-    if (memory.d_candidate != nullptr) fill_zero(memory.d_candidate + p * l.U * L, n * l.U);
-  }
 };
-
-template <class R>
-bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
-  typedef typename R::S S;
-  constexpr I L = R::kLanes;
-  const RunSpec& spec = l.run->spec;
-  const Columns& c = l.columns;
-  const bool before = spec.kind == gru_reset_before;
-  const I k = l.panels * L;
-  l.recurrent_t = arena.take<S>(l.panels * k * c.h_cols * L);
-  l.kernel_t = spec.wants_dx ? arena.take<S>(l.d_blocks * k * c.x_cols * L) : nullptr;
-  l.candidate_t = before ? arena.take<S>(l.panels * k * L) : nullptr;
-  l.back = arena.take<BackMemory<R>>(l.schedule.group_count);
-  const I copies = spec.input_masks > 1 ? spec.input_masks : 1;
-  // Rows times timesteps that the weights' gradients take in at once. Where these don't fit the L2
-  // cache, each time costs a pass over all of them.
-  const I depth = weights_of<R>(*l.run) < l2_cache() / 4 * 3 ? 128 : l.ahead ? 512 : 256;
-  // Gradients of all groups side by side, so that unpacking adds them up by a stride.
-  const I sizes[4] = {l.panels * l.D * c.x_cols * L, l.panels * l.U * c.h_cols * L,
-                      l.panels * c.cols * L, before ? l.panels * l.U * L : 0};
-  S* gradients[4];
-  for (int i = 0; i < 4; ++i) gradients[i] = arena.take<S>(sizes[i] * l.schedule.group_count);
-  if (arena.failed) return false;
-  for (I g = 0; g < l.schedule.group_count; ++g) {
-    BackMemory<R>& m = l.back[g];
-    const I count = l.schedule.groups[g].count, all = l.panels * count * L;
-    const I wanted = depth / (count > 0 ? count : 1);
-    m.ring = wanted < 2 ? 2 : wanted > kMostRing ? kMostRing : wanted;
-    m.d_z = arena.take<S>(m.ring * all * c.cols);
-    m.x = arena.take<S>(m.ring * copies * l.d_blocks * count * L);
-    m.dropped = spec.recurrent_masks ? arena.take<S>(m.ring * spec.recurrent_masks * all) : nullptr;
-    m.reset = before ? arena.take<S>(m.ring * all) : nullptr;
-    for (I s = 0; s < c.states; ++s) m.d_state[s] = arena.take<S>(all);
-    m.d_kernel = gradients[0] + g * sizes[0];
-    m.d_recurrent = gradients[1] + g * sizes[1];
-    m.d_bias = gradients[2] + g * sizes[2];
-    m.d_candidate = before ? gradients[3] + g * sizes[3] : nullptr;
-    m.private_size = BackwardMember<R>::private_size(count);
-    m.private_ = arena.take<S>(l.members * m.private_size);
-  }
-  return !arena.failed;
-}
-
-// Packs panels of units and of inputs.
-template <class R>
-void pack_backward_weights(const BackLayer<R>& l, Span own, Span own_d) {
-  typedef typename R::S S;
-  const Columns& c = l.columns;
-  const S* recurrent = static_cast<const S*>(l.run->recurrent_kernel);
-  pack_transposed<R>(recurrent, l.U, l.U, c.gates, c.gate_of_h, c.h_cols, own, l.recurrent_t);
-  if (l.candidate_t != nullptr) {
-    pack_transposed<R>(recurrent, l.U, l.U, c.gates, kCandidateGate, 1, own, l.candidate_t);
-  }
-  if (l.kernel_t == nullptr) return;
-  pack_transposed<R>(static_cast<const S*>(l.run->kernel), l.D, l.U, c.gates, c.gate_of_x, c.x_cols,
-                     own_d, l.kernel_t);
-}
-
-template <class R>
-void unpack_bias(const BackLayer<R>& l, Span panels, I parts, I part_stride) {
-  typedef typename R::S S;
-  constexpr I L = R::kLanes;
-  const Columns& c = l.columns;
-  S* out = static_cast<S*>(l.run->d_bias);
-  for (I p = panels.first; p < panels.last; ++p) {
-    for (I column = 0; column < c.cols; ++column) {
-      const S* from = l.back[0].d_bias + (p * c.cols + column) * L;
-      typename R::V sum = load<R>(from);
-      for (I i = 1; i < parts; ++i) sum += load<R>(from + i * part_stride);
-      const I unit = p * L, lanes = l.U - unit;
-      if (column < c.x_cols) store_part<R>(out + c.gate_of_x[column] * l.U + unit, sum, lanes);
-      if (l.run->spec.kind == gru && column >= c.h_first) {
-        const I gate = c.gates + c.gate_of_h[column - c.h_first];
-        store_part<R>(out + gate * l.U + unit, sum, lanes);
-      }
-    }
-  }
-}
-
-// Lays out the weights' gradients of some panels as Keras's.
-template <class R>
-void unpack_gradients(const BackLayer<R>& l, Span own) {
-  typedef typename R::S S;
-  constexpr I L = R::kLanes;
-  const Columns& c = l.columns;
-  const I parts = l.schedule.group_count;
-  const BackMemory<R>& m = l.back[0];
-  S* d_recurrent = static_cast<S*>(l.run->d_recurrent_kernel);
-  unpack_weights<R>(m.d_kernel, parts, l.panels * l.D * c.x_cols * L, l.D, l.U, c.gates, c.gate_of_x,
-                    c.x_cols, own, static_cast<S*>(l.run->d_kernel));
-  unpack_weights<R>(m.d_recurrent, parts, l.panels * l.U * c.h_cols * L, l.U, l.U, c.gates,
-                    c.gate_of_h, c.h_cols, own, d_recurrent);
-  if (m.d_candidate != nullptr) {
-    unpack_weights<R>(m.d_candidate, parts, l.panels * l.U * L, l.U, l.U, c.gates, kCandidateGate, 1,
-                      own, d_recurrent);
-  }
-  if (l.run->d_bias != nullptr) unpack_bias(l, own, parts, l.panels * c.cols * L);
-}

@@ -24,7 +24,10 @@ namespace {
 #include "cells.inl"
 #include "layer.inl"
 #include "forward.inl"
+#include "backward_places.inl"
+#include "weight_gradients.inl"
 #include "backward.inl"
+#include "backward_memory.inl"
 #include "running.inl"
 
 template <class R>

@@ -1,0 +1,64 @@
+// Where the backward pass keeps what, and for which part of it a member of a group is there.
+
+constexpr I kMostRing = 32;
+
+template <class R>
+struct BackMemory {
+  typedef typename R::S S;
+  I ring;      // timesteps
+  S* d_z;      // [ring][panel][row][cols L]
+  S* x;        // [ring][mask][block of D][row][L]
+  S* dropped;  // [ring][gate][panel][row][L]
+  S* reset;    // gru_reset_before: r h, [ring][panel][row][L]
+  S* d_state[2];  // [panel][row][L]
+  S *d_kernel, *d_recurrent, *d_candidate, *d_bias;  // packed as the weights are
+  S* private_;
+  I private_size;
+};
+
+template <class R>
+struct BackLayer : Layer<R> {
+  // transposed, packed: see pack_transposed
+  typename R::S *kernel_t, *recurrent_t, *candidate_t;
+  BackMemory<R>* back;
+};
+
+template <class R>
+struct BackwardPlaces {
+  typedef typename R::S S;
+  static constexpr I L = R::kLanes;
+
+  const BackLayer<R>& l;
+  const RunSpec& spec;
+  const Columns& c;
+  const Rows& rows;
+  const BackMemory<R>& memory;
+  const I member, members;
+  const Span own, own_d;  // panels of units, and of inputs
+
+  BackwardPlaces(const BackLayer<R>& layer, I group, I member, I members)
+      : l(layer), spec(layer.run->spec), c(layer.columns), rows(layer.schedule.groups[group]),
+        memory(layer.back[group]), member(member), members(members),
+        own(share(layer.panels, member, members)), own_d(share(layer.d_blocks, member, members)) {}
+
+  I panel_size() const { return rows.count * L; }
+  S* d_z(I slot, I panel, I r) const {
+    return memory.d_z + ((slot * l.panels + panel) * rows.count + r) * c.cols * L;
+  }
+  S* x(I slot, I mask) const {
+    const I copies = spec.input_masks > 1 ? spec.input_masks : 1;
+    return memory.x + (slot * copies + mask) * l.d_blocks * panel_size();
+  }
+  S* dropped(I slot, I gate, I panel) const {
+    return memory.dropped + ((slot * spec.recurrent_masks + gate) * l.panels + panel) * panel_size();
+  }
+  S* reset(I slot, I panel) const {
+    return memory.reset + (slot * l.panels + panel) * panel_size();
+  }
+  S* d_state(I s, I panel) const { return memory.d_state[s] + panel * panel_size(); }
+  const S* old_state(I s, I t, I panel) const { return l.kept_state(s, t, panel, rows.first); }
+  const S* recurrent_mask(I gate, I panel) const {
+    return l.recurrent_masks + ((gate * l.panels + panel) * l.B + rows.first) * L;
+  }
+  I row_of(I r) const { return l.schedule.row_of[rows.first + r]; }
+};

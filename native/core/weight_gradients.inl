@@ -1,0 +1,104 @@
+// The weights' gradients: products of dz with the inputs and with the states, over time.
+
+template <class R>
+struct WeightGradients : BackwardPlaces<R> {
+  typedef BackwardPlaces<R> Places;
+  typedef typename R::S S;
+  typedef typename R::V V;
+  static constexpr I L = R::kLanes;
+  using Places::Places;
+  using Places::c, Places::d_z, Places::dropped, Places::l, Places::memory, Places::old_state;
+  using Places::own, Places::panel_size, Places::reset, Places::rows, Places::spec, Places::x;
+
+  // Each member's own part of the accumulators.
+  void clear() const {
+    const I p = own.first, n = own.size() * L;
+    fill_zero(memory.d_kernel + p * l.D * c.x_cols * L, n * l.D * c.x_cols);
+    fill_zero(memory.d_recurrent + p * l.U * c.h_cols * L, n * l.U * c.h_cols);
+    fill_zero(memory.d_bias + p * c.cols * L, n * c.cols);
+    if (memory.d_candidate != nullptr) fill_zero(memory.d_candidate + p * l.U * L, n * l.U);
+  }
+
+  // Takes in the timesteps t, t + 1 ... of the ring's slots [0, count), the last first.
+  void accumulate(I t, I count) const {
+    Segment<R> segments[kMostRing];
+    for (I p = own.first; p < own.last;) {
+      const I together = panels_together(c.cols, p, own.last);
+      accumulate_kernel(segments, t, count, p, together);
+      accumulate_recurrent(segments, t, count, p, together);
+      for (I q = p; q < p + together; ++q) accumulate_bias(t, count, q);
+      p += together;
+    }
+    if (spec.kind != gru_reset_before) return;
+    for (I p = own.first; p < own.last;) {
+      const I together = panels_together(1, p, own.last);
+      accumulate_candidate(segments, t, count, p, together);
+      p += together;
+    }
+  }
+
+  I running_in(I slot, I t, I count) const { return rows.running[t + count - 1 - slot]; }
+
+  OuterShape outer_shape(I p, I together, I m, I a_block, I first, I cols) const {
+    const I panel = c.cols * panel_size();
+    return {m, a_block, p * panel + first * L, c.cols > 1 ? L : panel, c.cols, together * cols * L, L};
+  }
+
+  void accumulate_kernel(Segment<R>* segments, I t, I count, I p, I together) const {
+    const OuterShape shape = outer_shape(p, together, l.D, panel_size(), 0, c.x_cols);
+    S* to = memory.d_kernel + p * l.D * c.x_cols * L;
+    const bool by_gate = spec.input_masks > 1;
+    for (I part = 0; part < (by_gate ? c.x_cols : 1); ++part) {
+      for (I slot = 0; slot < count; ++slot) {
+        segments[slot] = {x(slot, by_gate ? c.gate_of_x[part] : 0), d_z(slot, 0, 0) + part * L,
+                          running_in(slot, t, count)};
+      }
+      accumulate_outer(segments, count, shape, by_gate ? 1 : together * c.x_cols, to + part * L);
+    }
+  }
+
+  void accumulate_recurrent(Segment<R>* segments, I t, I count, I p, I together) const {
+    const bool by_gate = spec.recurrent_masks != 0;
+    const OuterShape shape = outer_shape(p, together, l.U, by_gate ? panel_size() : l.B * L,
+                                         c.h_first, c.h_cols);
+    S* to = memory.d_recurrent + p * l.U * c.h_cols * L;
+    for (I part = 0; part < (by_gate ? c.h_cols : 1); ++part) {
+      for (I slot = 0; slot < count; ++slot) {
+        const S* a = by_gate ? dropped(slot, c.gate_of_h[part], 0)
+                             : old_state(0, t + count - 1 - slot, 0);
+        segments[slot] = {a, d_z(slot, 0, 0) + part * L, running_in(slot, t, count)};
+      }
+      const I nc = by_gate && c.cols > 1 ? 1 : together * c.h_cols;
+      accumulate_outer(segments, count, shape, nc, to + part * L);
+    }
+  }
+
+  // gru_reset_before: the candidate's column against r h.
+  void accumulate_candidate(Segment<R>* segments, I t, I count, I p, I together) const {
+    for (I slot = 0; slot < count; ++slot) {
+      segments[slot] = {reset(slot, 0), d_z(slot, 0, 0), running_in(slot, t, count)};
+    }
+    OuterShape shape = outer_shape(p, together, l.U, panel_size(), 0, 1);
+    shape.b_column = c.cols * panel_size();  // one column of each panel
+    accumulate_outer(segments, count, shape, together, memory.d_candidate + p * l.U * L);
+  }
+
+  void accumulate_bias(I t, I count, I p) const {
+    if (!spec.has_bias) return;
+    for (I column = 0; column < c.cols; ++column) {
+      S* to = memory.d_bias + (p * c.cols + column) * L;
+      V sum{}, other{};
+      for (I slot = 0; slot < count; ++slot) {
+        const S* from = d_z(slot, p, 0) + column * L;
+        const I running = running_in(slot, t, count), step = c.cols * L;
+        I r = 0;
+        for (; r + 1 < running; r += 2) {  // two sums, as an addition takes some cycles
+          sum += load<R>(from + r * step);
+          other += load<R>(from + (r + 1) * step);
+        }
+        if (r < running) sum += load<R>(from + r * step);
+      }
+      store<R>(to, load<R>(to) + (sum + other));
+    }
+  }
+};
