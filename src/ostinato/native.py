@@ -84,7 +84,20 @@ class RunSpec:
         return (units + 15) // 16 * 16
 
 
-_FIELDS = tuple(field.name for field in fields(RunSpec))
+# The integers of a run, in a spec's order.
+FIELDS = tuple(field.name for field in fields(RunSpec))
+
+# The batch axis of a tensor by its name in the header, gradients apart; weights have none.
+BATCH_AXES = {
+    "x": 0,
+    "h": 0,
+    "c": 0,
+    "mask": 0,
+    "input_masks": 1,
+    "recurrent_masks": 1,
+    "ys": 0,
+    "saved": 1,
+}
 
 
 @cache
@@ -173,7 +186,7 @@ def tensorflow_library() -> Path | None:
 
 def encode(specs: Sequence[RunSpec]) -> tuple[int, ...]:
     """The flat integers that the core takes for these runs."""
-    return tuple(int(getattr(spec, name)) for spec in specs for name in _FIELDS)
+    return tuple(int(getattr(spec, name)) for spec in specs for name in FIELDS)
 
 
 def saved_columns(spec: RunSpec) -> int:
@@ -183,7 +196,7 @@ def saved_columns(spec: RunSpec) -> int:
 
 @cache
 def _saved_columns(kind: int) -> int:
-    columns: int = _extension().saved_columns((kind, *[0] * (len(_FIELDS) - 1)))
+    columns: int = _extension().saved_columns((kind, *[0] * (len(FIELDS) - 1)))
     return columns
 
 

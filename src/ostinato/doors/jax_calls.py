@@ -24,18 +24,8 @@ from ostinato.native import RunSpec
 Tensors = tuple[Any, ...]
 Operation = Callable[..., Tensors]
 
-# The batch axis of an array by its name in native/core/ostinato.h; weights have none.
-_BATCH_AXES = {
-    "x": 0,
-    "h": 0,
-    "c": 0,
-    "mask": 0,
-    "input_masks": 1,
-    "recurrent_masks": 1,
-    "ys": 0,
-    "saved": 1,
-    "rows": 0,
-}
+# Also of what forward tells backward beside the core's tensors: see Call.results.
+_BATCH_AXES = {**native.BATCH_AXES, "rows": 0}
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,13 @@
 """What the native engine's operations take and give, as the doors read it off a spec."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from ostinato import native
-from ostinato.native import RunSpec
+from ostinato.native import FIELDS, RunSpec
 
-# The integers of a run, in a spec's order.
-FIELDS = tuple(field.name for field in fields(RunSpec))
 TRAINING, WANTS_DX = FIELDS.index("training"), FIELDS.index("wants_dx")
 
 

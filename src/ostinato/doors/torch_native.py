@@ -15,9 +15,9 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from ostinato import forced, native
-from ostinato.doors.signatures import FIELDS, TRAINING, WANTS_DX, signature_of
+from ostinato.doors.signatures import TRAINING, WANTS_DX, signature_of
 from ostinato.doors.torch_vmap import map_backward, map_forward
-from ostinato.native import RunSpec
+from ostinato.native import FIELDS, RunSpec
 
 __all__ = ["fused", "native_why_not"]
 

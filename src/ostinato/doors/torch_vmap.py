@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from ostinato.doors.signatures import signature_of
-
-_BATCH_AXES = {"x": 0, "h": 0, "c": 0, "mask": 0, "input_masks": 1, "recurrent_masks": 1}
+from ostinato.native import BATCH_AXES
 
 
 def map_forward(
@@ -21,13 +20,13 @@ def map_forward(
     signature = signature_of("forward", tuple(flat))
     names = [name for run in signature.operands for name in run]
     shared = all(
-        dim is None for name, dim in zip(names, in_dims[0], strict=True) if name not in _BATCH_AXES
+        dim is None for name, dim in zip(names, in_dims[0], strict=True) if name not in BATCH_AXES
     )
     if any(spec.training for spec in signature.specs) or not shared:
         operation = torch.ops.ostinato.forward.default
         return _map_one_by_one(operation, info.batch_size, in_dims[0], inputs, flat)
     folded = [
-        _fold(tensor, dim, _BATCH_AXES[name], info.batch_size) if name in _BATCH_AXES else tensor
+        _fold(tensor, dim, BATCH_AXES[name], info.batch_size) if name in BATCH_AXES else tensor
         for name, dim, tensor in zip(names, in_dims[0], inputs, strict=True)
     ]
     outputs = [

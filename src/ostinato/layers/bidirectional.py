@@ -126,7 +126,7 @@ class Bidirectional(keras.layers.Layer):
         states = forward_state, backward_state
         joined = False
         if self._can_run_together(sequences):
-            joined = self._can_join(sequences)
+            joined = self._can_join()
             forward, backward = self._run_together(sequences, states, given, joined)
         else:
             forward, backward = self._run_apart(sequences, states, given)
@@ -159,14 +159,13 @@ class Bidirectional(keras.layers.Layer):
             and all(all_on_kernels(layer.cell, sequences) for layer in self._directions)
         )
 
-    def _can_join(self, sequences: Structure) -> bool:
-        """Whether both directions can write into one tensor, so that nothing has to be joined."""
-        cells = [layer.cell for layer in self._directions]
+    def _can_join(self) -> bool:
+        """Whether both directions, run together, can write into one tensor."""
         joins = self.merge_mode == "concat" and self.return_sequences
         return (
             joins
             and self.compute_dtype == self.forward_layer.compute_dtype
-            and can_join(cells, sequences)
+            and can_join(*(layer.cell for layer in self._directions))
         )
 
     def _run_together(
