@@ -1,7 +1,9 @@
 """What the doors to compilers share: these fuse plain operators by themselves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from keras import ops
 
 Tensors = tuple[Any, ...]
 Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
@@ -20,6 +22,12 @@ def blend(start: Any, end: Any, weight: Any) -> Any:
 def multiply_add(addend: Any, first: Any, second: Any) -> Any:
     """`addend + first second`."""
     return first * second + addend
+
+
+def apply_each(functions: Sequence[Callable[..., Any]]) -> Callable[[Any], list[Any]]:
+    """Applies a function to each of the equal parts of a tensor's last axis."""
+    count = len(functions)
+    return lambda x: [f(part) for f, part in zip(functions, ops.split(x, count, -1), strict=True)]
 
 
 def after(project: Callable[[Any], Any] | None, step: Step) -> Step:

@@ -7,12 +7,13 @@ import jax
 import keras
 from jax import lax
 
-from ostinato.doors.arithmetic import after, blend, multiply_add
+from ostinato.doors.arithmetic import after, apply_each, blend, multiply_add
 from ostinato.doors.jax_native import fused, native_why_not
 from ostinato.doors.jax_scan import affine, scan
 
 __all__ = [
     "affine",
+    "apply_each",
     "blend",
     "consuming",
     "fused",

@@ -6,11 +6,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ostinato.doors.arithmetic import affine, after, blend, multiply_add
+from ostinato.doors.arithmetic import affine, after, apply_each, blend, multiply_add
 from ostinato.doors.tensorflow_native import fused, native_why_not
 
 __all__ = [
     "affine",
+    "apply_each",
     "blend",
     "consuming",
     "fused",

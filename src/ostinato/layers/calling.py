@@ -17,6 +17,7 @@ from ostinato.structure import (
     Structure,
     describe,
     leaf_paths,
+    leaves,
     map_leaves,
     map_shapes,
     repack,
@@ -282,7 +283,7 @@ def _lean(cell: Cell, xs: Tensor, states: Structure, training: bool) -> Recurren
         output, new = recurrence(x[0], states)
         return (output,), new
 
-    flat = tuple(tree.flatten(states))
+    flat = tuple(leaves(states))
     return Recurrence(step, (xs,), flat, flat[:1], cell.projection(masks))
 
 

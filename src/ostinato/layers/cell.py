@@ -1,6 +1,6 @@
 """What the built-in cells share: weights, dropout masks, the input projection, the config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -199,16 +199,20 @@ class Cell(Declared, keras.layers.Layer):
         """
         raise TypeError(f"{type(self).__name__} has no recurrence.")
 
-    def _preactivations(self, masks: DropoutMasks) -> Callable[[Tensor, Tensor], list[Tensor]]:
-        """z, h -> z + h U, split by gate, each (B, U), with the recurrent dropout masks applied."""
-        kernel, gates = self._weight(self.recurrent_kernel), self.gates
-        split = door.lean(ops.split) if gates > 1 else lambda x, *_: [x]
+    def _gates(
+        self, functions: Sequence[Callable[..., Any]], masks: DropoutMasks
+    ) -> Callable[[Tensor, Tensor], list[Tensor]]:
+        """z, h -> each gate's function of its part of z + h U, (B, U) each, with `masks` on h."""
+        kernel, functions = self._weight(self.recurrent_kernel), list(map(door.lean, functions))
         if not masks.recurrent:
-            return lambda z, h: split(door.affine(h, kernel, z), gates, -1)
-        pairs = list(zip(masks.recurrent, ops.split(kernel, gates, axis=-1), strict=True))
+            apply = door.apply_each(functions)
+            return lambda z, h: apply(door.affine(h, kernel, z))
+        kernels = ops.split(kernel, self.gates, axis=-1)
+        gates = list(zip(map(door.consuming, functions), masks.recurrent, kernels, strict=True))
+        split = door.lean(ops.split)
         return lambda z, h: [
-            door.affine(h * mask, weight, part)
-            for part, (mask, weight) in zip(split(z, gates, -1), pairs, strict=True)
+            function(door.affine(h * mask, weight, part))
+            for part, (function, mask, weight) in zip(split(z, len(gates), -1), gates, strict=True)
         ]
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:

@@ -66,15 +66,15 @@ class LSTMCell(Cell):
 
     def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """One timestep: c' = f c + i act(g); h' = o act(c'), with i, f, g, o = z + h U by gate."""
-        activation, candidate = door.lean(self.activation), door.consuming(self.activation)
-        gate = door.consuming(self.recurrent_activation)
-        preactivations = self._preactivations(masks)
+        activation, gate = self.activation, self.recurrent_activation
+        gates = self._gates((gate, gate, activation, gate), masks)
+        activation = door.lean(activation)
 
         def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:
             h, c = states
-            z_input, z_forget, z_candidate, z_output = preactivations(z, h)
-            c = door.multiply_add(gate(z_forget) * c, gate(z_input), candidate(z_candidate))
-            h = gate(z_output) * activation(c)
+            i, f, g, o = gates(z, h)
+            c = door.multiply_add(f * c, i, g)
+            h = o * activation(c)
             return h, (h, c)
 
         return step

@@ -5,7 +5,6 @@ from typing import Any
 
 import keras
 
-from ostinato.doors import door
 from ostinato.layers.arguments import (
     ACTIVATION,
     ACTIVITY_REGULARIZER,
@@ -44,12 +43,10 @@ class SimpleRNNCell(Cell):
 
     def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """One timestep: h' = act(z + h U), where z = x W + b."""
-        activation = door.consuming(self.activation)
-        preactivations = self._preactivations(masks)
+        gates = self._gates((self.activation,), masks)
 
         def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:
-            (total,) = preactivations(z, states[0])
-            h = activation(total)
+            (h,) = gates(z, states[0])
             return h, (h,)
 
         return step
