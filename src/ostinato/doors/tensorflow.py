@@ -42,7 +42,9 @@ def loop(
     step = after(project, step)
     if unroll:
         return _unrolled(step, carry, xs, like)
-    timesteps = tf.shape(xs[0])[0]
+    # An int where it's known: of a computed bound tf2onnx makes a file that no runtime reads.
+    known = xs[0].shape[0]
+    timesteps = tf.shape(xs[0])[0] if known is None else known
     inputs = tuple(tf.TensorArray(x.dtype, timesteps).unstack(x) for x in xs)
     outputs = tuple(tf.TensorArray(y.dtype, timesteps, element_shape=y.shape) for y in like)
 
