@@ -18,14 +18,8 @@ if INSTALLED:
     os.environ.setdefault("KERAS_BACKEND", INSTALLED[0])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no greeting from TensorFlow
 
-INK, MUTED, TEAL, ORANGE, PURPLE, GREEN = (
-    "#1f2430",
-    "#8a909c",
-    "#0b7285",
-    "#d9730d",
-    "#7b4b94",
-    "#5a8a2f",
-)  # told apart by the colour-blind, too
+INK, MUTED = "#1f2430", "#8a909c"
+TEAL, ORANGE, PURPLE, GREEN = "#0b7285", "#d9730d", "#7b4b94", "#5a8a2f"
 plt.switch_backend("agg")  # into files: no display is needed
 plt.rcParams.update(
     {
