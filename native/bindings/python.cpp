@@ -1,7 +1,4 @@
 // The Python module ostinato._native: mirrors ostinato.h and memory.h, and holds no mathematics.
-//
-// Tensors come as (address, dtype number, shape). Addresses are between a door and this module: the
-// door has made sure that the memory is dense, on the CPU, and outlives the call.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
@@ -11,10 +8,10 @@
 
 #include "memory.h"
 #include "ostinato.h"
-
-namespace nb = nanobind;
+#include "reading.h"
 
 namespace ostinato {
+void bind_program(nb::module_& module);
 #if defined(OSTINATO_HAS_JAX)
 void bind_jax(nb::module_& module);
 #endif
@@ -22,66 +19,6 @@ void bind_jax(nb::module_& module);
 namespace {
 
 using Call = std::string (*)(const int64_t*, size_t, const Tensor*, size_t, const Tensor*, size_t);
-
-int64_t integer(PyObject* object) {
-  long long value = PyLong_AsLongLong(object);
-  if (value == -1 && PyErr_Occurred()) throw nb::python_error();
-  return value;
-}
-
-// The items of a tuple or list, as a tuple that keeps them.
-nb::tuple items(nb::handle object, const char* what) {
-  if (!PyTuple_Check(object.ptr()) && !PyList_Check(object.ptr())) {
-    std::string got = nb::cast<std::string>(object.type().attr("__name__"));
-    throw nb::type_error((std::string(what) + ": expected a tuple or list, got " + got).c_str());
-  }
-  return nb::steal<nb::tuple>(PySequence_Tuple(object.ptr()));
-}
-
-PyObject* item(const nb::tuple& tuple, size_t index) {  // borrowed
-  return PyTuple_GetItem(tuple.ptr(), Py_ssize_t(index));
-}
-
-std::vector<int64_t> integers(nb::handle object, const char* what) {
-  nb::tuple numbers = items(object, what);
-  std::vector<int64_t> values(numbers.size());
-  for (size_t i = 0; i < values.size(); ++i) values[i] = integer(item(numbers, i));
-  return values;
-}
-
-// Tensors and the shapes that they point to. No framework's tensors have more dimensions than this
-// that we could take; one that has is refused by its rank.
-struct Tensors {
-  static constexpr size_t kMostDimensions = 8;
-  std::vector<Tensor> tensors;
-  std::vector<int64_t> shapes;
-
-  Tensors(nb::handle object, const char* what) {
-    nb::tuple triples = items(object, what);
-    tensors.resize(triples.size());
-    shapes.resize(tensors.size() * kMostDimensions);
-    for (size_t i = 0; i < tensors.size(); ++i)
-      tensors[i] = read(item(triples, i), &shapes[i * kMostDimensions], what);
-  }
-
-  static Tensor read(nb::handle object, int64_t* shape, const char* what) {
-    nb::tuple triple = items(object, what);
-    if (triple.size() != 3)
-      throw nb::type_error(
-          (std::string(what) + ": expected (address, dtype, shape) for each tensor").c_str());
-    nb::tuple dimensions = items(item(triple, 2), what);
-    size_t rank = dimensions.size();
-    if (rank > kMostDimensions)
-      throw nb::value_error((std::string(what) + ": expected at most " +
-                             std::to_string(kMostDimensions) + " dimensions, got " +
-                             std::to_string(rank))
-                                .c_str());
-    for (size_t i = 0; i < rank; ++i) shape[i] = integer(item(dimensions, i));
-    void* data = PyLong_AsVoidPtr(item(triple, 0));
-    if (data == nullptr && PyErr_Occurred()) throw nb::python_error();
-    return {data, Dtype(integer(item(triple, 1))), int32_t(rank), shape};
-  }
-};
 
 template <Call call>
 void run(nb::handle spec, nb::handle inputs, nb::handle outputs) {
@@ -155,6 +92,7 @@ NB_MODULE(_native, module) {
       .def(nb::init<size_t>(), nb::arg("nbytes"))
       .def("__len__", &PooledBuffer::bytes)
       .def_prop_ro("address", &PooledBuffer::address);
+  bind_program(module);
 #if defined(OSTINATO_HAS_JAX)
   bind_jax(module);
 #endif

@@ -29,6 +29,8 @@ namespace {
 #include "backward.inl"
 #include "backward_memory.inl"
 #include "running.inl"
+#include "step_cells.inl"
+#include "steps.inl"
 
 template <class R>
 bool forward_all(const Run* runs, int count, int threads) {
@@ -40,7 +42,8 @@ bool backward_all(const Run* runs, int count, int threads) {
 }
 
 constexpr Kernels kTable = {OSTINATO_TARGET_NAME, forward_all<F32>, backward_all<F32>,
-                            forward_all<F64>, backward_all<F64>};
+                            forward_all<F64>, backward_all<F64>, step_kernels<F32>(),
+                            step_kernels<F64>()};
 
 }  // namespace
 

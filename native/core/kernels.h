@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "ostinato.h"
+#include "step.h"
 
 namespace ostinato {
 
@@ -42,10 +43,22 @@ struct Run {
 // Runs all of `runs`; false where memory ran out.
 using RunAll = bool (*)(const Run* runs, int count, int threads);
 
+// What a program of steps (step.h) needs, for one dtype.
+struct StepKernels {
+  // Packs the weights of a cell, or of step_dense, into the step's memory.
+  void (*pack)(const Step& step, const void* kernel, const void* recurrent, const void* bias);
+  // Runs T timesteps; the ids have been checked.
+  void (*run)(StepMemory& memory, const void* const* inputs, void* const* outputs, int64_t T);
+  // One value or state from (N, width) to where it's kept, and back.
+  void (*keep)(const void* from, int64_t N, int64_t width, void* to);
+  void (*show)(const void* from, int64_t N, int64_t width, void* to);
+};
+
 struct Kernels {
   const char* name;  // "baseline", "x86-64-v3", "x86-64-v4"
   RunAll forward_f32, backward_f32;
   RunAll forward_f64, backward_f64;
+  StepKernels steps_f32, steps_f64;
 };
 
 // One for each target that was compiled; which ones is decided by the build (OSTINATO_HAS_V3...).

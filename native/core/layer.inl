@@ -137,26 +137,25 @@ bool take_forward_weights(Layer<R>& l, Arena& arena) {
 
 constexpr I kCandidateGate[1] = {2};
 
+// A cell's bias as Keras has it, or null, by column.
 template <class R>
-void pack_bias(const Layer<R>& l, Span panels) {
-  typedef typename R::S S;
+void pack_bias(const typename R::S* bias, I kind, I U, Span panels, typename R::S* out) {
   typedef typename R::V V;
   constexpr I L = R::kLanes;
-  const Columns& c = l.columns;
-  const S* bias = static_cast<const S*>(l.run->bias);
-  const bool has_state_bias = l.run->spec.kind == gru;
+  const Columns& c = columns_of(kind);
+  const bool has_state_bias = kind == gru;
   for (I p = panels.first; p < panels.last; ++p) {
-    const I unit = p * L, lanes = l.U - unit;
+    const I unit = p * L, lanes = U - unit;
     for (I column = 0; column < c.cols; ++column) {
       V sum{};
       if (bias != nullptr && column < c.x_cols) {
-        sum = load_part<R>(bias + c.gate_of_x[column] * l.U + unit, lanes);
+        sum = load_part<R>(bias + c.gate_of_x[column] * U + unit, lanes);
       }
       if (bias != nullptr && has_state_bias && column >= c.h_first) {
         const I gate = c.gates + c.gate_of_h[column - c.h_first];
-        sum = sum + load_part<R>(bias + gate * l.U + unit, lanes);
+        sum = sum + load_part<R>(bias + gate * U + unit, lanes);
       }
-      store<R>(l.bias + (p * c.cols + column) * L, sum);
+      store<R>(out + (p * c.cols + column) * L, sum);
     }
   }
 }
@@ -172,7 +171,7 @@ void pack_forward_weights(const Layer<R>& l, Span panels) {
   if (l.candidate != nullptr) {
     pack_weights<R>(recurrent, l.U, l.U, c.gates, kCandidateGate, 1, panels, l.candidate);
   }
-  pack_bias(l, panels);
+  pack_bias<R>(static_cast<const S*>(l.run->bias), l.run->spec.kind, l.U, panels, l.bias);
 }
 
 // Dropout masks by slot.

@@ -1,0 +1,129 @@
+// Programs of steps: made, run, and their states read and written.
+#include "program.h"
+
+#include <cstring>
+#include <new>
+
+#include "program_parts.h"
+#include "spec.h"
+
+namespace ostinato {
+namespace {
+
+const char* const kBusy = "a stream takes one call at a time; this one is in use in another thread";
+
+template <class F>
+std::string text_of_failure(F f) {
+  try {
+    f();
+    return "";
+  } catch (const ProgramFailure& failure) {
+    return failure.text;
+  } catch (const std::bad_alloc&) {
+    return "program: out of memory";
+  }
+}
+
+// f(state, its width, null), or f(null, 0, which rows have begun), of all cells in order.
+template <class F>
+void each_state(const std::vector<Step>& steps, F f) {
+  for (const Step& step : steps) {
+    if (step.op.code != step_cell) continue;
+    for (int64_t s = 0; s < state_count(as_run(step.op)); ++s)
+      f(step.state[s], step.op.width, nullptr);
+    if (step.started != nullptr) f(nullptr, 0, step.started);
+  }
+}
+
+}  // namespace
+
+const StepKernels& step_kernels_of(Dtype dtype) {
+  const Kernels* all = selected_kernels();
+  if (all == nullptr) fail_program("OSTINATO_TARGET: expected a target that can run here");
+  return dtype == Dtype::f64 ? all->steps_f64 : all->steps_f32;
+}
+
+// One call at a time: another one is refused, and changes nothing.
+class Program::Turn {
+ public:
+  explicit Turn(Program& program) : busy_(program.busy_), mine_(!busy_.test_and_set()) {}
+  ~Turn() {
+    if (mine_) busy_.clear();
+  }
+  bool mine() const { return mine_; }
+
+ private:
+  std::atomic_flag& busy_;
+  const bool mine_;
+};
+
+std::unique_ptr<Program> Program::make(Dtype dtype, const std::vector<int64_t>& spec,
+                                       const Tensor* weights, size_t n_weights,
+                                       std::string* error) {
+  std::unique_ptr<Program> program(new Program);
+  *error = text_of_failure([&] {
+    if (dtype != Dtype::f32 && dtype != Dtype::f64) fail_program("expected float32 or float64");
+    program->dtype_ = dtype;
+    program->kernels_ = &step_kernels_of(dtype);
+    ProgramLayout layout(*program, spec);
+    layout.build();
+    const std::vector<StepWeights> all = ProgramWeights::read(*program, weights, n_weights);
+    ProgramWeights::make_room(*program, layout, all);
+    ProgramWeights::pack(*program, all);
+  });
+  if (!error->empty()) program.reset();
+  return program;
+}
+
+Program::~Program() = default;
+
+std::string Program::set_weights(const Tensor* weights, size_t n_weights) {
+  Turn turn(*this);
+  if (!turn.mine()) return kBusy;
+  return text_of_failure([&] {
+    const std::vector<StepWeights> all = ProgramWeights::read(*this, weights, n_weights);
+    for (size_t i = 0; i < all.size(); ++i)
+      if (steps_[i].op.code == step_embed && all[i].rows != steps_[i].D)
+        fail_program("table: expected as many rows as before");
+    ProgramWeights::pack(*this, all);
+  });
+}
+
+std::string Program::run(const void* const* inputs, void* const* outputs, int64_t T) {
+  Turn turn(*this);
+  if (!turn.mine()) return kBusy;
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    if (ids_[i] == nullptr) continue;
+    const int32_t* ids = static_cast<const int32_t*>(inputs[i]);
+    for (int64_t k = 0; k < memory_.N * T; ++k)
+      if (ids[k] < 0 || ids[k] >= vocabularies_[i])
+        return "expected ids of 0 to " + std::to_string(vocabularies_[i] - 1) + ", got " +
+               std::to_string(ids[k]);
+  }
+  kernels_->run(memory_, inputs, outputs, T);
+  return "";
+}
+
+std::string Program::read_states(void* const* to) {
+  Turn turn(*this);
+  if (!turn.mine()) return kBusy;
+  each_state(steps_, [&](const void* state, int64_t width, const uint8_t* started) {
+    if (started != nullptr) std::memcpy(*to, started, size_t(memory_.N));
+    else kernels_->show(state, memory_.N, width, *to);
+    ++to;
+  });
+  return "";
+}
+
+std::string Program::write_states(const void* const* from) {
+  Turn turn(*this);
+  if (!turn.mine()) return kBusy;
+  each_state(steps_, [&](void* state, int64_t width, uint8_t* started) {
+    if (started != nullptr) std::memcpy(started, *from, size_t(memory_.N));
+    else kernels_->keep(*from, memory_.N, width, state);
+    ++from;
+  });
+  return "";
+}
+
+}  // namespace ostinato

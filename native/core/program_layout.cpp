@@ -1,0 +1,199 @@
+// Reads a program's spec and lays out its memory.
+#include <cstring>
+#include <new>
+
+#include "program_parts.h"
+#include "spec.h"
+
+namespace ostinato {
+
+void fail_program(const std::string& text) { throw ProgramFailure{"program: " + text}; }
+
+void expect(bool holds, const char* what, int64_t got) {
+  if (!holds) fail_program(std::string("expected ") + what + ", got " + std::to_string(got));
+}
+
+bool within(int64_t value, int64_t low, int64_t high) { return value >= low && value <= high; }
+
+size_t size_of(Dtype dtype) { return dtype == Dtype::f64 ? sizeof(double) : sizeof(float); }
+
+RunSpec as_run(const StepOp& op) {
+  RunSpec run{};
+  run.kind = op.kind;
+  return run;
+}
+
+int64_t ProgramLayout::integer() {
+  if (next_ == spec_.size()) fail_program("the spec ends too soon");
+  return spec_[next_++];
+}
+
+// Zeros: states begin as such.
+void* ProgramLayout::take(int64_t elements, size_t size) {
+  if (elements > kMostElements) fail_program("expected sizes that fit in memory");
+  const size_t bytes = (size_t(elements) * size + 63) / 64 * 64;
+  program_.blocks_.push_back(std::make_unique<Buffer>(bytes));
+  void* data = program_.blocks_.back()->data();
+  if (data == nullptr) throw std::bad_alloc();
+  std::memset(data, 0, bytes);
+  return data;
+}
+
+void* ProgramLayout::floats(int64_t elements) { return take(elements, size_of(program_.dtype_)); }
+
+void* ProgramLayout::matrix(int64_t width) { return floats(streams() * padded(width)); }
+
+const ProgramLayout::Value& ProgramLayout::value(int64_t number) const {
+  expect(within(number, 0, int64_t(values_.size()) - 1), "the number of a value made before",
+         number);
+  if (values_[size_t(number)].width == 0) fail_program("expected a value, got ids");
+  return values_[size_t(number)];
+}
+
+const uint8_t* ProgramLayout::mask(int64_t number) const {
+  expect(within(number, 0, int64_t(masks_.size()) - 1), "the number of a mask made before", number);
+  return masks_[size_t(number)];
+}
+
+void ProgramLayout::build() {
+  program_.memory_.N = integer();
+  expect(within(streams(), 1, kMostStreams), "1 to 2^24 streams", streams());
+  read_inputs();
+  const std::vector<int64_t> outputs = read_outputs();
+  if ((spec_.size() - next_) % kStepFields != 0) fail_program("expected whole operations");
+  const int64_t count = int64_t((spec_.size() - next_) / kStepFields);
+  expect(within(count, 0, kMostSteps), "at most 65536 operations", count);
+  while (next_ < spec_.size()) add_step();
+  finish(outputs);
+}
+
+void ProgramLayout::read_inputs() {
+  const int64_t count = integer();
+  expect(within(count, 1, kMostSteps), "at least one input", count);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t width = integer();
+    expect(within(width, 0, kMostWidth), "an input's width", width);
+    Value made = {width, nullptr, nullptr};
+    if (width == 0) made.ids = static_cast<int32_t*>(take(streams(), sizeof(int32_t)));
+    else made.data = matrix(width);
+    values_.push_back(made);
+    program_.inputs_.push_back({width, made.data});
+    program_.ids_.push_back(made.ids);
+    program_.vocabularies_.push_back(INT64_MAX);
+    const size_t row = width == 0 ? sizeof(int32_t) : size_of(program_.dtype_) * size_t(width);
+    program_.input_bytes_.push_back(streams() * int64_t(row));
+  }
+}
+
+std::vector<int64_t> ProgramLayout::read_outputs() {
+  const int64_t count = integer();
+  expect(within(count, 1, kMostSteps), "at least one output", count);
+  std::vector<int64_t> numbers;
+  for (int64_t i = 0; i < count; ++i) numbers.push_back(integer());
+  return numbers;
+}
+
+void ProgramLayout::add_step() {
+  Step step{};
+  std::memcpy(&step.op, &spec_[next_], sizeof(StepOp));
+  next_ += kStepFields;
+  const StepOp& op = step.op;
+  expect(within(op.code, step_embed, step_concatenate), "a code of step.h", op.code);
+  size_t count = 0;
+  activation_names(&count);
+  const int64_t last = int64_t(count) - 1;
+  expect(within(op.activation, 0, last), "an activation", op.activation);
+  expect(within(op.recurrent_activation, 0, last), "an activation", op.recurrent_activation);
+  expect(within(op.has_bias, 0, 1), "has_bias of 0 or 1", op.has_bias);
+  expect(within(op.zero_masked, 0, 1), "zero_masked of 0 or 1", op.zero_masked);
+  if (op.code == step_either) {
+    step.mask_in = mask(op.mask_in);
+    step.mask_second = mask(op.first);
+  } else {
+    make_value(step);
+  }
+  make_mask(step);
+  program_.steps_.push_back(step);
+}
+
+void ProgramLayout::make_value(Step& step) {
+  const StepOp& op = step.op;
+  expect(within(op.width, 1, kMostWidth), "a width of at least 1", op.width);
+  expect(op.out == int64_t(values_.size()), "the next value's number", op.out);
+  read_operands(step);
+  step.out = matrix(op.width);
+  if (op.code == step_cell) make_cell(step);
+  values_.push_back({op.width, step.out, nullptr});
+}
+
+void ProgramLayout::read_operands(Step& step) {
+  const StepOp& op = step.op;
+  if (op.code == step_embed) {
+    expect(within(op.first, 0, int64_t(program_.ids_.size()) - 1), "an input of ids", op.first);
+    step.ids = values_[size_t(op.first)].ids;
+    expect(step.ids != nullptr, "an input of ids", op.first);
+    return;
+  }
+  step.first = value(op.first).data;
+  step.D = value(op.first).width;
+  if (op.code == step_combine || op.code == step_concatenate) return read_second(step);
+  if (op.code != step_cell && op.code != step_dense)
+    expect(op.width == step.D, "the width of what is read", op.width);
+}
+
+void ProgramLayout::read_second(Step& step) {
+  const StepOp& op = step.op;
+  step.second = value(op.second).data;
+  const int64_t other = value(op.second).width;
+  if (op.code == step_concatenate)
+    return expect(step.D + other == op.width, "the sum of two widths", op.width);
+  expect(step.D == op.width && other == op.width, "two values of one width", other);
+  expect(within(op.kind, 0, 4), "a way to combine", op.kind);
+}
+
+void ProgramLayout::make_cell(Step& step) {
+  const StepOp& op = step.op;
+  expect(within(op.kind, simple_rnn, gru_reset_before), "a kind of cell", op.kind);
+  for (int64_t s = 0; s < state_count(as_run(op)); ++s) {
+    step.state[s] = matrix(op.width);
+    step.next[s] = matrix(op.width);
+    program_.state_bytes_.push_back(streams() * op.width * int64_t(size_of(program_.dtype_)));
+    program_.state_is_flags_.push_back(false);
+  }
+  const int64_t all_gates = 4 * streams() * padded(op.width);  // gru_reset_before's, and r h
+  if (op.kind == gru_reset_before && scratch_ < all_gates) scratch_ = all_gates;
+  if (op.mask_in < 0) return;
+  step.mask_in = mask(op.mask_in);
+  step.started = static_cast<uint8_t*>(take(streams(), 1));
+  program_.state_bytes_.push_back(streams());
+  program_.state_is_flags_.push_back(true);
+}
+
+void ProgramLayout::make_mask(Step& step) {
+  const StepOp& op = step.op;
+  const bool must = op.code == step_mask || op.code == step_either;
+  if (op.mask_out < 0 && !must) return;
+  expect((must || op.code == step_embed) && op.mask_out == int64_t(masks_.size()),
+         "the next mask's number", op.mask_out);
+  masks_.push_back(static_cast<uint8_t*>(take(streams(), 1)));
+  step.mask_out = masks_.back();
+}
+
+void ProgramLayout::finish(const std::vector<int64_t>& outputs) {
+  for (int64_t number : outputs) {
+    const Value& shown = value(number);
+    program_.outputs_.push_back({shown.width, shown.data});
+    program_.output_bytes_.push_back(streams() * shown.width * int64_t(size_of(program_.dtype_)));
+  }
+  StepMemory& m = program_.memory_;
+  m.scratch = floats(scratch_);
+  m.steps = program_.steps_.data();
+  m.count = int64_t(program_.steps_.size());
+  m.inputs = program_.inputs_.data();
+  m.outputs = program_.outputs_.data();
+  m.n_inputs = int64_t(program_.inputs_.size());
+  m.n_outputs = int64_t(program_.outputs_.size());
+  m.ids = program_.ids_.data();
+}
+
+}  // namespace ostinato

@@ -1,0 +1,86 @@
+// What makes a program out of a spec and weights: private to program*.cpp.
+#pragma once
+
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "program.h"
+
+namespace ostinato {
+
+// Bounds that keep every product of sizes far from overflow.
+constexpr int64_t kMostStreams = int64_t{1} << 24, kMostWidth = int64_t{1} << 24;
+constexpr int64_t kMostElements = int64_t{1} << 40;
+constexpr int64_t kMostSteps = 1 << 16;
+
+// Thrown inside, and turned into a text at the door.
+struct ProgramFailure {
+  std::string text;
+};
+[[noreturn]] void fail_program(const std::string& text);
+void expect(bool holds, const char* what, int64_t got);
+bool within(int64_t value, int64_t low, int64_t high);
+
+size_t size_of(Dtype dtype);
+RunSpec as_run(const StepOp& op);  // for the questions of spec.h
+const StepKernels& step_kernels_of(Dtype dtype);
+
+// Reads a spec front to back, checks it, and lays out the memory of its values, masks and states.
+class ProgramLayout {
+ public:
+  ProgramLayout(Program& program, const std::vector<int64_t>& spec)
+      : program_(program), spec_(spec) {}
+  void build();
+  void* floats(int64_t elements);
+
+ private:
+  struct Value {
+    int64_t width;
+    void* data;
+    int32_t* ids;
+  };
+
+  int64_t streams() const { return program_.memory_.N; }
+  int64_t integer();
+  void* take(int64_t elements, size_t size);
+  void* matrix(int64_t width);
+  const Value& value(int64_t number) const;
+  const uint8_t* mask(int64_t number) const;
+  void read_inputs();
+  std::vector<int64_t> read_outputs();
+  void add_step();
+  void make_value(Step& step);
+  void read_operands(Step& step);
+  void read_second(Step& step);
+  void make_cell(Step& step);
+  void make_mask(Step& step);
+  void finish(const std::vector<int64_t>& outputs);
+
+  Program& program_;
+  const std::vector<int64_t>& spec_;
+  size_t next_ = 0;
+  std::vector<Value> values_;
+  std::vector<uint8_t*> masks_;
+  int64_t scratch_ = 5 * 64 * 16;  // StepCell's: work and four columns of 64 rows
+};
+
+// One step's weights as they were given; null where it has none.
+struct StepWeights {
+  const void *kernel = nullptr, *recurrent = nullptr, *bias = nullptr, *number = nullptr;
+  int64_t rows = 0;  // of an embedding's table
+};
+
+// The weights of all steps, checked against the program.
+class ProgramWeights {
+ public:
+  static std::vector<StepWeights> read(const Program& program, const Tensor* tensors, size_t count);
+  // Memory for them, once.
+  static void make_room(Program& program, ProgramLayout& layout,
+                        const std::vector<StepWeights>& all);
+  // Copies them into that memory.
+  static void pack(Program& program, const std::vector<StepWeights>& all);
+};
+
+}  // namespace ostinato

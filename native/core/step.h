@@ -1,0 +1,78 @@
+// A model's timestep as a program: operations over N streams, their weights packed once, their
+// states kept from one timestep to the next.
+//
+// Values are matrices (N, width) of one dtype, f32 or f64; masks are booleans (N,). Both are numbered
+// in the order in which they're made: the program's inputs first, then each operation's result. An
+// operation reads what was made before it.
+#pragma once
+
+#include <cstdint>
+
+namespace ostinato {
+
+enum StepCode : int64_t {
+  step_embed = 0,      // rows of a table (V, width) by the ids of an input; mask: id != 0
+  step_mask = 1,       // the value, zero in rows where all of it equals the number (1,); mask: those
+                       // where it doesn't
+  step_either = 2,     // a mask: first or second
+  step_cell = 3,       // kernel (D, G*U), recurrent kernel (U, G*U), bias as in ostinato.h
+  step_dense = 4,      // kernel (D, width), bias (width,)
+  step_scale = 5,      // times a row (width,), plus a row (width,)
+  step_normalize = 6,  // to mean 0 (kind 0) or not (kind 1) and variance 1 over the width, then as
+                       // step_scale; the number (1,) is added to the variance
+  step_activate = 7,
+  step_softmax = 8,
+  step_combine = 9,    // two values: added, subtracted, multiplied, the larger, the smaller (kind)
+  step_concatenate = 10,
+};
+
+// One operation, as `kStepFields` integers in this order. -1 where a mask or operand is absent.
+struct StepOp {
+  int64_t code;
+  int64_t kind;  // of a cell, a Kind; else see above
+  int64_t activation;
+  int64_t recurrent_activation;
+  int64_t has_bias;
+  int64_t zero_masked;  // of a cell: whether the output of a masked row is zero, or held
+  int64_t mask_in;      // of a cell: the rows that take part; of step_either: the first mask
+  int64_t mask_out;     // the number of the mask that it makes
+  int64_t first;        // the value that it reads (of step_embed the input; of step_either a mask)
+  int64_t second;
+  int64_t out;    // the number of the value that it makes
+  int64_t width;  // of that value
+};
+constexpr size_t kStepFields = 12;
+
+// One operation with its memory. Values and states lie as the kernels like them, in blocks of as many
+// columns as a vector has lanes: [block][row][lane]; lanes beyond the width hold anything.
+struct Step {
+  StepOp op;
+  int64_t D;  // width of what it reads
+  void *kernel, *recurrent, *candidate, *bias;
+  void *state[2], *next[2];
+  uint8_t* started;  // (N,) whether a row has had a valid timestep
+  const void *first, *second;
+  void* out;
+  const uint8_t *mask_in, *mask_second;
+  uint8_t* mask_out;
+  const int32_t* ids;
+};
+
+// What a timestep reads from the caller or gives to it: a matrix of a value, (N, T, width).
+struct StepPort {
+  int64_t width;  // 0 of ids, int32 (N, T)
+  void* value;
+};
+
+struct StepMemory {
+  int64_t N;
+  Step* steps;
+  int64_t count;
+  StepPort *inputs, *outputs;
+  int64_t n_inputs, n_outputs;
+  int32_t** ids;  // (n_inputs,) this timestep's, (N,) each; null of values
+  void* scratch;
+  uint64_t timestep;  // how many have been run
+};
+
+}  // namespace ostinato
