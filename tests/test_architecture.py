@@ -29,6 +29,8 @@ RECURRENT = {
 }
 # A section of the guide that fails is shown, and fails the run at its end.
 CATCHES_ALL = {"ostinato.guide.running"}
+# Makes PyTorch's modules, where it's installed, whatever Keras runs on.
+MAKES_TORCH_MODULES = "ostinato.conversion.writing_torch"
 # What measures frameworks and Keras's layers uses them as their users do.
 MEASURES_FRAMEWORKS = "ostinato.bench"
 MEASURES_KERAS = {"ostinato.guide.timing", "ostinato.bench.keras_layers"}
@@ -132,6 +134,8 @@ def test_only_doors_import_a_framework():
         module = module_of(path)
         if rank(module) == DOORS or module.startswith(MEASURES_FRAMEWORKS):
             return []
+        if module == MAKES_TORCH_MODULES:
+            return [name for name in imports(path) if name.split(".")[0] in FRAMEWORKS - {"torch"}]
         return [name for name in imports(path) if name.split(".")[0] in FRAMEWORKS]
 
     assert not offences(frameworks)

@@ -8,12 +8,24 @@ from ostinato import backend
 if TYPE_CHECKING:
     from ostinato import layers
     from ostinato.conversion import accelerate, restore
+    from ostinato.conversion.reading_torch import from_torch
+    from ostinato.conversion.writing_torch import to_torch
     from ostinato.explanation import explain
     from ostinato.forced import use_engine
     from ostinato.layers import Shape
 
 __version__ = "0.1.0"
-__all__ = ["Shape", "__version__", "accelerate", "explain", "layers", "restore", "use_engine"]
+__all__ = [
+    "Shape",
+    "__version__",
+    "accelerate",
+    "explain",
+    "from_torch",
+    "layers",
+    "restore",
+    "to_torch",
+    "use_engine",
+]
 
 
 # Where each public name is at home.
@@ -21,8 +33,10 @@ _HOMES = {
     "Shape": "ostinato.layers",
     "accelerate": "ostinato.conversion",
     "explain": "ostinato.explanation",
+    "from_torch": "ostinato.conversion.reading_torch",
     "layers": "ostinato.layers",
     "restore": "ostinato.conversion",
+    "to_torch": "ostinato.conversion.writing_torch",
     "use_engine": "ostinato.forced",
 }
 

@@ -1,0 +1,219 @@
+"""PyTorch's recurrent modules as ours: `from_torch`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from ostinato import layers
+from ostinato.conversion.torch_names import TorchWeights, keras_weights, read_weights
+
+_OURS = {"LSTM": "LSTM", "GRU": "GRU", "RNN": "SimpleRNN"}
+_NONLINEARITIES = ("tanh", "relu")
+
+
+def from_torch(
+    source: Any,
+    *,
+    prefix: str | None = None,
+    nonlinearity: str | None = None,
+    dropout: float | None = None,
+    return_sequences: bool = True,
+    return_state: bool = False,
+    initial_state: bool = False,
+) -> Any:
+    """Makes our layers of a PyTorch module: nn.LSTM, GRU, RNN, LSTMCell, GRUCell or RNNCell.
+
+    The result is batch-major, whatever the module's `batch_first` was: it takes (B, T, D). It has
+    the module's weights and dtype; outputs are equal.
+
+    Args:
+        source: The module; a module that holds one; or a state dict, also of NumPy arrays, in
+            which case PyTorch needn't be installed. A state dict's shapes tell kind, units, layers,
+            directions and biases.
+        prefix: Where in the module or state dict it is: "encoder.lstm". By default wherever there
+            is exactly one.
+        nonlinearity: "tanh" or "relu", of an nn.RNN's or nn.RNNCell's state dict, which doesn't
+            say; a module does.
+        dropout: Rate of the `Dropout` between the layers; by default the module's, and of a state
+            dict none.
+        return_sequences: Whether the last layer returns the output of every timestep, as PyTorch
+            does, or that of the last.
+        return_state: Whether to return the final states too. The result is then a model that
+            gives `output, h_n`, and of an LSTM `output, h_n, c_n`, each of them
+            (B, layers * directions, U): PyTorch's, with the batch axis first.
+        initial_state: Whether to take initial states, as `model([x, h_0])` or
+            `model([x, h_0, c_0])`, of the same shapes as the final ones. A model, too.
+
+    Returns:
+        Built: one layer, a `Bidirectional` where the module is bidirectional; for several layers a
+        `keras.Sequential` of such; with states a functional model; for a cell module a cell.
+
+    Raises:
+        ValueError: if `source` is something else, has `proj_size`, or entries are missing, unknown
+            or misshapen.
+    """
+    module = _module_in(source, prefix)
+    weights = _weights_of(source, prefix) if module is None else _weights_of(module, None)
+    if nonlinearity not in (None, *_NONLINEARITIES):
+        raise ValueError(
+            f"from_torch: expected `nonlinearity` to be 'tanh' or 'relu', got {nonlinearity!r}."
+        )
+    activation = _activation(weights, module, nonlinearity)
+    if weights.is_cell:
+        return _cell(weights, activation, with_states=return_state or initial_state)
+    rate = getattr(module, "dropout", 0.0) if dropout is None else dropout
+    stack = _Stack(weights, activation, rate, return_sequences)
+    if return_state or initial_state:
+        return stack.with_states(return_state, initial_state)
+    return stack.alone()
+
+
+def _module_in(source: Any, prefix: str | None) -> Any:
+    """The recurrent module that `source` is or holds; None for a state dict."""
+    if isinstance(source, Mapping):
+        return None
+    if not hasattr(source, "named_modules"):
+        raise ValueError(
+            f"from_torch: expected a torch.nn module or a state dict, got {type(source).__name__}."
+        )
+    found = {path: module for path, module in source.named_modules() if _is_recurrent(module)}
+    wanted = None if prefix is None else prefix.removesuffix(".")
+    if wanted is not None and wanted in found:
+        return found[wanted]
+    if wanted is None and len(found) == 1:
+        return next(iter(found.values()))
+    which = "one recurrent module" if wanted is None else f"a recurrent module at {wanted!r}"
+    raise ValueError(
+        f"from_torch: expected {which} (nn.LSTM, nn.GRU, nn.RNN or a cell) in the "
+        f"{type(source).__name__}, got {len(found)}: {sorted(found)}."
+        + (" Choose one by `prefix`." if found else "")
+    )
+
+
+def _is_recurrent(module: Any) -> bool:
+    # Told by name, so that PyTorch is imported only by those who have it imported.
+    names = {
+        cls.__name__ for cls in type(module).__mro__ if cls.__module__ == "torch.nn.modules.rnn"
+    }
+    return bool(names & {"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"})
+
+
+def _weights_of(source: Any, prefix: str | None) -> TorchWeights:
+    return read_weights(source if isinstance(source, Mapping) else source.state_dict(), prefix)
+
+
+def _activation(weights: TorchWeights, module: Any, given: str | None) -> str:
+    if weights.kind != "RNN":
+        return "tanh"
+    own = getattr(module, "nonlinearity", None)
+    if own is None and given is None:
+        raise ValueError(
+            "from_torch: expected `nonlinearity`, 'tanh' or 'relu': an RNN's state dict doesn't "
+            "say which it is."
+        )
+    if None not in (own, given) and own != given:
+        raise ValueError(
+            f"from_torch: expected no `nonlinearity` or the module's, {own!r}, got {given!r}."
+        )
+    return str(own or given)
+
+
+def _cell(weights: TorchWeights, activation: str, with_states: bool) -> Any:
+    if with_states:
+        raise ValueError(
+            "from_torch: expected no `return_state` and no `initial_state` for a cell, which takes "
+            "and returns its states at every call."
+        )
+    cls = getattr(layers, f"{_OURS[weights.kind]}Cell")
+    cell = cls(weights.units, activation=activation, use_bias=weights.bias, dtype=weights.dtype)
+    cell.build((None, weights.features))
+    cell.set_weights(keras_weights(weights.kind, weights.layers[0][0]))
+    return cell
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """A module's layers, to be made.
+
+    Attributes:
+        weights: What the module holds.
+        activation: "tanh" or "relu".
+        rate: Of the dropout between layers.
+        return_sequences: Whether the last layer returns all its outputs.
+    """
+
+    weights: TorchWeights
+    activation: str
+    rate: float
+    return_sequences: bool
+
+    @property
+    def _count(self) -> int:
+        return len(self.weights.layers)
+
+    @property
+    def _directions(self) -> int:
+        return len(self.weights.layers[0])
+
+    def alone(self) -> Any:
+        """The one layer, or all of them in a Sequential; built."""
+        if self._count == 1:
+            return self._layer(0)
+        weights = self.weights
+        inputs = keras.Input((None, weights.features), dtype=weights.dtype)
+        made = [self._layer(index) for index in range(self._count)]
+        return keras.Sequential([inputs, *self._with_dropout(made)])
+
+    def with_states(self, return_state: bool, initial_state: bool) -> Any:
+        """A model of the layers that takes or gives their states."""
+        weights, places = self.weights, self._count * self._directions
+        names = ("h", "c") if weights.kind == "LSTM" else ("h",)
+        x = keras.Input((None, weights.features), name="sequences", dtype=weights.dtype)
+        given = [
+            keras.Input((places, weights.units), name=f"{name}_0", dtype=weights.dtype)
+            for name in names
+            if initial_state
+        ]
+        output, final = x, list[Any]()
+        for layer in self._with_dropout(
+            [self._layer(index, return_state=True) for index in range(self._count)]
+        ):
+            if isinstance(layer, keras.layers.Dropout):
+                output = layer(output)
+                continue
+            first = len(final) // len(names)
+            start = [s[:, first + d] for d in range(self._directions) for s in given]
+            output, *states = layer(output, initial_state=start or None)
+            final += states
+        stacked = [ops.stack(final[i :: len(names)], axis=1) for i in range(len(names))]
+        outputs = [output, *stacked] if return_state else output
+        return keras.Model([x, *given] if given else x, outputs)
+
+    def _layer(self, index: int, return_state: bool = False) -> Any:
+        weights, parts = self.weights, self.weights.layers[index]
+        last = index == self._count - 1
+        layer = getattr(layers, _OURS[weights.kind])(
+            weights.units,
+            activation=self.activation,
+            use_bias=weights.bias,
+            return_sequences=self.return_sequences or not last,
+            return_state=return_state,
+            dtype=weights.dtype,
+            name=f"{weights.kind.lower()}_l{index}",
+        )
+        if len(parts) == 2:
+            layer = layers.Bidirectional(layer, dtype=weights.dtype, name=f"both_l{index}")
+        layer.build((None, None, parts[0]["weight_ih"].shape[1]))
+        layer.set_weights([w for part in parts for w in keras_weights(weights.kind, part)])
+        return layer
+
+    def _with_dropout(self, made: list[Any]) -> list[Any]:
+        """The layers, with a Dropout after each but the last, where there is one."""
+        if not self.rate:
+            return made
+        dtype = self.weights.dtype
+        pairs = [[layer, keras.layers.Dropout(self.rate, dtype=dtype)] for layer in made]
+        return [each for pair in pairs for each in pair][:-1]
