@@ -75,6 +75,25 @@ def picture(figure, path):
     print(f"Picture: {path}")
 
 
+def bars(axes, names, values, title, colours, form):
+    """Draws lying bars, the first on top, with their values beside them."""
+    axes.bar_label(axes.barh(names, values, color=colours), fmt=form, padding=4)
+    axes.set(title=title, xlim=(0, 1.2 * max(values)))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+
+
+def nearest_mean(known, labels, unknown):
+    """The naive baseline: for each of `unknown` the label whose members have the nearest mean.
+
+    `known` and `unknown` are arrays (examples, ...) of the same size behind the first axis.
+    """
+    names = np.unique(labels)
+    means = np.stack([known[labels == name].mean(axis=0).ravel() for name in names])
+    gaps = unknown.reshape(len(unknown), 1, -1) - means
+    return names[np.square(gaps).sum(axis=-1).argmin(axis=1)]
+
+
 def read_archive(dataset, split):
     """Reads a data set of the UCR/UEA archive from the files inside the package aeon.
 

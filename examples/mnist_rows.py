@@ -60,12 +60,6 @@ def train(model, data, epochs, folder):
     return rows_of(log)
 
 
-def nearest_mean(images, labels, unseen):
-    """The baseline: for each unseen picture, the digit whose mean picture is nearest."""
-    means = np.stack([images[labels == digit].mean(axis=0) for digit in range(10)])
-    return np.square(unseen[:, None] - means).sum(axis=(2, 3)).argmin(axis=1)
-
-
 def draw(log, baseline, wrong, path):
     """The curves, and the digits that were missed with most confidence."""
     figure = plt.figure(figsize=(10, 3.8))
@@ -106,7 +100,7 @@ def main(argv=None):
     print(f"Right of each digit: {', '.join(right)}")
     missed = np.flatnonzero(answers != truth)
     missed = missed[np.argsort(scores[missed, truth[missed]] - scores[missed].max(axis=1))]
-    baseline = float(np.mean(nearest_mean(x, y, unseen) == truth))
+    baseline = float(np.mean(_shared.nearest_mean(x, y, unseen) == truth))
     accuracy = float(np.mean(answers == truth))
     wrong = zip(unseen[missed], truth[missed], answers[missed], strict=True)
     draw(log, baseline, wrong, folder / "mnist_rows.png")
