@@ -35,7 +35,7 @@ endef
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: guide test lint types native test-core sanitize format bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+.PHONY: guide test lint types native test-core sanitize format docs bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -85,6 +85,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# The documentation site, in build/site. Broken links and anchors fail.
+docs: $(READY)
+	$(BIN)/python docs/site.py
+	$(BIN)/zensical build --config-file mkdocs.yml --strict --clean
+
 # Long; in parts by BENCH="peers --cases S M", which adds to what is in benchmarks/results.
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -98,7 +103,7 @@ $(READY): pyproject.toml
 	@printf '\n== Environment for the tests: Keras, its three backends and the tools (a few GB)\n'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP_INSTALL) '$(TORCH)'
-	$(BIN)/python $(PIP_INSTALL) --editable '.[jax,torch,guide,dev]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[jax,torch,guide,docs,dev]'
 # Keras 2, a peer of the benchmark. It asks for the package tensorflow, which tensorflow-cpu is.
 	$(BIN)/python $(PIP_INSTALL) --no-deps tf_keras
 	touch $@

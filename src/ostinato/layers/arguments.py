@@ -6,6 +6,7 @@ and checking of values, its attributes, its config and the "Args" part of its do
 
 import inspect
 import numbers
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -135,12 +136,14 @@ def _constructor(owner: str, arguments: tuple[Argument, ...]) -> Callable[..., N
 
 
 def _documented(doc: str, arguments: tuple[Argument, ...]) -> str:
-    lines = [inspect.cleandoc(doc), "", "Args:"]
+    """The docstring with the arguments before its first section."""
+    about, *sections = re.split(r"\n\n(?=Call arguments:|Raises:)", inspect.cleandoc(doc))
+    lines = ["Args:"]
     for argument in arguments:
         default = "" if argument.default is REQUIRED else f" Default: `{argument.default!r}`."
         lines.append(f"    {argument.name}: {argument.doc}{default}")
     lines.append("    **kwargs: Arguments of `keras.layers.Layer`: name, dtype, trainable...")
-    return "\n".join(lines)
+    return "\n\n".join([about, "\n".join(lines), *sections])
 
 
 def _units(value: Any) -> int:
