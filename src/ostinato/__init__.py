@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ostinato import backend
+from ostinato.registering import once_keras_is_imported
 
 if TYPE_CHECKING:
     from ostinato import layers
@@ -13,16 +14,20 @@ if TYPE_CHECKING:
     from ostinato.explanation import explain
     from ostinato.forced import use_engine
     from ostinato.layers import Shape
+    from ostinato.streaming.opening import stream
+    from ostinato.streaming.stream import Stream
 
 __version__ = "0.1.0"
 __all__ = [
     "Shape",
+    "Stream",
     "__version__",
     "accelerate",
     "explain",
     "from_torch",
     "layers",
     "restore",
+    "stream",
     "to_torch",
     "use_engine",
 ]
@@ -31,29 +36,34 @@ __all__ = [
 # Where each public name is at home.
 _HOMES = {
     "Shape": "ostinato.layers",
+    "Stream": "ostinato.streaming.stream",
     "accelerate": "ostinato.conversion",
     "explain": "ostinato.explanation",
     "from_torch": "ostinato.conversion.reading_torch",
     "layers": "ostinato.layers",
     "restore": "ostinato.conversion",
+    "stream": "ostinato.streaming.opening",
     "to_torch": "ostinato.conversion.writing_torch",
     "use_engine": "ostinato.forced",
 }
+_WITHOUT_KERAS = ("Stream",)
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it's first asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'ostinato' has no attribute {name!r}")
-    backend.require()
+    if name not in _WITHOUT_KERAS:
+        backend.require()
     home = importlib.import_module(_HOMES[name])
     value = home if name == "layers" else getattr(home, name)
     globals()[name] = value
     return value
 
 
-# Importing the layers imports Keras, which settles the backend for good and registers our classes,
-# so that saved models load. A program must have chosen its backend by now. The command line hasn't:
-# Python imports this package before cli.main runs, which chooses; there the layers wait for it.
-if not backend.started_as_command():
-    __getattr__("layers")
+# A backend that can't work is refused now, with what to do, before Keras fails at it somewhere
+# inside. Not for the command line, which is about to choose one (Python imports this package before
+# cli.main runs); nor where none is installed, as a saved stream needs none.
+if backend.installed() and not backend.started_as_command():
+    backend.require()
+once_keras_is_imported(lambda: __getattr__("layers"))

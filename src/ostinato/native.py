@@ -172,6 +172,16 @@ def PooledBuffer(nbytes: int) -> Any:  # noqa: N802 - makes one, and is named as
     return _extension().PooledBuffer(nbytes)
 
 
+def Program(dtype: int, spec: Sequence[int], weights: Sequence[View]) -> Any:  # noqa: N802 - likewise
+    """A timestep of a model, in the terms of native/core/program.h.
+
+    Raises:
+        ValueError: The spec or a weight isn't what it should be.
+        RuntimeError: The native engine isn't there.
+    """
+    return _extension().Program(dtype, spec, weights)
+
+
 def jax_handlers() -> dict[str, Any]:
     """The capsules of the XLA FFI handlers by name; empty where it was built without JAX."""
     handlers: Callable[[], dict[str, Any]] = getattr(_extension(), "jax_handlers", dict)

@@ -1,0 +1,112 @@
+"""Which layers can run timestep by timestep, and the errors for those that can't."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import layers, tree
+
+from ostinato.layers import RNN, Bidirectional
+from ostinato.layers.checks import name_of
+
+MERGES = (
+    *(layers.Add, layers.Subtract, layers.Multiply, layers.Average),
+    *(layers.Maximum, layers.Minimum, layers.Concatenate),
+)
+# What does nothing at inference.
+SILENT = (
+    *(layers.Dropout, layers.SpatialDropout1D, layers.GaussianDropout, layers.GaussianNoise),
+    *(layers.AlphaDropout, layers.ActivityRegularization, layers.Identity),
+)
+# Acts on one timestep, whatever its options.
+_POINTWISE = (
+    *(layers.Dense, layers.EinsumDense, layers.Activation, layers.ReLU, layers.LeakyReLU),
+    *(layers.ELU, layers.Embedding, layers.Masking, layers.Rescaling, layers.TimeDistributed),
+    *(layers.InputLayer, layers.Softmax, layers.UnitNormalization, layers.Normalization),
+    *(layers.LayerNormalization, layers.BatchNormalization, layers.RMSNormalization),
+)
+# Acts on one timestep if this is its axis.
+_BY_AXIS = (
+    *(layers.Softmax, layers.UnitNormalization, layers.Normalization, layers.Concatenate),
+    *(layers.LayerNormalization, layers.BatchNormalization, layers.RMSNormalization),
+)
+_MAY = (
+    "recurrent layers of ostinato, Dense, Embedding, Masking, BatchNormalization, "
+    "LayerNormalization, Dropout, activations, Rescaling, merging layers and TimeDistributed"
+)
+
+
+def refuse(layer: Any, inputs: Sequence[Any]) -> None:
+    """Refuses a layer that needs more than the timesteps so far.
+
+    Args:
+        layer: A layer or operation of a graph.
+        inputs: Its inputs, as `graph.Ref`s.
+
+    Raises:
+        ValueError: if the layer can't be streamed; it names the layer and says why.
+    """
+    reason = _why_not(layer, inputs)
+    if reason is not None:
+        raise ValueError(f"stream: {_called(layer)} {reason}.")
+
+
+def _why_not(layer: Any, inputs: Sequence[Any]) -> str | None:
+    if isinstance(layer, RNN):
+        if layer.go_backwards:
+            return "has go_backwards=True: it reads a sequence from its end, which isn't there yet"
+        return None
+    if isinstance(layer, Bidirectional):
+        return "reads a sequence from its end, too, which isn't there yet"
+    if type(layer).__name__ in ("LSTM", "GRU", "SimpleRNN", "RNN") and _is_of_keras(layer):
+        return "is Keras's own recurrent layer: `ostinato.accelerate(model)` makes it one of ours"
+    if type(layer) not in (*_POINTWISE, *MERGES, *SILENT):
+        return f"isn't known to act on each timestep by itself; a stream may have {_MAY}"
+    if type(layer) in _BY_AXIS and not _of_features(layer, inputs):
+        return f"acts along axis {layer.axis}, expected one of the features, the last"
+    if not isinstance(layer, layers.Embedding) and any(not ref.shape for ref in inputs):
+        return "reads an input without features, (batch, timesteps), which only an Embedding may"
+    return None
+
+
+def _is_of_keras(layer: Any) -> bool:
+    return type(layer).__module__.partition(".")[0] == "keras"
+
+
+def _of_features(layer: Any, inputs: Sequence[Any]) -> bool:
+    """Whether a layer's axis is among those after batch and time."""
+    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    rank = 2 + len(inputs[0].shape)
+    return all(axis % rank >= 2 for axis in axes)
+
+
+def only_input(layer: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """The one argument of a call in a graph that is a tensor, or a nest of them; and its masks.
+
+    Raises:
+        ValueError: if there are others: states, constants.
+    """
+    masks = {name: value for name, value in kwargs.items() if name.endswith("mask")}
+    given = [(f"argument {i}", value) for i, value in enumerate(args)]
+    given += [(name, value) for name, value in kwargs.items() if name not in masks]
+    tensors = [(name, value) for name, value in given if _has_tensors(value)]
+    if len(tensors) != 1:
+        names = ", ".join(name for name, _ in tensors[1:])
+        raise ValueError(
+            f"stream: {_called(layer)} is called with more than its inputs ({names}): a stream "
+            "begins with the layer's own initial state. Stream the layer alone, and set "
+            "`stream.state`."
+        )
+    if kwargs.get("training"):
+        raise ValueError(f"stream: {_called(layer)} is called with training=True.")
+    return tensors[0][1], [m for m in tree.flatten(masks) if isinstance(m, keras.KerasTensor)]
+
+
+def _has_tensors(value: Any) -> bool:
+    return any(isinstance(leaf, keras.KerasTensor) for leaf in tree.flatten(value))
+
+
+def _called(layer: Any) -> str:
+    if isinstance(layer, layers.Layer):
+        return name_of(layer)
+    return f"operation {layer.name!r} ({type(layer).__name__})"

@@ -1,0 +1,60 @@
+"""A program on the native engine, with the states of its streams."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ostinato import native
+from ostinato.streaming.nest import flatten
+from ostinato.streaming.program import Program
+
+_DTYPES = {"float32": native.FLOAT32, "float64": native.FLOAT64}
+
+
+class Compiled:
+    """What runs a program for N streams; a stream's way to the native engine.
+
+    Attributes:
+        program: The program, its weights among it.
+        run: `run(inputs, outputs, timesteps)`: tuples of dense arrays, (N, T, width) each, ids
+            (N, T) of int32; writes the outputs. False where an array isn't so, and nothing is done.
+        why_not_native: "", as it is.
+    """
+
+    why_not_native = ""
+
+    def __init__(self, program: Program, streams: int) -> None:
+        self.program = program
+        self.states, self.inputs, self.outputs = program.states, program.inputs, program.outputs
+        self._streams = streams
+        spec = [streams, *_counted([port.shape[0] if port.shape else 0 for port in self._ports()])]
+        spec += _counted(program.output_values)
+        spec += [number for operation in program.operations for number in operation.encode()]
+        self._native = native.Program(_DTYPES[program.dtype], spec, _views(program.weights))
+        self.run = self._native.run
+
+    def _ports(self) -> list:  # type: ignore[type-arg]
+        return flatten(self.program.inputs)
+
+    def read_states(self) -> list[np.ndarray]:
+        """The states, (N, *shape) each."""
+        arrays = [np.empty((self._streams, *state.shape), state.dtype) for state in self.states]
+        self._native.read_states(tuple(arrays))
+        return arrays
+
+    def write_states(self, arrays: Sequence[np.ndarray]) -> None:
+        """Sets all states."""
+        self._native.write_states(tuple(arrays))
+
+    def refresh(self, program: Program) -> None:
+        """Takes the weights of a program that is otherwise the same."""
+        self._native.set_weights(_views(program.weights))
+        self.program = program
+
+
+def _counted(numbers: Sequence[int]) -> list[int]:
+    return [len(numbers), *numbers]
+
+
+def _views(arrays: Sequence[np.ndarray]) -> list[native.View]:
+    return [(array.ctypes.data, _DTYPES[str(array.dtype)], array.shape) for array in arrays]

@@ -1,0 +1,244 @@
+"""A Keras model as a list of layer calls, read through Keras's public API."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import tree
+
+from ostinato.conversion.attributes import functional_class
+from ostinato.conversion.lookups import by_config
+from ostinato.layers import RNN
+from ostinato.layers.checks import name_of
+from ostinato.streaming.causal import only_input, refuse
+from ostinato.streaming.masks import EVERY, Origin, origin_of, output_mask
+from ostinato.streaming.nest import Nest, flatten, map_leaves
+from ostinato.structure import leaf_paths, map_shapes
+
+
+@dataclass(frozen=True, eq=False)
+class Ref:
+    """A tensor of the model, (batch, timesteps, *shape)."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer.
+
+    Attributes:
+        layer: The layer, which isn't a model.
+        inputs: A nest of `Ref`s.
+        output: The nest of what it gives, without the states of a layer with `return_state`.
+        is_masked: Whether its inputs have a mask.
+    """
+
+    layer: Any
+    inputs: Nest
+    output: Nest
+    is_masked: bool
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model's inputs, its calls in order, and its outputs; `Ref`s are told apart by identity.
+
+    Attributes:
+        name: The model's name.
+        inputs: A nest of `Ref`s.
+        names: What to call each input, in keras.tree's order.
+        calls: The calls.
+        outputs: A nest of `Ref`s.
+    """
+
+    name: str
+    inputs: Nest
+    names: tuple[str, ...]
+    calls: tuple[Call, ...]
+    outputs: Nest
+
+
+def read(model: Any) -> Graph:
+    """Reads a layer, a Sequential or a functional model.
+
+    Raises:
+        ValueError: if it's neither, isn't built, or can't run timestep by timestep; it names the
+            layer.
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"stream: expected a Keras model or layer, got {model!r}.")
+    if not model.built:
+        raise ValueError(
+            f"stream: {name_of(model)} isn't built, so that its sizes aren't known: call it on "
+            "some data first."
+        )
+    inputs, names = _inputs_of(model)
+    reader = _Reader()
+    outputs = reader.follow(model, inputs)
+    return Graph(model.name, inputs, names, tuple(reader.calls), outputs)
+
+
+def _inputs_of(model: Any) -> tuple[Nest, tuple[str, ...]]:
+    if not isinstance(model, keras.Model):
+        dtype = "int32" if isinstance(model, keras.layers.Embedding) else model.compute_dtype
+        inputs = _refs(_build_shapes(model), dtype, skipped=2)
+        return inputs, tuple(path or "x" for path in leaf_paths(_symbolic(inputs)))
+    if not isinstance(model, (keras.Sequential, functional_class())):
+        raise ValueError(
+            f"stream: {name_of(model)} is a model with a `call` of its own, which may do anything; "
+            "expected a layer, a Sequential or a functional model."
+        )
+    given = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    for tensor in tree.flatten(given):
+        if len(tensor.shape) < 2:
+            raise ValueError(
+                f"stream: input {tensor.name} of {name_of(model)} has no axis of timesteps, so "
+                "that it can't come timestep by timestep."
+            )
+    names = tuple(tensor.name for tensor in tree.flatten(given))
+    return tree.map_structure(_ref_like, given), names
+
+
+def _ref_like(tensor: Any) -> Ref:
+    return Ref(tuple(tensor.shape[2:]), keras.backend.standardize_dtype(tensor.dtype))
+
+
+def _build_shapes(layer: Any) -> Nest:
+    """The shapes (batch, timesteps, ...) of inputs that a layer was built for."""
+    config = layer.get_build_config() or {}
+    if "shapes_dict" in config:
+        return next(iter(config["shapes_dict"].values()))
+    return config.get("input_shape") or (None, None)
+
+
+def _refs(shapes: Nest, dtype: str, skipped: int) -> Nest:
+    """A `Ref` for each shape in a nest; `skipped` axes come before the features."""
+    return map_shapes(lambda shape: Ref(tuple(shape[skipped:]), dtype), shapes)
+
+
+def _symbolic(refs: Nest) -> Nest:
+    return map_leaves(lambda ref: keras.KerasTensor((1, 1, *ref.shape), dtype=ref.dtype), refs)
+
+
+class _Reader:
+    """Follows a model's calls, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self._masks: dict[int, Origin | None] = {}  # by a ref's id
+
+    def follow(self, layer: Any, inputs: Nest) -> Nest:
+        """What a layer, or a model in a model, makes of its inputs."""
+        if isinstance(layer, keras.Sequential):
+            for each in layer.layers:
+                inputs = self.follow(each, inputs)
+            return inputs
+        if isinstance(layer, functional_class()):
+            return self._functional(layer, inputs)
+        refs = flatten(inputs)
+        refuse(layer, refs)
+        shapes = map_leaves(lambda ref: (None, None, *ref.shape), inputs)
+        result = layer.compute_output_shape(shapes)
+        if isinstance(layer, RNN) and layer.return_state:
+            result = result[0]  # the states follow; they're the stream's own
+        keeps_time = not isinstance(layer, RNN) or layer.return_sequences
+        output = _refs(result, layer.compute_dtype, skipped=2 if keeps_time else 1)
+        masks = self._masks_of(refs)
+        made = output_mask(layer, [id(ref) for ref in refs], masks)
+        self._masks.update((id(ref), made) for ref in flatten(output))
+        is_masked = any(mask is not None for mask in masks)
+        self.calls.append(Call(layer, inputs, output, is_masked))
+        return output
+
+    def _masks_of(self, refs: list[Ref]) -> list[Origin | None]:
+        return [self._masks.get(id(ref)) for ref in refs]
+
+    def _functional(self, model: Any, inputs: Nest) -> Nest:
+        """A model of a graph: Keras replays it, on stand-ins that say who called whom."""
+        seen: list[tuple[Any, Any, Any, Any]] = []
+
+        def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+            output = operation(*args, **kwargs)
+            seen.append((operation, args, kwargs, output))
+            return output
+
+        # A model that isn't compiled: clone_model would copy that, too.
+        plain = keras.Model(model.input, model.output)
+        copy = keras.models.clone_model(plain, clone_function=_stand_in, call_function=call)
+        known: dict[int, Any] = dict(
+            zip(map(id, tree.flatten(copy.input)), flatten(inputs), strict=True)
+        )
+        for operation, args, kwargs, output in seen:
+            flat = tree.flatten(output)
+            if isinstance(operation, _StandIn):
+                made: list[Any] = list(self._layer_called(operation.layer(), args, kwargs, known))
+                made += [_STATE] * (len(flat) - len(made))
+            else:
+                origin = origin_of(operation, args, lambda tensor: _found(known, tensor))
+                made = [operation if origin is None else origin] * len(flat)
+            known.update(zip(map(id, flat), made, strict=True))
+        return tree.map_structure(lambda tensor: _ref(known, tensor, model), copy.output)
+
+    def _layer_called(self, layer: Any, args: Any, kwargs: Any, known: dict[int, Any]) -> list[Ref]:
+        given, masks = only_input(layer, args, kwargs)
+        inputs = tree.map_structure(lambda tensor: _ref(known, tensor, layer), given)
+        own = self._masks_of(flatten(inputs))
+        for mask in masks:
+            origin = known.get(id(mask))
+            if origin not in own and not (origin == EVERY and None in own):
+                raise ValueError(
+                    f"stream: {name_of(layer)} is called with a mask of its own; a stream has "
+                    "those of Embedding and Masking."
+                )
+        return flatten(self.follow(layer, inputs))
+
+
+_STATE = "a state"
+
+
+def _found(known: dict[int, Any], tensor: Any) -> Any:
+    """What `origin_of` wants to know of a tensor."""
+    value = known.get(id(tensor))
+    return id(value) if isinstance(value, Ref) else value
+
+
+def _ref(known: dict[int, Any], tensor: Any, reader: Any) -> Ref:
+    value = known[id(tensor)]
+    if isinstance(value, Ref):
+        return value
+    if value is _STATE:
+        raise ValueError(
+            f"stream: {name_of(reader)} uses a state that a layer with return_state gives; in a "
+            "stream the state is `stream.state`."
+        )
+    operation = f"operation {value.name!r}" if hasattr(value, "name") else "operations on a mask"
+    raise ValueError(
+        f"stream: {name_of(reader)} reads what {operation} makes; a stream may have layers alone "
+        "(keras.layers.Add and its kind for sums)."
+    )
+
+
+def _stand_in(operation: Any) -> Any:
+    return (
+        _StandIn(operation) if isinstance(operation, keras.layers.Layer) else by_config(operation)
+    )
+
+
+class _StandIn(keras.layers.Layer):
+    """Stands for a layer in a copy of its graph: the same shapes, and no work."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer: Callable[[], Any] = lambda: layer  # not an attribute that Keras tracks
+        self.built = True
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """That of the layer."""
+        return self.layer().compute_output_spec(*args, **kwargs)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Never runs: only symbolic tensors come."""
+        raise TypeError(f"{name_of(self.layer())} was called on values.")

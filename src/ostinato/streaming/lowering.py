@@ -1,0 +1,94 @@
+"""Makes a program of the native engine from a model's graph, or says why it can't."""
+
+from typing import Any
+
+from keras import layers
+
+from ostinato import native
+from ostinato.layers import RNN
+from ostinato.layers.checks import name_of
+from ostinato.streaming.graph import Call, Graph, Ref
+from ostinato.streaming.nest import Nest, fill, flatten
+from ostinato.streaming.program import Builder, Port, Program, Value
+from ostinato.streaming.rules import RECURRENT, RULES, Rule
+
+
+def why_not(graph: Graph) -> str:
+    """Why the native engine can't run a model's timesteps; "" where it can."""
+    reason = native.why_not()
+    if reason is not None:
+        return reason
+    for call in graph.calls:
+        reason = _why_not_call(call, graph)
+        if reason is not None:
+            return f"{name_of(call.layer)}: {reason}"
+    return ""
+
+
+def _why_not_call(call: Call, graph: Graph) -> str | None:
+    inputs = flatten(call.inputs)
+    refs = [*inputs, *flatten(call.output)]
+    if not isinstance(call.layer, layers.Embedding) and any(len(ref.shape) != 1 for ref in refs):
+        return "the kernel takes timesteps of one axis of features"
+    if isinstance(call.layer, RNN):
+        if isinstance(call.output, Ref) and len(inputs) == 1 and isinstance(call.inputs, Ref):
+            return RECURRENT.why_not(call.layer)
+        return "the kernel takes one tensor, and gives one"
+    if type(call.layer) not in RULES:
+        return f"the kernel has no {type(call.layer).__name__}"
+    if isinstance(call.layer, layers.Embedding) and inputs[0] not in flatten(graph.inputs):
+        return "its ids are computed, and not an input of the model"
+    if len({ref.shape for ref in inputs}) > 1 and not isinstance(call.layer, layers.Concatenate):
+        return "its inputs are broadcast"
+    if len(flatten(call.output)) != 1:
+        return "the kernel gives one tensor"
+    return RULES[type(call.layer)].why_not(call.layer)
+
+
+def lower(graph: Graph) -> Program:
+    """The program of a graph for which `why_not` has nothing."""
+    builder = Builder(_dtype(graph))
+    ids = {
+        id(ref)
+        for call in graph.calls
+        if isinstance(call.layer, layers.Embedding)
+        for ref in flatten(call.inputs)
+    }
+    values: dict[int, Value] = {}
+    for ref in flatten(graph.inputs):
+        values[id(ref)] = builder.input(0 if id(ref) in ids else ref.shape[0])
+    for call in graph.calls:
+        # A copy of each, as a value's mask is its reader's to change.
+        read = [Value(**vars(values[id(ref)])) for ref in flatten(call.inputs)]
+        (made,) = flatten(call.output)
+        values[id(made)] = _rule(call.layer).lower(builder, call.layer, read)
+    numbers = [values[id(ref)].number for ref in flatten(graph.outputs)]
+    return Program(
+        graph.name,
+        builder.dtype,
+        ports(graph.inputs, graph.names, builder.dtype, ids),
+        ports(graph.outputs, [f"y{i}" for i in range(len(numbers))], builder.dtype, set()),
+        tuple(numbers),
+        tuple(builder.operations),
+        tuple(builder.states),
+        tuple(builder.weights),
+    )
+
+
+def _rule(layer: Any) -> Rule:
+    return RECURRENT if isinstance(layer, RNN) else RULES[type(layer)]
+
+
+def _dtype(graph: Graph) -> str:
+    """Double where a layer computes in it; half precision is run in single."""
+    dtypes = {call.layer.compute_dtype for call in graph.calls}
+    return "float64" if "float64" in dtypes else "float32"
+
+
+def ports(nest: Nest, names: Any, dtype: str, ids: set[int]) -> Nest:
+    """A nest of `Ref`s as the ports that they are."""
+    made = [
+        Port(name, ref.shape, "int32" if id(ref) in ids else dtype)
+        for ref, name in zip(flatten(nest), names, strict=True)
+    ]
+    return fill(nest, made)

@@ -1,0 +1,181 @@
+"""What a timestep is made of, in the terms of native/core/step.h: plain values and NumPy arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from ostinato import native
+from ostinato.streaming.nest import Nest
+
+# Codes of operations, in the header's order.
+EMBED, MASK, EITHER, CELL, DENSE, SCALE, NORMALIZE, ACTIVATE, SOFTMAX, COMBINE, CONCATENATE = range(
+    11
+)
+ADD, SUBTRACT, MULTIPLY, MAXIMUM, MINIMUM = range(5)  # kinds of COMBINE
+CENTRED, AS_IT_IS = range(2)  # kinds of NORMALIZE
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation; the fields are those of the header, in its order.
+
+    Attributes:
+        code: One of the codes above.
+        kind: Of a cell one of `native`'s kinds; of COMBINE and NORMALIZE see above.
+        activation: The name of a function in `native.activation_names()`.
+        recurrent_activation: Likewise.
+        has_bias: 0 or 1.
+        zero_masked: Whether a masked row's output is zero, and not held; 0 or 1.
+        mask_in: The number of the mask that it reads, or -1.
+        mask_out: The number of the mask that it makes, or -1.
+        first: The number of the value, input or mask that it reads.
+        second: The number of the other value.
+        out: The number of the value that it makes.
+        width: That value's width.
+    """
+
+    code: int
+    kind: int = 0
+    activation: str = "linear"
+    recurrent_activation: str = "linear"
+    has_bias: int = 0
+    zero_masked: int = 0
+    mask_in: int = -1
+    mask_out: int = -1
+    first: int = -1
+    second: int = -1
+    out: int = -1
+    width: int = 0
+
+    def encode(self) -> list[int]:
+        """The integers that the core takes."""
+        values = [getattr(self, each.name) for each in fields(self)]
+        names = native.activation_names()
+        return [names.index(value) if isinstance(value, str) else int(value) for value in values]
+
+
+@dataclass(frozen=True)
+class Port:
+    """What a stream reads, or gives, a timestep: an array of `shape`, streams and time apart.
+
+    Attributes:
+        name: How to call it in an error.
+        shape: () of ids.
+        dtype: A NumPy dtype's name.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class State:
+    """One array of a layer's state, (streams, *shape).
+
+    Attributes:
+        layer: The layer's name.
+        shape: Its shape.
+        dtype: A NumPy dtype's name.
+        is_extra: Whether it isn't the cell's, but what a layer under a mask keeps beside.
+        initial: What a stream starts from, of `shape`.
+    """
+
+    layer: str
+    shape: tuple[int, ...]
+    dtype: str
+    is_extra: bool
+    initial: np.ndarray = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A timestep of a model.
+
+    Attributes:
+        name: The model's.
+        dtype: "float32" or "float64".
+        inputs: A nest of `Port`s.
+        outputs: A nest of `Port`s.
+        output_values: The number of the value that each output is.
+        operations: What is done, in order.
+        states: What is kept from one timestep to the next, in the order of the operations.
+        weights: Those of the operations, in order.
+    """
+
+    name: str
+    dtype: str
+    inputs: Nest
+    outputs: Nest
+    output_values: tuple[int, ...]
+    operations: tuple[Operation, ...]
+    states: tuple[State, ...]
+    weights: tuple[np.ndarray, ...] = field(compare=False)
+
+
+@dataclass
+class Value:
+    """A value in the making of a program: its number, its width, and the mask that goes with it."""
+
+    number: int
+    width: int
+    mask: int = -1
+
+
+class Builder:
+    """Makes a program, operation by operation."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self.operations: list[Operation] = []
+        self.weights: list[np.ndarray] = []
+        self.states: list[State] = []
+        self._values = self._masks = 0
+
+    def input(self, width: int) -> Value:
+        """The next input: a value, or ids where the width is 0."""
+        self._values += 1
+        return Value(self._values - 1, width)
+
+    def add(
+        self, code: int, first: Value, width: int, weights: Sequence[Any] = (), **rest: Any
+    ) -> Value:
+        """Appends an operation that makes a value, with the mask of what it reads first."""
+        made = self.input(width)
+        self.operations.append(
+            Operation(code, first=first.number, out=made.number, width=width, **rest)
+        )
+        self.weights += [np.ascontiguousarray(weight, self.dtype) for weight in weights]
+        made.mask = first.mask
+        return made
+
+    def new_mask(self) -> int:
+        """The number of the next mask, for the operation that is about to make it."""
+        self._masks += 1
+        return self._masks - 1
+
+    def either(self, first: int, second: int) -> int:
+        """The mask that holds where one of two does."""
+        made = self.new_mask()
+        self.operations.append(Operation(EITHER, mask_in=first, first=second, mask_out=made))
+        return made
+
+    def scale(self, value: Value, factor: Any, offset: Any) -> Value:
+        """`value * factor + offset`, numbers or (width,) each."""
+        rows = [np.broadcast_to(np.asarray(row), (value.width,)) for row in (factor, offset)]
+        return self.add(SCALE, value, value.width, rows)
+
+    def cell(
+        self, layer: str, kind: int, value: Value, initial: Sequence[np.ndarray], **rest: Any
+    ) -> Value:
+        """A cell named `layer` with its states; `rest` is for `add`. Its output has no mask."""
+        made = self.add(CELL, value, len(initial[0]), kind=kind, mask_in=value.mask, **rest)
+        for state in initial:
+            self.states.append(
+                State(layer, state.shape, self.dtype, False, state.astype(self.dtype))
+            )
+        if value.mask >= 0:
+            self.states.append(State(layer, (), "bool", True, np.zeros((), bool)))
+        return made

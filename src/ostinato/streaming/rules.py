@@ -1,0 +1,281 @@
+"""How each layer's timestep is made of the native engine's operations; or why it can't be."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from ostinato.engines.fused import KINDS, activation_name
+from ostinato.layers.choosing import question_about
+from ostinato.layers.running import cells_of
+from ostinato.plan import plan
+from ostinato.streaming import program as p
+from ostinato.streaming.causal import SILENT
+from ostinato.streaming.program import Builder, Value
+from ostinato.structure import leaves
+
+Lower = Callable[[Builder, Any, list[Value]], Value]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A layer's rule.
+
+    Attributes:
+        lower: Appends the layer's operations, and returns its output.
+        why_not: Why this layer, in spite of its class, can't be lowered; None where it can.
+    """
+
+    lower: Lower
+    why_not: Callable[[Any], str | None] = lambda layer: None
+
+
+def _numpy(value: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(value), "float64")
+
+
+# --- recurrent layers -----------------------------------------------------------------------------
+
+
+def why_not_recurrent(layer: Any) -> str | None:
+    """Why a recurrent layer's cells aren't the kernel's."""
+    for cell in cells_of(layer.cell):
+        # On NumPy's array, since what the backend's tensors allow doesn't matter here.
+        found = plan(question_about(cell, np.zeros((1, 1, 1), "float32")))
+        if found.engine != "fused":
+            return found.why_not()
+    return None
+
+
+def recurrent(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    """A recurrent layer: its cells one over the other, all under the mask of the inputs."""
+    (value,) = inputs
+    mask, cells = value.mask, cells_of(layer.cell)
+    states = [np.asarray(_numpy(leaf)[0]) for leaf in leaves_of(layer.get_initial_state(1))]
+    for index, cell in enumerate(cells):
+        count = len(leaves_of(cell.state_size))
+        initial, states = states[:count], states[count:]
+        gate = getattr(cell, "recurrent_activation", None)
+        value.mask = mask
+        value = builder.cell(
+            layer.name,
+            KINDS[cell.kind],
+            value,
+            initial,
+            weights=[_numpy(weight) for weight in cell.kernel_weights()],
+            activation=activation_name(cell.activation),
+            recurrent_activation="linear" if gate is None else activation_name(gate),
+            has_bias=int(cell.bias is not None),
+            # What a lower cell puts out at a masked timestep reaches nobody.
+            zero_masked=int(
+                getattr(layer, "zero_output_for_mask", False) or index < len(cells) - 1
+            ),
+        )
+    value.mask = mask if layer.return_sequences else -1
+    return value
+
+
+def leaves_of(states: Any) -> list[Any]:
+    """The leaves of states, or of their sizes."""
+    nested = isinstance(states, (list, tuple)) and any(isinstance(s, (list, tuple)) for s in states)
+    return [leaf for s in states for leaf in leaves_of(s)] if nested else leaves(states)
+
+
+# --- layers of one timestep -----------------------------------------------------------------------
+
+
+def _activate(builder: Builder, function: Any, value: Value) -> Value:
+    if function is keras.activations.softmax:
+        return builder.add(p.SOFTMAX, value, value.width)
+    name = activation_name(function)
+    if name == "linear":
+        return value
+    return builder.add(p.ACTIVATE, value, value.width, activation=name)
+
+
+def _why_not_activation(function: Any) -> str | None:
+    if function is keras.activations.softmax or activation_name(function) is not None:
+        return None
+    shown = getattr(function, "__name__", type(function).__name__)
+    return f"its activation is a function that the kernel doesn't have: {shown}"
+
+
+def _why_not_dense(layer: Any) -> str | None:
+    if layer.quantization_mode is not None:
+        return f"it's quantized ({layer.quantization_mode})"
+    return _why_not_activation(layer.activation)
+
+
+def _dense(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    weights = [_numpy(layer.kernel)] + ([_numpy(layer.bias)] if layer.use_bias else [])
+    name = activation_name(layer.activation)
+    made = builder.add(
+        p.DENSE,
+        inputs[0],
+        layer.units,
+        weights,
+        has_bias=int(layer.use_bias),
+        activation=name or "linear",
+    )
+    return made if name else _activate(builder, layer.activation, made)
+
+
+def _embedding(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    mask = builder.new_mask() if layer.mask_zero else -1
+    table = [_numpy(layer.embeddings)]
+    made = builder.add(p.EMBED, inputs[0], layer.output_dim, table, mask_out=mask)
+    made.mask = mask
+    return made
+
+
+def _masking(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    number = [np.array([layer.mask_value])]
+    mask = builder.new_mask()
+    made = builder.add(p.MASK, inputs[0], inputs[0].width, number, mask_out=mask)
+    made.mask = mask
+    return made
+
+
+def _normalize(
+    builder: Builder, value: Value, kind: int, epsilon: float, factor: Any, offset: Any
+) -> Value:
+    rows = [np.array([epsilon])]
+    for row, empty in ((factor, 1.0), (offset, 0.0)):
+        rows.append(np.full(value.width, empty) if row is None else _numpy(row))
+    return builder.add(p.NORMALIZE, value, value.width, rows, kind=kind)
+
+
+def _layer_norm(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    return _normalize(builder, inputs[0], p.CENTRED, layer.epsilon, layer.gamma, layer.beta)
+
+
+def _rms_norm(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    return _normalize(builder, inputs[0], p.AS_IT_IS, layer.epsilon, layer.scale, None)
+
+
+def _batch_norm(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    factor = 1 / np.sqrt(_numpy(layer.moving_variance) + layer.epsilon)
+    factor = factor * (_numpy(layer.gamma) if layer.scale else 1.0)
+    offset = -_numpy(layer.moving_mean) * factor + (_numpy(layer.beta) if layer.center else 0.0)
+    return builder.scale(inputs[0], factor, offset)
+
+
+def _normalization(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    mean, variance = (_numpy(part).reshape(-1) for part in (layer.mean, layer.variance))
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    return builder.scale(inputs[0], 1 / deviation, -mean / deviation)
+
+
+def _leaky(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    scaled = builder.scale(inputs[0], layer.negative_slope, 0.0)
+    return _combined(builder, p.MAXIMUM, inputs[0], scaled)
+
+
+# --- layers of several values ---------------------------------------------------------------------
+
+
+def _combined(builder: Builder, kind: int, first: Value, second: Value) -> Value:
+    return builder.add(p.COMBINE, first, first.width, kind=kind, second=second.number)
+
+
+def _either(builder: Builder, masks: Sequence[int]) -> int:
+    found = masks[0]
+    for mask in masks[1:]:
+        found = found if mask == found else builder.either(found, mask)
+    return found
+
+
+def _merging(kind: int, averages: bool = False) -> Lower:
+    def lower(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+        made = inputs[0]
+        for value in inputs[1:]:
+            made = _combined(builder, kind, made, value)
+        if averages:
+            made = builder.scale(made, 1 / len(inputs), 0.0)
+        # Keras's rule: no mask where one has none, else where any holds.
+        masks = [value.mask for value in inputs]
+        made.mask = -1 if -1 in masks else _either(builder, masks)
+        return made
+
+    return lower
+
+
+def _concatenate(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    made = inputs[0]
+    for value in inputs[1:]:
+        width = made.width + value.width
+        made = builder.add(p.CONCATENATE, made, width, second=value.number)
+    masks = [value.mask for value in inputs]
+    made.mask = -1 if -1 in masks else _either(builder, masks)
+    return made
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def _same(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    return inputs[0]
+
+
+def _inner(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    return RULES[type(layer.layer)].lower(builder, layer.layer, inputs)
+
+
+def _why_not_inner(layer: Any) -> str | None:
+    inner = layer.layer
+    if type(inner) not in RULES or isinstance(inner, (layers.Embedding, layers.Masking)):
+        return f"the kernel has no {type(inner).__name__}"
+    return RULES[type(inner)].why_not(inner)
+
+
+def _only(condition: Callable[[Any], bool], what: str) -> Callable[[Any], str | None]:
+    return lambda layer: None if condition(layer) else f"the kernel has it with {what} only"
+
+
+_PLAIN_RELU = _only(
+    lambda x: x.max_value is None and not x.negative_slope and not x.threshold, "its defaults"
+)
+
+RULES: dict[type, Rule] = {
+    **{cls: Rule(_same) for cls in SILENT},
+    layers.Activation: Rule(
+        lambda b, x, i: _activate(b, x.activation, i[0]),
+        lambda x: _why_not_activation(x.activation),
+    ),
+    layers.ReLU: Rule(lambda b, x, i: _activate(b, keras.activations.relu, i[0]), _PLAIN_RELU),
+    layers.LeakyReLU: Rule(
+        _leaky, _only(lambda x: 0 <= x.negative_slope <= 1, "a slope of 0 to 1")
+    ),
+    layers.ELU: Rule(
+        lambda b, x, i: _activate(b, keras.activations.elu, i[0]),
+        _only(lambda x: x.alpha == 1, "alpha 1"),
+    ),
+    layers.Softmax: Rule(lambda b, x, i: _activate(b, keras.activations.softmax, i[0])),
+    layers.Dense: Rule(_dense, _why_not_dense),
+    layers.Embedding: Rule(
+        _embedding,
+        lambda x: f"it's quantized ({x.quantization_mode})" if x.quantization_mode else None,
+    ),
+    layers.Masking: Rule(_masking),
+    layers.LayerNormalization: Rule(
+        _layer_norm, lambda x: "it has rms_scaling" if x.rms_scaling else None
+    ),
+    layers.RMSNormalization: Rule(_rms_norm),
+    layers.BatchNormalization: Rule(_batch_norm),
+    layers.Normalization: Rule(
+        _normalization, lambda x: "it goes backwards (invert=True)" if x.invert else None
+    ),
+    layers.Rescaling: Rule(lambda b, x, i: b.scale(i[0], x.scale, x.offset)),
+    layers.Add: Rule(_merging(p.ADD)),
+    layers.Subtract: Rule(_merging(p.SUBTRACT)),
+    layers.Multiply: Rule(_merging(p.MULTIPLY)),
+    layers.Average: Rule(_merging(p.ADD, averages=True)),
+    layers.Maximum: Rule(_merging(p.MAXIMUM)),
+    layers.Minimum: Rule(_merging(p.MINIMUM)),
+    layers.Concatenate: Rule(_concatenate),
+    layers.TimeDistributed: Rule(_inner, _why_not_inner),
+}
+RECURRENT = Rule(recurrent, why_not_recurrent)

@@ -1,0 +1,337 @@
+"""What users hold: a stream, or several side by side, that takes one timestep at a time."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ostinato.streaming import files
+from ostinato.streaming.compiled import Compiled
+from ostinato.streaming.nest import Nest, encode, fill, flatten, match
+from ostinato.streaming.program import Port, Program, State
+
+StateDict = dict[str, list[np.ndarray]]
+
+
+class Runner(Protocol):
+    """What runs timesteps, and keeps the states of N streams."""
+
+    @property
+    def inputs(self) -> Nest:
+        """A nest of ports."""
+
+    @property
+    def outputs(self) -> Nest:
+        """A nest of ports."""
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """What is kept."""
+
+    @property
+    def program(self) -> Program | None:
+        """What a file can hold."""
+
+    @property
+    def why_not_native(self) -> str:
+        """Why the native engine doesn't run it, or ""."""
+
+    @property
+    def run(self) -> Callable[[tuple[np.ndarray, ...], tuple[np.ndarray, ...], int], bool]:
+        """Runs timesteps on dense arrays; False where one doesn't fit."""
+
+    def read_states(self) -> list[np.ndarray]:
+        """The states, (N, *shape) each."""
+
+    def write_states(self, arrays: Sequence[np.ndarray]) -> None:
+        """Sets all states."""
+
+
+class Stream:
+    """A model that takes one timestep at a time and keeps its state; made by `ostinato.stream`.
+
+    Whatever a sequence is cut into, the outputs are those of the model on the whole of it. A stream
+    begins with the layers' initial states, and has no dropout.
+
+    With `streams=N` arrays have an axis of N streams in front, else none. Objects are separate:
+    each may be used by a thread of its own; one that is in use in one thread refuses another.
+
+    Attributes:
+        name: The model's name.
+        streams: N, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        runner: Runner,
+        streams: int | None,
+        reread: Callable[[], None] | None = None,
+    ) -> None:
+        self.name, self.streams = name, streams
+        self._runner, self._reread = runner, reread
+        self._inputs: list[Port] = flatten(runner.inputs)
+        self._outputs: list[Port] = flatten(runner.outputs)
+        self._lead = () if streams is None else (streams,)
+        # The common case, made ready: one input of floats, one output.
+        first, last = self._inputs[0], self._outputs[0]
+        plain = isinstance(runner.inputs, Port) and isinstance(runner.outputs, Port)
+        self._x_shape = (*self._lead, *first.shape) if plain and first.shape else None
+        self._y_shape, self._y_dtype = (*self._lead, *last.shape), np.dtype(last.dtype)
+        self._run = runner.run
+        self.reset()
+
+    @property
+    def why_not_native(self) -> str:
+        """Why Keras runs it timestep by timestep, and not the native engine; "" where that does."""
+        return self._runner.why_not_native
+
+    def step(self, x: Nest) -> Nest:
+        """Runs one timestep.
+
+        Args:
+            x: The model's inputs of one timestep, (D,) or (N, D); ids for an Embedding are
+                integers, () or (N,). A nest of such arrays where the model has several inputs.
+
+        Returns:
+            The model's outputs of this timestep, (units,) or (N, units), as new NumPy arrays in the
+            model's nest. A layer without `return_sequences` gives what it would give if the
+            sequence ended here.
+
+        Raises:
+            ValueError: if x isn't what the model takes; no state has changed then.
+            RuntimeError: if another thread is using the stream.
+        """
+        if getattr(x, "shape", None) == self._x_shape and self._x_shape is not None:
+            y = np.empty(self._y_shape, self._y_dtype)
+            if self._run((x,), (y,), 1):
+                return y
+        leaves = self._read(x, ())
+        return self._results(leaves, 1, ())
+
+    def run(self, chunk: Nest) -> Nest:
+        """Runs some timesteps.
+
+        Args:
+            chunk: As for `step`, with an axis of time: (T, D) or (N, T, D).
+
+        Returns:
+            The outputs of all T timesteps, (T, units) or (N, T, units).
+
+        Raises:
+            ValueError: if the chunk isn't what the model takes; no state has changed then.
+            RuntimeError: if another thread is using the stream.
+        """
+        leaves = self._read(chunk, ("T",))
+        timesteps = leaves[0].shape[len(self._lead)]
+        return self._results(leaves, timesteps, (timesteps,))
+
+    def reset(self, rows: Iterable[int] | None = None) -> None:
+        """Begins anew: the layers' initial states.
+
+        Args:
+            rows: The numbers of the streams that begin anew; by default all.
+
+        Raises:
+            ValueError: if there's no such stream.
+        """
+        states = self._runner.states
+        fresh = [
+            np.broadcast_to(s.initial, (self.streams or 1, *s.shape)).astype(s.dtype)
+            for s in states
+        ]
+        if rows is not None:
+            chosen = self._rows(rows)
+            kept = self._runner.read_states()
+            for new, old in zip(fresh, kept, strict=True):
+                old[chosen] = new[chosen]
+            fresh = kept
+        self._runner.write_states(fresh)
+
+    def _rows(self, rows: Iterable[int]) -> list[int]:
+        chosen = [rows] if isinstance(rows, (int, np.integer)) else list(rows)
+        count = self.streams or 1
+        wrong = [row for row in chosen if not 0 <= row < count]
+        if wrong:
+            raise ValueError(
+                f"{self._owner}: reset: expected streams of 0 to {count - 1}, got {wrong[0]}."
+            )
+        return [int(row) for row in chosen]
+
+    @property
+    def state(self) -> StateDict:
+        """Copies of the states, a list for each layer by name, (units,) or (N, units) each.
+
+        A layer under a mask has one more array at the end: of booleans, whether a stream has had a
+        valid timestep yet (its outputs are zero until then); or where Keras runs it, the output
+        that it holds. May be set, also of some layers alone, and without what is at the end, which
+        is as at the beginning then.
+        """
+        arrays = self._runner.read_states()
+        found: StateDict = {}
+        for state, array in zip(self._runner.states, arrays, strict=True):
+            found.setdefault(state.layer, []).append(array if self._lead else array[0])
+        return found
+
+    @state.setter
+    def state(self, values: dict[str, Sequence[Any]]) -> None:
+        places: dict[str, list[int]] = {}
+        for index, state in enumerate(self._runner.states):
+            places.setdefault(state.layer, []).append(index)
+        if not isinstance(values, dict) or not set(values) <= set(places):
+            got = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
+            raise ValueError(
+                f"{self._owner}: state: expected a dict by layer of {sorted(places)}, got {got}."
+            )
+        arrays = self._runner.read_states()
+        for layer, given in values.items():
+            self._write_layer(layer, places[layer], given, arrays)
+        self._runner.write_states(arrays)
+
+    def _write_layer(
+        self, layer: str, places: list[int], given: Sequence[Any], arrays: list[np.ndarray]
+    ) -> None:
+        states = self._runner.states
+        own = [index for index in places if not states[index].is_extra]
+        given = given if isinstance(given, (list, tuple)) else [given]
+        if len(given) not in (len(places), len(own)):
+            raise ValueError(
+                f"{self._owner}: state of {layer}: expected {len(own)} arrays, got {len(given)}."
+            )
+        if len(given) < len(places):
+            for index in set(places) - set(own):
+                arrays[index] = np.zeros_like(arrays[index])
+            places = own
+        for index, value in zip(places, given, strict=True):
+            value = np.asarray(value)
+            expected = (*self._lead, *states[index].shape)
+            if value.shape != expected:
+                raise ValueError(
+                    f"{self._owner}: state of {layer}: expected an array of shape {expected}, got "
+                    f"{value.shape}."
+                )
+            value = value.astype(states[index].dtype)
+            arrays[index] = np.ascontiguousarray(value if self._lead else value[None])
+
+    def save_state(self, path: str | os.PathLike[str]) -> None:
+        """Writes the states to a file (NumPy's .npz)."""
+        files.write_state(path, self._runner.states, self._runner.read_states())
+
+    def load_state(self, path: str | os.PathLike[str]) -> None:
+        """Takes the states that `save_state` wrote.
+
+        Raises:
+            ValueError: if they're those of another model, or of another number of streams.
+        """
+        states = files.read_state(path, self._runner.states, self.streams or 1, self._owner)
+        self._runner.write_states(states)
+
+    def refresh(self) -> None:
+        """Takes the weights that the model has now; the states stay.
+
+        Raises:
+            ValueError: if the stream was loaded from a file, and has no model, or the model's
+                layers aren't those that it had.
+        """
+        if self._reread is None:
+            raise ValueError(
+                f"{self._owner}: refresh: it was loaded from a file, and has no model to read."
+            )
+        self._reread()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the stream, weights and states, to one file, for `Stream.load`.
+
+        Raises:
+            ValueError: if Keras runs it, which a file can't hold.
+        """
+        if self._runner.program is None:
+            raise ValueError(
+                f"{self._owner}: save: only a stream on the native engine can be saved, and this "
+                f"one isn't: {self.why_not_native}."
+            )
+        files.write(path, self._runner.program, self.streams, self._runner.read_states())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], streams: int | None = None) -> "Stream":
+        """A stream from a file; needs NumPy and Ostinato alone, no Keras.
+
+        Args:
+            path: What `save` wrote.
+            streams: Another number of streams, which all begin anew; by default they're the
+                saved ones, and go on where they were.
+
+        Raises:
+            ValueError: if the file isn't a stream's, or the native engine can't run here.
+        """
+        program, saved_streams, states = files.read(path)
+        stream = cls(
+            program.name,
+            Compiled(program, streams or saved_streams or 1),
+            streams or saved_streams,
+        )
+        if streams is None:
+            stream._runner.write_states(states)
+        return stream
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{port.name} {port.shape}" for port in self._inputs)
+        results = ", ".join(str(port.shape) for port in self._outputs)
+        why = self.why_not_native
+        engine = f"on Keras, timestep by timestep: {why}" if why else "on the native engine"
+        many = "" if self.streams is None else f", {self.streams} streams"
+        return f"<Stream of {self.name}: {sizes} -> {results}{many}; {engine}>"
+
+    @property
+    def _owner(self) -> str:
+        return f"stream of {self.name}"
+
+    # --- arrays ---
+
+    def _read(self, given: Nest, time: tuple[str, ...]) -> list[np.ndarray]:
+        """The inputs as dense arrays of the right dtypes, checked."""
+        leaves = match(self._runner.inputs, given)
+        if leaves is None:
+            raise ValueError(
+                f"{self._owner}: expected inputs nested like "
+                f"{encode(fill(self._runner.inputs, [port.name for port in self._inputs]))}, got "
+                f"{type(given).__name__}."
+            )
+        arrays = [self._array(*pair, time) for pair in zip(self._inputs, leaves, strict=True)]
+        at = len(self._lead)
+        lengths = {array.shape[at] for array in arrays} if time else set()
+        if len(lengths) > 1:
+            raise ValueError(
+                f"{self._owner}: expected inputs of the same number of timesteps, got "
+                f"{sorted(lengths)}."
+            )
+        return arrays
+
+    def _array(self, port: Port, value: Any, time: tuple[str, ...]) -> np.ndarray:
+        array = np.asarray(value)
+        expected = (*self._lead, *time, *port.shape)
+        shape = array.shape
+        same = len(shape) == len(expected) and all(
+            wanted in ("T", size) for wanted, size in zip(expected, shape, strict=True)
+        )
+        whole = np.issubdtype(port.dtype, np.integer)
+        kinds = "iu" if whole else "fiub"
+        # bfloat16 is of kind V, and a float all the same.
+        if not same or (array.dtype.kind not in kinds and array.dtype.name != "bfloat16"):
+            wanted = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
+            raise ValueError(
+                f"{self._owner}: expected {port.name} of shape {wanted} and "
+                f"{'integers' if whole else port.dtype}, got {shape} of {array.dtype}."
+            )
+        if whole and array.size and int(array.max()) > np.iinfo(port.dtype).max:
+            raise ValueError(f"{self._owner}: expected {port.name} of {port.dtype}, got more.")
+        return np.require(array, port.dtype, ("C", "A"))
+
+    def _results(self, inputs: list[np.ndarray], count: int, time: tuple[int, ...]) -> Nest:
+        results = [
+            np.empty((*self._lead, *time, *port.shape), port.dtype) for port in self._outputs
+        ]
+        if not self._run(tuple(inputs), tuple(results), count):
+            raise RuntimeError(f"{self._owner}: the engine refused arrays that were checked.")
+        return fill(self._runner.outputs, results)
