@@ -15,7 +15,7 @@ from types import ModuleType
 
 def once_keras_is_imported(function: Callable[[], object]) -> None:
     """Calls a function when Keras has been imported: now, if it has been, or right after it is."""
-    if "keras" in sys.modules:
+    if sys.modules.get("keras") is not None:
         function()
     else:
         sys.meta_path.insert(0, _Watch(function))

@@ -1,7 +1,7 @@
 """How each layer's timestep is made of the native engine's operations; or why it can't be."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -43,8 +43,9 @@ def _numpy(value: Any) -> np.ndarray:
 def why_not_recurrent(layer: Any) -> str | None:
     """Why a recurrent layer's cells aren't the kernel's."""
     for cell in cells_of(layer.cell):
-        # On NumPy's array, since what the backend's tensors allow doesn't matter here.
-        found = plan(question_about(cell, np.zeros((1, 1, 1), "float32")))
+        # A stream's arrays are NumPy's: what the framework can't do, or its device, doesn't matter.
+        question = replace(question_about(cell, ops.zeros((1, 1, 1))), framework=None)
+        found = plan(question)
         if found.engine != "fused":
             return found.why_not()
     return None

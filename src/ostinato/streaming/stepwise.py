@@ -121,7 +121,7 @@ class _Timestep(keras.Model):
     """One timestep of a graph: inputs (N, 1, ...) and states to outputs (N, ...) and states."""
 
     def __init__(self, graph: Graph) -> None:
-        super().__init__()
+        super().__init__(name="timestep")
         self._graph: Callable[[], Graph] = lambda: graph  # not an attribute that Keras tracks
         self.steps = [call.layer for call in graph.calls]  # so that Keras tracks their variables
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ostinato.streaming import files
 from ostinato.streaming.compiled import Compiled
-from ostinato.streaming.nest import Nest, encode, fill, flatten, match
+from ostinato.streaming.nest import Nest, fill, flatten, match
 from ostinato.streaming.program import Port, Program, State
 
 StateDict = dict[str, list[np.ndarray]]
@@ -176,6 +176,11 @@ class Stream:
 
     @state.setter
     def state(self, values: dict[str, Sequence[Any]]) -> None:
+        """Sets the states of some layers, or of all.
+
+        Raises:
+            ValueError: if there's no such layer, or an array's shape isn't that of its state.
+        """
         places: dict[str, list[int]] = {}
         for index, state in enumerate(self._runner.states):
             places.setdefault(state.layer, []).append(index)
@@ -295,7 +300,7 @@ class Stream:
         if leaves is None:
             raise ValueError(
                 f"{self._owner}: expected inputs nested like "
-                f"{encode(fill(self._runner.inputs, [port.name for port in self._inputs]))}, got "
+                f"{fill(self._runner.inputs, [port.name for port in self._inputs])}, got "
                 f"{type(given).__name__}."
             )
         arrays = [self._array(*pair, time) for pair in zip(self._inputs, leaves, strict=True)]
