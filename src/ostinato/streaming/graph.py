@@ -233,7 +233,7 @@ class _StandIn(keras.layers.Layer):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.layer: Callable[[], Any] = lambda: layer  # not an attribute that Keras tracks
-        self.built = True
+        self.built = self.supports_masking = True
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """That of the layer."""
