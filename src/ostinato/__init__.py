@@ -9,6 +9,7 @@ from ostinato.registering import once_keras_is_imported
 if TYPE_CHECKING:
     from ostinato import layers
     from ostinato.conversion import accelerate, restore
+    from ostinato.conversion.loading import load_model
     from ostinato.conversion.reading_torch import from_torch
     from ostinato.conversion.writing_torch import to_torch
     from ostinato.explanation import explain
@@ -26,6 +27,7 @@ __all__ = [
     "explain",
     "from_torch",
     "layers",
+    "load_model",
     "restore",
     "stream",
     "to_torch",
@@ -41,6 +43,7 @@ _HOMES = {
     "explain": "ostinato.explanation",
     "from_torch": "ostinato.conversion.reading_torch",
     "layers": "ostinato.layers",
+    "load_model": "ostinato.conversion.loading",
     "restore": "ostinato.conversion",
     "stream": "ostinato.streaming.opening",
     "to_torch": "ostinato.conversion.writing_torch",

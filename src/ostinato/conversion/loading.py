@@ -1,0 +1,128 @@
+"""Saved Keras models with our layers in them: `load_model`."""
+
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+
+from ostinato.conversion import accelerate
+from ostinato.conversion.directions import ACCELERATE
+from ostinato.conversion.keras2_configs import translated, translated_training
+from ostinato.conversion.layers_within import layers_within
+
+_H5 = (".h5", ".hdf5")
+
+
+def load_model(
+    filepath: Any,
+    custom_objects: Any = None,
+    compile: bool = True,  # noqa: A002 - as in keras.saving.load_model
+    safe_mode: bool = True,
+) -> Any:
+    """Loads a saved Keras model, with our recurrent layers in place of Keras's.
+
+    It reads what `keras.saving.load_model` reads, and the files of Keras 2 (tf_keras, or Keras up
+    to 2.15) with recurrent layers, which Keras 3 refuses: `.h5` and `.keras`. What Keras 2
+    computed, the model computes: initial states that were inputs, `hard_sigmoid` as it was then,
+    cuDNN's layers.
+
+    Args:
+        filepath: A `.keras` or `.h5` file.
+        custom_objects: The classes and functions of yours that aren't registered, by name.
+        compile: Whether to compile it as it was. A file of Keras 2 says that in Keras 2's words;
+            where Keras 3 doesn't understand them, pass False. The state of a Keras 2 optimizer
+            isn't read.
+        safe_mode: Whether to refuse lambdas, which are code.
+
+    Returns:
+        The model. Layers that stay Keras's are listed in a warning, as by `accelerate`.
+
+    Raises:
+        ValueError: if it can't be read, or a layer of Keras 2 is `time_major`.
+    """
+    path = Path(filepath)
+    options = {"custom_objects": custom_objects, "compile": compile, "safe_mode": safe_mode}
+    if not _is_of_keras_2(path):
+        model = keras.saving.load_model(filepath, **options)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            renewed = Path(folder, path.name)
+            (_renew_h5 if path.suffix in _H5 else _renew_zip)(path, renewed)
+            model = keras.saving.load_model(renewed, **options)
+    inside = [layer for _, layer in layers_within(model, ACCELERATE)]
+    return accelerate(model) if any(map(ACCELERATE.concerns, inside)) else model
+
+
+def _is_of_keras_2(path: Path) -> bool:
+    if path.suffix in _H5 and h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            return "model_config" in file.attrs and _is_old(file.attrs.get("keras_version", "1"))
+    if path.suffix == ".keras" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return _is_old(json.loads(archive.read("metadata.json")).get("keras_version", ""))
+    return False  # Keras's to read or to refuse
+
+
+def _is_old(version: Any) -> bool:
+    return _text(version).startswith(("1", "2"))
+
+
+def _text(attribute: Any) -> str:
+    return attribute.decode() if isinstance(attribute, bytes) else str(attribute)
+
+
+def _renew_h5(path: Path, renewed: Path) -> None:
+    shutil.copyfile(path, renewed)
+    renewed.chmod(0o600)
+    with h5py.File(renewed, "r+") as file:
+        config = translated(json.loads(_text(file.attrs["model_config"])))
+        file.attrs["model_config"] = json.dumps(config)
+        if "training_config" in file.attrs:
+            training = translated_training(json.loads(_text(file.attrs["training_config"])))
+            file.attrs["training_config"] = json.dumps(training)
+        file.pop("optimizer_weights", None)
+        groups: list[Any] = []
+        file["model_weights"].visititems(lambda _, item: groups.append(item))
+        for group in groups:
+            if isinstance(group, h5py.Group):
+                _renew_cudnn(group)
+
+
+def _renew_cudnn(group: Any) -> None:
+    """Brings the weights of a layer on cuDNN into the order of the others.
+
+    They are told by their bias, (2 * gates * units,): no other layer's is like that. Of the input
+    kernel each gate is stored transposed, row by row; of the recurrent kernel transposed.
+    """
+    names = ("kernel:0", "recurrent_kernel:0", "bias:0")
+    if not all(name in group for name in names):
+        return
+    kernel, recurrent, bias = (group[name][()] for name in names)
+    if bias.shape != (2 * recurrent.shape[1],):
+        return
+    gates = recurrent.shape[1] // recurrent.shape[0]
+    pair = bias.reshape(2, -1)
+    new = (
+        np.hstack([g.T.reshape(g.shape, order="F") for g in np.hsplit(kernel, gates)]),
+        np.hstack([g.T for g in np.hsplit(recurrent, gates)]),
+        pair if gates == 3 else pair.sum(axis=0),
+    )
+    for name, value in zip(names, new, strict=True):
+        del group[name]
+        group[name] = value
+
+
+def _renew_zip(path: Path, renewed: Path) -> None:
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(renewed, "w") as new:
+        for item in old.infolist():
+            content = old.read(item)
+            if item.filename == "config.json":
+                config = translated(json.loads(content))
+                content = json.dumps(config).encode()
+            new.writestr(item, content)

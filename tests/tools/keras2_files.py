@@ -1,0 +1,172 @@
+"""Writes models with Keras 2's recurrent layers, as .h5 and .keras files, with what they compute.
+
+    python keras2_files.py FOLDER
+
+A process of its own, since tf_keras and Keras 3 don't get on in one.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from tf_keras import layers
+from tf_keras.src.layers.rnn.cudnn_gru import CuDNNGRU
+from tf_keras.src.layers.rnn.cudnn_lstm import CuDNNLSTM
+
+B, T, D, U = 2, 7, 3, 4
+RANDOM = np.random.default_rng(5)
+X = RANDOM.normal(size=(B, T, D)).astype("float32")
+PADDED = np.where(np.arange(T)[None, :, None] < [[[T]], [[4]]], X, 0).astype("float32")
+IDS = np.array([[1, 2, 3, 4], [5, 6, 0, 0]], "int32")
+
+
+def sequential(*parts, shape=(T, D), **options):
+    return keras.Sequential([keras.Input(shape, **options), *parts])
+
+
+def encoder_decoder():
+    x = keras.Input((T, D))
+    y, *states = layers.LSTM(U, return_sequences=True, return_state=True)(x)
+    return keras.Model(x, layers.LSTM(U)(y, initial_state=states))
+
+
+def bidirectional_states():
+    x = keras.Input((T, D))
+    y, *states = layers.Bidirectional(layers.GRU(U, return_sequences=True, return_state=True))(x)
+    return keras.Model(x, layers.Bidirectional(layers.GRU(U))(y, initial_state=states))
+
+
+def nested_twice():
+    """A model in a model, called twice, and a layer that is shared."""
+    inner = sequential(layers.GRU(U, return_sequences=True))
+    x, last = keras.Input((T, D)), layers.LSTM(3)
+    y = layers.Dense(D)(inner(x))
+    return keras.Model(x, layers.Add()([last(inner(y)), last(inner(x))]))
+
+
+def several():
+    a, b = keras.Input((T, D), name="a"), keras.Input((T, D), name="b")
+    return keras.Model({"a": a, "b": b}, layers.Add()([layers.LSTM(U)(a), layers.GRU(U)(b)]))
+
+
+def masked_by_keyword():
+    x = keras.Input((T, D))
+    mask = layers.Masking().compute_mask
+    valid = layers.Lambda(lambda t: mask(t), name="valid")(x)
+    return keras.Model(x, layers.SimpleRNN(U)(x, mask=valid))
+
+
+def recurrent_after_time_distributed():
+    return sequential(
+        layers.TimeDistributed(layers.LSTM(U)),
+        layers.Bidirectional(layers.GRU(U, return_sequences=True), merge_mode="ave"),
+        shape=(5, T, D),
+    )
+
+
+MODELS = {
+    "simple_rnn": lambda: sequential(layers.SimpleRNN(U, "relu", return_sequences=True)),
+    "lstm": lambda: sequential(layers.LSTM(U, dropout=0.1, recurrent_dropout=0.2, unroll=True)),
+    "gru_reset_after": lambda: sequential(layers.GRU(U, go_backwards=True)),
+    "gru_reset_before": lambda: sequential(layers.GRU(U, reset_after=False)),
+    "no_bias": lambda: sequential(layers.GRU(U, use_bias=False), layers.Dense(2)),
+    "hard_sigmoid": lambda: sequential(
+        layers.LSTM(U, recurrent_activation="hard_sigmoid"),
+        layers.Dense(2, activation="hard_sigmoid"),
+    ),
+    "bidirectional": lambda: sequential(
+        layers.Bidirectional(layers.LSTM(U, return_sequences=True)),
+        layers.Bidirectional(layers.LSTM(U), backward_layer=layers.GRU(U, go_backwards=True)),
+    ),
+    "cell": lambda: sequential(layers.RNN(layers.LSTMCell(U), return_sequences=True)),
+    "stacked_cells": lambda: sequential(
+        layers.RNN([layers.LSTMCell(U), layers.GRUCell(U), layers.SimpleRNNCell(5)])
+    ),
+    "masking": lambda: sequential(layers.Masking(), layers.LSTM(U), shape=(None, D)),
+    "embedding": lambda: sequential(
+        layers.Embedding(11, 3, mask_zero=True), layers.GRU(U), shape=(None,), dtype="int32"
+    ),
+    "ragged": lambda: sequential(layers.LSTM(U), shape=(None, D), ragged=True),
+    "stateful": lambda: keras.Sequential(
+        [keras.Input(batch_shape=(B, T, D)), layers.LSTM(U, stateful=True)]
+    ),
+    "time_distributed": recurrent_after_time_distributed,
+    "encoder_decoder": encoder_decoder,
+    "bidirectional_states": bidirectional_states,
+    "nested_twice": nested_twice,
+    "several": several,
+    "time_major": lambda: sequential(layers.LSTM(U, time_major=True), shape=(B, D)),
+}
+INPUTS = {
+    "masking": PADDED,
+    "embedding": IDS,
+    "ragged": X,
+    "several": {"a": X, "b": X[::-1]},
+    "time_distributed": RANDOM.normal(size=(B, 5, T, D)).astype("float32"),
+    "time_major": X[:, :B],
+}
+
+
+def compile_and_fit(name, model, x):
+    """In each way that a file tells in other words than Keras 3's."""
+    if name == "lstm":
+        metrics = ["mae", keras.metrics.RootMeanSquaredError()]
+        model.compile(keras.optimizers.Adam(0.02, clipnorm=1.0), keras.losses.Huber(), metrics)
+        model.fit(x, np.zeros((B, U)), verbose=0)
+    elif name not in ("ragged", "cell"):
+        model.compile(keras.optimizers.RMSprop(0.02), "mse", metrics=["mse"])
+
+
+def cudnn_models():
+    """Layers on cuDNN, which can't run here, and what plain ones compute with their weights."""
+    for name, (first, second) in {
+        "cudnn_lstm_gru": (CuDNNLSTM, CuDNNGRU),
+        "cudnn_gru_lstm": (CuDNNGRU, CuDNNLSTM),
+    }.items():
+        plain = {CuDNNLSTM: layers.LSTM, CuDNNGRU: layers.GRU}
+
+        def made(one, two):
+            both = layers.Bidirectional(one(U, return_sequences=True))
+            return sequential(both, two(5))
+
+        model, twin = made(first, second), made(plain[first], plain[second])
+        scramble(model)
+        yield name, model, twin
+
+
+def scramble(model):
+    model.set_weights([RANDOM.normal(size=w.shape) / 2 for w in model.get_weights()])
+
+
+def main(folder):
+    results = {}
+    for name, make in MODELS.items():
+        model, x = make(), INPUTS.get(name, X)
+        scramble(model)
+        compile_and_fit(name, model, x)
+        results[name] = model(tf.RaggedTensor.from_tensor(x) if name == "ragged" else x).numpy()
+        for suffix in (".h5", ".keras"):
+            model.save(folder / f"{name}{suffix}")
+        model.save_weights(folder / f"{name}.weights.h5")  # of Keras 2.13 and later
+        model.save_weights(folder / f"{name}_weights.h5")  # of all older ones
+    for name, model, twin in cudnn_models():
+        model.save(folder / f"{name}.h5")
+        twin.load_weights(folder / f"{name}.h5")
+        results[name] = twin(X).numpy()
+    np.savez(folder / "results.npz", **results)
+    flat = {}
+    for name in MODELS:
+        x = INPUTS.get(name, X)
+        flat.update(
+            {f"{name}/{key}": v for key, v in x.items()} if name == "several" else {name: x}
+        )
+    np.savez(folder / "inputs.npz", **flat)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,221 @@
+"""load_model: files of Keras 2 with recurrent layers compute here what they did there."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import ostinato
+from ostinato import layers, load_model
+from ostinato.conversion.keras2_configs import translated
+
+pytest.importorskip("tf_keras")
+BACKEND = keras.config.backend()
+on_jax_only = pytest.mark.skipif(
+    BACKEND != "jax", reason="what is read from a file depends on no backend"
+)
+
+MODELS = (
+    *("simple_rnn", "lstm", "gru_reset_after", "gru_reset_before", "no_bias", "hard_sigmoid"),
+    *("bidirectional", "cell", "stacked_cells", "masking", "embedding", "ragged", "stateful"),
+    *("time_distributed", "encoder_decoder", "bidirectional_states", "nested_twice", "several"),
+)
+
+
+WRITER = Path(__file__).with_name("keras2_files.py")
+
+
+@pytest.fixture(scope="session")
+def files():
+    """The folder of the files; written once a machine for each state of what writes them."""
+    version = importlib.metadata.version("tf_keras")
+    digest = hashlib.sha256(WRITER.read_bytes() + version.encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir(), f"ostinato-keras2-{digest}")
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+            done = subprocess.run(
+                [sys.executable, str(WRITER), made],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            # By one move, so that another process of pytest finds all files or none.
+            shutil.copytree(made, whole := Path(f"{folder}.{os.getpid()}"))
+            if folder.exists():
+                shutil.rmtree(whole)
+            else:
+                whole.rename(folder)
+    return folder
+
+
+def inputs_of(files, name):
+    with np.load(files / "inputs.npz") as arrays:
+        if name == "several":
+            return {key: arrays[f"several/{key}"] for key in "ab"}
+        return arrays[name if name in arrays else "lstm"]
+
+
+def assert_computes_the_same(files, model, name):
+    with np.load(files / "results.npz") as results:
+        output = ops.convert_to_numpy(model(inputs_of(files, name)))
+        np.testing.assert_allclose(output, results[name], rtol=1e-5, atol=1e-5)
+
+
+def loaded(path, **options):
+    with warnings.catch_warnings():
+        # Keras 3 has other variables in its optimizers.
+        warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+        return load_model(path, **options)
+
+
+def recurrent(model):
+    """The classes of all recurrent layers, inside of other layers too."""
+    return [
+        type(layer)
+        for layer in model._flatten_layers()
+        if type(layer).__name__ in ("SimpleRNN", "GRU", "LSTM", "RNN", "Bidirectional")
+    ]
+
+
+@on_jax_only
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_keras_2(files, name, suffix):
+    model = loaded(files / f"{name}{suffix}")
+    found = recurrent(model)
+    assert found
+    assert all(cls.__module__.startswith("ostinato.") for cls in found)
+    assert_computes_the_same(files, model, name)
+
+
+@pytest.mark.parametrize("name", ["lstm", "hard_sigmoid"])
+def test_on_every_backend(files, name):
+    assert_computes_the_same(files, loaded(files / f"{name}.h5"), name)
+
+
+@on_jax_only
+@pytest.mark.parametrize("name", ["cudnn_lstm_gru", "cudnn_gru_lstm"])
+def test_layers_on_cudnn(files, name):
+    assert_computes_the_same(files, loaded(files / f"{name}.h5"), name)
+
+
+@on_jax_only
+@pytest.mark.parametrize("name", ["lstm", "gru_reset_after", "bidirectional", "stacked_cells"])
+@pytest.mark.parametrize("ending", [".weights.h5", "_weights.h5", ".h5"])
+def test_weights_alone(files, name, ending):
+    model = loaded(files / f"{name}.keras")
+    for weight in model.weights:
+        weight.assign(np.zeros(weight.shape))
+    model.load_weights(files / f"{name}{ending}")
+    assert_computes_the_same(files, model, name)
+
+
+@on_jax_only
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_it_trains_on_as_it_was_compiled(files, suffix):
+    model = loaded(files / f"lstm{suffix}")
+    assert isinstance(model.loss, keras.losses.Huber)
+    assert isinstance(model.optimizer, keras.optimizers.Adam)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
+    assert model.optimizer.clipnorm == 1.0
+    x = inputs_of(files, "lstm")
+    history = model.fit(x, np.zeros((len(x), 4)), verbose=0).history
+    assert {"loss", "root_mean_squared_error"} <= history.keys()
+    assert loaded(files / f"lstm{suffix}", compile=False).compiled is False
+    assert isinstance(loaded(files / f"no_bias{suffix}").optimizer, keras.optimizers.RMSprop)
+
+
+@on_jax_only
+def test_it_can_be_saved_anew(files, tmp_path):
+    loaded(files / "hard_sigmoid.h5").save(tmp_path / "new.keras")
+    assert_computes_the_same(files, loaded(tmp_path / "new.keras"), "hard_sigmoid")
+
+
+@on_jax_only
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_time_major_is_refused(files, suffix):
+    with pytest.raises(ValueError, match=r"load_model: LSTM layer 'lstm_\d+' has time_major=True"):
+        loaded(files / f"time_major{suffix}")
+
+
+@on_jax_only
+def test_the_file_stays_as_it_is(files):
+    path = files / "cudnn_lstm_gru.h5"
+    before = path.read_bytes()
+    loaded(path)
+    assert path.read_bytes() == before
+
+
+@on_jax_only
+def test_configs_of_the_first_keras_2():
+    """A Sequential is a list, its first layer has the shape, and GRU has no `reset_after`."""
+    gru = {"name": "gru", "units": 4, "batch_input_shape": [None, 7, 3], "dtype": "float32"}
+    config = translated(
+        {"class_name": "Sequential", "config": [{"class_name": "GRU", "config": gru}]}
+    )
+    config = json.loads(json.dumps(config))
+    model = keras.Sequential.from_config(config["config"])
+    assert model.input_shape == (None, 7, 3)
+    assert type(model.layers[0]) is layers.GRU
+    assert not model.layers[0].reset_after
+
+
+# --- files of Keras 3 -----------------------------------------------------------------------
+
+
+def keras_model():
+    return keras.Sequential(
+        [
+            keras.Input((7, 3)),
+            keras.layers.Bidirectional(keras.layers.GRU(4)),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_model_of_keras_3(tmp_path, suffix):
+    model, x = keras_model(), np.ones((2, 7, 3), "float32")
+    model.compile("adam", "mean_squared_error")
+    model.fit(x, np.zeros((2, 1)), verbose=0)
+    model.save(tmp_path / f"model{suffix}")
+    with warnings.catch_warnings():
+        # Keras 3 doesn't read the optimizer's state from .h5, and `accelerate` says so.
+        warnings.filterwarnings("ignore", message=".*was built for other variables")
+        fast = load_model(tmp_path / f"model{suffix}")
+    assert type(fast.layers[0]) is layers.Bidirectional
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(fast(x)), ops.convert_to_numpy(model(x)), atol=1e-6
+    )
+    assert fast.optimizer.iterations == (1 if suffix == ".keras" else 0)
+
+
+@on_jax_only
+def test_a_model_of_ours_is_not_copied(tmp_path):
+    model = ostinato.accelerate(keras_model())
+    model.save(tmp_path / "model.keras")
+    assert type(load_model(tmp_path / "model.keras").layers[0]) is layers.Bidirectional
+
+
+@on_jax_only
+def test_what_isnt_a_model(tmp_path):
+    with pytest.raises(ValueError, match="File not found"):
+        load_model(tmp_path / "none.keras")
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file.attrs["keras_version"] = "2.15.0"
+    with pytest.raises(ValueError, match="No model config found"):
+        load_model(tmp_path / "weights.h5")
