@@ -11,10 +11,10 @@ writes: each character is drawn and fed back, by `step` and, to compare, by `pre
 
 import time
 
+import _shared  # first: it chooses the backend
 import keras
 import numpy as np
 from _pictures import draw_read
-from _shared import arguments
 from _topics import bits_by_ngrams, read
 from keras import layers
 
@@ -81,7 +81,7 @@ def write(say, scores, count):
 
 
 def main(argv=None):
-    options = arguments(__doc__, argv, epochs=12, characters=1000, by_predict=100)
+    options = _shared.arguments(__doc__, argv, epochs=12, characters=1000, by_predict=100)
     keras.utils.set_random_seed(0)
     text, held_out, alphabet = read()
     print(f"{len(text):,} characters to train on, {len(held_out):,} held out")

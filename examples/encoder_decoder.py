@@ -8,10 +8,10 @@ greedily, each word from its own last one, through `ostinato.stream`, one stream
 is right if all its words are. The baseline says the words of the nearest number trained on.
 """
 
+import _shared  # first: it chooses the backend
 import keras
 import numpy as np
 from _pictures import draw_written
-from _shared import arguments
 from keras import layers
 
 import ostinato
@@ -90,7 +90,7 @@ class WriteOut(keras.callbacks.Callback):
 
 
 def main(argv=None):
-    options = arguments(__doc__, argv, epochs=10, numbers=20_000, unseen=2_000)
+    options = _shared.arguments(__doc__, argv, epochs=10, numbers=20_000, unseen=2_000)
     keras.utils.set_random_seed(0)
     random, count = np.random.default_rng(0), options.numbers + options.unseen
     digits = random.integers(1, DIGITS + 1, 3 * count)  # as often one as six; each number once

@@ -10,10 +10,10 @@ training. Their median is the forecast, the middle eighty the band. Baselines: t
 last year comes again, with last year's growth.
 """
 
+import _shared  # first: it chooses the backend
 import keras
 import numpy as np
 from _pictures import draw_forecast
-from _shared import arguments
 from keras import layers
 from statsmodels.datasets import co2
 
@@ -91,7 +91,7 @@ def live(model, record, inputs, targets):
 
 
 def main(argv=None):
-    options = arguments(__doc__, argv, epochs=60)
+    options = _shared.arguments(__doc__, argv, epochs=60)
     keras.utils.set_random_seed(0)
     record = Record()
     model, inputs, targets = train(record, options.epochs)
