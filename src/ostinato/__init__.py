@@ -9,6 +9,7 @@ from ostinato.registering import once_keras_is_imported
 if TYPE_CHECKING:
     from ostinato import layers
     from ostinato.conversion import accelerate, restore
+    from ostinato.conversion.exporting import export
     from ostinato.conversion.loading import load_model
     from ostinato.conversion.reading_torch import from_torch
     from ostinato.conversion.writing_torch import to_torch
@@ -25,6 +26,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "explain",
+    "export",
     "from_torch",
     "layers",
     "load_model",
@@ -41,6 +43,7 @@ _HOMES = {
     "Stream": "ostinato.streaming.stream",
     "accelerate": "ostinato.conversion",
     "explain": "ostinato.explanation",
+    "export": "ostinato.conversion.exporting",
     "from_torch": "ostinato.conversion.reading_torch",
     "layers": "ostinato.layers",
     "load_model": "ostinato.conversion.loading",

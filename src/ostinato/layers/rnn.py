@@ -29,6 +29,7 @@ from ostinato.layers.checks import (
     read_states,
     shape_of,
 )
+from ostinato.layers.exporting import check_stateful_export
 from ostinato.layers.running import Answer, Job, run
 from ostinato.layers.serialization import of_ours
 from ostinato.layers.stacked import StackedRNNCells
@@ -211,6 +212,8 @@ class RNN(Declared, keras.layers.Layer):
         flip_outputs: bool = False,
     ) -> Job:
         """What a call has to run, checked; the arguments are those of `call`."""
+        if self.stateful:
+            check_stateful_export(name_of(self), leaves(sequences)[0].shape[0])
         initial_state, mask = self._checked(sequences, initial_state, mask)
         batch_size = size_of(leaves(sequences)[0], 0)
         asked = Asked(

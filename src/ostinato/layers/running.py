@@ -11,6 +11,7 @@ from ostinato.engines.fused import run_fused
 from ostinato.engines.scan import scan, time_major
 from ostinato.layers.calling import Call, forget_foreign_masks, make_ready, takes
 from ostinato.layers.choosing import make_fused, plan_for, question_about
+from ostinato.layers.exporting import refuse_unknown_timesteps_in_onnx
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.plan import plan
 from ostinato.structure import Structure, is_tensor_like, leaves, map_leaves, pack_like
@@ -129,6 +130,7 @@ def _run_level(jobs: Sequence[Job], joined: bool) -> list[Answer]:
 
 
 def _run_scan(job: Job) -> Answer:
+    refuse_unknown_timesteps_in_onnx(job.call.owner)
     xs = map_leaves(lambda x: time_major(x, job.asked), job.xs)
     recurrence, outputs = make_ready(job.cell, xs, job.states, job.call)
     flat_outputs, states = scan(recurrence, job.asked)

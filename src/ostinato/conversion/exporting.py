@@ -1,0 +1,110 @@
+"""Models as files that run without Keras and without Ostinato: `export`."""
+
+import importlib.util
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from ostinato.conversion.attributes import functional_class
+from ostinato.forced import use_engine
+from ostinato.layers.checks import name_of
+from ostinato.layers.exporting import NO_STATES_IN_ONNX, ONNX
+
+SAVED_MODEL = "tf_saved_model"
+
+
+def export(
+    model: Any,
+    filepath: Any,
+    format: str = SAVED_MODEL,  # noqa: A002 - as in model.export
+    input_signature: Any = None,
+    verbose: bool = False,
+    **kwargs: Any,
+) -> None:
+    """Exports a model for inference, by Keras's own `model.export`.
+
+    That works by itself for models with our layers, too. This prepares for it what it needs: a
+    model that was never called, a stateful one's fixed batch size; and says beforehand what can't
+    be done on this backend, and where it can.
+
+    Args:
+        model: A Keras model, built.
+        filepath: The folder of a SavedModel, or the file.
+        format: "tf_saved_model", "onnx", or another one of Keras's.
+        input_signature: As in `model.export`: one `keras.InputSpec` an argument of the model, with
+            shape and dtype, None for sizes that may vary. By default of the model's inputs.
+        verbose: Whether Keras reports on it.
+        **kwargs: As in `model.export`.
+
+    Raises:
+        ImportError: if a package is missing that Keras's exporter needs; it names it.
+        ValueError: if it isn't a model that's built, or the backend can't export it so.
+    """
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            "export: expected a Keras model that is built, by an Input or a call, got "
+            f"{name_of(model)}."
+        )
+    stateful = [layer for layer in _within(model) if getattr(layer, "stateful", False)]
+    if reason := _why_not(format, stateful):
+        raise ValueError(f"export: {reason}")
+    if input_signature is None:
+        input_signature = _signature_of(model, keeps_batch=bool(stateful))
+    # What is exported runs where the native engine isn't.
+    with use_engine("scan"):
+        if format == ONNX and input_signature is not None:
+            model(*tree.map_structure(_zeros, input_signature))  # Keras wants it called
+        try:
+            model.export(
+                filepath,
+                format=format,
+                input_signature=input_signature,
+                verbose=verbose,
+                **kwargs,
+            )
+        except ImportError as error:
+            raise ImportError(
+                f"export: Keras's exporter of {format!r} on {keras.config.backend()} needs a "
+                f"package that isn't installed. {error}"
+            ) from error
+
+
+def _why_not(kind: str, stateful: list[Any]) -> str | None:
+    if stateful and kind == ONNX:
+        return f"{name_of(stateful[0])}: {NO_STATES_IN_ONNX}"
+    on_torch = keras.config.backend() == "torch"
+    if on_torch and kind == SAVED_MODEL and importlib.util.find_spec("torch_xla") is None:
+        return (
+            "on PyTorch Keras's exporter of SavedModels needs torch_xla, which isn't installed. "
+            "Save the model as a .keras file, and export it in a process on JAX or TensorFlow "
+            "(KERAS_BACKEND=tensorflow), or export to ONNX here."
+        )
+    return None
+
+
+def _signature_of(model: Any, keeps_batch: bool) -> Any:
+    """The model's inputs as specs, for any batch size or for the model's."""
+
+    def spec(tensor: Any) -> Any:
+        batch = tensor.shape[0] if keeps_batch else None
+        return keras.layers.InputSpec(
+            shape=(batch, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
+        )
+
+    if isinstance(model, keras.Sequential) and model.inputs:
+        return tree.map_structure(spec, model.inputs)
+    if isinstance(model, functional_class()):
+        return [tree.map_structure(spec, model.input)]
+    return None  # Keras remembers what a subclassed model was called with
+
+
+def _within(model: Any) -> list[Any]:
+    inner = [found for layer in getattr(model, "layers", []) for found in _within(layer)]
+    return inner or [model]
+
+
+def _zeros(spec: Any) -> Any:
+    shape = [1 if size is None else size for size in spec.shape]
+    return keras.ops.convert_to_tensor(np.zeros(shape), dtype=spec.dtype)
