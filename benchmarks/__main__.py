@@ -1,4 +1,4 @@
-"""`python -m benchmarks [PART ...]`: peers, cliff, memory and report, by default all of them."""
+"""`python -m benchmarks [PART ...]`: peers, cliff, memory, stream and report, by default all."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from ostinato.bench.cases import KINDS, Case
 from ostinato.bench.contenders import FRAMEWORKS, NAMES
 from ostinato.bench.results import Results
 
-PARTS = ("peers", "cliff", "memory", "report")
+PARTS = ("peers", "cliff", "memory", "stream", "report")
 RESULTS = Path("benchmarks/results")
 
 
@@ -20,7 +20,9 @@ def main() -> int:
     """Measures the parts that are asked for, and writes what there is to the output's folder."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
-    parser.add_argument("--backend", choices=FRAMEWORKS, default="jax", help="of the cliff table")
+    parser.add_argument(
+        "--backend", choices=FRAMEWORKS, default="jax", help="of the cliff table and the streams"
+    )
     options.add_options(parser)
     parser.set_defaults(output=RESULTS)
     asked = parser.parse_args()
@@ -31,6 +33,8 @@ def main() -> int:
         _cliff(asked)
     if "memory" in parts:
         _memory(asked)
+    if "stream" in parts:
+        _stream(asked)
     status = _peers(asked) if "peers" in parts else 0
     _report(asked)
     return status
@@ -69,6 +73,15 @@ def _memory(asked: argparse.Namespace) -> None:
             row = memory.measure(NAMES[name], Case(kind, "L", "train"))
             print(f"{kind} L, training step, {name}: {row['bytes'] >> 20} MB", flush=True)
             results.put("memory", row, memory.KEY)
+
+
+def _stream(asked: argparse.Namespace) -> None:
+    """One timestep at a time, in a process on the backend that's asked for."""
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.streaming", str(options.numbers_file(asked))],
+        env={**os.environ, "KERAS_BACKEND": asked.backend},
+        check=True,
+    )
 
 
 def _report(asked: argparse.Namespace) -> None:

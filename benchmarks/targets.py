@@ -37,5 +37,10 @@ CLIFF = {
 }
 CLIFF_OTHERS = 1.12
 
+# `ostinato.stream`, LSTM, batch 1: microseconds a timestep at most, by units; and at 64 units times
+# faster than each peer
+STREAM = {64: 4.0, 128: 8.0, 256: 15.0}
+STREAM_PEERS = (64, 20.0)
+
 # Peak memory of a training step at L over torch.nn's, at most
 MEMORY = 1.0

@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks import cliff, targets
+from benchmarks import cliff, streaming, targets
+from benchmarks.streaming import OURS
 from ostinato.bench import tables
 from ostinato.bench.cases import KINDS, MODES
 from ostinato.bench.contenders import FRAMEWORKS, NAMES
@@ -36,7 +37,7 @@ class Verdict:
 
 def verdicts(results: Results) -> list[Verdict]:
     """All targets, in the order of the targets' file."""
-    groups = (_peers, _same_backend, _fit, _sgemm, _cliff, _memory, _portable)
+    groups = (_peers, _same_backend, _fit, _sgemm, _cliff, _memory, _stream, _portable)
     return [verdict for group in groups for verdict in group(results)]
 
 
@@ -173,6 +174,25 @@ def _memory(results: Results) -> Iterator[Verdict]:
             got = row["bytes"] / limit["bytes"] if row and limit else None
             note = f"{row['bytes'] >> 20} MB; torch.nn {limit['bytes'] >> 20} MB" if got else ""
             yield Verdict(group, f"{title}, {kind}", targets.MEMORY, got, at_most=True, note=note)
+
+
+def _stream(results: Results) -> Iterator[Verdict]:
+    rows = results.section("stream")
+    for row in rows:
+        units, what = row["units"], f"{row['units']} units, {row['features']} features"
+        if row["contender"] == OURS:
+            group = "Microseconds a timestep of ostinato.stream, LSTM, batch 1"
+            wanted = targets.STREAM[units]
+            yield Verdict(group, f"{what}, {row['backend']}", wanted, row["us"], at_most=True)
+    for row in rows:
+        units, wanted = targets.STREAM_PEERS
+        if row["contender"] == OURS or row["units"] != units:
+            continue
+        ours = {**{name: row[name] for name in streaming.KEY}, "contender": OURS}
+        found = results.find("stream", ours)
+        group = "Times faster a timestep than peers, LSTM, batch 1"
+        what = f"{row['contender']} ({row['backend']}), {units} units, {row['features']} features"
+        yield Verdict(group, what, wanted, row["us"] / found["us"] if found else None)
 
 
 def _portable(results: Results) -> Iterator[Verdict]:
