@@ -8,12 +8,19 @@ import sys
 import tokenize
 from pathlib import Path
 
+import keras
 import page as pages
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+]
 TRANSLATION = "guide.pt.md"  # not run: a test proves that it's the program of guide.md
+ON_JAX = ("index.md",)
+# What runs, what it prints, and what neither runs nor is Python.
+LANGUAGES = ("python", "output", "sh", "text")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?://|mailto:)(?P<file>[^)#\s]*)#?(?P<anchor>[^)\s]*)\)")
 
 
@@ -21,9 +28,15 @@ def title(page):
     return str(page.relative_to(ROOT))
 
 
+def has_code(page):
+    return page.name != TRANSLATION and any(block.runs for block in pages.blocks(page))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if p.name != TRANSLATION], ids=title)
+@pytest.mark.parametrize("page", [p for p in PAGES if has_code(p)], ids=title)
 def test_page_runs(page):
+    if page.name in ON_JAX and keras.config.backend() != "jax":
+        pytest.skip("its code is README's, which runs here")
     environment = {
         # A page's tensors are small: threads only wait for one another where the cores are shared.
         "OMP_NUM_THREADS": "1",
@@ -50,6 +63,16 @@ def test_skipped_blocks_give_a_reason(page):
     for block in skipped:
         assert block.note.removeprefix("no-run").strip(), (
             f"{title(page)}:{block.line}: why is it not run?"
+        )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_every_block_says_what_it_is(page):
+    """So that no Python is left out for being called `py`, or nothing."""
+    for block in pages.blocks(page):
+        assert block.language in LANGUAGES, (
+            f"{title(page)}:{block.line}: expected ```{' or ```'.join(LANGUAGES)}, "
+            f"got ```{block.language}"
         )
 
 

@@ -1,0 +1,115 @@
+"""The documentation site: it builds, offline; what is broken fails; nothing public is left out."""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+import ostinato
+from ostinato import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCES = sorted((ROOT / "docs").glob("reference*.md"))
+SOURCES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml")
+FETCHED = re.compile(
+    r"""src=["']?(?:https?:)?//[^"' >]+|<link[^>]+href=["']?https?:[^>]+|url\(["']?(?:https?:)?//"""
+)
+
+pytestmark = pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="the site is the same on every backend"
+)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """What the site is made of, to be spoilt."""
+    for name in SOURCES:
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    for name in ("docs", "examples", "src"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.gz", "*.npz")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    return tmp_path
+
+
+def build(folder):
+    """Lays the site out and builds it, as `make docs` does; returns what it said, or raises."""
+    said = ""
+    for command in (
+        [sys.executable, "docs/site.py"],
+        [sys.executable, "-m", "zensical", "build", "--config-file", "mkdocs.yml", "--strict"],
+    ):
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        said += done.stdout + done.stderr
+        if done.returncode:
+            raise AssertionError(said[-4000:])
+    return said
+
+
+@pytest.mark.slow
+def test_it_builds_and_fetches_nothing_from_elsewhere(copy):
+    said = build(copy)
+    assert "griffe:" not in said, said  # docstrings that name other parameters than there are
+    site = copy / "build" / "site"
+    for page in site.glob("*.html"):
+        fetched = FETCHED.findall(page.read_text(encoding="utf-8"))
+        assert not fetched, f"{page.name} fetches {fetched}"
+    shown = (site / "reference-layers.html").read_text(encoding="utf-8")
+    assert "unit_forget_bias" in shown  # from the declared arguments, which are no signature
+    assert "no-run" not in (site / "coming-from-keras.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (
+            "[x](nowhere.md) [x](engines.md#nowhere)",
+            ("page does not exist", "anchor does not exist"),
+        ),
+        ("### x\n\n<!-- ::: ostinato.nowhere -->", ("Could not collect 'ostinato.nowhere'",)),
+    ],
+    ids=["links", "a name"],
+)
+def test_what_is_broken_fails(copy, broken, said):
+    with (copy / "docs" / "engines.md").open("a", encoding="utf-8") as page:
+        page.write(f"\n{broken}\n")
+    with pytest.raises(AssertionError) as error:
+        build(copy)
+    assert all(words in str(error.value) for words in said)
+
+
+def test_the_navigation_has_every_page_and_no_other():
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r": (\S+\.md)$", settings, re.MULTILINE)
+    of_project = ["changes.md", "contributing.md"]  # made of files outside docs/
+    assert sorted(listed) == sorted([*of_project, *(p.name for p in (ROOT / "docs").glob("*.md"))])
+
+
+def test_every_public_name_is_in_the_reference():
+    text = "".join(page.read_text(encoding="utf-8") for page in REFERENCES)
+    shown = set(re.findall(r"^<!-- ::: (\S+)", text, re.MULTILINE))
+    names = {
+        f"ostinato.{name}" for name in set(ostinato.__all__) - {"__version__", "layers", "Shape"}
+    }
+    names |= {f"ostinato.layers.{name}" for name in ostinato.layers.__all__}
+    assert names <= shown, names - shown
+
+
+def test_every_option_of_the_command_line_is_in_the_reference():
+    text = (ROOT / "docs" / "reference-command-line.md").read_text(encoding="utf-8")
+    parser = cli._parser()
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    for name, command in commands.choices.items():
+        section = text.partition(f"## ostinato {name}\n")[2].partition("\n## ")[0]
+        assert section, f"no section about `ostinato {name}`"
+        for action in command._actions:
+            for option in action.option_strings:
+                known = option in ("-h", "--help") or f"| `{option}` |" in section
+                assert known, f"`ostinato {name} {option}` isn't in the reference"
