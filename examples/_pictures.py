@@ -10,7 +10,7 @@ LINES = 18
 
 def draw_written(watch, words, path):
     """Which unseen numbers are right after each epoch, and how one of them reads."""
-    figure, (left, beside) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=[2, 3])
+    figure, (left, beside) = plt.subplots(1, 2, figsize=(11.6, 3.6), width_ratios=[2, 3.4])
     written, meant = np.array(watch.written), watch.words[:, 1:]
     right, epochs = np.all(written == meant, axis=2), np.arange(1, len(written) + 1)
     for digits in (3, 4, 5, 6):
