@@ -1,6 +1,7 @@
 """Models as files that run without Keras and without Ostinato: `export`."""
 
 import importlib.util
+import warnings
 from typing import Any
 
 import keras
@@ -52,8 +53,11 @@ def export(
         raise ValueError(f"export: {reason}")
     if input_signature is None:
         input_signature = _signature_of(model, keeps_batch=bool(stateful))
-    # What is exported runs where the native engine isn't.
-    with use_engine("scan"):
+    # What is exported runs where the native engine isn't. And PyTorch warns of each size that it
+    # takes for a constant, as all are but the batch's.
+    with use_engine("scan"), warnings.catch_warnings():
+        for known in ("Converting a tensor to a Python", "Iterating over a tensor", "Using len to"):
+            warnings.filterwarnings("ignore", message=known)
         if format == ONNX and input_signature is not None:
             model(*tree.map_structure(_zeros, input_signature))  # Keras wants it called
         try:
