@@ -8,6 +8,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "program.h"
@@ -19,6 +21,11 @@ namespace {
 // From some microseconds of work on other Python threads may run meanwhile; giving them their turn
 // takes a tenth of a microsecond.
 constexpr int64_t kWorthReleasing = 400'000;
+
+void raise(const std::string& error) {
+  if (error == Program::kBusy) throw std::runtime_error(error);
+  if (!error.empty()) throw nb::value_error(error.c_str());
+}
 
 // The memory of some arrays, for one call.
 class Buffers {
@@ -41,8 +48,8 @@ class Buffers {
     views_.push_back(view);
     data.push_back(view.buf);
     const char* got = view.format == nullptr ? "B" : view.format;
-    const bool aligned = reinterpret_cast<uintptr_t>(view.buf) % size_t(view.itemsize) == 0;
-    return got[0] == format && got[1] == '\0' && view.len == bytes && aligned;
+    if (got[0] != format || got[1] != '\0' || view.len != bytes) return false;
+    return reinterpret_cast<uintptr_t>(view.buf) % size_t(view.itemsize) == 0;
   }
 
   std::vector<void*> data;
@@ -60,7 +67,7 @@ class PyProgram {
     const std::vector<int64_t> numbers = integers(spec, "spec");
     program_ = Program::make(Dtype(dtype), numbers, read.tensors.data(), read.tensors.size(),
                              &error);
-    if (!error.empty()) throw nb::value_error(error.c_str());
+    raise(error);
   }
 
   bool run(nb::tuple inputs, nb::tuple outputs, int64_t T) {
@@ -82,7 +89,7 @@ class PyProgram {
       nb::gil_scoped_release released;
       error = program_->run(in.data.data(), out.data.data(), T);
     }
-    if (!error.empty()) throw nb::value_error(error.c_str());
+    raise(error);
     return true;
   }
 
@@ -92,7 +99,7 @@ class PyProgram {
   void set_weights(nb::handle weights) {
     const Tensors read(weights, "weights");
     const std::string error = program_->set_weights(read.tensors.data(), read.tensors.size());
-    if (!error.empty()) throw nb::value_error(error.c_str());
+    raise(error);
   }
 
  private:
@@ -106,7 +113,7 @@ class PyProgram {
     }
     const std::string error = reads ? program_->read_states(buffers.data.data())
                                     : program_->write_states(buffers.data.data());
-    if (!error.empty()) throw nb::value_error(error.c_str());
+    raise(error);
     return true;
   }
 

@@ -1,6 +1,7 @@
 // The fused kernels, compiled once for each target (OSTINATO_TARGET_FUNCTION names its table).
 #include "kernels.h"
 
+#include <time.h>
 #include <unistd.h>
 
 #include <cstddef>

@@ -10,8 +10,6 @@
 namespace ostinato {
 namespace {
 
-const char* const kBusy = "a stream takes one call at a time; this one is in use in another thread";
-
 template <class F>
 std::string text_of_failure(F f) {
   try {
@@ -65,15 +63,21 @@ std::unique_ptr<Program> Program::make(Dtype dtype, const std::vector<int64_t>& 
     if (dtype != Dtype::f32 && dtype != Dtype::f64) fail_program("expected float32 or float64");
     program->dtype_ = dtype;
     program->kernels_ = &step_kernels_of(dtype);
-    ProgramLayout layout(*program, spec);
+    Program draft;
+    draft.dtype_ = dtype;
+    ProgramLayout(draft, spec, true).build();
+    const std::vector<StepWeights> all = ProgramWeights::read(draft, weights, n_weights);
+    ProgramLayout layout(*program, spec, false);
     layout.build();
-    const std::vector<StepWeights> all = ProgramWeights::read(*program, weights, n_weights);
     ProgramWeights::make_room(*program, layout, all);
     ProgramWeights::pack(*program, all);
   });
   if (!error->empty()) program.reset();
   return program;
 }
+
+const char* const Program::kBusy =
+    "a stream takes one call at a time; this one is in use in another thread";
 
 Program::~Program() = default;
 

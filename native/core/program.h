@@ -24,6 +24,9 @@ class Program {
                                        const Tensor* weights, size_t n_weights, std::string* error);
   ~Program();
 
+  // What a call returns while another one is under way.
+  static const char* const kBusy;
+
   // Other values for all weights. Returns "" or what is wrong; nothing is changed then.
   std::string set_weights(const Tensor* weights, size_t n_weights);
 

@@ -4,6 +4,7 @@
 
 #include "program_parts.h"
 #include "spec.h"
+#include "threads.h"
 
 namespace ostinato {
 
@@ -31,6 +32,7 @@ int64_t ProgramLayout::integer() {
 // Zeros: states begin as such.
 void* ProgramLayout::take(int64_t elements, size_t size) {
   if (elements > kMostElements) fail_program("expected sizes that fit in memory");
+  if (is_draft_) return nullptr;
   const size_t bytes = (size_t(elements) * size + 63) / 64 * 64;
   program_.blocks_.push_back(std::make_unique<Buffer>(bytes));
   void* data = program_.blocks_.back()->data();
@@ -131,7 +133,7 @@ void ProgramLayout::read_operands(Step& step) {
   if (op.code == step_embed) {
     expect(within(op.first, 0, int64_t(program_.ids_.size()) - 1), "an input of ids", op.first);
     step.ids = values_[size_t(op.first)].ids;
-    expect(step.ids != nullptr, "an input of ids", op.first);
+    expect(values_[size_t(op.first)].width == 0, "an input of ids", op.first);
     return;
   }
   step.first = value(op.first).data;
@@ -186,7 +188,9 @@ void ProgramLayout::finish(const std::vector<int64_t>& outputs) {
     program_.output_bytes_.push_back(streams() * shown.width * int64_t(size_of(program_.dtype_)));
   }
   StepMemory& m = program_.memory_;
-  m.scratch = floats(scratch_);
+  // For each thread work and four columns of 64 rows: step_cells.inl.
+  const int64_t tiles = int64_t{5} * 64 * 16 * thread_count();
+  m.scratch = floats(scratch_ > tiles ? scratch_ : tiles);
   m.steps = program_.steps_.data();
   m.count = int64_t(program_.steps_.size());
   m.inputs = program_.inputs_.data();

@@ -30,8 +30,9 @@ const StepKernels& step_kernels_of(Dtype dtype);
 // Reads a spec front to back, checks it, and lays out the memory of its values, masks and states.
 class ProgramLayout {
  public:
-  ProgramLayout(Program& program, const std::vector<int64_t>& spec)
-      : program_(program), spec_(spec) {}
+  // A draft has no memory: it's there to see whether the weights fit, before their spec is believed.
+  ProgramLayout(Program& program, const std::vector<int64_t>& spec, bool is_draft)
+      : program_(program), spec_(spec), is_draft_(is_draft) {}
   void build();
   void* floats(int64_t elements);
 
@@ -60,10 +61,11 @@ class ProgramLayout {
 
   Program& program_;
   const std::vector<int64_t>& spec_;
+  const bool is_draft_;
   size_t next_ = 0;
   std::vector<Value> values_;
   std::vector<uint8_t*> masks_;
-  int64_t scratch_ = 5 * 64 * 16;  // StepCell's: work and four columns of 64 rows
+  int64_t scratch_ = 0;
 };
 
 // One step's weights as they were given; null where it has none.

@@ -81,6 +81,7 @@ void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
   for (size_t i = 0; i < all.size(); ++i) {
     Step& step = program.steps_[i];
     const StepOp& op = step.op;
+    if (op.code == step_either) continue;  // its width is nothing's
     const int64_t columns = gates_of(op) * padded(op.width);
     switch (op.code) {
       case step_embed:

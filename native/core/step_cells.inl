@@ -41,6 +41,49 @@ void step_columns(const Pair<R>& p, I rows, typename R::S* z, I ldz, I z_column)
   }
 }
 
+// Threads that share the sets of panels of a step: each has its own sets, always the same ones, so that
+// their weights stay in its core's cache, and then helps with the others'. A thread that is asleep is
+// not waited for.
+template <class F>
+struct SetShares {
+  static constexpr I kMost = 64;
+  const F& f;
+  I sets, parts;
+  bool backwards;
+  alignas(64) I taken[kMost] = {};  // of each part's sets
+
+  static void work(void* context, int part) {
+    SetShares& all = *static_cast<SetShares*>(context);
+    for (I i = 0; i < all.parts; ++i) all.drain((part + i) % all.parts, part);
+  }
+  void drain(I of, I part) {
+    const Span own = share(sets, of, parts);
+    for (;;) {
+      const I i = __atomic_fetch_add(&taken[of], I{1}, __ATOMIC_RELAXED);
+      if (i >= own.size()) return;
+      f(backwards ? own.last - 1 - i : own.first + i, part);
+    }
+  }
+};
+
+// How many threads a step's products are worth: by its weights, where they're more than a cache
+// holds, and by its work. Waking a sleeping one costs 5 us or more (LSTM D256 U256, a step every 200
+// us: 17 us alone, 26 with another), so that of small steps only those in a hurry, which come so
+// close on one another that it stays awake, get any.
+template <class R>
+I step_parts(I weights, I N, I sets, bool hurried) {
+  if (!hurried && 2 * weights * N < 8'000'000) return 1;
+  const I room = l2_cache() / 4 * 3, bytes = weights * static_cast<I>(sizeof(typename R::S));
+  const I by_cache = bytes / room + 1, by_work = 2 * weights * N / 2'000'000;
+  I parts = by_cache > by_work ? by_cache : by_work;
+  parts = parts < sets ? parts : sets;
+  parts = parts < thread_count() ? parts : thread_count();
+  return parts < 1 ? 1 : parts < SetShares<int>::kMost ? parts : SetShares<int>::kMost;
+}
+
+// Scratch of a thread: `work` and four columns of a block of rows.
+constexpr I step_scratch(I lanes) { return 5 * kRowBlock * lanes; }
+
 template <class R>
 struct StepCell {
   typedef typename R::S S;
@@ -54,21 +97,23 @@ struct StepCell {
   const Columns& c;
   const I U, panels;
   const Functions<R> functions;
-  const bool backwards;
+  const bool backwards, hurried;
 
   // A dense layer is a simple_rnn without the state's product.
-  StepCell(const Step& s, I rows, void* memory, bool from_the_end)
+  StepCell(const Step& s, I rows, void* memory, bool from_the_end, bool in_a_hurry)
       : step(s), N(rows), scratch(static_cast<S*>(memory)),
         kind(s.op.code == step_cell ? s.op.kind : I{simple_rnn}), c(columns_of(kind)),
         U(s.op.width), panels(blocks_of(U, L)),
         functions{activation_at<R>(s.op.activation), activation_at<R>(s.op.recurrent_activation),
                   false, false},
-        backwards(from_the_end) {}
+        backwards(from_the_end),
+        hurried(in_a_hurry) {}
 
   static const S* in(const void* p) { return static_cast<const S*>(p); }
   static S* to(void* p) { return static_cast<S*>(p); }
   S* state(I s) const { return to(step.state[s]); }
   S* next(I s) const { return to(step.next[s]); }
+  I weights() const { return (step.D + (is_dense() ? 0 : U)) * c.gates * U; }
   bool is_dense() const { return step.op.code == step_dense; }
 
   void pack(const void* kernel, const void* recurrent, const void* bias) const {
@@ -126,22 +171,32 @@ struct StepCell {
     }
   }
 
+  // f(set, number of the thread) for each set of panels.
+  //
+  // Every other timestep goes from the last to the first: of weights twice as large as the cache it
+  // then finds half there, and else nothing (LSTM D256 U256 with 1 MB of L2: 18 us a step without,
+  // 15 with).
+  template <class F>
+  void over_sets(I sets, const F& f) const {
+    const I parts = step_parts<R>(weights(), N, sets, hurried);
+    SetShares<F> shares = {f, sets, parts, backwards};
+    if (parts == 1) shares.drain(0, 0);
+    else parallel_for(static_cast<int>(parts), SetShares<F>::work, &shares);
+  }
+
   void run() const {
     if (kind == gru_reset_before) {
       run_before();
     } else {
-      // Every other timestep goes through the panels from the last to the first: of weights twice as
-      // large as the cache it then finds half there, and else nothing (LSTM D256 U256 with 1 MB of
-      // L2: 18 us a step without).
-      const I most = c.cols > 1 ? 1 : 4, sets = blocks_of(panels, most);
-      for (I i = 0; i < sets; ++i) run_panels((backwards ? sets - 1 - i : i) * most);
+      const I most = c.cols > 1 ? 1 : 4;
+      over_sets(blocks_of(panels, most), [&](I set, I thread) { run_panels(set * most, thread); });
     }
     if (!is_dense()) hand_on();
   }
 
   // The panels that are computed together, from p on.
-  void run_panels(I p) const {
-    S *work = scratch, *tile = scratch + kRowBlock * L;
+  void run_panels(I p, I thread) const {
+    S *work = scratch + thread * step_scratch(L), *tile = work + kRowBlock * L;
     const I together = panels_together(c.cols, p, panels);
     for (I r = 0; r < N; r += kRowBlock) {
       const I count = N - r < kRowBlock ? N - r : kRowBlock;
@@ -162,12 +217,13 @@ struct StepCell {
   void run_before() const {
     const I panel = N * L;
     S *reset = scratch, *tiles = scratch + panels * panel;
-    for (I p = 0; p < panels; ++p) {
+    over_sets(panels, [&](I p, I) {
       products(p, 1, 0, N, tiles + p * 3 * panel, 0);
       Tile<R> t = tile_of(p, 0, N, tiles + p * 3 * panel, reset + p * panel);
       gru_before_gates(functions, t, static_cast<const S*>(state(0)) + p * panel);
-    }
-    for (I p = 0; p < panels;) {
+    });
+    over_sets(blocks_of(panels, 4), [&](I set, I) {
+      I p = set * 4;
       const I together = panels_together(1, p, panels);
       const Product<R> product = {reset, panel, L, 1, U, in(step.candidate) + p * U * L,
                                   together * L, false};
@@ -176,7 +232,7 @@ struct StepCell {
         Tile<R> t = tile_of(p, 0, N, tiles + p * 3 * panel, nullptr);
         finish_tile(t);
       }
-    }
+    });
   }
 
   // The new states take the old ones' places and the output goes out, in the rows that take part.
