@@ -78,6 +78,9 @@ def left_alone(model: Any, *, by: Any = accelerate) -> list[LeftAlone]:
         model: A Keras model or layer, before or after the conversion.
         by: Which conversion, `ostinato.accelerate` or `ostinato.restore`.
 
+    Returns:
+        An entry for each such layer, in the model's order; none where all are converted.
+
     Raises:
         ValueError: if `model` isn't a Keras model or layer, or `by` is something else.
     """

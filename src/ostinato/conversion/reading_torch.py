@@ -48,7 +48,7 @@ def from_torch(
             `model([x, h_0, c_0])`, of the same shapes as the final ones. A model, too.
 
     Returns:
-        Built: one layer, a `Bidirectional` where the module is bidirectional; for several layers a
+        A layer, built, a `Bidirectional` where the module is bidirectional; for several layers a
         `keras.Sequential` of such; with states a functional model; for a cell module a cell.
 
     Raises:
