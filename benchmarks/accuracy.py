@@ -42,6 +42,11 @@ def error(got, truth):
     return float(np.max(np.abs(got - truth)) / max(np.max(np.abs(truth)), 1e-300))
 
 
+def short(number):
+    """1.2e-7, not 1.2e-07."""
+    return f"{number:.1e}".replace("e-0", "e-") if number else "0"
+
+
 def made(module, kind, units, dtype, x, weights=None, **options):
     layer = getattr(module, kind)(units, dtype=dtype, return_sequences=True, **options)
     layer.build(x.shape)
@@ -61,7 +66,7 @@ def of_layers(kind, size, timesteps=None):
     for module, engine, dtype in CONTENDERS.values():
         got = results(made(module, kind, u, dtype, x, weights), x, engine)
         errors = [error(one, other) for one, other in zip(got, truth, strict=True)]
-        cells.append(f"{errors[0]:.1e} / {max(errors[1:]):.1e}")
+        cells.append(f"{short(errors[0])} / {short(max(errors[1:]))}")
     return [f"{kind} {size}" + (f" T{t}" if timesteps else ""), *cells]
 
 
@@ -79,7 +84,7 @@ def of_activation(name):
             got = of_function(name, x, weights, module, engine, dtype)
             for one, other in zip(got, truth, strict=True):
                 errors = np.abs(one - other) / np.maximum(1, np.abs(other))
-                cells.append(f"{np.max(errors):.1e}")
+                cells.append(short(np.max(errors)))
     return [f"`{name}`", *cells]
 
 

@@ -87,7 +87,11 @@ def main():
         )
         for name, folder in list(zip(SETTINGS, folders, strict=True))[1:]:
             found = largest_differences(folders[0], folder)
-            print(f"| {name} | " + " | ".join(f"{d:.0e}" if d else "0" for d in found) + " |")
+            print(
+                f"| {name} | "
+                + " | ".join(f"{d:.0e}".replace("e-0", "e-") if d else "0" for d in found)
+                + " |"
+            )
 
 
 if __name__ == "__main__":
