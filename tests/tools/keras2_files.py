@@ -54,11 +54,39 @@ def several():
     return keras.Model({"a": a, "b": b}, layers.Add()([layers.LSTM(U)(a), layers.GRU(U)(b)]))
 
 
-def masked_by_keyword():
-    x = keras.Input((T, D))
-    mask = layers.Masking().compute_mask
-    valid = layers.Lambda(lambda t: mask(t), name="valid")(x)
-    return keras.Model(x, layers.SimpleRNN(U)(x, mask=valid))
+def mask_by_keyword():
+    x, mask = keras.Input((T, D), name="a"), keras.Input((T,), name="b", dtype="bool")
+    return keras.Model({"a": x, "b": mask}, layers.SimpleRNN(U)(x, mask=mask))
+
+
+class Gated(layers.Layer):
+    """A cell of one's own, with a constant; tests/tools/test_keras2.py has it for Keras 3."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = units
+
+    def build(self, input_shape):
+        features = (input_shape[0] if isinstance(input_shape, list) else input_shape)[-1]
+        self.kernel = self.add_weight(shape=(features, self.units), name="kernel")
+        self.built = True
+
+    def call(self, inputs, states, constants):
+        h = states[0] * constants[0] + tf.tanh(inputs @ self.kernel)
+        return h, [h]
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def constants():
+    x, gate = keras.Input((T, D), name="a"), keras.Input((U,), name="b")
+    return keras.Model({"a": x, "b": gate}, layers.RNN(Gated(U))(x, constants=gate))
+
+
+def masked_directions():
+    lstm = layers.LSTM(U, return_sequences=True)
+    return sequential(layers.Masking(), layers.Bidirectional(lstm), shape=(None, D))
 
 
 def recurrent_after_time_distributed():
@@ -100,13 +128,19 @@ MODELS = {
     "bidirectional_states": bidirectional_states,
     "nested_twice": nested_twice,
     "several": several,
+    "mask_by_keyword": mask_by_keyword,
+    "constants": constants,
+    "masked_directions": masked_directions,
     "time_major": lambda: sequential(layers.LSTM(U, time_major=True), shape=(B, D)),
 }
 INPUTS = {
     "masking": PADDED,
     "embedding": IDS,
     "ragged": X,
+    "masked_directions": PADDED,
     "several": {"a": X, "b": X[::-1]},
+    "mask_by_keyword": {"a": X, "b": np.abs(X[..., 0]) > 0.3},
+    "constants": {"a": X, "b": np.abs(X[:, 0, :1]) * np.ones((B, U), "float32")},
     "time_distributed": RANDOM.normal(size=(B, 5, T, D)).astype("float32"),
     "time_major": X[:, :B],
 }
@@ -162,9 +196,8 @@ def main(folder):
     flat = {}
     for name in MODELS:
         x = INPUTS.get(name, X)
-        flat.update(
-            {f"{name}/{key}": v for key, v in x.items()} if name == "several" else {name: x}
-        )
+        nested = x if isinstance(x, dict) else {"x": x}
+        flat.update({f"{name}/{key}": value for key, value in nested.items()})
     np.savez(folder / "inputs.npz", **flat)
 
 
