@@ -39,17 +39,22 @@ class Compiled:
     def read_states(self) -> list[np.ndarray]:
         """The states, (N, *shape) each."""
         arrays = [np.empty((self._streams, *state.shape), state.dtype) for state in self.states]
-        self._native.read_states(tuple(arrays))
+        self._expect(self._native.read_states(tuple(arrays)))
         return arrays
 
     def write_states(self, arrays: Sequence[np.ndarray]) -> None:
         """Sets all states."""
-        self._native.write_states(tuple(arrays))
+        self._expect(self._native.write_states(tuple(arrays)))
 
     def refresh(self, program: Program) -> None:
         """Takes the weights of a program that is otherwise the same."""
         self._native.set_weights(_views(program.weights))
-        self.program = program
+        self.program, self.states = program, program.states
+
+    def _expect(self, done: bool) -> None:
+        if not done:
+            shapes = [(self._streams, *state.shape) for state in self.states]
+            raise ValueError(f"stream of {self.program.name}: its cells' states aren't {shapes}.")
 
 
 def _counted(numbers: Sequence[int]) -> list[int]:

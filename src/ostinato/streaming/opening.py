@@ -7,7 +7,7 @@ from ostinato.streaming.compiled import Compiled
 from ostinato.streaming.graph import read
 from ostinato.streaming.lowering import lower, why_not
 from ostinato.streaming.stepwise import Stepwise
-from ostinato.streaming.stream import Stream
+from ostinato.streaming.stream import Stream, check_streams
 
 
 def stream(model: Any, streams: int | None = None) -> Stream:
@@ -34,8 +34,7 @@ def stream(model: Any, streams: int | None = None) -> Stream:
             pooling over time...), isn't built, or `streams` isn't a positive int; it names the
             layer.
     """
-    if streams is not None and (not isinstance(streams, int) or streams < 1):
-        raise ValueError(f"stream: expected a positive number of streams or None, got {streams!r}.")
+    check_streams(streams)
     graph = read(model)
     reason = why_not(graph)
     if reason:

@@ -14,6 +14,13 @@ from ostinato.streaming.program import Port, Program, State
 StateDict = dict[str, list[np.ndarray]]
 
 
+def check_streams(streams: Any) -> None:
+    """Refuses a number of streams that is none."""
+    is_number = isinstance(streams, int) and type(streams) is not bool
+    if streams is not None and (not is_number or streams < 1):
+        raise ValueError(f"stream: expected a positive number of streams or None, got {streams!r}.")
+
+
 class Runner(Protocol):
     """What runs timesteps, and keeps the states of N streams."""
 
@@ -138,7 +145,8 @@ class Stream:
         """
         states = self._runner.states
         fresh = [
-            np.broadcast_to(s.initial, (self.streams or 1, *s.shape)).astype(s.dtype)
+            # astype's own order would be that of the broadcast, which the engine doesn't take.
+            np.broadcast_to(s.initial, (self.streams or 1, *s.shape)).astype(s.dtype, order="C")
             for s in states
         ]
         if rows is not None:
@@ -152,10 +160,17 @@ class Stream:
     def _rows(self, rows: Iterable[int]) -> list[int]:
         chosen = [rows] if isinstance(rows, (int, np.integer)) else list(rows)
         count = self.streams or 1
-        wrong = [row for row in chosen if not 0 <= row < count]
+        # A mask of booleans would pass for zeros and ones.
+        numbers = [isinstance(row, (int, np.integer)) and type(row) is not bool for row in chosen]
+        wrong = [
+            row
+            for row, is_number in zip(chosen, numbers, strict=True)
+            if not is_number or not 0 <= row < count
+        ]
         if wrong:
             raise ValueError(
-                f"{self._owner}: reset: expected streams of 0 to {count - 1}, got {wrong[0]}."
+                f"{self._owner}: reset: expected numbers of streams, 0 to {count - 1}, got "
+                f"{wrong[0]!r}."
             )
         return [int(row) for row in chosen]
 
@@ -270,12 +285,10 @@ class Stream:
         Raises:
             ValueError: if the file isn't a stream's, or the native engine can't run here.
         """
+        check_streams(streams)
         program, saved_streams, states = files.read(path)
-        stream = cls(
-            program.name,
-            Compiled(program, streams or saved_streams or 1),
-            streams or saved_streams,
-        )
+        count = saved_streams if streams is None else streams
+        stream = cls(program.name, Compiled(program, count or 1), count)
         if streams is None:
             stream._runner.write_states(states)
         return stream
@@ -329,8 +342,13 @@ class Stream:
                 f"{self._owner}: expected {port.name} of shape {wanted} and "
                 f"{'integers' if whole else port.dtype}, got {shape} of {array.dtype}."
             )
-        if whole and array.size and int(array.max()) > np.iinfo(port.dtype).max:
-            raise ValueError(f"{self._owner}: expected {port.name} of {port.dtype}, got more.")
+        if whole and array.size:
+            limits = np.iinfo(port.dtype)
+            if int(array.max()) > limits.max or int(array.min()) < limits.min:
+                raise ValueError(
+                    f"{self._owner}: expected {port.name} within {port.dtype}, got "
+                    f"{array.min()} to {array.max()}."
+                )
         return np.require(array, port.dtype, ("C", "A"))
 
     def _results(self, inputs: list[np.ndarray], count: int, time: tuple[int, ...]) -> Nest:
