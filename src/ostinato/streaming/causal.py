@@ -13,6 +13,8 @@ MERGES = (
     *(layers.Add, layers.Subtract, layers.Multiply, layers.Average),
     *(layers.Maximum, layers.Minimum, layers.Concatenate),
 )
+# In Keras they leave out what is masked in one input and not in another.
+SEES_MASKS = (layers.Multiply, layers.Maximum, layers.Minimum)
 # What does nothing at inference.
 SILENT = (
     *(layers.Dropout, layers.SpatialDropout1D, layers.GaussianDropout, layers.GaussianNoise),
@@ -62,6 +64,8 @@ def _why_not(layer: Any, inputs: Sequence[Any]) -> str | None:
         return "is Keras's own recurrent layer: `ostinato.accelerate(model)` makes it one of ours"
     if type(layer) not in (*_POINTWISE, *MERGES, *SILENT):
         return f"isn't known to act on each timestep by itself; a stream may have {_MAY}"
+    if isinstance(layer, layers.EinsumDense) and not _keeps_time(layer):
+        return f"mixes timesteps or has weights for each, by its equation {layer.equation!r}"
     if type(layer) in _BY_AXIS and not _of_features(layer, inputs):
         return f"acts along axis {layer.axis}, expected one of the features, the last"
     if not isinstance(layer, layers.Embedding) and any(not ref.shape for ref in inputs):
@@ -78,6 +82,16 @@ def _of_features(layer: Any, inputs: Sequence[Any]) -> bool:
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     rank = 2 + len(inputs[0].shape)
     return all(axis % rank >= 2 for axis in axes)
+
+
+def _keeps_time(layer: Any) -> bool:
+    """Whether an EinsumDense leaves the axis of timesteps as it is, the same weights for each."""
+    operands, result = layer.equation.replace(" ", "").split("->")
+    given, kernel = operands.split(",")
+    if given.startswith("..."):
+        return len(given) == len("...x")  # the dots are all axes but the last, time among them
+    time = given[1]
+    return time == result[1:2] and time.isalpha() and time not in kernel + (layer.bias_axes or "")
 
 
 def only_input(layer: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:

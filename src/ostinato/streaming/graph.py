@@ -129,6 +129,7 @@ class _Reader:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self._masks: dict[int, Origin | None] = {}  # by a ref's id
+        self._last: set[int] = set()  # the ids of refs that have no timesteps: the last one's alone
 
     def follow(self, layer: Any, inputs: Nest) -> Nest:
         """What a layer, or a model in a model, makes of its inputs."""
@@ -140,12 +141,20 @@ class _Reader:
             return self._functional(layer, inputs)
         refs = flatten(inputs)
         refuse(layer, refs)
+        timeless = {id(ref) in self._last for ref in refs}
+        if len(timeless) > 1:
+            raise ValueError(
+                f"stream: {name_of(layer)} puts the last timestep's output beside every timestep, "
+                "and the last isn't there yet."
+            )
         shapes = map_leaves(lambda ref: (None, None, *ref.shape), inputs)
         result = layer.compute_output_shape(shapes)
         if isinstance(layer, RNN) and layer.return_state:
             result = result[0]  # the states follow; they're the stream's own
         keeps_time = not isinstance(layer, RNN) or layer.return_sequences
         output = _refs(result, layer.compute_dtype, skipped=2 if keeps_time else 1)
+        if True in timeless or not keeps_time:
+            self._last.update(map(id, flatten(output)))
         masks = self._masks_of(refs)
         made = output_mask(layer, [id(ref) for ref in refs], masks)
         self._masks.update((id(ref), made) for ref in flatten(output))

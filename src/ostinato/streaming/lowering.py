@@ -7,6 +7,7 @@ from keras import layers
 from ostinato import native
 from ostinato.layers import RNN
 from ostinato.layers.checks import name_of
+from ostinato.streaming.causal import SEES_MASKS
 from ostinato.streaming.graph import Call, Graph, Ref
 from ostinato.streaming.nest import Nest, fill, flatten
 from ostinato.streaming.program import Builder, Port, Program, Value
@@ -38,6 +39,8 @@ def _why_not_call(call: Call, graph: Graph) -> str | None:
         return f"the kernel has no {type(call.layer).__name__}"
     if isinstance(call.layer, layers.Embedding) and inputs[0] not in flatten(graph.inputs):
         return "its ids are computed, and not an input of the model"
+    if call.is_masked and isinstance(call.layer, SEES_MASKS):
+        return "its inputs are masked, which changes what it gives"
     if len({ref.shape for ref in inputs}) > 1 and not isinstance(call.layer, layers.Concatenate):
         return "its inputs are broadcast"
     if len(flatten(call.output)) != 1:
@@ -61,7 +64,10 @@ def lower(graph: Graph) -> Program:
         # A copy of each, as a value's mask is its reader's to change.
         read = [Value(**vars(values[id(ref)])) for ref in flatten(call.inputs)]
         (made,) = flatten(call.output)
-        values[id(made)] = _rule(call.layer).lower(builder, call.layer, read)
+        value = _rule(call.layer).lower(builder, call.layer, read)
+        if not call.layer.supports_masking:
+            value.mask = -1  # Keras drops the mask there
+        values[id(made)] = value
     numbers = [values[id(ref)].number for ref in flatten(graph.outputs)]
     return Program(
         graph.name,

@@ -247,9 +247,7 @@ RULES: dict[type, Rule] = {
         lambda x: _why_not_activation(x.activation),
     ),
     layers.ReLU: Rule(lambda b, x, i: _activate(b, keras.activations.relu, i[0]), _PLAIN_RELU),
-    layers.LeakyReLU: Rule(
-        _leaky, _only(lambda x: 0 <= x.negative_slope <= 1, "a slope of 0 to 1")
-    ),
+    layers.LeakyReLU: Rule(_leaky, _only(lambda x: 0 < x.negative_slope <= 1, "a slope of 0 to 1")),
     layers.ELU: Rule(
         lambda b, x, i: _activate(b, keras.activations.elu, i[0]),
         _only(lambda x: x.alpha == 1, "alpha 1"),

@@ -1,6 +1,7 @@
 """Timesteps run by Keras, for what the native engine can't run; compiled where the backend does."""
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any
 
 import keras
@@ -54,12 +55,30 @@ class Stepwise:
             for state in _states_of(call, dtype)
         )
         self._model = _Timestep(graph)
+        self._turn = Lock()
         self._values = [np.zeros((streams, *s.shape), s.dtype) for s in self.states]
 
     def run(
         self, inputs: tuple[np.ndarray, ...], outputs: tuple[np.ndarray, ...], timesteps: int
     ) -> bool:
-        """Runs timesteps; arrays (N, T, ...), or (N, ...) where T is 1."""
+        """Runs timesteps; arrays (N, T, ...), or (N, ...) where T is 1.
+
+        Raises:
+            RuntimeError: if another thread is running some.
+        """
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError(
+                "a stream takes one call at a time; this one is in use in another thread"
+            )
+        try:
+            self._run(inputs, outputs, timesteps)
+        finally:
+            self._turn.release()
+        return True
+
+    def _run(
+        self, inputs: tuple[np.ndarray, ...], outputs: tuple[np.ndarray, ...], timesteps: int
+    ) -> None:
         count = len(self._values[0]) if self._values else None
         ports = flatten(self.inputs)
         xs = [
@@ -70,16 +89,17 @@ class Stepwise:
             y.reshape(len(xs[0]), timesteps, *port.shape)
             for y, port in zip(outputs, flatten(self.outputs), strict=True)
         ]
+        states = self._values
         for t in range(timesteps):
-            data = {"x": [x[:, t : t + 1] for x in xs], "states": self._values}
+            data = {"x": [x[:, t : t + 1] for x in xs], "states": states}
             made = self._model.predict_on_batch(data)
             for y, value in zip(ys, made["y"], strict=True):
                 y[:, t] = value
-            self._values = [
+            states = [
                 np.asarray(value, state.dtype)
                 for value, state in zip(made["states"], self.states, strict=True)
             ]
-        return True
+        self._values = states  # only now: where a timestep fails, nothing has changed
 
     def read_states(self) -> list[np.ndarray]:
         """The states, (N, *shape) each."""
@@ -123,6 +143,7 @@ class _Timestep(keras.Model):
     def __init__(self, graph: Graph) -> None:
         super().__init__(name="timestep")
         self._graph: Callable[[], Graph] = lambda: graph  # not an attribute that Keras tracks
+        self._carrier = _Masked()
         self.steps = [call.layer for call in graph.calls]  # so that Keras tracks their variables
 
     def call(self, inputs: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
@@ -137,11 +158,14 @@ class _Timestep(keras.Model):
             if isinstance(call.layer, RNN):
                 made = self._recurrent(call, given, mask, states, kept)
             else:
+                # Keras gives masks to what a layer makes; a recurrent layer's cells ran without.
+                given = fill(given, [self._masked(*pair) for pair in _pairs(given, mask)])
                 made = (
                     call.layer(given, training=False) if _trains(call.layer) else call.layer(given)
                 )
             has_mask = any(m is not None for m in flatten(mask))
             makes = has_mask or isinstance(call.layer, (layers.Embedding, layers.Masking))
+            makes = makes and call.layer.supports_masking
             out = call.layer.compute_mask(given, mask) if makes else None
             for i, (ref, value) in enumerate(
                 zip(flatten(call.output), tree.flatten(made), strict=True)
@@ -150,6 +174,9 @@ class _Timestep(keras.Model):
                 masks[id(ref)] = flatten(out)[i] if isinstance(out, (list, tuple)) else out
         outputs = [values[id(ref)][:, 0] for ref in flatten(graph.outputs)]
         return {"y": outputs, "states": kept}
+
+    def _masked(self, tensor: Tensor, mask: Tensor | None) -> Tensor:
+        return tensor if mask is None else self._carrier(tensor, mask=mask)
 
     def _recurrent(
         self, call: Call, x: Any, masks: Any, states: list[Tensor], kept: list[Tensor]
@@ -170,6 +197,22 @@ class _Timestep(keras.Model):
             outputs = [_where(mask, *pair) for pair in zip(outputs, held, strict=True)]
             kept += outputs
         return tree.pack_sequence_as(output, [value[:, None] for value in outputs])
+
+
+def _pairs(given: Any, masks: Any) -> list[tuple[Tensor, Tensor | None]]:
+    return list(zip(flatten(given), flatten(masks), strict=True))
+
+
+class _Masked(layers.Layer):
+    """Puts a mask to a tensor, where the next layer looks for it."""
+
+    def __init__(self) -> None:
+        super().__init__(autocast=False)
+        self.built = self.supports_masking = True
+
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The tensor, another object."""
+        return ops.multiply(inputs, 1)
 
 
 def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
