@@ -3,7 +3,7 @@
 The pages in docs/ are written to be read on GitHub too. What a site needs instead:
 
 - CHANGELOG.md and CONTRIBUTING.md are pages of their own, and a link to README leads to the start.
-- A link to another file of the repository leads to a copy of that file.
+- A link to another file of the repository leads to a copy of it; one to a folder is its text.
 - A fence's note (`python no-run WHY`) is for the tests.
 - `<!-- ::: ostinato.accelerate -->` becomes that object's reference, with its own heading.
 - A paragraph that begins with "On GitHub" isn't for the site.
@@ -20,9 +20,7 @@ LAID_OUT = ROOT / "build" / "docs"
 ALIASES = {"CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md"}
 START = {"README.md": "index.md"}
 
-LINK = re.compile(
-    r"(?P<before>\[[^\]]*\]\()(?P<file>(?!https?:|mailto:)[^)#\s]+)(?P<after>[^)]*\))"
-)
+LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<file>(?!https?:|mailto:)[^)#\s]+)(?P<rest>[^)]*)\)")
 FENCE_NOTE = re.compile(r"^(`{3,}\w+) .*$", re.MULTILINE)
 REFERENCE = re.compile(
     r"^#+ \S+\n\n<!-- (?P<name>::: \S+)(?P<options>.*?) ?-->$", re.MULTILINE | re.DOTALL
@@ -46,7 +44,9 @@ def for_site(page: Path, target: Path) -> str:
     text = REFERENCE.sub(r"\g<name>\g<options>", text)
 
     def led(match: re.Match[str]) -> str:
-        return match["before"] + _led(page, match["file"], target) + match["after"]
+        if (page.parent / match["file"]).is_dir():
+            return match["text"]
+        return f"[{match['text']}]({_led(page, match['file'], target)}{match['rest']})"
 
     return LINK.sub(led, text)
 
@@ -61,8 +61,6 @@ def _led(page: Path, link: str, target: Path) -> str:
         return inside
     if inside in {**ALIASES, **START}:
         return {**ALIASES, **START}[inside]
-    if file.is_dir():
-        raise ValueError(f"{page}: expected a link to a file, got the folder {link}.")
     copy = target / "files" / inside
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, copy)

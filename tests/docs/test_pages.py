@@ -34,7 +34,7 @@ def has_code(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if has_code(p)], ids=title)
-def test_page_runs(page):
+def test_page_runs(page, tmp_path):
     if page.name in ON_JAX and keras.config.backend() != "jax":
         pytest.skip("its code is README's, which runs here")
     environment = {
@@ -46,6 +46,7 @@ def test_page_runs(page):
     done = subprocess.run(
         [sys.executable, pages.__file__, str(page)],
         env=environment,
+        cwd=tmp_path,  # pages write files
         capture_output=True,
         text=True,
         timeout=300,

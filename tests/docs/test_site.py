@@ -30,9 +30,9 @@ def copy(tmp_path):
     """What the site is made of, to be spoilt."""
     for name in SOURCES:
         shutil.copyfile(ROOT / name, tmp_path / name)
-    for name in ("docs", "examples", "src"):
-        ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.gz", "*.npz")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    for name in ("docs", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "src").symlink_to(ROOT / "src")
     return tmp_path
 
 
