@@ -6,8 +6,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ostinato.doors.arithmetic import affine, after, apply_each, blend, multiply_add
+from ostinato.doors.arithmetic import after, apply_each, blend, multiply_add
 from ostinato.doors.tensorflow_native import fused, native_why_not
+from ostinato.doors.tracing import is_exporting
 
 __all__ = [
     "affine",
@@ -15,6 +16,7 @@ __all__ = [
     "blend",
     "consuming",
     "fused",
+    "is_exporting",
     "lean",
     "loop",
     "multiply_add",
@@ -60,6 +62,7 @@ def loop(
         body,
         (tf.constant(0), carry, outputs),
         maximum_iterations=timesteps,  # XLA needs a bound to differentiate the loop
+        parallel_iterations=32,  # as Keras: 10, the default, takes 10 % longer in training
     )
     return carry, tuple(array.stack() for array in outputs)
 
@@ -72,6 +75,20 @@ def _unrolled(step: Step, carry: Tensors, xs: Tensors, like: Tensors) -> tuple[T
     if not collected:
         return carry, tuple(tf.zeros((0, *y.shape), y.dtype) for y in like)
     return carry, tuple(tf.stack(ys) for ys in zip(*collected, strict=True))
+
+
+def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
+    """`x kernel + bias`, on the last axis of x.
+
+    An operation between product and bias keeps TensorFlow from fusing them, which takes longer on a
+    CPU (LSTM B64 T28 D28 U64: 1.4 ms fused, 1.1 ms apart).
+    """
+    product = x @ kernel
+    if bias is None:
+        return product
+    if len(bias.shape) > 1:
+        return product + bias
+    return tf.nn.bias_add(tf.ensure_shape(product, [None] * len(product.shape)), bias)
 
 
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:
