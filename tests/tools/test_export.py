@@ -12,7 +12,7 @@ import pytest
 from keras import ops, tree
 
 import ostinato
-from ostinato import layers
+from ostinato import layers, native
 
 BACKEND = keras.config.backend()
 D, U = 3, 5
@@ -203,6 +203,22 @@ def test_unknown_timesteps_are_refused_on_torch(tmp_path):
     ostinato.export(model, tmp_path / "model.onnx", format="onnx", input_signature=fixed)
     found = run_bare(tmp_path, {("model.onnx", 0): {"x": np.ones((3, 4, D), "float32")}})
     assert_same(found, "model.onnx", 0, outputs_of(model, {"x": np.ones((3, 4, D), "float32")}))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="torch.compile")
+@pytest.mark.skipif(bool(native.why_not()), reason=str(native.why_not()))
+def test_what_is_refused_doesnt_break_a_compiled_graph():
+    """How it's told that ONNX is being written, torch.compile has to understand."""
+    torch = pytest.importorskip("torch")
+    layer = layers.GRU(U, stateful=True)
+    x = torch.ones((2, 6, D))
+    with ostinato.use_engine("fused"), torch.no_grad():
+        layer(x)
+        layer.reset_state()
+        expected = layer(x)
+        layer.reset_state()
+        compiled = torch.compile(layer, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x), expected)
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="Keras exports SavedModels on JAX and TensorFlow")

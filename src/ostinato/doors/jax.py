@@ -10,6 +10,7 @@ from jax import lax
 from ostinato.doors.arithmetic import after, apply_each, blend, multiply_add
 from ostinato.doors.jax_native import fused, native_why_not
 from ostinato.doors.jax_scan import affine, scan
+from ostinato.doors.tracing import is_exporting
 
 __all__ = [
     "affine",
@@ -17,6 +18,7 @@ __all__ = [
     "blend",
     "consuming",
     "fused",
+    "is_exporting",
     "lean",
     "loop",
     "multiply_add",

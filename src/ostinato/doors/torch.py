@@ -22,6 +22,7 @@ __all__ = [
     "blend",
     "consuming",
     "fused",
+    "is_exporting",
     "lean",
     "loop",
     "multiply_add",
@@ -88,6 +89,11 @@ def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
 # One operation where the plain operators are two or four, at 2 us each.
 blend = torch.lerp
 multiply_add = torch.addcmul
+
+
+def is_exporting() -> bool:
+    """Whether ONNX is being written; told so that torch.compile understands it."""
+    return bool(torch.onnx.is_in_onnx_export())
 
 
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:

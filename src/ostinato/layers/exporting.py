@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import tree
 
+from ostinato.doors import door
 from ostinato.doors.tracing import callers
 
 ONNX = "onnx"
@@ -68,7 +69,7 @@ def has_unknown_sizes(signature: Any) -> bool:
 
 def _model_export() -> dict[str, Any]:
     """The arguments of the innermost `model.export` that is running; empty where none is."""
-    for frame in callers():
+    for frame in callers() if door.is_exporting() else ():
         if frame.f_code.co_name == "export":
             found = dict(frame.f_locals)
             if isinstance(found.get("self"), keras.Model):
