@@ -10,6 +10,7 @@ A door is a module with
   It's given for a built-in cell, whose products with weights are all `affine`, and whose other
   `xs` are no floats.
 - `affine(x, kernel, bias)`: `x kernel + bias`; the bias may be None, or a tensor like the product.
+- `packed(kernel)`: the kernel, laid out for an `affine` at every timestep.
 - `blend(start, end, weight)`: `start + weight (end - start)`, all of one shape and dtype.
 - `multiply_add(addend, first, second)`: `addend + first second`, all of one shape and dtype.
 - `lean(function)`: the backend's own function for one of Keras's, where Keras's only adds checks.

@@ -14,6 +14,11 @@ def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
     return x @ kernel if bias is None else x @ kernel + bias
 
 
+def packed(kernel: Any) -> Any:
+    """The kernel: a compiler lays it out as it likes."""
+    return kernel
+
+
 def blend(start: Any, end: Any, weight: Any) -> Any:
     """`start + weight (end - start)`."""
     return weight * end + (1 - weight) * start

@@ -27,6 +27,7 @@ __all__ = [
     "loop",
     "multiply_add",
     "native_why_not",
+    "packed",
 ]
 
 Tensors = tuple[Any, ...]
@@ -84,6 +85,14 @@ def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
         return torch.addmm(bias, x, kernel)
     rows = torch.addmm(bias, x.reshape(-1, x.shape[-1]), kernel)
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def packed(kernel: Any) -> Any:
+    """A kernel laid out for a product at every timestep: by columns, unless autograd is to see it.
+
+    Products take 24 us where by rows they take 26 (B32 U128; 12 either way at B64 U64).
+    """
+    return kernel if torch.is_grad_enabled() else kernel.t().contiguous().t()
 
 
 # One operation where the plain operators are two or four, at 2 us each.

@@ -205,7 +205,7 @@ class Cell(Declared, keras.layers.Layer):
         """z, h -> each gate's function of its part of z + h U, (B, U) each, with `masks` on h."""
         kernel, functions = self._weight(self.recurrent_kernel), list(map(door.lean, functions))
         if not masks.recurrent:
-            apply = door.apply_each(functions)
+            apply, kernel = door.apply_each(functions), door.packed(kernel)
             return lambda z, h: apply(door.affine(h, kernel, z))
         kernels = ops.split(kernel, self.gates, axis=-1)
         gates = list(zip(map(door.consuming, functions), masks.recurrent, kernels, strict=True))

@@ -105,6 +105,7 @@ def _projection(
     """H -> h U + b by gate: one product and a split, or a product a gate where each has a mask."""
     split, count = door.lean(ops.split), len(parts)
     if not masks:
+        kernel = door.packed(kernel)
         return lambda h: split(door.affine(h, kernel, bias), count, -1)
     biases = [None] * count if bias is None else ops.split(bias, count)
     triples = list(zip(masks, parts, biases, strict=True))
