@@ -2,7 +2,10 @@
 
 import json
 import os
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from ostinato.streaming.nest import decode, encode, map_leaves
+from ostinato import native
+from ostinato.streaming.nest import decode, encode, flatten, map_leaves
 from ostinato.streaming.program import Operation, Port, Program, State
 
 FORMAT = "ostinato stream 1"
 STATE_FORMAT = "ostinato stream state 1"
+
+# What NumPy and the standard library raise on files that were cut, changed, or are something else.
+_NOT_A_FILE_OF_OURS = (
+    *(AttributeError, EOFError, KeyError, MemoryError, NotImplementedError, OSError, OverflowError),
+    *(RecursionError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 PathLike = str | os.PathLike[str]
 
@@ -50,27 +61,84 @@ def read(path: PathLike) -> tuple[Program, int | None, list[np.ndarray]]:
     """
     about, arrays = _read(path, FORMAT, "a stream that `Stream.save` wrote")
     try:
-        states = tuple(
-            State(layer, tuple(shape), dtype, is_extra, arrays[f"initial{i}"])
-            for i, (layer, shape, dtype, is_extra) in enumerate(about["states"])
-        )
-        operations = tuple(Operation(**values) for values in about["operations"])
-        count = sum(name.startswith("weight") for name in arrays)
-        program = Program(
-            about["name"],
-            about["dtype"],
-            map_leaves(_port_of, decode(about["inputs"])),
-            map_leaves(_port_of, decode(about["outputs"])),
-            tuple(about["output_values"]),
-            operations,
-            states,
-            tuple(np.ascontiguousarray(arrays[f"weight{i}"]) for i in range(count)),
-        )
-        return program, about["streams"], [arrays[f"state{i}"] for i in range(len(states))]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected a whole stream's file, got one without {error}.") from (
+        found = _program_of(about, arrays)
+        _check(*found)
+        return found
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path}: expected a whole stream's file, got one with {reason}.") from (
             error
         )
+
+
+def _program_of(
+    about: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> tuple[Program, int | None, list[np.ndarray]]:
+    states = tuple(
+        State(layer, tuple(shape), dtype, is_extra, arrays[f"initial{i}"])
+        for i, (layer, shape, dtype, is_extra) in enumerate(about["states"])
+    )
+    count = sum(name.startswith("weight") for name in arrays)
+    program = Program(
+        about["name"],
+        about["dtype"],
+        map_leaves(_port_of, decode(about["inputs"])),
+        map_leaves(_port_of, decode(about["outputs"])),
+        tuple(about["output_values"]),
+        tuple(Operation(**values) for values in about["operations"]),
+        states,
+        tuple(np.ascontiguousarray(arrays[f"weight{i}"]) for i in range(count)),
+    )
+    return program, about["streams"], [arrays[f"state{i}"] for i in range(len(states))]
+
+
+def _check(program: Program, streams: int | None, states: Sequence[np.ndarray]) -> None:
+    """Refuses what doesn't fit together; the engine checks the operations and their weights.
+
+    Raises:
+        ValueError: if something doesn't.
+    """
+    count = 1 if streams is None else streams
+    _expect(type(program.name) is str, "a name", program.name)
+    _expect(program.dtype in ("float32", "float64"), "float32 or float64", program.dtype)
+    _expect(_is_integer(count) and count > 0, "a number of streams", streams)
+    for weight in program.weights:
+        _expect(weight.dtype == program.dtype, f"weights of {program.dtype}", weight.dtype)
+    for state, array in zip(program.states, states, strict=True):
+        _expect(type(state.layer) is str, "a layer's name", state.layer)
+        _expect(state.dtype in (program.dtype, "bool"), "a dtype of states", state.dtype)
+        for values, lead in ((state.initial, ()), (array, (count,))):
+            got = (values.shape, str(values.dtype))
+            _expect(got == ((*lead, *state.shape), state.dtype), f"a state like {state}", got)
+    for operation in program.operations:
+        _expect(_is_operation(operation), "an operation of a stream", operation)
+    inputs, outputs = flatten(program.inputs), flatten(program.outputs)
+    widths = [port.shape[0] if port.shape else 0 for port in inputs]
+    widths += [each.width for each in program.operations if each.out >= 0]
+    for port in (*inputs, *outputs):
+        dtype = program.dtype if port.shape else "int32"
+        _expect(port.dtype == dtype and len(port.shape) < 2, f"an array of {dtype}", port)
+        _expect(type(port.name) is str and all(map(_is_integer, port.shape)), "an array", port)
+    for port, value in zip(outputs, program.output_values, strict=True):
+        _expect(_is_integer(value) and 0 <= value < len(widths), "a value's number", value)
+        _expect(port.shape == (widths[value],), f"an output of {widths[value]} units", port)
+
+
+def _is_operation(operation: Operation) -> bool:
+    names = native.activation_names()
+    activations = (operation.activation, operation.recurrent_activation)
+    numbers = [value for value in vars(operation).values() if value not in activations]
+    return all(map(_is_integer, numbers)) and set(activations) <= set(names)
+
+
+def _is_integer(value: object) -> bool:
+    """Whether it's an integer, no boolean, that the engine can take."""
+    return type(value) is int and abs(value) < 1 << 63
+
+
+def _expect(holds: bool, what: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"{got!r} where {what} should be")
 
 
 def write_state(path: PathLike, states: Sequence[State], arrays: Sequence[np.ndarray]) -> None:
@@ -89,10 +157,12 @@ def read_state(
     """
     about, arrays = _read(path, STATE_FORMAT, "states that `save_state` wrote")
     expected = [(state.layer, (streams, *state.shape), state.dtype) for state in states]
-    found = [arrays[name] for name in sorted(arrays, key=lambda name: int(name[len("state") :]))]
+    names = about.get("layers")
+    found = [arrays[f"state{i}"] for i in range(len(arrays)) if f"state{i}" in arrays]
+    if not isinstance(names, list) or not len(names) == len(found) == len(arrays):
+        raise ValueError(f"{path}: expected the states of as many layers, got {names}.")
     got = [
-        (layer, array.shape, str(array.dtype))
-        for layer, array in zip(about["layers"], found, strict=True)
+        (layer, array.shape, str(array.dtype)) for layer, array in zip(names, found, strict=True)
     ]
     if got != expected:
         raise ValueError(f"{owner}: expected the states {expected} in {path}, got {got}.")
@@ -113,12 +183,19 @@ def _write(path: PathLike, about: dict[str, Any], arrays: dict[str, np.ndarray])
         np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
 
 
+def _loaded(file: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    with np.load(file, allow_pickle=False) as members:
+        arrays = {name: members[name] for name in members.files}
+    return json.loads(str(arrays.pop("about"))), arrays
+
+
 def _read(path: PathLike, form: str, what: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(str(arrays.pop("about")))
-    except (KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        with Path(path).open("rb") as opened:
+            about, arrays = _loaded(opened)
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except _NOT_A_FILE_OF_OURS as error:
         raise ValueError(f"{path}: expected {what}, got something else: {error}.") from error
     if not isinstance(about, dict) or about.get("format") != form:
         got = about.get("format") if isinstance(about, dict) else about

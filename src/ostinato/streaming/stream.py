@@ -186,7 +186,9 @@ class Stream:
         arrays = self._runner.read_states()
         found: StateDict = {}
         for state, array in zip(self._runner.states, arrays, strict=True):
-            found.setdefault(state.layer, []).append(array if self._lead else array[0])
+            found.setdefault(state.layer, []).append(
+                array if self._lead else array.reshape(state.shape)
+            )
         return found
 
     @state.setter
