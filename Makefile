@@ -104,8 +104,9 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP_INSTALL) '$(TORCH)'
 	$(BIN)/python $(PIP_INSTALL) --editable '.[jax,torch,guide,docs,dev]'
-# Keras 2, a peer of the benchmark. It asks for the package tensorflow, which tensorflow-cpu is.
-	$(BIN)/python $(PIP_INSTALL) --no-deps tf_keras
+# Keras 2, a peer of the benchmark, asks for the package tensorflow, which tensorflow-cpu is. aeon, whose
+# data two examples read, would bring older versions of NumPy and pandas.
+	$(BIN)/python $(PIP_INSTALL) --no-deps tf_keras aeon
 	touch $@
 
 $(GUIDE_READY): pyproject.toml

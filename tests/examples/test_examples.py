@@ -17,9 +17,12 @@ from ostinato import native
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAMS = ("mnist_rows", "japanese_vowels", "basic_motions", "accelerate_model")
 
-pytestmark = pytest.mark.skipif(
-    keras.config.backend() != "jax", reason="the programs are the same on every backend"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        keras.config.backend() != "jax", reason="the programs are the same on every backend"
+    ),
+]
 needs_aeon = pytest.mark.skipif(
     importlib.util.find_spec("aeon") is None,
     reason="its data comes with aeon: pip install --no-deps aeon",

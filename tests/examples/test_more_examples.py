@@ -14,9 +14,12 @@ import ostinato
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAMS = ("forecast", "characters", "encoder_decoder")
 
-pytestmark = pytest.mark.skipif(
-    keras.config.backend() != "jax", reason="the programs are the same on every backend"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        keras.config.backend() != "jax", reason="the programs are the same on every backend"
+    ),
+]
 
 
 @pytest.fixture
