@@ -56,10 +56,12 @@ ffi::Error wrong_array(const char* name, const char* role, size_t index) {
 // On a mesh each device runs on a part of the batch. What forward saves there can't be split or
 // joined; `rows` tells each row how many ran together, and a backward with another number must fail.
 bool same_rows(const ffi::RemainingArgs& args) {
-  const auto buffer = args.get<ffi::AnyBuffer>(args.size() - 1);
+  const auto buffer = args.get<ffi::AnyBuffer>(args.size() - 1), x = args.get<ffi::AnyBuffer>(0);
   if (!buffer.has_value() || buffer->element_type() != ffi::DataType::S32) return false;
+  if (!x.has_value() || x->dimensions().size() == 0) return false;
   const int32_t* rows = buffer->typed_data<int32_t>();
   const size_t count = buffer->element_count();
+  if (size_t(x->dimensions()[0]) != count) return false;
   return std::all_of(rows, rows + count, [=](int32_t n) { return size_t(n) == count; });
 }
 

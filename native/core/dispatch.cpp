@@ -4,6 +4,10 @@
 
 #include "kernels.h"
 
+#if defined(OSTINATO_HAS_V3)
+#include <cpuid.h>
+#endif
+
 namespace ostinato {
 namespace {
 
@@ -15,9 +19,19 @@ struct Target {
 bool always() { return true; }
 
 #if defined(OSTINATO_HAS_V3)
+// The compiler may use any instruction of the level; not all have a name for __builtin_cpu_supports
+// in every compiler.
+bool has_others_of_v3() {
+  unsigned a, b, basic = 0, extended = 0, d;
+  constexpr unsigned kMovbe = 1u << 22, kF16c = 1u << 29, kLzcnt = 1u << 5;
+  if (__get_cpuid(1, &a, &b, &basic, &d) == 0) return false;
+  if (__get_cpuid(0x80000001, &a, &b, &extended, &d) == 0) return false;
+  return (basic & kMovbe) != 0 && (basic & kF16c) != 0 && (extended & kLzcnt) != 0;
+}
+
 bool has_v3() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && has_others_of_v3();
 }
 #endif
 

@@ -59,7 +59,12 @@ class Pool {
       block = allocate(size);
     }
     if (block == nullptr) return nullptr;
-    used_.emplace(block, size);
+    try {
+      used_.emplace(block, size);
+    } catch (const std::bad_alloc&) {
+      free(block);
+      return nullptr;
+    }
     used_bytes_ += size;
     return block;
   }

@@ -101,9 +101,7 @@ void ProgramLayout::add_step() {
   next_ += kStepFields;
   const StepOp& op = step.op;
   expect(within(op.code, step_embed, step_concatenate), "a code of step.h", op.code);
-  size_t count = 0;
-  activation_names(&count);
-  const int64_t last = int64_t(count) - 1;
+  const int64_t last = activation_count() - 1;
   expect(within(op.activation, 0, last), "an activation", op.activation);
   expect(within(op.recurrent_activation, 0, last), "an activation", op.recurrent_activation);
   expect(within(op.has_bias, 0, 1), "has_bias of 0 or 1", op.has_bias);

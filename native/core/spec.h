@@ -10,6 +10,8 @@ namespace ostinato {
 int64_t gate_count(const RunSpec& run);
 int64_t state_count(const RunSpec& run);
 
+int64_t activation_count();
+
 // `units` rounded up to a multiple of 16.
 int64_t padded(int64_t units);
 

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -19,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(asked)
     except _CommandError as error:
         parser.error(str(error))
+    except BrokenPipeError:  # `ostinato explain ... | head`: nobody reads the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 class _CommandError(Exception):
