@@ -1,0 +1,267 @@
+// Programs of steps for tests, their weights in double; the plain loops that step.h promises.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "../core/spec.h"
+#include "../core/step.h"
+#include "cases.h"
+#include "naive.h"
+
+namespace ostinato::tests {
+
+// A program and its weights in double. Values and masks get their numbers as they're made.
+struct Model {
+  int64_t N;
+  std::vector<int64_t> widths;  // of all values; 0 of ids
+  size_t n_inputs = 0;
+  int64_t n_masks = 0;
+  std::vector<StepOp> ops;
+  std::vector<Numbers> weights;
+  std::vector<std::vector<int64_t>> shapes;
+  Random random;
+
+  Model(int64_t streams, uint64_t seed) : N(streams), random(seed) {}
+
+  int64_t input(int64_t width) {
+    widths.push_back(width);
+    return int64_t(n_inputs++);
+  }
+  void weight(std::vector<int64_t> shape, double scale) {
+    int64_t count = 1;
+    for (int64_t size : shape) count *= size;
+    weights.push_back(numbers(random, count, scale));
+    shapes.push_back(std::move(shape));
+  }
+  StepOp& add(StepCode code, int64_t first, int64_t width) {
+    StepOp op{};
+    op.code = code, op.first = first, op.second = op.mask_in = op.mask_out = -1;
+    op.width = width, op.out = int64_t(widths.size());
+    widths.push_back(width);
+    ops.push_back(op);
+    return ops.back();
+  }
+
+  int64_t embed(int64_t ids, int64_t rows, int64_t width) {
+    add(step_embed, ids, width).mask_out = n_masks++;
+    weight({rows, width}, 1);
+    return ops.back().out;
+  }
+  int64_t mask(int64_t first, double number) {
+    add(step_mask, first, widths[size_t(first)]).mask_out = n_masks++;
+    weights.push_back({number}), shapes.push_back({1});
+    return ops.back().out;
+  }
+  int64_t either(int64_t first, int64_t second) {
+    StepOp op{};
+    op.code = step_either, op.mask_in = first, op.first = second, op.second = op.out = -1;
+    op.mask_out = n_masks++;
+    ops.push_back(op);
+    return op.mask_out;
+  }
+  int64_t cell(int64_t kind, int64_t first, int64_t U, int64_t mask_in, bool has_bias, bool zero,
+               int64_t activation, int64_t gate) {
+    StepOp& op = add(step_cell, first, U);
+    op.kind = kind, op.mask_in = mask_in, op.has_bias = has_bias, op.zero_masked = zero;
+    op.activation = activation, op.recurrent_activation = gate;
+    RunSpec run{};
+    run.kind = kind;
+    const int64_t D = widths[size_t(first)], columns = gate_count(run) * U;
+    weight({D, columns}, 1.0 / std::max<double>(1, double(D) / 4));
+    weight({U, columns}, 1.0 / std::max<double>(1, double(U) / 4));
+    if (has_bias && kind == gru) weight({2, columns}, 0.5);
+    else if (has_bias) weight({columns}, 0.5);
+    return int64_t(widths.size()) - 1;
+  }
+  int64_t dense(int64_t first, int64_t width, bool has_bias, int64_t activation) {
+    StepOp& op = add(step_dense, first, width);
+    op.has_bias = has_bias, op.activation = activation;
+    const int64_t D = widths[size_t(first)];
+    weight({D, width}, 1.0 / std::max<double>(1, double(D) / 4));
+    if (has_bias) weight({width}, 0.5);
+    return int64_t(widths.size()) - 1;
+  }
+  int64_t scale(int64_t first) {
+    const int64_t width = widths[size_t(first)], made = add(step_scale, first, width).out;
+    weight({width}, 1), weight({width}, 1);
+    return made;
+  }
+  int64_t normalize(int64_t first, int64_t kind) {
+    const int64_t width = widths[size_t(first)];
+    add(step_normalize, first, width).kind = kind;
+    weights.push_back({1e-3}), shapes.push_back({1});
+    weights.back()[0] = double(float(1e-3));
+    weight({width}, 1), weight({width}, 1);
+    return ops.back().out;
+  }
+  int64_t elementwise(StepCode code, int64_t first, int64_t activation = 0) {
+    add(code, first, widths[size_t(first)]).activation = activation;
+    return ops.back().out;
+  }
+  int64_t combine(int64_t first, int64_t second, int64_t kind) {
+    StepOp& op = add(step_combine, first, widths[size_t(first)]);
+    op.second = second, op.kind = kind;
+    return op.out;
+  }
+  int64_t concatenate(int64_t first, int64_t second) {
+    StepOp& op = add(step_concatenate, first, widths[size_t(first)] + widths[size_t(second)]);
+    op.second = second;
+    return op.out;
+  }
+
+  // All values are outputs, but those that are ids.
+  std::vector<int64_t> outputs() const {
+    std::vector<int64_t> found;
+    for (size_t i = 0; i < widths.size(); ++i)
+      if (widths[i] > 0) found.push_back(int64_t(i));
+    return found;
+  }
+  std::vector<int64_t> spec() const {
+    std::vector<int64_t> all = {N, int64_t(n_inputs)};
+    all.insert(all.end(), widths.begin(), widths.begin() + int64_t(n_inputs));
+    const std::vector<int64_t> out = outputs();
+    all.push_back(int64_t(out.size()));
+    all.insert(all.end(), out.begin(), out.end());
+    for (const StepOp& op : ops) {
+      int64_t fields[kStepFields];
+      std::memcpy(fields, &op, sizeof op);
+      all.insert(all.end(), fields, fields + kStepFields);
+    }
+    return all;
+  }
+};
+
+// The plain loops: a timestep of a model over all its streams, in double.
+class Plain {
+ public:
+  explicit Plain(const Model& model) : m_(model), states_(model.ops.size()) {
+    for (size_t i = 0; i < m_.ops.size(); ++i) {
+      for (Numbers& state : states_[i].of) state.assign(size_t(m_.N * m_.ops[i].width), 0);
+      states_[i].started.assign(size_t(m_.N), 0);
+    }
+  }
+
+  // `values` begins with the inputs, (N, width) each, ids as numbers; the rest is made.
+  void step(std::vector<Numbers>& values) {
+    masks_.clear();
+    weight_ = 0;
+    for (size_t i = 0; i < m_.ops.size(); ++i) {
+      const StepOp& op = m_.ops[i];
+      if (op.code == step_either) {
+        std::vector<uint8_t> both = masks_[size_t(op.mask_in)];
+        for (size_t r = 0; r < both.size(); ++r) both[r] |= masks_[size_t(op.first)][r];
+        masks_.push_back(both);
+        continue;
+      }
+      Numbers out(size_t(m_.N * op.width), 0);
+      run(op, values, states_[i], out);
+      values.push_back(out);
+    }
+  }
+
+ private:
+  struct State {
+    Numbers of[2];
+    std::vector<uint8_t> started;
+  };
+
+  const Numbers& next_weight() { return m_.weights[weight_++]; }
+
+  void run(const StepOp& op, const std::vector<Numbers>& values, State& state, Numbers& out) {
+    const int64_t D = m_.widths[size_t(op.first)];
+    const Numbers& x = values[size_t(op.first)];
+    if (op.code == step_cell) return cell(op, x, D, state, out);
+    const Numbers* first = has_weights(op) ? &next_weight() : nullptr;
+    const bool two = op.code == step_normalize || op.code == step_scale ||
+                     (op.code == step_dense && op.has_bias);
+    const Numbers* second = two ? &next_weight() : nullptr;
+    const Numbers* third = op.code == step_normalize ? &next_weight() : nullptr;
+    const Numbers* y = op.second >= 0 ? &values[size_t(op.second)] : nullptr;
+    if (op.mask_out >= 0) masks_.emplace_back(size_t(m_.N), uint8_t{0});
+    for (int64_t r = 0; r < m_.N; ++r) {
+      const double* a = x.data() + r * (op.code == step_embed ? 1 : D);
+      const double* b = y == nullptr ? nullptr : y->data() + r * int64_t(y->size()) / m_.N;
+      row(op, a, b, D, first, second, third, out.data() + r * op.width, r);
+    }
+  }
+
+  static bool has_weights(const StepOp& op) {
+    return op.code != step_activate && op.code != step_softmax && op.code != step_combine &&
+           op.code != step_concatenate;
+  }
+
+  void row(const StepOp& op, const double* a, const double* b, int64_t D, const Numbers* w,
+           const Numbers* v, const Numbers* u, double* out, int64_t r) {
+    const auto f = naive::activation(op.activation).value;
+    double mean = 0, variance = 0, total = 0, largest = -INFINITY;
+    for (int64_t i = 0; i < D; ++i) mean += op.kind == 0 ? a[i] / double(D) : 0;
+    for (int64_t i = 0; i < D; ++i) {
+      variance += (a[i] - mean) * (a[i] - mean) / double(D);
+      largest = std::max(largest, a[i]);
+      if (op.code == step_mask) masks_.back()[size_t(r)] |= a[i] != (*w)[0];
+    }
+    for (int64_t i = 0; i < D; ++i) total += std::exp(a[i] - largest);
+    if (op.code == step_embed) masks_.back()[size_t(r)] = a[0] != 0;
+    for (int64_t i = 0; i < op.width; ++i) {
+      const size_t s = size_t(i);
+      double sum = 0;
+      switch (op.code) {
+        case step_embed: out[i] = (*w)[size_t(a[0]) * size_t(op.width) + s]; break;
+        case step_mask: out[i] = masks_.back()[size_t(r)] ? a[i] : 0; break;
+        case step_dense:
+          for (int64_t k = 0; k < D; ++k) sum += a[k] * (*w)[size_t(k * op.width + i)];
+          out[i] = f(sum + (v == nullptr ? 0 : (*v)[s]));
+          break;
+        case step_scale: out[i] = a[i] * (*w)[s] + (*v)[s]; break;
+        case step_normalize:
+          out[i] = (a[i] - mean) / std::sqrt(variance + (*w)[0]) * (*v)[s] + (*u)[s];
+          break;
+        case step_activate: out[i] = f(a[i]); break;
+        case step_softmax: out[i] = std::exp(a[i] - largest) / total; break;
+        case step_combine:
+          out[i] = op.kind == 0   ? a[i] + b[i]
+                   : op.kind == 1 ? a[i] - b[i]
+                   : op.kind == 2 ? a[i] * b[i]
+                   : op.kind == 3 ? std::max(a[i], b[i])
+                                  : std::min(a[i], b[i]);
+          break;
+        default: out[i] = i < D ? a[i] : b[i - D];
+      }
+    }
+  }
+
+  void cell(const StepOp& op, const Numbers& x, int64_t D, State& state, Numbers& out) {
+    Run run{};
+    run.spec.kind = op.kind, run.spec.activation = op.activation;
+    run.spec.recurrent_activation = op.recurrent_activation, run.spec.has_bias = op.has_bias;
+    run.B = m_.N, run.T = 1, run.D = D, run.U = op.width, run.ys_stride = op.width;
+    run.x = x.data();
+    run.kernel = next_weight().data(), run.recurrent_kernel = next_weight().data();
+    if (op.has_bias) run.bias = next_weight().data();
+    Numbers made[2];
+    const int64_t count = op.kind == lstm ? 2 : 1;
+    for (int64_t s = 0; s < count; ++s) {
+      made[s].resize(state.of[s].size());
+      run.initial[s] = state.of[s].data(), run.final[s] = made[s].data();
+    }
+    CHECK(kernels_naive()->forward_f64(&run, 1, 1), "out of memory");
+    for (int64_t r = 0; r < m_.N; ++r) {
+      const bool valid = op.mask_in < 0 || masks_[size_t(op.mask_in)][size_t(r)];
+      state.started[size_t(r)] |= valid;
+      for (int64_t i = r * op.width; i < (r + 1) * op.width; ++i) {
+        for (int64_t s = 0; valid && s < count; ++s) state.of[s][size_t(i)] = made[s][size_t(i)];
+        const bool shown = valid || (state.started[size_t(r)] && !op.zero_masked);
+        out[size_t(i)] = shown ? state.of[0][size_t(i)] : 0;
+      }
+    }
+  }
+
+  const Model& m_;
+  std::vector<State> states_;
+  std::vector<std::vector<uint8_t>> masks_;
+  size_t weight_ = 0;
+};
+
+}  // namespace ostinato::tests

@@ -1,0 +1,363 @@
+// Programs of steps against plain loops in double: every code, kind and activation, masks, one and
+// many streams, sequences cut anywhere; states read and written; specs that are refused.
+//
+//   test_program     OSTINATO_TARGET chooses the target
+#include "../core/program.h"
+
+#include <atomic>
+#include <cmath>
+#include <thread>
+
+#include "programs.h"
+
+using namespace ostinato;
+using namespace ostinato::tests;
+
+namespace {
+
+double tolerance(float) { return 2e-6; }
+double tolerance(double) { return 1e-13; }
+Dtype dtype_of(float) { return Dtype::f32; }
+Dtype dtype_of(double) { return Dtype::f64; }
+
+double worst = 0;  // of the tolerance, for the report
+
+// Weights in F, and tensors of them.
+template <class F>
+struct Weights {
+  std::vector<std::vector<F>> data;
+  std::vector<Tensor> tensors;
+
+  explicit Weights(const Model& m) {
+    data.reserve(m.weights.size());
+    for (size_t i = 0; i < m.weights.size(); ++i) {
+      data.emplace_back(m.weights[i].begin(), m.weights[i].end());
+      const std::vector<int64_t>& shape = m.shapes[i];
+      tensors.push_back({data[i].data(), dtype_of(F{}), int32_t(shape.size()), shape.data()});
+    }
+  }
+};
+
+template <class F>
+std::unique_ptr<Program> make(const Model& m) {
+  const Weights<F> weights(m);
+  std::string error;
+  auto program = Program::make(dtype_of(F{}), m.spec(), weights.tensors.data(),
+                               weights.tensors.size(), &error);
+  CHECK(program != nullptr, "%s", error.c_str());
+  return program;
+}
+
+// Sequences for a model: (N, T, width) of each input, with padded timesteps; ids as whole numbers.
+std::vector<Numbers> sequences(const Model& m, int64_t T, int64_t rows, Random& random) {
+  const std::vector<uint8_t> valid = random_mask(random, m.N, T);
+  std::vector<Numbers> all;
+  for (size_t i = 0; i < m.n_inputs; ++i) {
+    const int64_t width = std::max<int64_t>(1, m.widths[i]);
+    Numbers made = numbers(random, m.N * T * width, 2);
+    for (int64_t k = 0; k < m.N * T * width; ++k) {
+      double& x = made[size_t(k)];
+      if (m.widths[i] == 0) x = double(random.below(rows));
+      if (!valid[size_t(k / width)]) x = 0;
+    }
+    all.push_back(made);
+  }
+  return all;
+}
+
+// Runs timesteps [from, to) of sequences of T; arrays exactly as large as they must be.
+template <class F>
+std::vector<std::vector<F>> run(Program& program, const Model& m, const std::vector<Numbers>& data,
+                                int64_t T, int64_t from, int64_t to) {
+  std::vector<std::vector<F>> floats(m.n_inputs), results;
+  std::vector<std::vector<int32_t>> ids(m.n_inputs);
+  std::vector<const void*> in;
+  std::vector<void*> out;
+  for (size_t i = 0; i < m.n_inputs; ++i) {
+    const int64_t width = std::max<int64_t>(1, m.widths[i]);
+    for (int64_t r = 0; r < m.N; ++r)
+      for (int64_t k = (r * T + from) * width; k < (r * T + to) * width; ++k)
+        m.widths[i] == 0 ? ids[i].push_back(int32_t(data[i][size_t(k)]))
+                         : floats[i].push_back(F(data[i][size_t(k)]));
+    in.push_back(m.widths[i] == 0 ? static_cast<void*>(ids[i].data()) : floats[i].data());
+  }
+  for (int64_t number : m.outputs())
+    results.emplace_back(size_t(m.N * (to - from) * m.widths[size_t(number)]), F(NAN));
+  for (auto& result : results) out.push_back(result.data());
+  const std::string error = program.run(in.data(), out.data(), to - from);
+  CHECK(error.empty(), "%s", error.c_str());
+  return results;
+}
+
+// All values of a model at each timestep, by the plain loops.
+std::vector<std::vector<Numbers>> plain_values(const Model& m, const std::vector<Numbers>& data,
+                                               int64_t T) {
+  Plain plain(m);
+  std::vector<std::vector<Numbers>> all;
+  for (int64_t t = 0; t < T; ++t) {
+    std::vector<Numbers> values(m.n_inputs);
+    for (size_t i = 0; i < m.n_inputs; ++i) {
+      const int64_t width = std::max<int64_t>(1, m.widths[i]);
+      for (int64_t k = 0; k < m.N * width; ++k)
+        values[i].push_back(data[i][size_t((k / width * T + t) * width + k % width)]);
+    }
+    plain.step(values);
+    all.push_back(values);
+  }
+  return all;
+}
+
+// A model in F, its sequences cut at random, against the plain loops: all of its values, to a part
+// of each one's largest magnitude.
+template <class F>
+void check(const Model& m, int64_t T, int64_t rows, uint64_t seed, const char* name) {
+  Random random(seed);
+  const std::vector<Numbers> data = sequences(m, T, rows, random);
+  const auto expected = plain_values(m, data, T);
+  const std::vector<int64_t> shown = m.outputs();
+  Numbers scales(shown.size(), 1e-2);
+  for (size_t o = 0; o < shown.size(); ++o)
+    for (const auto& values : expected)
+      for (double value : values[size_t(shown[o])])
+        scales[o] = std::max(scales[o], std::abs(value));
+
+  auto program = make<F>(m);
+  for (int64_t from = 0, to; from < T; from = to) {
+    to = from + random.below(T - from + 1);
+    const auto got = run<F>(*program, m, data, T, from, to);
+    for (size_t o = 0; o < shown.size(); ++o) {
+      const int64_t width = m.widths[size_t(shown[o])], count = to - from;
+      for (int64_t k = 0; k < m.N * count * width; ++k) {
+        const int64_t r = k / width / count, t = from + k / width % count;
+        const double wanted = expected[size_t(t)][size_t(shown[o])][size_t(r * width + k % width)];
+        const double error = std::abs(double(got[o][size_t(k)]) - wanted) / scales[o];
+        if (error > worst * tolerance(F{})) worst = error / tolerance(F{});
+        CHECK(error <= tolerance(F{}), "%s of %zu bytes, N %lld, value %lld, row %lld, "
+              "timestep %lld: %.9g, expected %.9g", name, sizeof(F), (long long)m.N, (long long)shown[o],
+              (long long)r, (long long)t, double(got[o][size_t(k)]), wanted);
+      }
+    }
+  }
+}
+
+void check_both(const Model& m, int64_t T, int64_t rows, uint64_t seed, const char* name) {
+  check<float>(m, T, rows, seed, name);
+  check<double>(m, T, rows, seed, name);
+}
+
+int64_t any_bounded(Random& random) {
+  size_t count = 0;
+  activation_names(&count);
+  for (;;) {
+    const int64_t activation = random.below(int64_t(count));
+    if (bounded(activation)) return activation;
+  }
+}
+
+const int64_t kStreams[] = {1, 2, 7, 65};
+const int64_t kWidths[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 48, 65};
+
+void test_cells() {
+  for (int64_t kind = 0; kind < 4; ++kind)
+    for (int64_t N : kStreams)
+      for (uint64_t seed = 0; seed < 12; ++seed) {
+        Model m(N, 100 * seed + uint64_t(kind));
+        const int64_t x = m.mask(m.input(m.random.pick(kWidths)), 0);
+        const int64_t mask = seed % 3 == 0 ? -1 : 0;
+        m.cell(kind, x, m.random.pick(kWidths), mask, m.random.chance(0.7), seed % 3 == 1,
+               any_bounded(m.random), any_bounded(m.random));
+        check_both(m, 9, 1, seed, "a cell");
+      }
+}
+
+// Weights beyond a core's cache, where another thread may help.
+void test_large_cells() {
+  for (int64_t kind = 0; kind < 4; ++kind) {
+    Model m(1, uint64_t(kind));
+    m.cell(kind, m.input(257), 300, -1, true, false, 1, 2);
+    check_both(m, 40, 1, 3, "a large cell");
+  }
+}
+
+void test_activations() {
+  size_t count = 0;
+  activation_names(&count);
+  for (int64_t activation = 0; activation < int64_t(count); ++activation)
+    for (int64_t N : kStreams) {
+      Model m(N, uint64_t(activation));
+      const int64_t x = m.input(m.random.pick(kWidths));
+      m.elementwise(step_activate, x, activation);
+      m.dense(m.dense(x, m.random.pick(kWidths), N != 2, 0), 17, true, any_bounded(m.random));
+      check_both(m, 3, 1, 5, "an activation");
+    }
+}
+
+void test_everything_at_once() {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    Random random(seed);
+    Model m(random.pick(kStreams), seed);
+    const int64_t width = random.pick(kWidths), rows = 1 + random.below(9);
+    const int64_t a = m.input(width), ids = m.input(0), b = m.input(width);
+    const int64_t x = m.mask(a, 0), e = m.embed(ids, rows, random.pick(kWidths));
+    const int64_t mask = m.either(0, 1);
+    m.scale(a), m.normalize(a, 0), m.normalize(b, 1), m.elementwise(step_softmax, b);
+    for (int64_t kind = 0; kind < 5; ++kind) m.combine(x, b, kind);
+    const int64_t joined = m.concatenate(e, x);
+    m.concatenate(m.concatenate(joined, b), e);
+    const int64_t units = random.pick(kWidths);
+    const int64_t h = m.cell(random.below(4), joined, units, mask, true, false, 1, 2);
+    m.cell(random.below(4), h, random.pick(kWidths), mask, true, random.chance(0.5), 1, 2);
+    m.dense(h, random.pick(kWidths), random.chance(0.5), 1);
+    check_both(m, 8, rows, seed, "everything");
+  }
+}
+
+Model small(int64_t N, uint64_t seed) {
+  Model m(N, seed);
+  const int64_t x = m.mask(m.input(3), 0);
+  const int64_t h = m.cell(lstm, x, 5, 0, true, false, 1, 2);
+  m.dense(m.cell(gru, h, 17, 0, true, true, 1, 2), 2, true, 0);
+  return m;
+}
+
+// A program takes the states of another and goes on as that one does; and its weights.
+void test_states_and_weights() {
+  const Model m = small(7, 1);
+  Model other = small(7, 2);
+  auto one = make<float>(m), two = make<float>(other);
+  Random random(1);
+  const std::vector<Numbers> data = sequences(m, 8, 1, random);
+  run<float>(*one, m, data, 8, 0, 5);
+  std::vector<std::vector<uint8_t>> states;
+  std::vector<void*> places;
+  const int64_t sizes[] = {7 * 5 * 4, 7 * 5 * 4, 7, 7 * 17 * 4, 7};
+  CHECK(one->state_bytes() == std::vector<int64_t>(sizes, sizes + 5), "other sizes of states");
+  for (int64_t bytes : one->state_bytes()) states.emplace_back(size_t(bytes));
+  for (auto& state : states) places.push_back(state.data());
+  CHECK(one->read_states(places.data()).empty(), "busy");
+  CHECK(two->write_states(places.data()).empty(), "busy");
+  const Weights<float> weights(m);
+  CHECK(two->set_weights(weights.tensors.data(), weights.tensors.size()).empty(), "refused");
+  CHECK(run<float>(*one, m, data, 8, 5, 8) == run<float>(*two, m, data, 8, 5, 8), "they differ");
+  CHECK(!two->set_weights(weights.tensors.data(), weights.tensors.size() - 1).empty(), "taken");
+}
+
+// What is not a number stays in its row.
+void test_nan_stays_in_its_row() {
+  Model m(7, 1);
+  const int64_t h = m.cell(gru_reset_before, m.input(3), 17, -1, true, false, 1, 2);
+  m.normalize(m.dense(h, 5, true, 0), 0);
+  Random random(1);
+  std::vector<Numbers> data = sequences(m, 4, 1, random);
+  auto one = make<float>(m), two = make<float>(m);
+  const auto clean = run<float>(*one, m, data, 4, 0, 4);
+  data[0][size_t((2 * 4 + 1) * 3)] = NAN;  // row 2 from timestep 1 on
+  const auto got = run<float>(*two, m, data, 4, 0, 4);
+  for (size_t o = 1; o < got.size(); ++o) {
+    const size_t width = got[o].size() / 28;
+    for (size_t k = 0; k < got[o].size(); ++k) {
+      const size_t row = k / width / 4, t = k / width % 4;
+      if (row == 2 && t >= 1) CHECK(std::isnan(got[o][k]), "value %zu at %zu", o, k);
+      else CHECK(got[o][k] == clean[o][k], "value %zu at %zu", o, k);
+    }
+  }
+}
+
+// One call at a time; programs of their own don't meet.
+void test_threads() {
+  const Model m = small(2, 1);
+  Random random(1);
+  const std::vector<Numbers> data = sequences(m, 50, 1, random);
+  auto expected_of = make<float>(m);
+  const auto expected = run<float>(*expected_of, m, data, 50, 0, 50);
+  auto shared = make<float>(m);
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&] {
+      auto own = make<float>(m);
+      if (run<float>(*own, m, data, 50, 0, 50) != expected) ++wrong;
+      const std::vector<float> x(2 * 50 * 3, 0.5f);
+      std::vector<std::vector<float>> ys;
+      std::vector<void*> out;
+      for (int64_t number : m.outputs()) ys.emplace_back(size_t(100 * m.widths[size_t(number)]));
+      for (auto& y : ys) out.push_back(y.data());
+      const void* in = x.data();
+      for (int k = 0; k < 50; ++k) {
+        const std::string error = shared->run(&in, out.data(), 50);
+        if (!error.empty() && error != Program::kBusy) ++wrong;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  CHECK(wrong == 0, "%d threads", wrong.load());
+}
+
+std::string error_of(const std::vector<int64_t>& spec, const Weights<float>& weights,
+                     size_t count) {
+  std::string error;
+  const auto made = Program::make(Dtype::f32, spec, weights.tensors.data(), count, &error);
+  CHECK((made == nullptr) == !error.empty(), "both or neither");
+  CHECK(error.empty() || error.rfind("program: ", 0) == 0, "%s", error.c_str());
+  return error;
+}
+
+void test_refusals() {
+  const Model m = small(2, 1);
+  const Weights<float> weights(m);
+  const std::vector<int64_t> spec = m.spec();
+  const size_t count = weights.tensors.size();
+  CHECK(error_of(spec, weights, count).empty(), "refused");
+  CHECK(!error_of(spec, weights, count - 1).empty(), "too few weights");
+  for (size_t end = 0; end < spec.size(); ++end) {
+    const std::vector<int64_t> part(spec.begin(), spec.begin() + int64_t(end));
+    CHECK(!error_of(part, weights, count).empty(), "%zu numbers", end);
+  }
+  const int64_t odd[] = {-2, -1, 0, 1, 2, 3, 11, 99, int64_t{1} << 40, INT64_MAX, INT64_MIN};
+  int refused = 0;
+  for (size_t at = 1; at < spec.size(); ++at)
+    for (int64_t number : odd) {
+      std::vector<int64_t> changed = spec;
+      changed[at] = number;
+      refused += !error_of(changed, weights, count).empty();
+    }
+  CHECK(refused > 300, "%d were refused", refused);
+  std::vector<int64_t> changed = spec;
+  for (int64_t streams : {int64_t{0}, int64_t{-1}, (int64_t{1} << 24) + 1, INT64_MAX}) {
+    changed[0] = streams;
+    CHECK(error_of(changed, weights, count).find("streams") != std::string::npos, "taken");
+  }
+}
+
+void test_ids() {
+  Model m(2, 1);
+  m.embed(m.input(0), 5, 3);
+  auto program = make<float>(m);
+  std::vector<float> y(2 * 3);
+  void* out = y.data();
+  for (int32_t id : {-1, 5, INT32_MIN, INT32_MAX}) {
+    const int32_t ids[] = {1, id};
+    const void* in = ids;
+    const std::string expected = "expected ids of 0 to 4, got " + std::to_string(id);
+    CHECK(program->run(&in, &out, 1) == expected, "id %d", id);
+  }
+}
+
+}  // namespace
+
+int main() {
+  if (selected_kernels() == nullptr) {
+    std::printf("skipped: no such target here\n");
+    return kSkipped;
+  }
+  test_cells();
+  test_large_cells();
+  test_activations();
+  test_everything_at_once();
+  test_states_and_weights();
+  test_nan_stays_in_its_row();
+  test_threads();
+  test_refusals();
+  test_ids();
+  std::printf("%s: at most %.2f of what's allowed\n", target().c_str(), worst);
+  return 0;
+}
