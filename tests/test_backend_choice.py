@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 
 from ostinato import backend
 from ostinato.backend import Choice
+from ostinato.registering import once_keras_is_imported
 
 IMPORT = "import sys, ostinato; print(ostinato.layers.LSTM.__name__, ostinato.Shape(2).__class__)"
 
@@ -250,6 +253,113 @@ def test_import_registers_the_layers_for_saved_models(python):
     code = "import ostinato, keras; print(keras.saving.get_registered_object('ostinato>GRU'))"
     done = python("-c", code, hidden="tensorflow torch", KERAS_BACKEND="jax")
     assert "ostinato.layers.gru.GRU" in done.stdout, done.stderr
+
+
+def test_import_loads_no_framework(python):
+    code = (
+        "import sys, ostinato; from ostinato import Stream; print("
+        "{'keras', 'jax', 'jaxlib', 'torch', 'tensorflow'} & sys.modules.keys())"
+    )
+    done = python("-c", code, KERAS_BACKEND="jax")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "set()\n"
+
+
+def test_import_without_any_backend_is_for_saved_streams(python):
+    code = (
+        "import ostinato; print(ostinato.Stream.__name__)\n"
+        "try: ostinato.LSTM\n"
+        "except AttributeError: print('no attribute')\n"
+        "try: ostinato.layers\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = python("-c", code, hidden="jax torch tensorflow keras")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Stream\nno attribute\nostinato: Keras is configured for")
+    assert "None of jax, torch and tensorflow is installed" in done.stdout
+
+
+@pytest.mark.skipif(
+    os.environ.get("KERAS_BACKEND") != "jax",
+    reason="new processes, on JAX whatever this one runs on",
+)
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import ostinato; import keras",
+        "import keras; import ostinato",
+        "import ostinato; from keras.saving import load_model",
+    ],
+)
+def test_saved_models_load_in_any_order_of_imports(python, model_file, imports):
+    code = (
+        f"{imports}\n"
+        "import keras, sys\n"
+        "model = keras.saving.load_model(sys.argv[1])\n"
+        "print(type(model.layers[0]).__module__, keras.__spec__.name, keras.__loader__)"
+    )
+    done = python("-c", code, model_file, hidden="tensorflow torch", KERAS_BACKEND="jax")
+    assert done.returncode == 0, done.stderr
+    assert "ostinato.layers.gru keras" in done.stdout
+    assert "ostinato.registering" not in done.stdout  # the import left no trace on Keras
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    """A .keras file with a layer of ours."""
+    import keras
+
+    from ostinato.layers import GRU
+
+    path = tmp_path_factory.mktemp("models") / "model.keras"
+    keras.Sequential([keras.Input((None, 2)), GRU(2)]).save(path)
+    return str(path)
+
+
+class TestOnceKerasIsImported:
+    @pytest.fixture
+    def calls(self, monkeypatch, tmp_path):
+        """The calls that are made; `import keras` finds a module that fails while BREAK is set."""
+        calls = []
+        (tmp_path / "keras.py").write_text("import os\nassert 'BREAK' not in os.environ\n")
+        monkeypatch.delitem(sys.modules, "keras")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+        once_keras_is_imported(lambda: calls.append("keras" in sys.modules))
+        return calls
+
+    def test_once(self, calls):
+        assert not calls
+        import_module("keras")
+        import_module("keras")
+        assert calls == [True]
+        assert "registering" not in repr((sys.modules["keras"].__loader__, sys.meta_path))
+        once_keras_is_imported(lambda: calls.append("at once"))
+        assert calls == [True, "at once"]
+
+    def test_after_an_import_that_failed(self, calls, monkeypatch):
+        monkeypatch.setenv("BREAK", "1")
+        for _ in range(2):
+            with pytest.raises(AssertionError):
+                import_module("keras")
+        assert not calls
+        monkeypatch.delenv("BREAK")
+        import_module("keras")
+        assert calls == [True]
+
+    def test_after_a_look_for_it(self, calls):
+        assert find_spec("keras") is not None
+        assert not calls
+        import_module("keras")
+        assert calls == [True]
+
+    def test_after_it_was_not_found(self, calls, monkeypatch):
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "path", [])
+            with pytest.raises(ModuleNotFoundError):
+                import_module("keras")
+        import_module("keras")
+        assert calls == [True]
 
 
 @pytest.mark.parametrize("command", [["-m", "ostinato"], ["ostinato"]], ids=" ".join)

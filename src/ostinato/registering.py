@@ -18,7 +18,7 @@ def once_keras_is_imported(function: Callable[[], object]) -> None:
     if sys.modules.get("keras") is not None:
         function()
     else:
-        sys.meta_path.insert(0, _Watch(function))
+        _Watch(function).wait()
 
 
 class _Watch(MetaPathFinder):
@@ -33,18 +33,28 @@ class _Watch(MetaPathFinder):
         """Keras's spec, with a loader that makes the call."""
         if name != "keras":
             return None
-        sys.meta_path.remove(self)
+        sys.meta_path.remove(self)  # the others look for it
         spec = importlib.util.find_spec(name)
+        self.wait()  # this may be a look alone, or an import that fails
         if spec is not None and spec.loader is not None:
-            spec.loader = _Calling(spec.loader, self._function)
+            spec.loader = _Calling(spec.loader, self)
         return spec
+
+    def wait(self) -> None:
+        """Waits for an import that succeeds."""
+        sys.meta_path.insert(0, self)
+
+    def done(self) -> None:
+        """Makes the call, and waits no more."""
+        sys.meta_path.remove(self)
+        self._function()
 
 
 class _Calling(Loader):
-    """A loader that calls a function after its work, and leaves no trace on the module."""
+    """A loader that tells a watch of its work, and leaves no trace on the module."""
 
-    def __init__(self, loader: Loader, function: Callable[[], object]) -> None:
-        self._loader, self._function = loader, function
+    def __init__(self, loader: Loader, watch: _Watch) -> None:
+        self._loader, self._watch = loader, watch
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the loader does."""
@@ -56,4 +66,4 @@ class _Calling(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        self._function()
+        self._watch.done()
