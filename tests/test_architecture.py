@@ -27,6 +27,10 @@ RECURRENT = {
     *("RNN", "SimpleRNN", "GRU", "LSTM", "SimpleRNNCell", "GRUCell", "LSTMCell"),
     *("StackedRNNCells", "Bidirectional"),
 }
+# What runs a saved stream, and all that it imports, has no Keras.
+RUN_WITHOUT_KERAS = {
+    f"ostinato.streaming.{name}" for name in ("nest", "program", "compiled", "files", "stream")
+}
 # A section of the guide that fails is shown, and fails the run at its end.
 CATCHES_ALL = {"ostinato.guide.running"}
 # Makes PyTorch's modules, where it's installed, whatever Keras runs on.
@@ -139,6 +143,22 @@ def test_only_doors_import_a_framework():
         return [name for name in imports(path) if name.split(".")[0] in FRAMEWORKS]
 
     assert not offences(frameworks)
+
+
+def test_a_saved_stream_runs_without_keras():
+    seen, to_see = set(), RUN_WITHOUT_KERAS | {"ostinato", "ostinato.streaming"}
+    while to_see:
+        seen |= to_see
+        to_see = {m for module in to_see for m in imported_modules(MODULES[module])} - seen
+    assert {"ostinato.native", *RUN_WITHOUT_KERAS} <= seen < MODULES.keys()
+    foreign = {
+        f"{module}: {name}"
+        for module in seen
+        for name in imports(MODULES[module])
+        if name.split(".")[0] in FRAMEWORKS | {"keras"}
+    }
+    # What says which backend Keras runs on, asks Keras only where it has been imported.
+    assert foreign <= {"ostinato.backend: keras"}, foreign
 
 
 @pytest.mark.parametrize("framework", ["jax", "torch", "tensorflow"])
