@@ -133,8 +133,8 @@ void check(const Model& m, int64_t T, int64_t rows, uint64_t seed, const char* n
         const double error = std::abs(double(got[o][size_t(k)]) - wanted) / scales[o];
         if (error > worst * tolerance(F{})) worst = error / tolerance(F{});
         CHECK(error <= tolerance(F{}), "%s of %zu bytes, N %lld, value %lld, row %lld, "
-              "timestep %lld: %.9g, expected %.9g", name, sizeof(F), (long long)m.N, (long long)shown[o],
-              (long long)r, (long long)t, double(got[o][size_t(k)]), wanted);
+              "timestep %lld: %.9g, expected %.9g", name, sizeof(F), (long long)m.N,
+              (long long)shown[o], (long long)r, (long long)t, double(got[o][size_t(k)]), wanted);
       }
     }
   }
