@@ -142,6 +142,25 @@ def test_another_engine_is_as_good():
     assert_nests_close(run_in_pieces(stream, data, [3, None, 5]), on_kernels, 2e-6)
 
 
+def test_other_layers_in_float64():
+    with double_precision():
+        model = stack(
+            keras.layers.LayerNormalization(dtype="float64"),
+            keras.layers.Dense(5, "tanh", dtype="float64"),
+            keras.layers.Dense(2, "softmax", dtype="float64"),
+            dtype="float64",
+        )
+        stream = ostinato.stream(model)
+        weights = [keras.ops.convert_to_numpy(weight) for weight in model.weights]
+    gamma, beta, kernel_1, bias_1, kernel_2, bias_2 = weights
+    x = floats(T, 3).astype("float64")
+    deviation = np.sqrt(x.var(-1, keepdims=True) + 1e-3)
+    y = (x - x.mean(-1, keepdims=True)) / deviation * gamma + beta
+    y = np.exp(np.tanh(y @ kernel_1 + bias_1) @ kernel_2 + bias_2)
+    expected = y / y.sum(-1, keepdims=True)
+    np.testing.assert_allclose(stream.run(x), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_nothing_goes_into_another_row():
     model = stack(lstm(17), keras.layers.LayerNormalization(), keras.layers.Dense(5))
     data = data_for(model)

@@ -178,10 +178,10 @@ class Stream:
     def state(self) -> StateDict:
         """Copies of the states, a list for each layer by name, (units,) or (N, units) each.
 
-        A layer under a mask has one more array at the end: of booleans, whether a stream has had a
-        valid timestep yet (its outputs are zero until then); or where Keras runs it, the output
-        that it holds. May be set, also of some layers alone, and without what is at the end, which
-        is as at the beginning then.
+        Under a mask each cell has one more array behind its own: of booleans, whether a stream has
+        had a valid timestep yet (its outputs are zero until then); or where Keras runs it, the
+        layer has at the end the output that it holds. May be set, also of some layers alone, and
+        without what is more, which is as at the beginning then.
         """
         arrays = self._runner.read_states()
         found: StateDict = {}
