@@ -7,23 +7,13 @@ import keras
 import numpy as np
 import pytest
 import zoo
-from keras import layers, ops, tree
+from converted import assert_same_training, close, trained
+from keras import layers, ops
 from zoo import ZOO, B, D, T, U, X
 
 import ostinato
 from ostinato import accelerate, restore
 from ostinato.cli import main
-from ostinato.conversion import left_alone
-
-Y = np.full((B, 1), 0.3, "float32")
-
-
-def close(actual, expected, tolerance=2e-5):
-    actual, expected = tree.flatten(actual), tree.flatten(expected)
-    assert len(actual) == len(expected)
-    for a, b in zip(actual, expected, strict=True):
-        a, b = (ops.convert_to_numpy(ops.cast(t, "float32")) for t in (a, b))
-        np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
 
 
 def classes(layer):
@@ -46,31 +36,6 @@ def recurrent_of(package, model):
         for path, cls in classes(model).items()
         if cls.__module__.partition(".")[0] == package and cls.__name__ in ostinato.layers.__all__
     ]
-
-
-def trained(make, steps=2, **options):
-    model = make()
-    x, y = zoo.batches(model)
-    y = y if len(y) > 1 else y[0]
-    # Adam divides by a gradient's size: with its default epsilon, rounding errors of a gradient
-    # that is nothing but rounding errors become whole steps.
-    adam = keras.optimizers.Adam(epsilon=1e-3)
-    model.compile(**{"optimizer": adam, "loss": "mse", **options})
-    model.fit(x, y, epochs=steps, verbose=0, shuffle=False)
-    return model, x, y
-
-
-def assert_same_training(model, other, x, y, steps=2, tolerance=2e-5):
-    """Both train on, with the same losses, and end with the same weights and optimizer."""
-    histories = [
-        m.fit(x, y, epochs=steps, verbose=0, shuffle=False).history for m in (model, other)
-    ]
-    assert histories[0].keys() == histories[1].keys()
-    for name, values in histories[0].items():
-        np.testing.assert_allclose(histories[1][name], values, rtol=1e-4, atol=1e-5, err_msg=name)
-    close(other.get_weights(), model.get_weights(), tolerance)
-    state = [[v.value for v in m.optimizer.variables] for m in (model, other)]
-    close(state[1], state[0], 1e-3)
 
 
 # --- the zoo --------------------------------------------------------------------------------
@@ -227,13 +192,6 @@ def test_dtype_policies(policy):
     np.testing.assert_allclose(*histories, rtol=tolerance * 5)
 
 
-def test_loss_scaling_that_was_switched_off_stays_off():
-    model = keras.Sequential([keras.Input((T, D)), layers.LSTM(U, dtype="mixed_float16")])
-    model.dtype_policy = "mixed_float16"
-    model.compile("sgd", "mse", auto_scale_loss=False)
-    assert type(accelerate(model).optimizer) is type(model.optimizer)
-
-
 def test_trainable_flags_of_layers_and_of_single_weights():
     model = zoo.shared()
     model.get_layer("inner").trainable = False
@@ -294,120 +252,6 @@ def test_constraints_and_regularizers_stay_on_the_weights():
     close(fast.losses, model.losses)
 
 
-# --- compiled -------------------------------------------------------------------------------
-
-
-class OwnLoss(keras.losses.Loss):
-    def call(self, y_true, y_pred):
-        return ops.mean(ops.abs(y_true - y_pred), axis=-1)
-
-
-def own_metric(y_true, y_pred):
-    return ops.mean(y_pred)
-
-
-class OwnSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    def __call__(self, step):
-        return 0.1 / (1.0 + ops.cast(step, "float32"))
-
-    def get_config(self):
-        return {}
-
-
-MOST_STEPS = 1 if keras.config.backend() == "torch" else 2  # Keras on PyTorch refuses more
-COMPILED = {
-    "schedule": {"optimizer": lambda: keras.optimizers.SGD(OwnSchedule(), momentum=0.9)},
-    "clipped": {"optimizer": lambda: keras.optimizers.RMSprop(clipnorm=0.1, weight_decay=0.01)},
-    "amsgrad": {"optimizer": lambda: keras.optimizers.Adam(amsgrad=True)},
-    "own_loss": {"loss": OwnLoss, "metrics": lambda: [own_metric, "mae"]},
-    "function": {"loss": lambda: own_metric, "weighted_metrics": lambda: ["mse"]},
-    "eager": {"run_eagerly": lambda: True},
-    "steps": {"steps_per_execution": lambda: MOST_STEPS, "jit_compile": lambda: False},
-}
-
-
-@pytest.mark.parametrize("name", COMPILED)
-def test_what_it_was_compiled_with(name):
-    options = {key: make() for key, make in COMPILED[name].items()}
-    model, x, y = trained(zoo.own_layers, **options)
-    fast = accelerate(model)
-    assert fast.run_eagerly == model.run_eagerly
-    assert fast.steps_per_execution == model.steps_per_execution
-    assert fast.optimizer.get_config() == model.optimizer.get_config()
-    assert_same_training(model, fast, x, y)
-
-
-def test_losses_and_metrics_by_output():
-    model = zoo.shared()
-    x, y = zoo.batches(model)
-    model.compile(
-        "adam",
-        loss={"first": "mse", "second": "mae", "third": OwnLoss()},
-        loss_weights={"first": 0.5, "second": 2.0, "third": 1.0},
-        metrics={"second": [own_metric, keras.metrics.MeanSquaredError(name="error")]},
-    )
-    model.fit(x, y, epochs=1, verbose=0)
-    assert_same_training(model, accelerate(model), x, y)
-
-
-def test_a_learning_rate_that_was_changed():
-    model, *_ = trained(zoo.own_layers)
-    model.optimizer.learning_rate = 1e-4
-    assert float(accelerate(model).optimizer.learning_rate) == pytest.approx(1e-4)
-    assert int(accelerate(model).optimizer.iterations) == 2
-
-
-def test_an_optimizer_built_for_other_weights_starts_anew_and_says_so():
-    model, *_ = trained(zoo.sequential)
-    model.layers[-1].trainable = False
-    with pytest.warns(UserWarning, match="starts? anew"):
-        accelerate(model)
-
-
-def test_a_compile_of_ones_own_is_left_to_its_owner():
-    class Compiled(keras.Sequential):
-        def compile(self, extra, **options):
-            super().compile(**options)
-            self.extra = extra
-
-    model = Compiled([keras.Input((T, D)), layers.LSTM(U)])
-    model.compile(3, optimizer="adam", loss="mse")
-    with pytest.warns(UserWarning, match="`compile` of its own"):
-        fast = accelerate(model)
-    assert type(fast) is Compiled
-    assert not fast.compiled
-    assert fast.extra == 3
-
-
-def test_a_train_step_of_ones_own():
-    class Counting(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.rnn, self.head = layers.LSTM(U), layers.Dense(1)
-            self.seen = keras.metrics.Mean(name="seen")
-            self.noise = keras.random.SeedGenerator(3)
-            self.helper = self.plus_one
-
-        def plus_one(self, x):
-            return x + 1.0 + 0 * keras.random.normal((1,), seed=self.noise)
-
-        def call(self, x):
-            return self.helper(self.head(self.rnn(x)))
-
-        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-            loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-            self.seen.update_state(loss)
-            return loss
-
-    model = Counting()
-    model.compile("adam", "mse")
-    model.fit(X, Y, epochs=2, verbose=0)
-    fast = accelerate(model)
-    assert fast.helper.__self__ is fast
-    assert fast.noise is not model.noise
-    assert_same_training(model, fast, X, Y)
-
-
 def test_a_mask_beside_initial_states_is_pointed_out():
     tokens, states = keras.Input((None,), dtype="int32"), keras.Input((U,))
     x = layers.Embedding(6, D, mask_zero=True)(tokens)
@@ -420,120 +264,6 @@ def test_a_mask_beside_initial_states_is_pointed_out():
     close(fast([some, start]), fast([some[:, :2], start]))
     with pytest.warns(UserWarning, match="'decoder'"):
         restore(fast)
-
-
-# --- left alone -----------------------------------------------------------------------------
-
-
-class MyLSTM(layers.LSTM):
-    def call(self, sequences, initial_state=None, mask=None, training=False):
-        return 2.0 * super().call(sequences, initial_state, mask, training)
-
-
-class OurLSTM(ostinato.layers.LSTM):
-    pass
-
-
-def video():
-    inputs = keras.Input((T, 6, 6, 1))
-    x = layers.ConvLSTM2D(2, 3, name="video")(inputs)
-    x = layers.Reshape((4, 8))(x)
-    x = MyLSTM(U, return_sequences=True, name="mine")(x)
-    return keras.Model(inputs, layers.GRU(U, name="gru")(x), name="video_model")
-
-
-def test_what_is_left_alone_is_listed_with_the_reason():
-    model = video()
-    left = {one.path: one for one in left_alone(model)}
-    assert [*left] == ["video", "mine"]
-    assert left["video"].layer is model.get_layer("video")
-    assert left["video"].reason == "Ostinato has no ConvLSTM2D"
-    assert "derive it from ostinato.layers.LSTM" in left["mine"].reason
-    with pytest.warns(UserWarning, match="(?s)accelerate: left alone:.*ConvLSTM2D.*MyLSTM"):
-        fast = accelerate(model)
-    x = np.random.default_rng(0).normal(size=(2, T, 6, 6, 1)).astype("float32")
-    close(fast(x), model(x))
-    assert type(fast.get_layer("gru")) is ostinato.layers.GRU
-    assert type(fast.get_layer("mine")) is MyLSTM
-    assert fast.get_layer("mine") is not model.get_layer("mine")
-
-
-def test_bidirectionals_left_alone():
-    scope = keras.saving.custom_object_scope({"MyLSTM": MyLSTM})
-    with scope:
-        model = keras.Sequential([keras.Input((T, D)), layers.Bidirectional(MyLSTM(U), name="b")])
-    (left,) = left_alone(model)
-    assert left.path == "b"
-    assert "forward_layer" in left.reason
-    with pytest.warns(UserWarning, match="forward_layer"):
-        fast = accelerate(model)
-    close(fast(X), model(X))
-
-
-def test_cells_called_by_hand():
-    class ByHand(keras.layers.Layer):
-        def __init__(self, dropout):
-            super().__init__()
-            self.cell = layers.GRUCell(U, dropout=dropout, name="cell")
-
-        def call(self, x):
-            h = self.cell.get_initial_state(batch_size=ops.shape(x)[0])
-            for t in range(T):
-                out, h = self.cell(x[:, t], h)
-            return out
-
-    for dropout, count in ((0.0, 0), (0.5, 1)):
-        layer = ByHand(dropout)
-        layer(X)
-        left = left_alone(layer)
-        assert len(left) == count
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            close(accelerate(layer)(X), layer(X))
-    assert "masks" in left[0].reason
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda o: o.RNN(PairCell()), "nested states"),
-        (lambda o: o.RNN(WithConstants()), "constants"),
-        (lambda o: OurLSTM(U), "derived from our LSTM"),
-        (lambda o: o.RNN([o.LSTMCell(2), PairCell()]), "nested states"),
-    ],
-)
-def test_what_keras_has_no_layer_for_isnt_restored(make, reason):
-    layer = make(ostinato.layers)
-    (left,) = left_alone(layer, by=restore)
-    assert reason in left.reason
-    with pytest.warns(UserWarning, match=reason):
-        again = restore(layer)
-    assert type(again) is type(layer)
-    assert again is not layer
-
-
-class PairCell(keras.layers.Layer):
-    state_size = ostinato.Shape(2, 3)
-    output_size = 2
-
-    def call(self, inputs, states):
-        return inputs[:, :2], states
-
-
-class WithConstants(keras.layers.Layer):
-    state_size = 3
-
-    def call(self, inputs, states, constants=None):
-        return states[0], states
-
-
-@pytest.mark.parametrize("given", [3, None, layers.LSTM, "model.keras"])
-def test_what_is_no_model_is_refused(given):
-    for convert in (accelerate, restore, left_alone):
-        with pytest.raises(ValueError, match="expected a Keras model or layer, got"):
-            convert(given)
-    with pytest.raises(ValueError, match="expected `by`"):
-        left_alone(layers.LSTM(2), by=print)
 
 
 def test_the_command_shows_what_a_file_would_become(tmp_path, capsys):

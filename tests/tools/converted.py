@@ -1,0 +1,39 @@
+"""A trained model, and whether one made of it gives the same and trains on alike."""
+
+import keras
+import numpy as np
+import zoo
+from keras import ops, tree
+
+
+def close(actual, expected, tolerance=2e-5):
+    actual, expected = tree.flatten(actual), tree.flatten(expected)
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        a, b = (ops.convert_to_numpy(ops.cast(t, "float32")) for t in (a, b))
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
+
+
+def trained(make, steps=2, **options):
+    model = make()
+    x, y = zoo.batches(model)
+    y = y if len(y) > 1 else y[0]
+    # Adam divides by a gradient's size: with its default epsilon, rounding errors of a gradient
+    # that is nothing but rounding errors become whole steps.
+    adam = keras.optimizers.Adam(epsilon=1e-3)
+    model.compile(**{"optimizer": adam, "loss": "mse", **options})
+    model.fit(x, y, epochs=steps, verbose=0, shuffle=False)
+    return model, x, y
+
+
+def assert_same_training(model, other, x, y, steps=2, tolerance=2e-5):
+    """Both train on, with the same losses, and end with the same weights and optimizer."""
+    histories = [
+        m.fit(x, y, epochs=steps, verbose=0, shuffle=False).history for m in (model, other)
+    ]
+    assert histories[0].keys() == histories[1].keys()
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], values, rtol=1e-4, atol=1e-5, err_msg=name)
+    close(other.get_weights(), model.get_weights(), tolerance)
+    state = [[v.value for v in m.optimizer.variables] for m in (model, other)]
+    close(state[1], state[0], 1e-3)
