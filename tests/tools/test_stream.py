@@ -43,6 +43,8 @@ def assert_equals_the_model(outputs, expected, tolerance):
 @pytest.mark.parametrize("name", ZOO)
 def test_equals_the_model_in_any_chunking(name):
     case = ZOO[name]
+    if case.joins_masks and keras.__version__.startswith("3.10."):
+        pytest.skip("Keras 3.10 can't run this model itself: it broadcasts a mask to unknown sizes")
     with double_precision() if name == "float64" else contextlib.nullcontext():
         model = case.make()
         data = data_for(model, case.padding)

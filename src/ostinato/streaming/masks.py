@@ -19,7 +19,7 @@ from ostinato.streaming.causal import MERGES
 Origin = frozenset[tuple[int, float]]
 EVERY: Origin = frozenset([(-1, 0.0)])
 
-_JOINING = ("Any", "Squeeze", "ExpandDims", "LogicalOr", "Concatenate")
+_JOINING = ("Any", "Squeeze", "ExpandDims", "LogicalOr", "Concatenate", "BroadcastTo")
 
 
 def origin_of(operation: Any, args: Sequence[Any], find: Callable[[Any], Any]) -> Origin | None:
