@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
 
 import reference
@@ -126,6 +127,16 @@ def expected(case: Case) -> Expected:
     if case.has_bias:
         gradients["bias"] = pulled.weights.bias
     return Expected(results, d_results, gradients)
+
+
+def assert_close(got, wanted, tolerance=1e-12):
+    """Every array of two nests, to within `tolerance` of the largest number that's wanted in it."""
+    got, wanted = (keras.tree.flatten(list(nest)) for nest in (got, wanted))
+    for mine, theirs in zip(got, wanted, strict=True):
+        mine, theirs = keras.ops.convert_to_numpy(mine), keras.ops.convert_to_numpy(theirs)
+        assert mine.shape == theirs.shape
+        scale = max(1.0, abs(theirs).max(initial=0))
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance * scale)
 
 
 # Every kind, and every option with each kind that it matters to.

@@ -13,72 +13,26 @@ if keras.config.backend() != "tensorflow":
 import tensorflow as tf
 
 import ostinato
-from native.runs import CASES, KINDS, Case, expected
+from native.on_tensorflow import (
+    assert_equal,
+    differentiable,
+    function_of,
+    pulled,
+    run,
+    tensors,
+    total,
+)
+from native.runs import CASES, KINDS, Case, assert_close, expected
 from ostinato import layers, native
-from ostinato.doors import door, tensorflow_native
-from ostinato.native import RunSpec
+from ostinato.doors import door
 
 if native.why_not() is not None:
     pytest.skip(f"no native engine: {native.why_not()}", allow_module_level=True)
-
-WRONG = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError)
 
 
 @pytest.fixture(autouse=True)
 def _loaded():
     assert door.native_why_not(tf.zeros(1)) is None
-
-
-def tensors(case, dtype="float64"):
-    """The case's operands."""
-    return {n: tf.constant(a, None if a.dtype == bool else dtype) for n, a in case.arrays.items()}
-
-
-def run(case, operands, training=False):
-    return door.fused((replace(case.spec, training=training),), tuple(operands.values()))
-
-
-def total(results):
-    """A scalar of all results, each element with its own weight."""
-    weights = [tf.cos(tf.cast(tf.range(tf.size(y)), y.dtype)) for y in results]
-    parts = zip(results, weights, strict=True)
-    return sum(tf.reduce_sum(y * tf.reshape(weight, tf.shape(y))) for y, weight in parts)
-
-
-def differentiable(operands):
-    return {n: t for n, t in operands.items() if "mask" not in n}
-
-
-def pulled(case, operands, training=True):
-    """Results and the gradients of `total`, by operand."""
-    wanted = differentiable(operands)
-    with tf.GradientTape() as tape:
-        tape.watch(wanted)
-        results = run(case, operands, training)
-        loss = total(results)
-    return results, tape.gradient(loss, wanted)
-
-
-def assert_close(got, wanted, tolerance=1e-12):
-    for mine, theirs in zip(got, wanted, strict=True):
-        mine, theirs = np.asarray(mine), np.asarray(theirs)
-        assert mine.shape == theirs.shape
-        scale = max(1.0, abs(theirs).max(initial=0))
-        np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance * scale)
-
-
-def assert_equal(got, wanted):
-    for mine, theirs in zip(got, wanted, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-
-
-def function_of(case, training=False, **options):
-    """`run` as a tf.function of the operands, in order."""
-
-    def call(*operands):
-        return run(case, dict(zip(case.arrays, operands, strict=True)), training)
-
-    return tf.function(call, autograph=False, **options)
 
 
 # Values and gradients.
@@ -213,20 +167,6 @@ def test_sparse_gradients():
     assert_close(got.values(), wanted.values())
 
 
-def test_second_derivatives_are_refused():
-    operands = tensors(Case())
-    x = operands["x"]
-    with tf.GradientTape() as outer:
-        outer.watch(x)
-        with tf.GradientTape() as inner:
-            inner.watch(x)
-            loss = total(run(Case(), operands, training=True))
-        dx = inner.gradient(loss, x)
-    assert dx.shape == x.shape
-    with pytest.raises(RuntimeError, match="first derivatives only"):
-        outer.gradient(dx, x)
-
-
 # Graphs.
 
 
@@ -296,12 +236,6 @@ def test_a_loop_carries_states():
     assert_equal(looped(operands["h"]), (last, tape.gradient(last, operands["h"])))
 
 
-def test_xla_says_what_it_lacks():
-    call = function_of(Case(), jit_compile=True)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="OstinatoForward"):
-        call(*tensors(Case()).values())
-
-
 def losses(engine):
     keras.utils.set_random_seed(1)
     with ostinato.use_engine(engine):
@@ -331,88 +265,6 @@ def test_sizes_of_zero(sizes):
         assert np.isfinite(gradient).all()
 
 
-def changed(name, tensor):
-    return lambda operands: operands | {name: tensor(operands[name])}
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        changed("x", lambda x: tf.cast(x, "float32")),
-        changed("x", lambda x: tf.cast(x, "bool")),
-        changed("x", lambda x: x[0]),
-        changed("x", lambda x: x[..., :2]),
-        changed("x", lambda x: x[..., :0]),
-        changed("h", lambda h: h[:1]),
-        changed("h", lambda h: h[..., None]),
-        changed("kernel", lambda k: k[:, :-1]),
-        changed("recurrent_kernel", lambda k: k[:-1]),
-        changed("recurrent_kernel", lambda k: tf.reshape(k, [-1])),
-        changed("recurrent_kernel", lambda k: tf.zeros([2**40, 0], k.dtype)),
-        changed("bias", lambda b: b[None]),
-        changed("mask", lambda m: tf.cast(m, "float64")),
-        changed("mask", lambda m: m[:, :-1]),
-        lambda o: dict(list(o.items())[:-1]),
-        lambda o: o | {"more": o["mask"]},
-        lambda o: dict(list(o.items())[:1]),
-    ],
-)
-@pytest.mark.parametrize("training", [True, False])
-def test_wrong_operands_raise(wrong, training):
-    case = Case("lstm", mask=True)
-    operands = wrong(tensors(case))
-    spec = (replace(case.spec, training=training),)
-    operation = tensorflow_native._operations()[0].ostinato_forward
-    count = len(native.forward_results(spec[0]))
-
-    def call(*inputs):
-        return operation(inputs=inputs, Tout=[tf.float64] * count, spec=native.encode(spec))
-
-    with pytest.raises(WRONG, match="OstinatoForward"):
-        call(*operands.values())
-    with pytest.raises(WRONG, match="OstinatoForward"):
-        tf.function(call)(*operands.values())
-
-
-@pytest.mark.parametrize("dtype", ["float16", "complex64", "int32"])
-def test_other_dtypes_are_refused(dtype):
-    operands = tensors(Case())
-    operands["x"] = tf.cast(operands["x"], dtype)
-    with pytest.raises((TypeError, tf.errors.InvalidArgumentError)):
-        run(Case(), operands)
-
-
-@pytest.mark.parametrize(
-    "spec", [[], [1], [1] * 14, [9] * 15, [-1] * 15, [1, 99, *[0] * 13], [1, 0, 99, *[0] * 12]]
-)
-@pytest.mark.parametrize("name", ["ostinato_forward", "ostinato_backward"])
-@pytest.mark.parametrize("count", [1, 2, 3, 6])
-def test_wrong_specs_raise(name, spec, count):
-    operation = getattr(tensorflow_native._operations()[0], name)
-    operands = list(tensors(Case("lstm")).values())
-    with pytest.raises(WRONG, match="Ostinato"):
-        operation(inputs=operands, Tout=[tf.float64] * count, spec=spec)
-
-
-@pytest.mark.parametrize("dtypes", [["float64"], ["float32"] * 3, ["float64"] * 4, ["float16"] * 3])
-def test_wrong_output_dtypes_raise(dtypes):
-    operation = tensorflow_native._operations()[0].ostinato_forward
-    operands = list(tensors(Case("lstm")).values())
-    with pytest.raises((*WRONG, TypeError)):
-        operation(
-            inputs=operands,
-            Tout=[tf.as_dtype(dtype) for dtype in dtypes],
-            spec=native.encode((Case("lstm").spec,)),
-        )
-
-
-def test_why_not():
-    class OnGpu:
-        device = "/job:localhost/replica:0/task:0/device:GPU:0"
-
-    assert "runs on the CPU" in door.native_why_not(OnGpu())
-
-
 # Threads.
 
 
@@ -428,17 +280,3 @@ def test_concurrent_calls():
         for _ in range(10):
             for got, wanted in zip(pool.map(work, cases), alone, strict=True):
                 assert_equal(got, wanted)
-
-
-@pytest.mark.parametrize(
-    ("shape", "change"),
-    [((0, 2**63 - 1, 1), {}), ((0, 2**31, 1), {}), ((2, 3, 1), {"ys_after": -100})],
-)
-def test_sizes_that_no_array_has_raise(shape, change):
-    spec = RunSpec(native.LSTM, *(0,) * 8, sequences=1, zero_masked=0, training=1, wants_dx=0)
-    spec = replace(spec, **change)
-    x, state = tf.zeros(shape), tf.zeros((shape[0], 4))
-    inputs = [x, state, state, tf.zeros((1, 16)), tf.zeros((4, 16))]
-    operation = tensorflow_native._operations()[0].ostinato_forward
-    with pytest.raises(WRONG):
-        operation(inputs=inputs, Tout=[tf.float32] * 4, spec=native.encode([spec]))
