@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import reference
-from reference import ACTIVATIONS, Options, Weights
+from reference import Options, Weights
+from reference_activations import ACTIVATIONS
 
 STEP = 1e-5  # about eps ** (1 / 3), where rounding and truncation balance
 # A central difference in float64 is good to about eps ** (2 / 3) of the size of the function.

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 import reference
+import reference_activations
 from reference import Options, Weights
 
 FUZZ = int(os.environ.get("OSTINATO_FUZZ") or 0)
@@ -36,7 +37,7 @@ KINDS = {"simple_rnn": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}
 STATES = {"simple_rnn": 1, "gru": 1, "lstm": 2}
 # Left out, and tested on their own: under these two states grow without bounds in a few steps, and
 # rounding with them.
-ACTIVATIONS = sorted(set(reference.ACTIVATIONS) - {"exponential", "log_softmax"})
+ACTIVATIONS = sorted(set(reference_activations.ACTIVATIONS) - {"exponential", "log_softmax"})
 MASKS = ["none", "right padded", "left padded", "holes", "a row without a valid step", "all valid"]
 # Activations that aren't exact in float64. The framework keeps a constant in float32: the slope of
 # tf.nn.leaky_relu, sqrt(2) of Keras's gelu there, the sixth of torch's hardsigmoid. And torch's

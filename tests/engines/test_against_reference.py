@@ -30,6 +30,7 @@ from engines.gradients import (
     random_like,
 )
 from ostinato import layers
+from reference_activations import ACTIVATIONS
 
 BACKEND = keras.config.backend()
 
@@ -153,7 +154,7 @@ def test_rnn_around_a_builtin_cell_agrees_with_the_reference(case):
         check_case(case, wrap=wrap)
 
 
-@pytest.mark.parametrize("name", sorted(reference.ACTIVATIONS))
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_each_activation_in_both_places(name):
     case = Case("lstm", name, name, time=2, mask="left padded", initial_state=True)
     with double_precision():
