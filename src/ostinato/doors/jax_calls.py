@@ -19,6 +19,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ostinato import native
+from ostinato.doors.signatures import folds
 from ostinato.native import RunSpec
 
 Tensors = tuple[Any, ...]
@@ -203,20 +204,17 @@ def _shardings(mesh: Any, split: Any, axes: Sequence[int | None], arrays: Sequen
     )
 
 
-# vmap: where nothing is saved and the weights aren't mapped, the mapped axis becomes a part of the
-# batch. What is saved can't be split, and the gradients of the weights are wanted for each place of
-# the axis: there it's a loop, of calls that each use all threads.
+# vmap: the mapped axis becomes a part of the batch, or there's a loop of calls that each use all
+# threads.
 
 
 @functools.cache
 def mapped(call: Call) -> Operation:
     """The call as an operation under jit, vmap and meshes, without derivatives."""
     run: Any = custom_vmap(_partitioned(call))
-    axes = _batch_axes(call.operands)
 
     def rule(size: int, in_batched: list[bool], *operands: Any) -> tuple[Tensors, Any]:
-        weights = [flag for flag, axis in zip(in_batched, axes, strict=True) if axis is None]
-        if not call.trains and not any(weights):
+        if folds(call.specs, call.operands, in_batched):
             outputs = _folded(call, run, size, in_batched, operands)
         else:
             outputs = _looped(run, in_batched, operands)
@@ -232,28 +230,15 @@ def _folded(
 ) -> Tensors:
     triples = zip(operands, in_batched, _batch_axes(call.operands), strict=True)
     outputs = run(*(_fold(size, *triple) for triple in triples))
-    pairs = zip(outputs, _batch_axes(call.results), strict=True)
-    return tuple(_unfold(size, *pair) for pair in pairs)
+    return tuple(y.reshape(size, y.shape[0] // size, *y.shape[1:]) for y in outputs)
 
 
 def _fold(size: int, array: Any, is_mapped: bool, batch: int | None) -> Any:
     """(N, ..., B, ...) as (..., N*B, ...)."""
     if batch is None:
         return array
-    if is_mapped:
-        array = jax.numpy.moveaxis(array, 0, batch)
-    else:
-        shape = (*array.shape[:batch], size, *array.shape[batch:])
-        array = jax.numpy.broadcast_to(jax.numpy.expand_dims(array, batch), shape)
-    rows = size * array.shape[batch + 1]
-    return array.reshape(*array.shape[:batch], rows, *array.shape[batch + 2 :])
-
-
-def _unfold(size: int, array: Any, batch: int | None) -> Any:
-    assert batch is not None
-    rows = array.shape[batch] // size
-    shape = (*array.shape[:batch], size, rows, *array.shape[batch + 1 :])
-    return jax.numpy.moveaxis(array.reshape(shape), batch, 0)
+    spread = array if is_mapped else jax.numpy.broadcast_to(array, (size, *array.shape))
+    return lax.collapse(jax.numpy.moveaxis(spread, 0, batch), batch, batch + 2)
 
 
 def _looped(run: Operation, in_batched: list[bool], operands: Tensors) -> Tensors:

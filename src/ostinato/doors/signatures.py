@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from ostinato import native
-from ostinato.native import FIELDS, RunSpec
+from ostinato.native import BATCH_AXES, FIELDS, RunSpec
 
 TRAINING, WANTS_DX = FIELDS.index("training"), FIELDS.index("wants_dx")
 
@@ -79,3 +79,16 @@ def signature_of(operation: str, flat: tuple[int, ...]) -> Signature:
         anchors.append((first, first + names.index("recurrent_kernel")))
         first += len(names)
     return Signature(operation, specs, operands, tuple(anchors), first)
+
+
+def folds(
+    specs: Sequence[RunSpec], operands: Sequence[Sequence[str]], mapped: Sequence[bool]
+) -> bool:
+    """Whether an axis that vmap maps can become a part of the batch; else it takes a loop.
+
+    What is saved can't be split, and the rows of a batch share their weights, and the gradients of
+    those. `mapped` says of each operand whether it has the axis.
+    """
+    names = [name for run in operands for name in run]
+    weights = [flag for name, flag in zip(names, mapped, strict=True) if name not in BATCH_AXES]
+    return not any(weights) and not any(spec.training for spec in specs)

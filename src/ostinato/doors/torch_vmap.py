@@ -1,15 +1,11 @@
-"""torch.vmap over the native engine's operations.
-
-Where the weights are shared and no gradient is wanted, the mapped axis becomes part of the batch.
-Else it's one run after another: weights of their own need that, and `saved` can't be split.
-"""
+"""torch.vmap over the native engine's operations: a larger batch, or one run after another."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from ostinato.doors.signatures import signature_of
+from ostinato.doors.signatures import folds, signature_of
 from ostinato.native import BATCH_AXES
 
 
@@ -18,13 +14,10 @@ def map_forward(
 ) -> tuple[list[Any], list[int]]:
     """The rule of `ostinato::forward` and `ostinato::infer`."""
     signature = signature_of("forward", tuple(flat))
-    names = [name for run in signature.operands for name in run]
-    shared = all(
-        dim is None for name, dim in zip(names, in_dims[0], strict=True) if name not in BATCH_AXES
-    )
-    if any(spec.training for spec in signature.specs) or not shared:
+    if not folds(signature.specs, signature.operands, [dim is not None for dim in in_dims[0]]):
         operation = torch.ops.ostinato.forward.default
         return _map_one_by_one(operation, info.batch_size, in_dims[0], inputs, flat)
+    names = [name for run in signature.operands for name in run]
     folded = [
         _fold(tensor, dim, BATCH_AXES[name], info.batch_size) if name in BATCH_AXES else tensor
         for name, dim, tensor in zip(names, in_dims[0], inputs, strict=True)
@@ -38,12 +31,8 @@ def map_forward(
 
 def _fold(tensor: Any, dim: int | None, axis: int, size: int) -> Any:
     """The tensor with the mapped axis `dim` made a part of `axis`."""
-    if dim is None:
-        shape = [*tensor.shape]
-        spread = tensor.unsqueeze(axis).expand(*shape[:axis], size, *shape[axis:])
-    else:
-        spread = tensor.movedim(dim, axis)
-    return spread.flatten(axis, axis + 1)
+    spread = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    return spread.movedim(0, axis).flatten(axis, axis + 1)
 
 
 def map_backward(
