@@ -4,7 +4,6 @@ The pages in docs/ are written to be read on GitHub too. What a site needs inste
 
 - CHANGELOG.md and CONTRIBUTING.md are pages of their own, and a link to README leads to the start.
 - A link to another file of the repository leads to a copy of it; one to a folder is its text.
-- A fence's note (`python no-run WHY`) is for the tests.
 - `<!-- ::: ostinato.accelerate -->` becomes that object's reference, with its own heading.
 - A paragraph that begins with "On GitHub" isn't for the site.
 """
@@ -21,7 +20,6 @@ ALIASES = {"CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md"}
 START = {"README.md": "index.md"}
 
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<file>(?!https?:|mailto:)[^)#\s]+)(?P<rest>[^)]*)\)")
-FENCE_NOTE = re.compile(r"^(`{3,}\w+) .*$", re.MULTILINE)
 REFERENCE = re.compile(
     r"^#+ \S+\n\n<!-- (?P<name>::: \S+)(?P<options>.*?) ?-->$", re.MULTILINE | re.DOTALL
 )
@@ -39,8 +37,7 @@ def lay_out(target: Path = LAID_OUT) -> None:
 
 def for_site(page: Path, target: Path) -> str:
     """A page's text as the site has it; copies what it links to outside docs/ into the target."""
-    text = FENCE_NOTE.sub(r"\1", page.read_text(encoding="utf-8"))
-    text = ON_GITHUB.sub("", text)
+    text = ON_GITHUB.sub("", page.read_text(encoding="utf-8"))
     text = REFERENCE.sub(r"\g<name>\g<options>", text)
 
     def led(match: re.Match[str]) -> str:

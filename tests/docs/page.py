@@ -3,7 +3,6 @@
     python tests/docs/page.py docs/guide.md
 
 - ```python            runs.
-- ```python no-run WHY is skipped; the reason is part of the fence.
 - ```output            is what the block above it printed, compared as doctest compares: runs of
                        white space are equal, and `...` stands for anything.
 
@@ -30,19 +29,17 @@ class Block:
 
     Attributes:
         language: The first word of the fence.
-        note: What else the fence says.
         text: What it holds.
         line: The page's line on which the text begins.
     """
 
     language: str
-    note: str
     text: str
     line: int
 
     @property
     def runs(self) -> bool:
-        return self.language == "python" and not self.note.startswith("no-run")
+        return self.language == "python"
 
 
 def blocks(page: Path) -> list[Block]:
@@ -50,9 +47,9 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     found = []
     for match in FENCE.finditer(text):
-        language, _, note = match["info"].strip().partition(" ")
+        language = match["info"].strip()
         line = text.count("\n", 0, match.start("body")) + 1
-        found.append(Block(language, note.strip(), match["body"], line))
+        found.append(Block(language, match["body"], line))
     return found
 
 

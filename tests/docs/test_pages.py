@@ -56,18 +56,6 @@ def test_page_runs(page, tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
-def test_skipped_blocks_give_a_reason(page):
-    skipped = [
-        block for block in pages.blocks(page) if block.language == "python" and not block.runs
-    ]
-    assert len(skipped) <= 2
-    for block in skipped:
-        assert block.note.removeprefix("no-run").strip(), (
-            f"{title(page)}:{block.line}: why is it not run?"
-        )
-
-
-@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_every_block_says_what_it_is(page):
     """So that no Python is left out for being called `py`, or nothing."""
     for block in pages.blocks(page):

@@ -62,7 +62,6 @@ def test_it_builds_and_fetches_nothing_from_elsewhere(copy):
         assert not fetched, f"{page.name} fetches {fetched}"
     shown = (site / "reference-layers.html").read_text(encoding="utf-8")
     assert "unit_forget_bias" in shown  # from the declared arguments, which are no signature
-    assert "no-run" not in (site / "coming-from-keras.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
