@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from layers.support import DictCell, NestedCell
 from ostinato.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell
+from support import DictCell, NestedCell
 from tools.streamed import VOCABULARY, N, floats
 
 
