@@ -100,8 +100,8 @@ std::string Program::run(const void* const* inputs, void* const* outputs, int64_
     if (ids_[i] == nullptr) continue;
     const int32_t* ids = static_cast<const int32_t*>(inputs[i]);
     for (int64_t k = 0; k < memory_.N * T; ++k)
-      if (ids[k] < 0 || ids[k] >= vocabularies_[i])
-        return "expected ids of 0 to " + std::to_string(vocabularies_[i] - 1) + ", got " +
+      if (ids[k] < 0 || ids[k] >= inputs_[i].vocabulary)
+        return "expected ids of 0 to " + std::to_string(inputs_[i].vocabulary - 1) + ", got " +
                std::to_string(ids[k]);
   }
   kernels_->run(memory_, inputs, outputs, T);

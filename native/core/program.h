@@ -63,7 +63,6 @@ class Program {
   std::vector<int32_t*> ids_;
   std::vector<int64_t> input_bytes_, output_bytes_, state_bytes_;
   std::vector<bool> state_is_flags_;
-  std::vector<int64_t> vocabularies_;  // by input: ids are less than this
   std::vector<std::unique_ptr<Buffer>> blocks_;
   int64_t work_ = 0;
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;

@@ -79,9 +79,8 @@ void ProgramLayout::read_inputs() {
     if (width == 0) made.ids = static_cast<int32_t*>(take(streams(), sizeof(int32_t)));
     else made.data = matrix(width);
     values_.push_back(made);
-    program_.inputs_.push_back({width, made.data});
+    program_.inputs_.push_back({width, made.data, INT32_MAX});
     program_.ids_.push_back(made.ids);
-    program_.vocabularies_.push_back(INT64_MAX);
     const size_t row = width == 0 ? sizeof(int32_t) : size_of(program_.dtype_) * size_t(width);
     program_.input_bytes_.push_back(streams() * int64_t(row));
   }
@@ -182,7 +181,7 @@ void ProgramLayout::make_mask(Step& step) {
 void ProgramLayout::finish(const std::vector<int64_t>& outputs) {
   for (int64_t number : outputs) {
     const Value& shown = value(number);
-    program_.outputs_.push_back({shown.width, shown.data});
+    program_.outputs_.push_back({shown.width, shown.data, 0});
     program_.output_bytes_.push_back(streams() * shown.width * int64_t(size_of(program_.dtype_)));
   }
   StepMemory& m = program_.memory_;

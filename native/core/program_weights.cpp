@@ -87,8 +87,8 @@ void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
       case step_embed:
         step.D = all[i].rows;
         step.kernel = layout.floats(step.D * op.width);
-        if (step.D < program.vocabularies_[size_t(op.first)])
-          program.vocabularies_[size_t(op.first)] = step.D;
+        if (step.D < program.inputs_[size_t(op.first)].vocabulary)
+          program.inputs_[size_t(op.first)].vocabulary = step.D;
         break;
       case step_mask: step.bias = layout.floats(1); break;
       case step_cell:

@@ -62,6 +62,7 @@ struct Step {
 struct StepPort {
   int64_t width;  // 0 of ids, int32 (N, T)
   void* value;
+  int64_t vocabulary;  // ids are less than this
 };
 
 struct StepMemory {

@@ -177,7 +177,9 @@ struct Steps {
       for (I r = 0; r < m.N; ++r) {
         const I row = r * T + t;
         if (port.width == 0) {
-          m.ids[i][r] = static_cast<const int32_t*>(inputs[i])[row];
+          // They've been checked; but another thread may have written there since.
+          const int32_t id = static_cast<const int32_t*>(inputs[i])[row];
+          m.ids[i][r] = id >= 0 && id < port.vocabulary ? id : 0;
         } else {
           keep_row(in(inputs[i]) + row * port.width, m.N, r, port.width, to(port.value));
         }

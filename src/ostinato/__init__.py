@@ -1,6 +1,7 @@
 """Keras's recurrent layers, whole, for Keras 3 on JAX, PyTorch and TensorFlow."""
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ostinato import backend
@@ -67,9 +68,18 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def _register() -> None:
+    """Imports the layers, and so registers them with Keras."""
+    # Not amid one of our own modules that imports Keras, where they'd find it half imported. (Those
+    # that have a use for the layers import them next.)
+    ours = [m for name, m in sys.modules.items() if name.startswith("ostinato.") and m is not None]
+    if not any(getattr(m.__spec__, "_initializing", False) for m in ours):
+        __getattr__("layers")
+
+
 # A backend that can't work is refused now, with what to do, before Keras fails at it somewhere
 # inside. Not for the command line, which is about to choose one (Python imports this package before
 # cli.main runs); nor where none is installed, as a saved stream needs none.
 if backend.installed() and not backend.started_as_command():
     backend.require()
-once_keras_is_imported(lambda: __getattr__("layers"))
+once_keras_is_imported(_register)

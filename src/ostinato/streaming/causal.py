@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, tree
 
 from ostinato.layers import RNN, Bidirectional
+from ostinato.layers.calling import is_ours
 from ostinato.layers.checks import name_of
 
 MERGES = (
@@ -23,7 +25,14 @@ SILENT = (
 # Acts on one timestep, whatever its options.
 _POINTWISE = (
     *(layers.Dense, layers.EinsumDense, layers.Activation, layers.ReLU, layers.LeakyReLU),
-    *(layers.ELU, layers.Embedding, layers.Masking, layers.Rescaling, layers.TimeDistributed),
+    *(
+        layers.ELU,
+        layers.PReLU,
+        layers.Embedding,
+        layers.Masking,
+        layers.Rescaling,
+        layers.TimeDistributed,
+    ),
     *(layers.InputLayer, layers.Softmax, layers.UnitNormalization, layers.Normalization),
     *(layers.LayerNormalization, layers.BatchNormalization, layers.RMSNormalization),
 )
@@ -57,31 +66,54 @@ def _why_not(layer: Any, inputs: Sequence[Any]) -> str | None:
     if isinstance(layer, RNN):
         if layer.go_backwards:
             return "has go_backwards=True: it reads a sequence from its end, which isn't there yet"
-        return None
+        methods = {"call": layer.call, "__call__": type(layer).__call__}
+        own = [
+            name
+            for name, method in methods.items()
+            if not is_ours(method) and method is not layers.Layer.__call__
+        ]
+        return f"has its own {own[0]!r}, which may do anything with a sequence" if own else None
     if isinstance(layer, Bidirectional):
         return "reads a sequence from its end, too, which isn't there yet"
     if type(layer).__name__ in ("LSTM", "GRU", "SimpleRNN", "RNN") and _is_of_keras(layer):
         return "is Keras's own recurrent layer: `ostinato.accelerate(model)` makes it one of ours"
     if type(layer) not in (*_POINTWISE, *MERGES, *SILENT):
         return f"isn't known to act on each timestep by itself; a stream may have {_MAY}"
-    if isinstance(layer, layers.EinsumDense) and not _keeps_time(layer):
+    if isinstance(layer, layers.EinsumDense) and inputs[0].has_time and not _keeps_time(layer):
         return f"mixes timesteps or has weights for each, by its equation {layer.equation!r}"
-    if type(layer) in _BY_AXIS and not _of_features(layer, inputs):
-        return f"acts along axis {layer.axis}, expected one of the features, the last"
     if not isinstance(layer, layers.Embedding) and any(not ref.shape for ref in inputs):
         return "reads an input without features, (batch, timesteps), which only an Embedding may"
+    if len({ref.has_time for ref in inputs}) > 1:
+        return "puts the last timestep's output beside every one's, and the last isn't there yet"
+    if isinstance(layer, layers.TimeDistributed):
+        return _why_not_inner(layer.layer, inputs)
+    return _why_not_options(layer, 2 if inputs[0].has_time else 1, inputs[0].shape)
+
+
+def _why_not_inner(layer: Any, inputs: Sequence[Any]) -> str | None:
+    """Why a layer that TimeDistributed gives each timestep, (batch, *shape), can't be streamed."""
+    if type(layer) in _BY_AXIS:
+        return _why_not_options(layer, 1, inputs[0].shape)
+    return None
+
+
+def _why_not_options(layer: Any, leading: int, shape: tuple[int, ...]) -> str | None:
+    """Why the options of a layer make it look beyond a timestep; `leading` axes come before it."""
+    if type(layer) in _BY_AXIS:
+        axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+        if any(axis % (leading + len(shape)) < leading for axis in axes):
+            return f"acts along axis {layer.axis}, expected one of the features, such as the last"
+    if isinstance(layer, layers.Rescaling):
+        sizes = [np.shape(value) for value in (layer.scale, layer.offset)]
+        if any(size not in ((), shape[-1:], (1,)) for size in sizes):
+            return f"scales by arrays of shapes {sizes}, expected numbers or {shape[-1:]}"
+    if isinstance(layer, layers.PReLU) and leading == 2 and layer.alpha.shape[0] != 1:
+        return "has weights for each timestep; expected shared_axes=[1]"
     return None
 
 
 def _is_of_keras(layer: Any) -> bool:
     return type(layer).__module__.partition(".")[0] == "keras"
-
-
-def _of_features(layer: Any, inputs: Sequence[Any]) -> bool:
-    """Whether a layer's axis is among those after batch and time."""
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    rank = 2 + len(inputs[0].shape)
-    return all(axis % rank >= 2 for axis in axes)
 
 
 def _keeps_time(layer: Any) -> bool:

@@ -19,10 +19,23 @@ from ostinato.structure import leaf_paths, map_shapes
 
 @dataclass(frozen=True, eq=False)
 class Ref:
-    """A tensor of the model, (batch, timesteps, *shape)."""
+    """A tensor of the model.
 
-    shape: tuple[int | None, ...]
+    Attributes:
+        shape: Of one timestep's features.
+        dtype: Its dtype.
+        has_time: Whether it's (batch, timesteps, *shape), and not the last timestep's (batch,
+            *shape), which a recurrent layer without `return_sequences` gives.
+    """
+
+    shape: tuple[int, ...]
     dtype: str
+    has_time: bool = True
+
+    @property
+    def batch_shape(self) -> tuple[int | None, ...]:
+        """The shape, with the axes of batch and time."""
+        return (None, None, *self.shape) if self.has_time else (None, *self.shape)
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,12 @@ class Graph:
     calls: tuple[Call, ...]
     outputs: Nest
 
+    @property
+    def ids(self) -> set[int]:
+        """The `id` of each `Ref` that an Embedding reads: these hold integers."""
+        embeddings = [c for c in self.calls if isinstance(c.layer, keras.layers.Embedding)]
+        return {id(ref) for call in embeddings for ref in flatten(call.inputs)}
+
 
 def read(model: Any) -> Graph:
     """Reads a layer, a Sequential or a functional model.
@@ -84,9 +103,9 @@ def read(model: Any) -> Graph:
 def _inputs_of(model: Any) -> tuple[Nest, tuple[str, ...]]:
     if not isinstance(model, keras.Model):
         dtype = "int32" if isinstance(model, keras.layers.Embedding) else model.compute_dtype
-        inputs = _refs(_build_shapes(model), dtype, skipped=2)
+        inputs = _refs(_build_shapes(model), dtype, True, model)
         return inputs, tuple(path or "x" for path in leaf_paths(_symbolic(inputs)))
-    if not isinstance(model, (keras.Sequential, functional_class())):
+    if not is_graph(model):
         raise ValueError(
             f"stream: {name_of(model)} is a model with a `call` of its own, which may do anything; "
             "expected a layer, a Sequential or a functional model."
@@ -99,28 +118,53 @@ def _inputs_of(model: Any) -> tuple[Nest, tuple[str, ...]]:
                 "that it can't come timestep by timestep."
             )
     names = tuple(tensor.name for tensor in tree.flatten(given))
-    return tree.map_structure(_ref_like, given), names
-
-
-def _ref_like(tensor: Any) -> Ref:
-    return Ref(tuple(tensor.shape[2:]), keras.backend.standardize_dtype(tensor.dtype))
+    refs = tree.map_structure(
+        lambda tensor: _refs(
+            tensor.shape, keras.backend.standardize_dtype(tensor.dtype), True, model
+        ),
+        given,
+    )
+    return refs, names
 
 
 def _build_shapes(layer: Any) -> Nest:
     """The shapes (batch, timesteps, ...) of inputs that a layer was built for."""
     config = layer.get_build_config() or {}
-    if "shapes_dict" in config:
-        return next(iter(config["shapes_dict"].values()))
-    return config.get("input_shape") or (None, None)
+    shapes = next(iter(config.get("shapes_dict", {}).values()), config.get("input_shape"))
+    if shapes is None:
+        raise ValueError(
+            f"stream: {name_of(layer)} doesn't say for which shape it was built: expected a "
+            "recurrent layer, or a model that begins with an Input."
+        )
+    return shapes
 
 
-def _refs(shapes: Nest, dtype: str, skipped: int) -> Nest:
-    """A `Ref` for each shape in a nest; `skipped` axes come before the features."""
-    return map_shapes(lambda shape: Ref(tuple(shape[skipped:]), dtype), shapes)
+def _refs(shapes: Nest, dtype: str, has_time: bool, owner: Any) -> Nest:
+    """A `Ref` for each shape in a nest, (batch, ...) or (batch, timesteps, ...)."""
+
+    def ref(shape: tuple[int | None, ...]) -> Ref:
+        features = shape[2 if has_time else 1 :]
+        sizes = tuple(size for size in features if size is not None)
+        if len(sizes) < len(features):
+            raise ValueError(
+                f"stream: {name_of(owner)}: expected known sizes after batch and timesteps, got "
+                f"shape {shape}."
+            )
+        return Ref(sizes, dtype, has_time)
+
+    return map_shapes(ref, shapes)
 
 
 def _symbolic(refs: Nest) -> Nest:
     return map_leaves(lambda ref: keras.KerasTensor((1, 1, *ref.shape), dtype=ref.dtype), refs)
+
+
+def is_graph(model: Any) -> bool:
+    """Whether a model is a Sequential or functional one, whose `call` is Keras's own."""
+    for kind in (keras.Sequential, functional_class()):
+        if isinstance(model, kind):
+            return type(model).call is kind.call and "call" not in vars(model)
+    return False
 
 
 class _Reader:
@@ -129,32 +173,22 @@ class _Reader:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self._masks: dict[int, Origin | None] = {}  # by a ref's id
-        self._last: set[int] = set()  # the ids of refs that have no timesteps: the last one's alone
 
     def follow(self, layer: Any, inputs: Nest) -> Nest:
         """What a layer, or a model in a model, makes of its inputs."""
-        if isinstance(layer, keras.Sequential):
+        if isinstance(layer, keras.Sequential) and is_graph(layer):
             for each in layer.layers:
                 inputs = self.follow(each, inputs)
             return inputs
-        if isinstance(layer, functional_class()):
+        if is_graph(layer):
             return self._functional(layer, inputs)
         refs = flatten(inputs)
         refuse(layer, refs)
-        timeless = {id(ref) in self._last for ref in refs}
-        if len(timeless) > 1:
-            raise ValueError(
-                f"stream: {name_of(layer)} puts the last timestep's output beside every timestep, "
-                "and the last isn't there yet."
-            )
-        shapes = map_leaves(lambda ref: (None, None, *ref.shape), inputs)
-        result = layer.compute_output_shape(shapes)
+        result = layer.compute_output_shape(map_leaves(lambda ref: ref.batch_shape, inputs))
         if isinstance(layer, RNN) and layer.return_state:
             result = result[0]  # the states follow; they're the stream's own
-        keeps_time = not isinstance(layer, RNN) or layer.return_sequences
-        output = _refs(result, layer.compute_dtype, skipped=2 if keeps_time else 1)
-        if True in timeless or not keeps_time:
-            self._last.update(map(id, flatten(output)))
+        has_time = layer.return_sequences if isinstance(layer, RNN) else refs[0].has_time
+        output = _refs(result, layer.compute_dtype, has_time, layer)
         masks = self._masks_of(refs)
         made = output_mask(layer, [id(ref) for ref in refs], masks)
         self._masks.update((id(ref), made) for ref in flatten(output))

@@ -37,8 +37,8 @@ def _why_not_call(call: Call, graph: Graph) -> str | None:
         return "the kernel takes one tensor, and gives one"
     if type(call.layer) not in RULES:
         return f"the kernel has no {type(call.layer).__name__}"
-    if isinstance(call.layer, layers.Embedding) and inputs[0] not in flatten(graph.inputs):
-        return "its ids are computed, and not an input of the model"
+    if isinstance(call.layer, layers.Embedding) and (reason := _why_not_ids(inputs[0], graph)):
+        return reason
     if call.is_masked and isinstance(call.layer, SEES_MASKS):
         return "its inputs are masked, which changes what it gives"
     if len({ref.shape for ref in inputs}) > 1 and not isinstance(call.layer, layers.Concatenate):
@@ -48,15 +48,16 @@ def _why_not_call(call: Call, graph: Graph) -> str | None:
     return RULES[type(call.layer)].why_not(call.layer)
 
 
+def _why_not_ids(ids: Ref, graph: Graph) -> str | None:
+    if ids not in flatten(graph.inputs) or ids in flatten(graph.outputs):
+        return "its ids are computed, or an output of the model"
+    return "its ids are several a timestep" if ids.shape else None
+
+
 def lower(graph: Graph) -> Program:
     """The program of a graph for which `why_not` has nothing."""
     builder = Builder(_dtype(graph))
-    ids = {
-        id(ref)
-        for call in graph.calls
-        if isinstance(call.layer, layers.Embedding)
-        for ref in flatten(call.inputs)
-    }
+    ids = graph.ids
     values: dict[int, Value] = {}
     for ref in flatten(graph.inputs):
         values[id(ref)] = builder.input(0 if id(ref) in ids else ref.shape[0])

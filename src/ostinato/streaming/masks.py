@@ -39,12 +39,20 @@ def origin_of(operation: Any, args: Sequence[Any], find: Callable[[Any], Any]) -
         return frozenset()
     if kind == "OnesLike":
         return EVERY
-    if kind not in _JOINING:
+    if kind not in _JOINING or not _along_features(operation, args):
         return None
     found = [find(arg) for arg in tree.flatten(args) if isinstance(arg, keras.KerasTensor)]
     if not all(isinstance(origin, frozenset) for origin in found):
         return None
     return EVERY if EVERY in found else frozenset().union(*found)
+
+
+def _along_features(operation: Any, args: Sequence[Any]) -> bool:
+    """Whether an operation's axis, if it has one, is the last: Keras's own masks join features."""
+    axis = getattr(operation, "axis", -1)
+    rank = max(len(t.shape) for t in tree.flatten(args) if isinstance(t, keras.KerasTensor))
+    rank += type(operation).__name__ == "ExpandDims"
+    return all(a in (-1, rank - 1) for a in (axis if isinstance(axis, (list, tuple)) else [axis]))
 
 
 def output_mask(layer: Any, ids: Sequence[int], masks: Sequence[Origin | None]) -> Origin | None:
