@@ -25,8 +25,8 @@ def assert_streams(model, x=X):
 
 
 class Doubled(LSTM):
-    def call(self, sequences, **kwargs):
-        return 2 * super().call(sequences, **kwargs)
+    def call(self, sequences, initial_state=None, **kwargs):
+        return 2 * super().call(sequences, initial_state, **kwargs)
 
 
 class DoubledSequential(keras.Sequential):
