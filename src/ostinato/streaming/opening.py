@@ -1,7 +1,9 @@
 """`ostinato.stream`: reads a model, and chooses what runs its timesteps."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from keras.layers import Layer
 
 from ostinato.streaming.compiled import Compiled
 from ostinato.streaming.graph import read
@@ -26,34 +28,55 @@ def stream(model: Any, streams: int | None = None) -> Stream:
             streams.
 
     Returns:
-        The stream, at the layers' initial states, with the model's weights as they are now; call
-        its `refresh` after training.
+        The stream, at the layers' initial states, with the model's weights as they are now,
+        whichever runs it; call its `refresh` after training.
 
     Raises:
         ValueError: if the model needs more than the timesteps so far (Bidirectional, go_backwards,
             pooling over time...), isn't built, or `streams` isn't a positive int; it names the
             layer.
+        RuntimeError: if Keras has taken the weights out of the model, as on JAX during `fit`.
     """
     check_streams(streams)
+    _check_weights(model, "stream")
     graph = read(model)
     reason = why_not(graph)
-    if reason:
-        stepwise = Stepwise(graph, streams or 1, reason)
-        return Stream(graph.name, stepwise, streams, stepwise.refresh)
-    compiled = Compiled(lower(graph), streams or 1)
-    return Stream(graph.name, compiled, streams, _rereading(model, compiled))
+    runner = (
+        Stepwise(graph, streams or 1, reason) if reason else Compiled(lower(graph), streams or 1)
+    )
+    return Stream(graph.name, runner, streams, partial(_reread, model, runner))
 
 
-def _rereading(model: Any, compiled: Compiled) -> Callable[[], None]:
-    def reread() -> None:
-        graph = read(model)
-        reason = why_not(graph)
-        program = None if reason else lower(graph)
-        if program != compiled.program or program is None:
-            raise ValueError(
-                f"stream of {graph.name}: refresh: the model's layers have changed since; make "
-                "a new stream."
+def _reread(model: Any, runner: Compiled | Stepwise) -> None:
+    """Gives a runner the weights that its model has now."""
+    owner = f"stream of {model.name}: refresh"
+    _check_weights(model, owner)
+    graph = read(model)
+    if isinstance(runner, Stepwise):
+        done = runner.refresh(graph)
+    else:
+        program = None if why_not(graph) else lower(graph)
+        done = program is not None and program == runner.program
+        if program is not None and done:
+            runner.refresh(program)
+    if not done:
+        raise ValueError(f"{owner}: the model's layers have changed since; make a new stream.")
+
+
+def _check_weights(model: Any, owner: str) -> None:
+    """Refuses weights that aren't there: on JAX Keras takes them out of a model while it trains.
+
+    Raises:
+        RuntimeError: if one isn't.
+    """
+    for variable in model.variables if isinstance(model, Layer) else []:
+        try:
+            found = variable.value is not None
+        except TypeError:  # Keras 3 calls the initializer, which is gone
+            found = False
+        if not found:
+            raise RuntimeError(
+                f"{owner}: expected a value of the weight {variable.path}, got none: on JAX Keras "
+                "takes the weights out of a model during `fit`; do this in `on_epoch_end`, or "
+                "after it."
             )
-        compiled.refresh(program)
-
-    return reread

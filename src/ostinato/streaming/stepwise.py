@@ -1,6 +1,7 @@
 """Timesteps run by Keras, for what the native engine can't run; compiled where the backend does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
@@ -16,14 +17,16 @@ from ostinato.layers.running import Job
 from ostinato.layers.running import run as run_cells
 from ostinato.streaming.graph import Call, Graph
 from ostinato.streaming.lowering import ports
-from ostinato.streaming.nest import fill, flatten
-from ostinato.streaming.program import State
+from ostinato.streaming.nest import Nest, fill, flatten, map_leaves
+from ostinato.streaming.program import Port, State
 
 Tensor = Any
 
 
 class Stepwise:
     """What runs a graph for N streams through a Keras model of one timestep.
+
+    It has copies of the weights: those that the graph's layers had when it was made or refreshed.
 
     Attributes:
         inputs: A nest of ports.
@@ -37,23 +40,8 @@ class Stepwise:
 
     def __init__(self, graph: Graph, streams: int, why_not_native: str) -> None:
         self.why_not_native = why_not_native
-        ids = {
-            id(ref)
-            for call in graph.calls
-            if isinstance(call.layer, layers.Embedding)
-            for ref in flatten(call.inputs)
-        }
-        double = any(call.layer.compute_dtype == "float64" for call in graph.calls)
-        dtype = "float64" if double else "float32"
-        self.inputs = ports(graph.inputs, graph.names, dtype, ids)
-        names = [f"y{i}" for i in range(len(flatten(graph.outputs)))]
-        self.outputs = ports(graph.outputs, names, dtype, set())
-        self.states = tuple(
-            state
-            for call in graph.calls
-            if isinstance(call.layer, RNN)
-            for state in _states_of(call, dtype)
-        )
+        self._streams, self._graph = streams, graph
+        self.inputs, self.outputs, self.states = _interface(graph)
         self._model = _Timestep(graph)
         self._turn = Lock()
         self._values = [np.zeros((streams, *s.shape), s.dtype) for s in self.states]
@@ -63,30 +51,40 @@ class Stepwise:
     ) -> bool:
         """Runs timesteps; arrays (N, T, ...), or (N, ...) where T is 1.
 
+        Returns:
+            False where an array isn't a dense one of its port's dtype, and nothing is done.
+
         Raises:
-            RuntimeError: if another thread is running some.
+            RuntimeError: if another thread is using it.
         """
+        ports = [*flatten(self.inputs), *flatten(self.outputs)]
+        if not all(map(_is_dense, (*inputs, *outputs), ports)):
+            return False
+        with self._alone():
+            self._run(inputs, outputs, timesteps)
+        return True
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         if not self._turn.acquire(blocking=False):
             raise RuntimeError(
                 "a stream takes one call at a time; this one is in use in another thread"
             )
         try:
-            self._run(inputs, outputs, timesteps)
+            yield
         finally:
             self._turn.release()
-        return True
 
     def _run(
         self, inputs: tuple[np.ndarray, ...], outputs: tuple[np.ndarray, ...], timesteps: int
     ) -> None:
-        count = len(self._values[0]) if self._values else None
-        ports = flatten(self.inputs)
+        lead = (self._streams, timesteps)
         xs = [
-            x.reshape(count or _streams(x, port.shape, timesteps), timesteps, *port.shape)
-            for x, port in zip(inputs, ports, strict=True)
+            x.reshape(*lead, *port.shape)
+            for x, port in zip(inputs, flatten(self.inputs), strict=True)
         ]
         ys = [
-            y.reshape(len(xs[0]), timesteps, *port.shape)
+            y.reshape(*lead, *port.shape)
             for y, port in zip(outputs, flatten(self.outputs), strict=True)
         ]
         states = self._values
@@ -103,18 +101,62 @@ class Stepwise:
 
     def read_states(self) -> list[np.ndarray]:
         """The states, (N, *shape) each."""
-        return [value.copy() for value in self._values]
+        with self._alone():
+            return [value.copy() for value in self._values]
 
     def write_states(self, arrays: Sequence[np.ndarray]) -> None:
         """Sets all states."""
-        self._values = [array.copy() for array in arrays]
+        with self._alone():
+            self._values = [array.copy() for array in arrays]
 
-    def refresh(self) -> None:
-        """Nothing to do: it runs the model's own layers."""
+    def refresh(self, graph: Graph) -> bool:
+        """Takes weights and initial states of a graph's layers, and what else they are by now.
+
+        Returns:
+            False where they're other layers, or otherwise connected, and nothing is done.
+        """
+        found = _interface(graph)
+        known = (self.inputs, self.outputs, self.states)
+        if _connections(graph) != _connections(self._graph) or found != known:
+            return False
+        with self._alone():
+            self._model, self._graph, self.states = _Timestep(graph), graph, found[2]
+        return True
 
 
-def _streams(x: np.ndarray, shape: tuple[int, ...], timesteps: int) -> int:
-    return x.size // max(1, timesteps * int(np.prod(shape)))
+def _is_dense(array: Any, port: Port) -> bool:
+    """Whether it's an array of NumPy that can be read as it lies in memory."""
+    if type(array) is not np.ndarray or array.dtype != port.dtype:
+        return False
+    return array.flags.c_contiguous and array.flags.aligned
+
+
+def _interface(graph: Graph) -> tuple[Nest, Nest, tuple[State, ...]]:
+    """The inputs and outputs of a graph, as nests of ports, and its states."""
+    double = any(call.layer.compute_dtype == "float64" for call in graph.calls)
+    dtype = "float64" if double else "float32"
+    names = [f"y{i}" for i in range(len(flatten(graph.outputs)))]
+    recurrent = [call for call in graph.calls if isinstance(call.layer, RNN)]
+    return (
+        ports(graph.inputs, graph.names, dtype, graph.ids),
+        ports(graph.outputs, names, dtype, set()),
+        tuple(state for call in recurrent for state in _states_of(call, dtype)),
+    )
+
+
+def _connections(graph: Graph) -> list[Any]:
+    """Which layers are called, in order, and which tensors, by number, each reads and gives."""
+    refs = [*flatten(graph.inputs), *(r for c in graph.calls for r in flatten(c.output))]
+    numbers = {id(ref): number for number, ref in enumerate(refs)}
+
+    def numbered(nest: Nest) -> Nest:
+        return map_leaves(lambda ref: numbers[id(ref)], nest)
+
+    calls = [
+        (id(call.layer), numbered(call.inputs), numbered(call.output), call.is_masked)
+        for call in graph.calls
+    ]
+    return [*calls, numbered(graph.outputs), [ref.shape for ref in refs]]
 
 
 def _holds(call: Call) -> bool:
@@ -138,16 +180,29 @@ def _states_of(call: Call, dtype: str) -> list[State]:
 
 
 class _Timestep(keras.Model):
-    """One timestep of a graph: inputs (N, 1, ...) and states to outputs (N, ...) and states."""
+    """One timestep of a graph: inputs (N, 1, ...) and states to outputs (N, ...) and states.
+
+    The layers run on copies of their weights, so that training the model changes nothing here, and
+    neither does it matter that Keras takes the model's own away during `fit` on JAX.
+    """
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(name="timestep")
-        self._graph: Callable[[], Graph] = lambda: graph  # not an attribute that Keras tracks
+        own = {id(v): v for call in graph.calls for v in call.layer.variables}
+        # Not attributes that Keras tracks.
+        self._graph: Callable[[], Graph] = lambda: graph
+        self._originals: Callable[[], list[Any]] = lambda: list(own.values())
         self._carrier = _Masked()
-        self.steps = [call.layer for call in graph.calls]  # so that Keras tracks their variables
+        self.copies = [_copy(variable) for variable in own.values()]
+        self.jit_compile = _jit_compile(graph)
 
     def call(self, inputs: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
         """Runs the graph's calls in order."""
+        pairs = list(zip(self._originals(), self.copies, strict=True))
+        with keras.StatelessScope(state_mapping=pairs):
+            return self._call(inputs)
+
+    def _call(self, inputs: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
         graph, states = self._graph(), list(inputs["states"])
         kept: list[Tensor] = []
         values = dict(zip(map(id, flatten(graph.inputs)), inputs["x"], strict=True))
@@ -172,7 +227,10 @@ class _Timestep(keras.Model):
             ):
                 values[id(ref)] = value
                 masks[id(ref)] = flatten(out)[i] if isinstance(out, (list, tuple)) else out
-        outputs = [values[id(ref)][:, 0] for ref in flatten(graph.outputs)]
+        outputs = [
+            values[id(ref)][:, 0] if ref.has_time else values[id(ref)]
+            for ref in flatten(graph.outputs)
+        ]
         return {"y": outputs, "states": kept}
 
     def _masked(self, tensor: Tensor, mask: Tensor | None) -> Tensor:
@@ -196,7 +254,21 @@ class _Timestep(keras.Model):
             held = [ops.cast(states.pop(0), value.dtype) for value in outputs]
             outputs = [_where(mask, *pair) for pair in zip(outputs, held, strict=True)]
             kept += outputs
-        return tree.pack_sequence_as(output, [value[:, None] for value in outputs])
+        if layer.return_sequences:
+            outputs = [value[:, None] for value in outputs]
+        return tree.pack_sequence_as(output, outputs)
+
+
+def _copy(variable: Any) -> Any:
+    value = np.array(ops.convert_to_numpy(variable))
+    return keras.Variable(value, dtype=variable.dtype, trainable=False, name=variable.name)
+
+
+def _jit_compile(graph: Graph) -> bool:
+    """Whether Keras would have XLA compile a model of these layers."""
+    model = keras.Model()
+    model.steps = [call.layer for call in graph.calls]
+    return bool(model.jit_compile)
 
 
 def _pairs(given: Any, masks: Any) -> list[tuple[Tensor, Tensor | None]]:
