@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras import tree
 
 from ostinato import layers
+from ostinato.conversion.torch_chain import chain_in
 from ostinato.conversion.torch_names import torch_weights
 from ostinato.layers.checks import name_of
 
@@ -45,7 +45,8 @@ def to_torch(layer: Any) -> Any:
     Raises:
         ImportError: if PyTorch isn't installed.
         ValueError: if it's something else, isn't built, or does what PyTorch's modules don't: other
-            activations, a GRU with `reset_after=False`, `go_backwards`, another merge mode.
+            activations, a GRU with `reset_after=False`, `go_backwards`, another merge mode,
+            a graph in which a state goes from layer to layer.
     """
     try:
         import torch
@@ -99,10 +100,7 @@ def _stack_in(layer: Any) -> tuple[list[Any], float]:
     """The recurrent layers, bottom to top, and the dropout rate between them."""
     if not isinstance(layer, keras.Model):
         return [layer], 0.0
-    inside = [each for each in layer.layers if not isinstance(each, keras.layers.InputLayer)]
-    # The operations by which a model of `from_torch` cuts and stacks states are layers, too.
-    inside = [each for each in inside if not _is_of_states(each)]
-    _check_chain(layer, inside)
+    inside = chain_in(layer)
     stack = [each for each in inside if not isinstance(each, keras.layers.Dropout)]
     rates = [each.rate for each in inside if isinstance(each, keras.layers.Dropout)]
     pattern = [isinstance(each, keras.layers.Dropout) for each in inside]
@@ -114,22 +112,6 @@ def _stack_in(layer: Any) -> tuple[list[Any], float]:
             f"{f' with the rates {rates}' if rates else ''}. Layers can be converted one by one."
         )
     return stack, float(rates[0]) if rates else 0.0
-
-
-def _check_chain(model: Any, inside: list[Any]) -> None:
-    """Refuses a graph in which a layer runs over anything else than what the last one gives."""
-    sequences = model.inputs[0] if model.inputs else None
-    for layer in inside if sequences is not None else []:
-        if tree.flatten(layer.input)[0] is not sequences:
-            raise ValueError(
-                f"to_torch: expected layers that run one over the other, but {name_of(layer)} of "
-                f"{name_of(model)} runs over something else than the output of the one before."
-            )
-        sequences = tree.flatten(layer.output)[0]
-
-
-def _is_of_states(layer: Any) -> bool:
-    return type(layer).__name__ in ("GetItem", "Stack")
 
 
 def _parts(layer: Any) -> tuple[Any, ...]:

@@ -1,0 +1,195 @@
+"""from_torch and to_torch: what they refuse, and that the errors say why."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as keras_layers
+from keras import ops
+
+from ostinato import from_torch, layers, to_torch
+
+torch = pytest.importorskip("torch")
+
+# --- to_torch: graphs that no PyTorch module has ------------------------------------------------
+
+
+def lstm(**options):
+    return layers.LSTM(5, return_sequences=True, **options)
+
+
+def sequences():
+    return keras.Input((None, 5))
+
+
+def one_layer_twice():
+    x, layer = sequences(), lstm()
+    return keras.Model(x, layer(layer(x)))
+
+
+def one_layer_twice_with_dropout():
+    x, layer, dropout = sequences(), lstm(), keras_layers.Dropout(0.1)
+    return keras.Model(x, layer(dropout(layer(x))))
+
+
+def handed_over():
+    x = sequences()
+    h, *states = lstm(return_state=True)(x)
+    return keras.Model(x, lstm()(h, initial_state=states))
+
+
+def partly_from_outside():
+    x, h, c = sequences(), keras.Input((5,)), keras.Input((5,))
+    return keras.Model([x, h, c], lstm()(lstm()(x), initial_state=[h, c]))
+
+
+def one_state_for_two():
+    x, h = sequences(), keras.Input((5,))
+    gru = layers.GRU(5, return_sequences=True)(x, initial_state=h)
+    return keras.Model([x, h], layers.GRU(5)(gru, initial_state=h))
+
+
+def states_out_of_order():
+    x, h = sequences(), keras.Input((2, 5))
+    gru = layers.GRU(5, return_sequences=True)(x, initial_state=h[:, 1])
+    return keras.Model([x, h], layers.GRU(5)(gru, initial_state=h[:, 0]))
+
+
+def state_from_the_sequences():
+    x = sequences()
+    return keras.Model(x, layers.GRU(5)(x, initial_state=x[:, 0]))
+
+
+def both_outputs():
+    x = sequences()
+    first = lstm()(x)
+    return keras.Model(x, [first, lstm()(first)])
+
+
+def both_outputs_last_first():
+    x = sequences()
+    first = lstm()(x)
+    return keras.Model(x, [lstm()(first), first])
+
+
+def state_alone():
+    x = sequences()
+    return keras.Model(x, layers.GRU(5, return_state=True)(x)[1])
+
+
+def indexed():
+    x = sequences()
+    return keras.Model(x, lstm()(x)[:, -1])
+
+
+def indexed_before():
+    x = keras.Input((None, 4, 5))
+    return keras.Model(x, lstm()(x[:, 0]))
+
+
+def states_of_one_stacked():
+    x = sequences()
+    first, h, c = lstm(return_state=True)(x)
+    second, *_ = lstm(return_state=True)(first)
+    return keras.Model(x, [second, ops.stack([h, c], axis=1)])
+
+
+def states_on_another_axis():
+    x = sequences()
+    first, h, _ = lstm(return_state=True)(x)
+    second, g, _ = lstm(return_state=True)(first)
+    return keras.Model(x, [second, ops.stack([h, g], axis=2)])
+
+
+def with_a_mask():
+    x, mask = sequences(), keras.Input((None,), dtype="bool")
+    return keras.Model([x, mask], lstm()(x, mask=mask))
+
+
+class OfTheUser(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.lstm = lstm()
+
+    def call(self, x):
+        return -self.lstm(x)
+
+
+def subclassed():
+    model = OfTheUser()
+    model(np.zeros((1, 2, 5), "float32"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (one_layer_twice, r"called once, but LSTM layer '.*' of model '.*' is called again"),
+        (one_layer_twice_with_dropout, "is called again"),
+        (handed_over, "hands no state from layer to layer"),
+        (partly_from_outside, "each with its own that are inputs of the model"),
+        (one_state_for_two, "each with its own that are inputs of the model"),
+        (states_out_of_order, "each with its own that are inputs of the model"),
+        (state_from_the_sequences, "each with its own that are inputs of the model"),
+        (both_outputs, "what its last layer gives, .* its output 0 is something else"),
+        (both_outputs_last_first, "its output 1 is something else"),
+        (state_alone, "its output 0 is something else"),
+        (indexed, "its output 0 is something else"),
+        (indexed_before, r"LSTM layer '.*' of model '.*' runs over something else"),
+        (states_of_one_stacked, "its output 1 is something else"),
+        (states_on_another_axis, "its output 1 is something else"),
+        (with_a_mask, "is called with a mask, constants or training=True"),
+        (subclassed, "a `call` of its own"),
+        (lambda: keras.Sequential([lstm()]), "model 'sequential.*': expected a built model"),
+    ],
+)
+def test_graphs_that_to_torch_refuses(make, message):
+    with pytest.raises(ValueError, match=f"to_torch: .*{message}"):
+        to_torch(make())
+
+
+def last_with_states():
+    x = sequences()
+    return keras.Model(x, layers.LSTM(5, return_state=True)(x))
+
+
+def states_in_and_out():
+    x, h, c = sequences(), keras.Input((5,)), keras.Input((5,))
+    return keras.Model([x, h, c], lstm(return_state=True)(x, initial_state=[h, c]))
+
+
+def dropout_between():
+    x = sequences()
+    return keras.Model(x, lstm()(keras_layers.Dropout(0.1)(lstm()(x))))
+
+
+def used_elsewhere():
+    x, layer = sequences(), lstm()
+    layer(sequences())
+    return keras.Model(x, layer(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [(last_with_states, 1), (states_in_and_out, 1), (dropout_between, 2), (used_elsewhere, 1)],
+)
+def test_graphs_that_to_torch_takes(make, count):
+    model = make()
+    module = to_torch(model).eval()
+    assert module.num_layers == count
+    x = np.random.default_rng(3).normal(size=(2, 4, 5)).astype("float32")
+    given = [x, *(np.zeros((2, 5), "float32") for _ in model.inputs[1:])]
+    ours = model(given if len(given) > 1 else x)
+    ours = ops.convert_to_numpy(ours[0] if isinstance(ours, (list, tuple)) else ours)
+    with torch.no_grad():
+        theirs = module(torch.tensor(x))[0].numpy()
+    np.testing.assert_allclose(ours, theirs if ours.ndim == 3 else theirs[:, -1], atol=1e-6)
+
+
+def test_a_model_with_states_from_a_file(tmp_path):
+    module = torch.nn.LSTM(3, 5, num_layers=2, bidirectional=True)
+    from_torch(module, return_state=True, initial_state=True).save(tmp_path / "model.keras")
+    back = to_torch(keras.saving.load_model(tmp_path / "model.keras"))
+    assert back.num_layers == 2
+    for name, tensor in module.state_dict().items():
+        if name.startswith("weight"):
+            assert torch.equal(back.state_dict()[name], tensor), name
