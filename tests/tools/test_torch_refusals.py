@@ -193,3 +193,106 @@ def test_a_model_with_states_from_a_file(tmp_path):
     for name, tensor in module.state_dict().items():
         if name.startswith("weight"):
             assert torch.equal(back.state_dict()[name], tensor), name
+
+
+# --- from_torch ---------------------------------------------------------------------------------
+
+
+def state_dict(**changes):
+    return {**torch.nn.LSTM(3, 5).state_dict(), **changes}
+
+
+def with_weight_norm(module, name="weight_hh_l0"):
+    return torch.nn.utils.parametrizations.weight_norm(module, name)
+
+
+def with_old_weight_norm():
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return torch.nn.utils.weight_norm(torch.nn.LSTM(3, 5), "weight_hh_l0")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            lambda: state_dict(weight_ih_l9999999=torch.ones(20, 5)),
+            r"missing: weight_ih_l1, .*, weight_hh_l9999999, .*l9999999\.$",
+        ),
+        (
+            lambda: state_dict(**{f"weight_ih_l{i}": np.ones((20, 5)) for i in range(2, 99)}),
+            r"weight_hh_l3 and 287 more\.$",
+        ),
+        (lambda: state_dict(**{f"weight_ih_l{'9' * 5000}": torch.ones(20, 5)}), "got also"),
+        (lambda: {f"{i}.weight_ih_l0": np.ones(1) for i in range(99)}, "got 99; .*'13'.* and more"),
+        (lambda: torch.nn.ModuleList([torch.nn.GRU(1, 1)] * 0), "got 0"),
+        (lambda: with_weight_norm(torch.nn.LSTM(3, 5)), "'weight_hh_l0' itself, .*weight_norm"),
+        (lambda: with_weight_norm(torch.nn.GRU(3, 5), "weight_ih_l0"), "'weight_ih_l0' itself"),
+        (lambda: with_weight_norm(torch.nn.GRU(3, 5)).state_dict(), "'weight_hh_l0' itself"),
+        (with_old_weight_norm, "'weight_hh_l0' itself, got 'weight_hh_l0_g'"),
+        (lambda: {0: np.ones(3), **state_dict()}, r"names, got one with the key 0 \(int\)"),
+        (lambda: state_dict(weight_ih_l0=np.float32(1)), r"'weight_ih_l0': .*features.* got \(\)"),
+        (lambda: state_dict(weight_ih_l0=torch.ones(20)), r"\(20, features\), got \(20,\)"),
+        (lambda: torch.nn.LSTM(3, 5, device="meta"), "'weight_ih_l0': .*with values.* meta"),
+        (
+            lambda: state_dict(weight_ih_l0=torch.ones(20, 3).to_sparse()),
+            "'weight_ih_l0': expected a dense tensor .* torch.sparse_coo",
+        ),
+        (
+            lambda: state_dict(weight_ih_l0=torch.ones(20, 3, dtype=torch.int32)),
+            "'weight_ih_l0': expected .* floats, got Tensor of int32",
+        ),
+    ],
+)
+def test_sources_that_from_torch_refuses(source, message):
+    with pytest.raises(ValueError, match=f"from_torch: .*{message}") as caught:
+        from_torch(source())
+    assert len(str(caught.value)) < 6000
+
+
+def test_a_prefix_is_a_string():
+    with pytest.raises(ValueError, match="from_torch: expected `prefix` to be a string, got 3"):
+        from_torch(torch.nn.LSTM(3, 5), prefix=3)
+
+
+class WithHead(torch.nn.LSTM):
+    """A recurrent module with other modules in it, one of them recurrent."""
+
+    def __init__(self):
+        super().__init__(3, 5)
+        self.head = torch.nn.Linear(5, 1)
+        self.second = torch.nn.GRU(5, 5)
+
+
+@pytest.mark.parametrize("of", [lambda module: module, lambda module: module.state_dict()])
+def test_modules_in_a_recurrent_module_are_passed_over(of):
+    module = WithHead()
+    layer = from_torch(of(module), prefix="")
+    assert type(layer) is layers.LSTM
+    np.testing.assert_array_equal(layer.cell.kernel, module.weight_ih_l0.detach().numpy().T)
+    del module.second
+    assert type(from_torch(of(module))) is layers.LSTM
+
+
+def test_layers_of_two_modules_in_one_model():
+    single = [from_torch(torch.nn.LSTM(3, 3)) for _ in range(2)]
+    double = [from_torch(torch.nn.GRU(3, 3, num_layers=2)) for _ in range(2)]
+    both = [from_torch(torch.nn.GRU(6, 3, bidirectional=True)) for _ in range(2)]
+    inside = [layer for stack in double for layer in stack.layers]
+    model = keras.Sequential([keras.Input((None, 3)), *single, *inside])
+    assert model.output_shape == (None, None, 3)
+    assert keras.Sequential([keras.Input((None, 6)), *both]).output_shape == (None, None, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [torch.nn.LSTM, torch.nn.GRU, torch.nn.LSTMCell])
+def test_half_precision(make, dtype):
+    options = {} if make is torch.nn.LSTMCell else {"bidirectional": True}
+    module = make(3, 5, **options).to(dtype)
+    layer = from_torch(module)
+    assert layer.compute_dtype == str(dtype).removeprefix("torch.")
+    for name, tensor in to_torch(layer).state_dict().items():
+        if name.startswith("weight"):
+            assert torch.equal(tensor, module.state_dict()[name]), name
+    cell = getattr(layer, "forward_layer", layer)
+    cell = getattr(cell, "cell", cell)
+    assert isinstance(cell.recurrent_initializer, keras.initializers.Orthogonal)

@@ -1,6 +1,7 @@
 """PyTorch's recurrent modules as ours: `from_torch`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import keras
 from keras import ops
 
 from ostinato import layers
-from ostinato.conversion.torch_names import TorchWeights, keras_weights, read_weights
+from ostinato.conversion.torch_names import TorchWeights, keras_weights, read_weights, some
 
 _OURS = {"LSTM": "LSTM", "GRU": "GRU", "RNN": "SimpleRNN"}
 _NONLINEARITIES = ("tanh", "relu")
@@ -55,8 +56,11 @@ def from_torch(
         ValueError: if `source` is something else, has `proj_size`, or entries are missing, unknown
             or misshapen.
     """
+    if not isinstance(prefix, (str, type(None))):
+        raise ValueError(f"from_torch: expected `prefix` to be a string, got {prefix!r}.")
     module = _module_in(source, prefix)
-    weights = _weights_of(source, prefix) if module is None else _weights_of(module, None)
+    # What else a module has in it, as a subclass of nn.LSTM may, isn't looked at.
+    weights = read_weights(source, prefix) if module is None else _weights_of(module)
     if nonlinearity not in (None, *_NONLINEARITIES):
         raise ValueError(
             f"from_torch: expected `nonlinearity` to be 'tanh' or 'relu', got {nonlinearity!r}."
@@ -88,7 +92,7 @@ def _module_in(source: Any, prefix: str | None) -> Any:
     which = "one recurrent module" if wanted is None else f"a recurrent module at {wanted!r}"
     raise ValueError(
         f"from_torch: expected {which} (nn.LSTM, nn.GRU, nn.RNN or a cell) in the "
-        f"{type(source).__name__}, got {len(found)}: {sorted(found)}."
+        f"{type(source).__name__}, got {len(found)}: {some(sorted(found))}."
         + (" Choose one by `prefix`." if found else "")
     )
 
@@ -101,8 +105,8 @@ def _is_recurrent(module: Any) -> bool:
     return bool(names & {"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"})
 
 
-def _weights_of(source: Any, prefix: str | None) -> TorchWeights:
-    return read_weights(source if isinstance(source, Mapping) else source.state_dict(), prefix)
+def _weights_of(module: Any) -> TorchWeights:
+    return read_weights(module.state_dict(), prefix="")
 
 
 def _activation(weights: TorchWeights, module: Any, given: str | None) -> str:
@@ -129,9 +133,27 @@ def _cell(weights: TorchWeights, activation: str, with_states: bool) -> Any:
         )
     cls = getattr(layers, f"{_OURS[weights.kind]}Cell")
     cell = cls(weights.units, activation=activation, use_bias=weights.bias, dtype=weights.dtype)
-    cell.build((None, weights.features))
+    with _zeros_at_first(cell):
+        cell.build((None, weights.features))
     cell.set_weights(keras_weights(weights.kind, weights.layers[0][0]))
     return cell
+
+
+@contextmanager
+def _zeros_at_first(*cells: Any) -> Iterator[None]:
+    """Has cells built with zeros, which cost nothing and exist in every dtype.
+
+    Orthogonal matrices don't exist in half precision. The initializers stay the cells' own.
+    """
+    names = ("kernel_initializer", "recurrent_initializer")
+    own = [(cell, name, getattr(cell, name)) for cell in cells for name in names]
+    for cell, name, _ in own:
+        setattr(cell, name, keras.initializers.get("zeros"))
+    try:
+        yield
+    finally:
+        for cell, name, initializer in own:
+            setattr(cell, name, initializer)
 
 
 @dataclass(frozen=True)
@@ -202,11 +224,13 @@ class _Stack:
             return_sequences=self.return_sequences or not last,
             return_state=return_state,
             dtype=weights.dtype,
-            name=f"{weights.kind.lower()}_l{index}",
         )
+        ways = [layer]
         if len(parts) == 2:
-            layer = layers.Bidirectional(layer, dtype=weights.dtype, name=f"both_l{index}")
-        layer.build((None, None, parts[0]["weight_ih"].shape[1]))
+            layer = layers.Bidirectional(layer, dtype=weights.dtype)
+            ways = [layer.forward_layer, layer.backward_layer]
+        with _zeros_at_first(*(way.cell for way in ways)):
+            layer.build((None, None, parts[0]["weight_ih"].shape[1]))
         layer.set_weights([w for part in parts for w in keras_weights(weights.kind, part)])
         return layer
 

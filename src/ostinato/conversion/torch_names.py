@@ -20,9 +20,14 @@ _CELL: Key = (None, False)
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 _NAME = re.compile(
-    r"(?P<role>(?:weight|bias)_(?:ih|hh|hr))(?:_l(?P<layer>\d+)(?P<back>_reverse)?)?"
+    r"(?P<role>(?:weight|bias)_(?:ih|hh|hr))(?:_l(?P<layer>0|[1-9][0-9]{0,8})(?P<back>_reverse)?)?"
 )
 _FIRST = re.compile(r"(?P<prefix>(?:.*\.)?)weight_ih(?:_l0)?")
+# By torch.nn.utils.parametrizations, or the older weight_norm and spectral_norm.
+_PARAMETRIZED = re.compile(
+    r"(?P<prefix>(?:.*\.)?)(?P<new>parametrizations\.)?(?P<name>(?:weight|bias)_(?:ih|hh)(?:_l\d+)?"
+    r"(?:_reverse)?)(?(new)\..*|_(?:g|v|orig))"
+)
 _ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 # Keras's gates of a GRU, z r h, by their places among PyTorch's r z n; it's its own inverse.
 _GRU_ORDER = [1, 0, 2]
@@ -69,13 +74,21 @@ def read_weights(state: Mapping[str, Any], prefix: str | None = None) -> TorchWe
         ValueError: if entries are missing, unknown or misshapen, or the prefix isn't clear.
     """
     prefix = _prefix_of(state, prefix)
+    _check_not_parametrized(state, prefix)
     found, dtypes = _by_part(state, prefix)
     keys = _keys(found, prefix)
     has_bias = any("bias_ih" in part or "bias_hh" in part for part in found.values())
     _check_complete(found, keys, _ROLES if has_bias else _ROLES[:2], prefix)
     kind, units = _kind_and_units(found[keys[0]], prefix + _suffix(*keys[0]))
     directions = 2 if (0, True) in keys else 1
-    features = found[keys[0]]["weight_ih"].shape[-1]
+    first = found[keys[0]]["weight_ih"].shape
+    if len(first) != 2:
+        raise ValueError(
+            f"from_torch: the entry {prefix + 'weight_ih' + _suffix(*keys[0])!r}: expected a shape "
+            f"(gates * units, features), in this {kind} ({GATES[kind] * units}, features), got "
+            f"{first}."
+        )
+    features = first[1]
     for key in keys:
         inputs = directions * units if key[0] else features
         _check_shapes(found[key], kind, units, inputs, prefix, _suffix(*key))
@@ -90,10 +103,11 @@ def _keys(found: Mapping[Key, Part], prefix: str) -> list[Key]:
     """The parts that there must be, given those that are there: by layer, forward first."""
     if _CELL not in found:
         back = any(key[1] for key in found)
-        count = 1 + max(layer or 0 for layer, _ in found)
-        return [
-            (layer, way) for layer in range(count) for way in ((False, True) if back else (False,))
-        ]
+        numbers = {layer or 0 for layer, _ in found}
+        # Where some are missing, one is among the first that many; the last may be far off.
+        numbers.update(range(min(1 + max(numbers), len(numbers))))
+        ways = (False, True) if back else (False,)
+        return [(layer, way) for layer in sorted(numbers) for way in ways]
     if len(found) > 1:
         raise ValueError(
             f"from_torch: expected the entries of a cell, {prefix + 'weight_ih'!r}..., or of "
@@ -103,13 +117,20 @@ def _keys(found: Mapping[Key, Part], prefix: str) -> list[Key]:
 
 
 def _prefix_of(state: Mapping[str, Any], given: str | None) -> str:
-    found = sorted({m["prefix"] for name in state if (m := _FIRST.fullmatch(str(name)))})
+    for name in state:
+        if not isinstance(name, str):
+            raise ValueError(
+                "from_torch: expected a state dict, whose entries have names, got one with the key "
+                f"{name!r} ({type(name).__name__})."
+            )
+    matches = [p.fullmatch(name) for name in state for p in (_FIRST, _PARAMETRIZED)]
+    found = sorted({match["prefix"] for match in matches if match})
     if given is not None:
         prefix = f"{given.removesuffix('.')}." if given else ""
         if prefix not in found:
             raise ValueError(
                 f"from_torch: expected an entry {prefix + 'weight_ih_l0'!r}, got entries with the "
-                f"prefixes {found}."
+                f"prefixes {some(found)}."
                 if found
                 else _nothing_in(state)
             )
@@ -119,7 +140,7 @@ def _prefix_of(state: Mapping[str, Any], given: str | None) -> str:
     if len(found) > 1:
         raise ValueError(
             f"from_torch: expected one recurrent module, got {len(found)}; choose one by `prefix`: "
-            f"{', '.join(repr(name.removesuffix('.')) for name in found)}."
+            f"{some(name.removesuffix('.') for name in found)}."
         )
     return found[0]
 
@@ -127,11 +148,23 @@ def _prefix_of(state: Mapping[str, Any], given: str | None) -> str:
 def _nothing_in(state: Mapping[str, Any]) -> str:
     return (
         "from_torch: expected the entries of a recurrent module, such as 'weight_ih_l0' or "
-        f"'encoder.weight_ih_l0', got {_some(state)}."
+        f"'encoder.weight_ih_l0', got {some(state)}."
     )
 
 
-def _some(names: Any) -> str:
+def _check_not_parametrized(state: Mapping[str, Any], prefix: str) -> None:
+    for name in state:
+        match = _PARAMETRIZED.fullmatch(name)
+        if match and match["prefix"] == prefix:
+            raise ValueError(
+                f"from_torch: expected {prefix + match['name']!r} itself, got {name!r}, of which "
+                "weight_norm or another parametrization computes it. Remove that first, by "
+                "torch.nn.utils.parametrize.remove_parametrizations or remove_weight_norm."
+            )
+
+
+def some(names: Any) -> str:
+    """A list of names for a message, the first six at most."""
     names = [str(name) for name in names]
     return f"{names[:6]}{' and more' if len(names) > 6 else ''}"
 
@@ -149,7 +182,8 @@ def _by_part(state: Mapping[str, Any], prefix: str) -> tuple[dict[Key, Part], se
             continue
         match = _NAME.fullmatch(name[len(prefix) :])
         if match is None:
-            unknown.append(name)
+            if "." not in name[len(prefix) :]:  # a module in it has entries of its own
+                unknown.append(name)
         elif match["role"] == "weight_hr":
             raise ValueError(
                 f"from_torch: the entry {name!r} is of an LSTM with `proj_size`, whose output is a "
@@ -163,24 +197,36 @@ def _by_part(state: Mapping[str, Any], prefix: str) -> tuple[dict[Key, Part], se
     if unknown:
         raise ValueError(
             "from_torch: expected only entries of a recurrent module, such as "
-            f"{prefix + 'weight_ih_l0'!r}, got also {_some(unknown)}."
+            f"{prefix + 'weight_ih_l0'!r}, got also {some(unknown)}."
         )
     return found, dtypes
 
 
 def as_array(name: str, value: Any) -> tuple[Array, str]:
     """An entry as an array, and its dtype's name; bfloat16 comes as float32."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        dtype = str(value.dtype).removeprefix("torch.")
-        return (value.float() if dtype == "bfloat16" else value).numpy(), dtype
-    array = np.asarray(value)
+    array, dtype = _dense(name, value)
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
             f"from_torch: the entry {name!r}: expected a tensor or array of floats, got "
-            f"{type(value).__name__} of {array.dtype}."
+            f"{type(value).__name__} of {dtype}."
         )
-    return array, str(array.dtype)
+    return array, dtype
+
+
+def _dense(name: str, value: Any) -> tuple[Array, str]:
+    try:
+        if not hasattr(value, "detach"):
+            array = np.asarray(value)
+            return array, str(array.dtype)
+        dtype = str(value.dtype).removeprefix("torch.")
+        tensor = value.detach().cpu()
+        return (tensor.float() if dtype == "bfloat16" else tensor).numpy(), dtype
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        about = [str(getattr(value, name, "")) for name in ("layout", "dtype", "device")]
+        raise ValueError(
+            f"from_torch: the entry {name!r}: expected a dense tensor or array with values, got "
+            f"{type(value).__name__} {' '.join(filter(None, about))}: {error}"
+        ) from error
 
 
 def _check_complete(
@@ -196,7 +242,8 @@ def _check_complete(
         if role not in found.get(key, {})
     ]
     if missing:
-        raise ValueError(f"from_torch: entries are missing: {', '.join(missing)}.")
+        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        raise ValueError(f"from_torch: entries are missing: {', '.join(missing[:8])}{more}.")
 
 
 def _kind_and_units(part: Part, where: str) -> tuple[str, int]:
