@@ -128,7 +128,7 @@ REFUSED = {
     "a state as output": (lambda: graph(with_state_as_output), "uses a state that a layer with"),
     "the last beside all": (
         lambda: graph(last_beside_all),
-        "Add layer 'late' puts the last timestep's output beside every timestep",
+        "Add layer 'late' puts the last timestep's output beside every one's",
     ),
     "normalization over time": (
         lambda: stack(layers.Softmax(axis=1, name="over_time")),
@@ -193,6 +193,7 @@ def ids():
         np.zeros(3, "V4"),
         np.zeros(3, []),
         ["a", "b", "c"],
+        [[1.0], [2.0, 3.0]],
         None,
         {"x": np.zeros(3)},
         [np.zeros(3), np.zeros(3)],

@@ -1,8 +1,10 @@
 """Streams and states in files: there and back, tampered with, and where there is no Keras."""
 
+import copy
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -68,6 +70,20 @@ def test_one_that_was_loaded_has_no_model(model, tmp_path):
     ostinato.stream(model).save(tmp_path / "model")
     with pytest.raises(ValueError, match="refresh: it was loaded from a file, and has no model"):
         ostinato.Stream.load(tmp_path / "model").refresh()
+
+
+def test_states_that_the_operations_do_not_have(saved, tmp_path):
+    about, arrays = parts(saved)
+    about["states"].pop()
+    write(tmp_path / "model", about, arrays)
+    with pytest.raises(ValueError, match=r"model: expected a stream .* states aren't"):
+        ostinato.Stream.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("act", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_another_way_than_a_file(model, act):
+    with pytest.raises(TypeError, match=r"stream of .*: can't be copied or pickled; .*`save`"):
+        act(ostinato.stream(model))
 
 
 def test_what_keras_runs_cannot_be_saved(tmp_path):
@@ -240,8 +256,9 @@ def test_tampered_arrays(saved, tmp_path, name, change):
     if change is not None:
         arrays[name] = change(array)
     write(tmp_path / "model", about, arrays)
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError, match="expected") as caught:
         ostinato.Stream.load(tmp_path / "model")
+    assert str(caught.value).startswith(f"{tmp_path / 'model'}: expected ")
 
 
 # --- the engine by itself -------------------------------------------------------------------------

@@ -23,6 +23,18 @@ on_jax = pytest.mark.skipif(
 )
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Counts(Own):
+    """A cell that counts timesteps in integers."""
+
+    def get_initial_state(self, batch_size=None, dtype=None):
+        return [keras.ops.zeros((batch_size, self.units), "int32")]
+
+    def call(self, inputs, states):
+        new = states[0] + 1
+        return keras.ops.cast(new, inputs.dtype), [new]
+
+
 def resident():
     """Bytes of this process's memory."""
     pages = Path("/proc/self/statm").read_text().split()[1]
@@ -65,13 +77,23 @@ class TestSeveral:
         np.testing.assert_array_equal(mixed[anew], first[anew])
         np.testing.assert_array_equal(mixed[~anew], going_on[~anew])
 
-    @pytest.mark.parametrize("rows", [[4], [-1], [0, 9], [True, False, True, False], [1.0], ["0"]])
+    @pytest.mark.parametrize(
+        "rows", [[4], [-1], [0, 9], [True, False, True, False], [1.0], ["0"], 1.5, True]
+    )
     def test_rows_that_are_not_there(self, model, rows):
         stream = ostinato.stream(model, streams=N)
         with pytest.raises(ValueError, match=r"reset: expected numbers of streams, 0 to 3, got"):
             stream.reset(rows=rows)
 
-    @pytest.mark.parametrize("streams", [0, -1, 1.5, "2", True])
+    @pytest.mark.parametrize("streams", [np.int64(N), np.uint8(N)])
+    def test_a_number_of_numpy(self, model, streams):
+        data = data_for(model)
+        expected = ostinato.stream(model, streams=N).run(data)
+        stream = ostinato.stream(model, streams=streams)
+        assert type(stream.streams) is int
+        np.testing.assert_array_equal(stream.run(data), expected)
+
+    @pytest.mark.parametrize("streams", [0, -1, 1.5, "2", True, np.int64(0), np.True_])
     def test_a_number_that_is_none(self, model, streams):
         with pytest.raises(ValueError, match="expected a positive number of streams or None"):
             ostinato.stream(model, streams=streams)
@@ -129,6 +151,10 @@ class TestState:
             ({"a": [np.zeros(5)]}, r"state of a: expected 2 arrays, got 1"),
             ({"a": [np.zeros(5), np.zeros(4)]}, r"of shape \(5,\), got \(4,\)"),
             ({"a": [np.zeros((1, 5)), np.zeros(5)]}, r"of shape \(5,\), got \(1, 5\)"),
+            ({"a": [np.zeros(5, complex), np.zeros(5)]}, r"of a: .*float32, got complex128"),
+            ({"a": [["a"] * 5, np.zeros(5)]}, r"of a: .* and float32, got <U1"),
+            ({"a": [[None] * 5, np.zeros(5)]}, r"of a: .* and float32, got object"),
+            ({"a": [[[0], [0, 1]], np.zeros(5)]}, r"state of a: expected .*no array of"),
         ],
     )
     def test_that_does_not_fit(self, model, wrong, message):
@@ -138,6 +164,28 @@ class TestState:
         with pytest.raises(ValueError, match=message):
             stream.state = wrong
         keras.tree.map_structure(np.testing.assert_array_equal, stream.state, before)
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            (1.5, r"state of counts: .* and integers, got float64"),
+            (True, r"state of counts: .* and integers, got bool"),
+            (2**40, r"state of counts: expected values within int32, got 1099511627776"),
+        ],
+    )
+    def test_of_integers(self, wrong, message):
+        stream = ostinato.stream(stack(RNN(Counts(3), name="counts")))
+        stream.state = {"counts": np.full(3, 7, "int64")}
+        stream.step(floats(3))
+        with pytest.raises(ValueError, match=message):
+            stream.state = {"counts": np.full(3, wrong)}
+        np.testing.assert_array_equal(stream.state["counts"][0], [8, 8, 8])
+
+    @needs_native
+    def test_of_whether_a_timestep_was_valid(self):
+        stream = ostinato.stream(stack(layers.Masking(), lstm(2, name="a")))
+        with pytest.raises(ValueError, match=r"of shape \(\) and bool, got float64"):
+            stream.state = {"a": [np.zeros(2), np.zeros(2), 0.5]}
 
     def test_of_many_cells(self):
         model = stack(RNN([LSTMCell(2), GRUCell(3)], name="cells"))

@@ -6,7 +6,7 @@ import numpy as np
 
 from ostinato import native
 from ostinato.streaming.nest import flatten
-from ostinato.streaming.program import Program
+from ostinato.streaming.program import Port, Program
 
 _DTYPES = {"float32": native.FLOAT32, "float64": native.FLOAT64}
 
@@ -33,7 +33,7 @@ class Compiled:
         self._native = native.Program(_DTYPES[program.dtype], spec, _views(program.weights))
         self.run = self._native.run
 
-    def _ports(self) -> list:  # type: ignore[type-arg]
+    def _ports(self) -> list[Port]:
         return flatten(self.program.inputs)
 
     def read_states(self) -> list[np.ndarray]:

@@ -6,10 +6,11 @@ from typing import Any
 from keras.layers import Layer
 
 from ostinato.streaming.compiled import Compiled
+from ostinato.streaming.given import number_of_streams
 from ostinato.streaming.graph import read
 from ostinato.streaming.lowering import lower, why_not
 from ostinato.streaming.stepwise import Stepwise
-from ostinato.streaming.stream import Stream, check_streams
+from ostinato.streaming.stream import Stream
 
 
 def stream(model: Any, streams: int | None = None) -> Stream:
@@ -37,7 +38,7 @@ def stream(model: Any, streams: int | None = None) -> Stream:
             layer.
         RuntimeError: if Keras has taken the weights out of the model, as on JAX during `fit`.
     """
-    check_streams(streams)
+    streams = number_of_streams(streams)
     _check_weights(model, "stream")
     graph = read(model)
     reason = why_not(graph)

@@ -2,23 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from ostinato.streaming import files
+from ostinato.streaming import files, given
 from ostinato.streaming.compiled import Compiled
 from ostinato.streaming.nest import Nest, fill, flatten, match
 from ostinato.streaming.program import Port, Program, State
 
 StateDict = dict[str, list[np.ndarray]]
-
-
-def check_streams(streams: Any) -> None:
-    """Refuses a number of streams that is none."""
-    is_number = isinstance(streams, int) and type(streams) is not bool
-    if streams is not None and (not is_number or streams < 1):
-        raise ValueError(f"stream: expected a positive number of streams or None, got {streams!r}.")
 
 
 class Runner(Protocol):
@@ -134,7 +127,7 @@ class Stream:
         timesteps = leaves[0].shape[len(self._lead)]
         return self._results(leaves, timesteps, (timesteps,))
 
-    def reset(self, rows: Iterable[int] | None = None) -> None:
+    def reset(self, rows: Iterable[int] | int | None = None) -> None:
         """Begins anew: the layers' initial states.
 
         Args:
@@ -150,29 +143,12 @@ class Stream:
             for s in states
         ]
         if rows is not None:
-            chosen = self._rows(rows)
+            chosen = given.numbers_of_rows(self._owner, rows, self.streams or 1)
             kept = self._runner.read_states()
             for new, old in zip(fresh, kept, strict=True):
                 old[chosen] = new[chosen]
             fresh = kept
         self._runner.write_states(fresh)
-
-    def _rows(self, rows: Iterable[int]) -> list[int]:
-        chosen = [rows] if isinstance(rows, (int, np.integer)) else list(rows)
-        count = self.streams or 1
-        # A mask of booleans would pass for zeros and ones.
-        numbers = [isinstance(row, (int, np.integer)) and type(row) is not bool for row in chosen]
-        wrong = [
-            row
-            for row, is_number in zip(chosen, numbers, strict=True)
-            if not is_number or not 0 <= row < count
-        ]
-        if wrong:
-            raise ValueError(
-                f"{self._owner}: reset: expected numbers of streams, 0 to {count - 1}, got "
-                f"{wrong[0]!r}."
-            )
-        return [int(row) for row in chosen]
 
     @property
     def state(self) -> StateDict:
@@ -196,7 +172,8 @@ class Stream:
         """Sets the states of some layers, or of all.
 
         Raises:
-            ValueError: if there's no such layer, or an array's shape isn't that of its state.
+            ValueError: if there's no such layer, or an array's shape isn't that of its state, or
+                its numbers are of another kind; nothing has changed then.
         """
         places: dict[str, list[int]] = {}
         for index, state in enumerate(self._runner.states):
@@ -207,34 +184,26 @@ class Stream:
                 f"{self._owner}: state: expected a dict by layer of {sorted(places)}, got {got}."
             )
         arrays = self._runner.read_states()
-        for layer, given in values.items():
-            self._write_layer(layer, places[layer], given, arrays)
+        for layer, parts in values.items():
+            self._write_layer(layer, places[layer], parts, arrays)
         self._runner.write_states(arrays)
 
     def _write_layer(
-        self, layer: str, places: list[int], given: Sequence[Any], arrays: list[np.ndarray]
+        self, layer: str, places: list[int], parts: Sequence[Any], arrays: list[np.ndarray]
     ) -> None:
-        states = self._runner.states
+        states, owner = self._runner.states, f"{self._owner}: state of {layer}"
         own = [index for index in places if not states[index].is_extra]
-        given = given if isinstance(given, (list, tuple)) else [given]
-        if len(given) not in (len(places), len(own)):
-            raise ValueError(
-                f"{self._owner}: state of {layer}: expected {len(own)} arrays, got {len(given)}."
-            )
-        if len(given) < len(places):
+        parts = parts if isinstance(parts, (list, tuple)) else [parts]
+        if len(parts) not in (len(places), len(own)):
+            raise ValueError(f"{owner}: expected {len(own)} arrays, got {len(parts)}.")
+        if len(parts) < len(places):
             for index in set(places) - set(own):
                 arrays[index] = np.zeros_like(arrays[index])
             places = own
-        for index, value in zip(places, given, strict=True):
-            value = np.asarray(value)
+        for index, part in zip(places, parts, strict=True):
             expected = (*self._lead, *states[index].shape)
-            if value.shape != expected:
-                raise ValueError(
-                    f"{self._owner}: state of {layer}: expected an array of shape {expected}, got "
-                    f"{value.shape}."
-                )
-            value = value.astype(states[index].dtype)
-            arrays[index] = np.ascontiguousarray(value if self._lead else value[None])
+            value = given.state(owner, part, expected, states[index].dtype)
+            arrays[index] = value if self._lead else value[None]
 
     def save_state(self, path: str | os.PathLike[str]) -> None:
         """Writes the states to a file (NumPy's .npz)."""
@@ -285,15 +254,29 @@ class Stream:
                 saved ones, and go on where they were.
 
         Raises:
-            ValueError: if the file isn't a stream's, or the native engine can't run here.
+            ValueError: if the file isn't a stream's.
+            RuntimeError: if the native engine can't run here.
         """
-        check_streams(streams)
+        streams = given.number_of_streams(streams)
         program, saved_streams, states = files.read(path)
         count = saved_streams if streams is None else streams
-        stream = cls(program.name, Compiled(program, count or 1), count)
-        if streams is None:
-            stream._runner.write_states(states)
+        try:
+            stream = cls(program.name, Compiled(program, count or 1), count)
+            if streams is None:
+                stream._runner.write_states(states)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}: expected a stream that the native engine takes, got one with this: "
+                f"{error}"
+            ) from error
         return stream
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses pickle and copy: weights and states are the engine's."""
+        raise TypeError(
+            f"{self._owner}: can't be copied or pickled; write it with `save` and read it with "
+            "`Stream.load`, or make another with `ostinato.stream` and set its `state`."
+        )
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{port.name} {port.shape}" for port in self._inputs)
@@ -309,16 +292,21 @@ class Stream:
 
     # --- arrays ---
 
-    def _read(self, given: Nest, time: tuple[str, ...]) -> list[np.ndarray]:
+    def _read(self, values: Nest, time: tuple[str, ...]) -> list[np.ndarray]:
         """The inputs as dense arrays of the right dtypes, checked."""
-        leaves = match(self._runner.inputs, given)
+        leaves = match(self._runner.inputs, values)
         if leaves is None:
             raise ValueError(
                 f"{self._owner}: expected inputs nested like "
                 f"{fill(self._runner.inputs, [port.name for port in self._inputs])}, got "
-                f"{type(given).__name__}."
+                f"{type(values).__name__}."
             )
-        arrays = [self._array(*pair, time) for pair in zip(self._inputs, leaves, strict=True)]
+        arrays = [
+            given.timestep(
+                self._owner, port.name, leaf, (*self._lead, *time, *port.shape), port.dtype
+            )
+            for port, leaf in zip(self._inputs, leaves, strict=True)
+        ]
         at = len(self._lead)
         lengths = {array.shape[at] for array in arrays} if time else set()
         if len(lengths) > 1:
@@ -327,31 +315,6 @@ class Stream:
                 f"{sorted(lengths)}."
             )
         return arrays
-
-    def _array(self, port: Port, value: Any, time: tuple[str, ...]) -> np.ndarray:
-        array = np.asarray(value)
-        expected = (*self._lead, *time, *port.shape)
-        shape = array.shape
-        same = len(shape) == len(expected) and all(
-            wanted in ("T", size) for wanted, size in zip(expected, shape, strict=True)
-        )
-        whole = np.issubdtype(port.dtype, np.integer)
-        kinds = "iu" if whole else "fiub"
-        # bfloat16 is of kind V, and a float all the same.
-        if not same or (array.dtype.kind not in kinds and array.dtype.name != "bfloat16"):
-            wanted = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
-            raise ValueError(
-                f"{self._owner}: expected {port.name} of shape {wanted} and "
-                f"{'integers' if whole else port.dtype}, got {shape} of {array.dtype}."
-            )
-        if whole and array.size:
-            limits = np.iinfo(port.dtype)
-            if int(array.max()) > limits.max or int(array.min()) < limits.min:
-                raise ValueError(
-                    f"{self._owner}: expected {port.name} within {port.dtype}, got "
-                    f"{array.min()} to {array.max()}."
-                )
-        return np.require(array, port.dtype, ("C", "A"))
 
     def _results(self, inputs: list[np.ndarray], count: int, time: tuple[int, ...]) -> Nest:
         results = [

@@ -1,0 +1,105 @@
+"""What users give to a stream, checked: numbers of streams and of rows, arrays."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def number_of_streams(streams: Any) -> int | None:
+    """How many streams are asked for; None for one without an axis of streams.
+
+    Raises:
+        ValueError: if it's no such number.
+    """
+    if streams is None:
+        return None
+    if not _is_integer(streams) or streams < 1:
+        raise ValueError(f"stream: expected a positive number of streams or None, got {streams!r}.")
+    return int(streams)
+
+
+def numbers_of_rows(owner: str, rows: Any, count: int) -> list[int]:
+    """Which of `count` streams are meant.
+
+    Raises:
+        ValueError: if there's no such stream.
+    """
+    try:
+        chosen = [rows] if _is_integer(rows) else list(rows)
+    except TypeError:
+        chosen = [rows]  # refused below
+    # A mask of booleans would pass for zeros and ones.
+    for row in chosen:
+        if not _is_integer(row) or not 0 <= row < count:
+            raise ValueError(
+                f"{owner}: reset: expected numbers of streams, 0 to {count - 1}, got {row!r}."
+            )
+    return [int(row) for row in chosen]
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and type(value) is not bool
+
+
+def timestep(
+    owner: str, name: str, value: Any, expected: Sequence[int | str], dtype: str
+) -> np.ndarray:
+    """An input as a dense array of a dtype; "T" in the expected shape is any number.
+
+    Raises:
+        ValueError: if it's of another shape, or of numbers that the dtype has no place for.
+    """
+    wanted = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
+    what = f"{owner}: expected {name} of shape {wanted} and {_kind(dtype)}"
+    array = _array(what, value)
+    same = len(array.shape) == len(expected) and all(
+        size in ("T", got) for size, got in zip(expected, array.shape, strict=True)
+    )
+    if not same or not _holds_such(array, dtype):
+        raise ValueError(f"{what}, got {array.shape} of {array.dtype}.")
+    _check_range(f"{owner}: expected {name}", array, dtype)
+    return np.require(array, dtype, ("C", "A"))
+
+
+def state(owner: str, value: Any, expected: tuple[int, ...], dtype: str) -> np.ndarray:
+    """A state as an array of its own, of a dtype.
+
+    Raises:
+        ValueError: if it's of another shape, or of numbers that the dtype has no place for.
+    """
+    what = f"{owner}: expected an array of shape {expected}"
+    array = _array(what, value)
+    if array.shape != expected:
+        raise ValueError(f"{what}, got {array.shape}.")
+    if not _holds_such(array, dtype):
+        raise ValueError(f"{what} and {_kind(dtype)}, got {array.dtype}.")
+    _check_range(f"{owner}: expected values", array, dtype)
+    return array.astype(dtype, order="C")
+
+
+def _array(what: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (RuntimeError, TypeError, ValueError) as error:  # ragged; a tensor with a gradient...
+        raise ValueError(f"{what}, got what NumPy makes no array of: {error}") from error
+
+
+def _kind(dtype: str) -> str:
+    return "integers" if np.dtype(dtype).kind in "iu" else dtype
+
+
+def _holds_such(array: np.ndarray, dtype: str) -> bool:
+    """Whether an array's kind of numbers fits a dtype, if not each of its values."""
+    wanted = np.dtype(dtype).kind
+    kinds = "iu" if wanted in "iu" else "b" if wanted == "b" else "fiub"
+    # bfloat16 is of kind V, and a float all the same.
+    return array.dtype.kind in kinds or (wanted == "f" and array.dtype.name == "bfloat16")
+
+
+def _check_range(what: str, array: np.ndarray, dtype: str) -> None:
+    if np.dtype(dtype).kind not in "iu" or not array.size:
+        return
+    limits = np.iinfo(dtype)
+    if int(array.max()) > limits.max or int(array.min()) < limits.min:
+        raise ValueError(f"{what} within {dtype}, got {array.min()} to {array.max()}.")
