@@ -61,7 +61,8 @@ def arguments(description, argv=None, **numbers):
     )
     for name, default in numbers.items():
         option = "--" + name.replace("_", "-")
-        parser.add_argument(option, type=_positive, default=default, metavar="N", help=f"{default}")
+        about = f"default: {default}"
+        parser.add_argument(option, type=_positive, default=default, metavar="N", help=about)
     asked = parser.parse_args(argv)
     asked.output.mkdir(parents=True, exist_ok=True)
     print(f"Backend: {os.environ.get('KERAS_BACKEND')}.", flush=True)

@@ -61,7 +61,7 @@ def test_without_matplotlib(guide, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit):
         main(["guide"])
-    assert "pip install 'ostinato[guide]'" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err
 
 
 def test_version(capsys):

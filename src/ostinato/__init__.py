@@ -72,8 +72,9 @@ def _register() -> None:
     """Imports the layers, and so registers them with Keras."""
     # Not amid one of our own modules that imports Keras, where they'd find it half imported. (Those
     # that have a use for the layers import them next.)
-    ours = [m for name, m in sys.modules.items() if name.startswith("ostinato.") and m is not None]
-    if not any(getattr(m.__spec__, "_initializing", False) for m in ours):
+    ours = [module for name, module in sys.modules.items() if name.startswith("ostinato.")]
+    specs = [getattr(module, "__spec__", None) for module in ours]
+    if not any(getattr(spec, "_initializing", False) for spec in specs):
         __getattr__("layers")
 
 

@@ -125,10 +125,10 @@ def _remedy(name: str) -> str:
     if not available:
         return (
             f"None of {_listed(BACKENDS)} is installed: install one, for example with "
-            f"`pip install 'ostinato[jax]'`, and name it with `export KERAS_BACKEND=jax`."
+            "`pip install jax`, and name it with `export KERAS_BACKEND=jax`."
         )
     first = available[0]
-    install = f"; or install {name} with `pip install 'ostinato[{name}]'`"
+    install = f"; or install {name} with `pip install {name}`"
     return (
         f"Installed: {_listed(available)}. To run on one that is, name it with "
         f"`export KERAS_BACKEND={first}`, or in Python, before Keras is imported, with "

@@ -33,7 +33,7 @@ def _guide(asked: argparse.Namespace) -> int:
     if importlib.util.find_spec("matplotlib") is None:
         raise _CommandError(
             "the guide draws its report with matplotlib, which isn't installed: "
-            "`pip install 'ostinato[guide]'`"
+            "`pip install matplotlib`"
         )
     _choose_backend(asked.backend)
     from ostinato import guide  # imports Keras, so it has to wait for the backend

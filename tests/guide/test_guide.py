@@ -135,4 +135,4 @@ def test_a_wrong_answer_is_not_taken_for_a_right_one():
 def test_without_matplotlib_it_says_what_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert run(epochs=None, output=str(tmp_path), quick=True) == 2
-    assert "pip install 'ostinato[guide]'" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from support import DictCell, NestedCell, array
 
 from ostinato import Shape
 from ostinato.layers import (
@@ -16,6 +15,7 @@ from ostinato.layers import (
     SimpleRNN,
     StackedRNNCells,
 )
+from support import DictCell, NestedCell, array
 
 X = array(0, 4, 5, 3)
 
@@ -290,3 +290,21 @@ def test_a_cell_that_needs_constants_and_builds_nothing():
             return self.dense(inputs) + constants[0], states
 
     refuses(["Cell layer", "`build`", "constants"], RNN(Cell()), X, constants=[array(0, 4, 3)])
+
+
+def test_a_cell_whose_call_takes_no_states():
+    class Stateless(keras.layers.Layer):
+        state_size = 3
+
+        def call(self, inputs, training=False):
+            return inputs
+
+    class Keyword(keras.layers.Layer):
+        state_size = 3
+
+        def call(self, inputs, *, states):
+            return inputs, states
+
+    for cell in (Stateless(), Keyword()):
+        with pytest.raises(ValueError, match="expected a cell whose `call` takes"):
+            RNN(cell)

@@ -20,7 +20,7 @@ def run(*, epochs: int | None, output: str, quick: bool) -> int:
     if importlib.util.find_spec("matplotlib") is None:
         print(
             "ostinato guide: the pictures need matplotlib; install it with "
-            "`pip install 'ostinato[guide]'`",
+            "`pip install matplotlib`",
             file=sys.stderr,
         )
         return 2

@@ -53,6 +53,16 @@ def takes(cell: Any, argument: str) -> bool:
     )
 
 
+def takes_states(cell: Any) -> bool:
+    """Whether a cell's `call` takes inputs and states by position."""
+    method = call_method(cell)
+    parameters = list(parameters_of(method).values())[1 if hasattr(method, "__func__") else 0 :]
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    others = ("training", "mask", "constants")
+    count = sum(p.kind in by_position and p.name not in others for p in parameters)
+    return count >= 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
 def parameters_of(method: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """The parameters of a method or function; remembered, as a look costs 40 us."""
     return _parameters(getattr(method, "__func__", method))

@@ -1,5 +1,6 @@
 """The RNN layer: a loop over time around any cell."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,12 +12,14 @@ from ostinato.layers.arguments import CELL, LOOP, ZERO_OUTPUT_FOR_MASK, Argument
 from ostinato.layers.calling import (
     Call,
     build_cell,
+    call_method,
     cast_floats,
     initial_states,
     output_shapes,
     output_sizes,
     size_of,
     state_sizes,
+    takes_states,
 )
 from ostinato.layers.checks import (
     check_batch,
@@ -71,6 +74,11 @@ class RNN(Declared, keras.layers.Layer):
         if isinstance(cell, (list, tuple)):
             cell = StackedRNNCells(cell)
         check_cell(type(self).__name__, cell)
+        if not takes_states(cell):
+            raise ValueError(
+                f"{type(self).__name__}: expected a cell whose `call` takes (inputs, states), got "
+                f"{name_of(cell)}, whose `call` takes {inspect.signature(call_method(cell))}."
+            )
         keras.layers.Layer.__init__(self, **rest)
         self.cell = cell
         for argument in self.arguments:
