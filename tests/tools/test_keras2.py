@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -240,3 +241,107 @@ def test_what_isnt_a_model(tmp_path):
         file.attrs["keras_version"] = "2.15.0"
     with pytest.raises(ValueError, match="No model config found"):
         load_model(tmp_path / "weights.h5")
+
+
+def whole(path):
+    """A file of a model of Keras 3."""
+    keras_model().save(path)
+    return path
+
+
+def with_entries(path, **changes):
+    """A .keras file with entries replaced, or left out where they're None."""
+    with zipfile.ZipFile(whole(path)) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**entries, **changes}.items():
+            if content is not None:
+                archive.writestr(name, content)
+    return path
+
+
+OF_KERAS_2 = json.dumps({"keras_version": "2.15.0"})
+
+
+@on_jax_only
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config.json": None}, "an archive with a 'config.json', got .*'metadata.json'"),
+        ({"config.json": "{"}, "expected JSON in 'config.json': "),
+        ({"config.json": "[]"}, "a JSON object in 'config.json', got list"),
+        ({"metadata.json": "{"}, "expected JSON in 'metadata.json': "),
+        ({"metadata.json": b"\xff"}, "expected JSON in 'metadata.json': "),
+        ({"metadata.json": "[]"}, "a JSON object in 'metadata.json', got list"),
+        (
+            {
+                "metadata.json": OF_KERAS_2,
+                "config.json": json.dumps({"class_name": "Sequential", "config": {}}),
+            },
+            "a config of Keras 2 in 'config.json', got .*: KeyError",
+        ),
+    ],
+)
+def test_archives_that_are_refused(tmp_path, changes, message):
+    path = with_entries(tmp_path / "model.keras", **changes)
+    with pytest.raises(ValueError, match=rf"load_model: .*model\.keras: .*{message}"):
+        load_model(path)
+
+
+@on_jax_only
+def test_an_archive_without_metadata_is_kerass_to_read(tmp_path):
+    path = with_entries(tmp_path / "model.keras", **{"metadata.json": None})
+    assert type(load_model(path).layers[0]) is layers.Bidirectional
+
+
+@on_jax_only
+@pytest.mark.parametrize(
+    ("version", "attributes", "message"),
+    [
+        ("2.15.0", {}, "expected a group 'model_weights', got "),
+        ("3.10.0", {}, "expected a group 'model_weights', got "),
+        ("2.15.0", {"model_config": "{"}, "expected JSON in 'model_config': "),
+        ("3.10.0", {"model_config": "[]"}, "a JSON object in 'model_config', got list"),
+        ("2.15.0", {"training_config": "{"}, "expected JSON in 'training_config': "),
+    ],
+)
+def test_h5_files_that_are_refused(tmp_path, version, attributes, message):
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        file.attrs.update({"keras_version": version, "model_config": "{}", **attributes})
+    with pytest.raises(ValueError, match=rf"load_model: .*model\.h5: .*{message}"):
+        load_model(tmp_path / "model.h5")
+
+
+@on_jax_only
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        (".h5", lambda content: content[: len(content) // 2]),
+        (".keras", lambda content: content[:60] + bytes(40) + content[100:]),
+    ],
+)
+def test_a_file_that_is_damaged(tmp_path, suffix, damage):
+    path = whole(tmp_path / f"model{suffix}")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"load_model: .*model{suffix}: expected a whole file"):
+        load_model(path)
+
+
+@on_jax_only
+@pytest.mark.parametrize("given", [None, 3, open])
+def test_what_isnt_a_path(given):
+    with pytest.raises(ValueError, match=r"load_model: expected the path of a \.keras or \.h5"):
+        load_model(given)
+
+
+@on_jax_only
+@pytest.mark.filterwarnings("ignore:Argument `decay` is no longer supported")
+def test_optimizers_of_before_keras_2_11():
+    sgd = {"name": "SGD", "learning_rate": 0.05, "decay": 0.0, "momentum": 0.9, "nesterov": True}
+    for package in ("keras", "tf_keras"):
+        module = f"{package}.optimizers.legacy"
+        optimizer = {"module": module, "class_name": "SGD", "config": sgd, "registered_name": None}
+        config = translated({"compile_config": {"optimizer": optimizer, "loss": "mse"}})
+        made = keras.optimizers.deserialize(config["compile_config"]["optimizer"])
+        assert type(made) is keras.optimizers.SGD
+        assert made.momentum == 0.9

@@ -38,15 +38,6 @@ def hard_sigmoid(x: Any) -> Any:
     return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
-def translated(config: Any) -> Any:
-    """A model's config of Keras 2, with our recurrent layers, for Keras 3.
-
-    Raises:
-        ValueError: if a recurrent layer has `time_major=True`.
-    """
-    return _renewed(config)
-
-
 def translated_training(config: Any) -> Any:
     """What a file of Keras 2 says of the training (optimizer, loss, metrics), for Keras 3."""
     if isinstance(config, str):
@@ -76,10 +67,16 @@ def translated_training(config: Any) -> Any:
     return {**config, "class_name": config["class_name"].removeprefix("Custom>"), "config": own}
 
 
-def _renewed(config: Any) -> Any:
-    """All serialised objects inside a config, each in Keras 3's words, innermost first."""
+def translated(config: Any) -> Any:
+    """A model's config of Keras 2, with our recurrent layers, for Keras 3.
+
+    All serialised objects inside it come in Keras 3's words, innermost first.
+
+    Raises:
+        ValueError: if a recurrent layer has `time_major=True`.
+    """
     if not isinstance(config, dict):
-        return [_renewed(item) for item in config] if isinstance(config, list) else config
+        return [translated(item) for item in config] if isinstance(config, list) else config
     if config.get("class_name") in _MODELS and isinstance(config.get("config"), (dict, list)):
         config = _model(config)
     if "compile_config" in config:
@@ -87,7 +84,7 @@ def _renewed(config: Any) -> Any:
         # What was None, as by default, has other defaults now.
         training = {key: value for key, value in training.items() if value is not None}
         config = {**config, "compile_config": training}
-    config = {key: _renewed(value) for key, value in config.items()}
+    config = {key: translated(value) for key, value in config.items()}
     for key in ("activation", "recurrent_activation"):
         if config.get(key) == "hard_sigmoid":
             config[key] = keras.activations.serialize(hard_sigmoid)
@@ -116,8 +113,9 @@ def _at_home(config: dict[str, Any]) -> None:
         return
     if config["class_name"] in ("Functional", "Model"):
         config["module"], config["class_name"] = functional_class().__module__, "Functional"
-    elif module.startswith("tf_keras"):
-        config["module"] = module.removeprefix("tf_")
+    else:
+        # The optimizers of before Keras 2.11, which have the same arguments.
+        config["module"] = module.removeprefix("tf_").replace(".optimizers.legacy", ".optimizers")
 
 
 def _is_kerass(config: Mapping[str, Any]) -> bool:

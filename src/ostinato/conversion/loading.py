@@ -1,9 +1,12 @@
 """Saved Keras models with our layers in them: `load_model`."""
 
 import json
+import os
 import shutil
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from ostinato.conversion.keras2_configs import translated, translated_training
 from ostinato.conversion.layers_within import layers_within
 
 _H5 = (".h5", ".hdf5")
+_TRANSLATIONS = {"model_config": translated, "training_config": translated_training}
 
 
 def load_model(
@@ -46,6 +50,10 @@ def load_model(
     Raises:
         ValueError: if it can't be read, or a layer of Keras 2 is `time_major`.
     """
+    if not isinstance(filepath, (str, os.PathLike)):
+        raise ValueError(
+            f"load_model: expected the path of a .keras or .h5 file, got {filepath!r}."
+        )
     path = Path(filepath)
     options = {"custom_objects": custom_objects, "compile": compile, "safe_mode": safe_mode}
     if not _is_of_keras_2(path):
@@ -60,13 +68,64 @@ def load_model(
 
 
 def _is_of_keras_2(path: Path) -> bool:
-    if path.suffix in _H5 and h5py.is_hdf5(path):
-        with h5py.File(path) as file:
-            return "model_config" in file.attrs and _is_old(file.attrs.get("keras_version", "1"))
-    if path.suffix == ".keras" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return _is_old(json.loads(archive.read("metadata.json")).get("keras_version", ""))
+    """Whether a file is of Keras 2; refuses one that isn't whole, whose errors wouldn't name it."""
+    try:
+        if path.suffix in _H5 and h5py.is_hdf5(path):
+            with h5py.File(path) as file:
+                return "model_config" in file.attrs and _is_old(_version_of_h5(path, file))
+        if path.suffix == ".keras" and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return _is_old(_version_of_zip(path, archive))
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"load_model: {path}: expected a whole file, got {error}.") from error
     return False  # Keras's to read or to refuse
+
+
+def _version_of_h5(path: Path, file: Any) -> Any:
+    for name in ("model_config", "training_config"):
+        if name in file.attrs:
+            _json(path, name, file.attrs[name])
+    if "model_weights" not in file:
+        raise ValueError(
+            f"load_model: {path}: expected a group 'model_weights', got {sorted(file)[:6]}."
+        )
+    return file.attrs.get("keras_version", "1")
+
+
+def _version_of_zip(path: Path, archive: zipfile.ZipFile) -> Any:
+    names = archive.namelist()
+    if "config.json" not in names:
+        raise ValueError(
+            f"load_model: {path}: expected an archive with a 'config.json', got {names[:6]}."
+        )
+    _json(path, "config.json", archive.read("config.json"))
+    if "metadata.json" not in names:
+        return ""  # Keras 3 reads it without
+    return _json(path, "metadata.json", archive.read("metadata.json")).get("keras_version", "")
+
+
+def _json(path: Path, name: str, content: Any) -> dict[str, Any]:
+    try:
+        found = json.loads(_text(content))
+    except ValueError as error:
+        raise ValueError(f"load_model: {path}: expected JSON in {name!r}: {error}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"load_model: {path}: expected a JSON object in {name!r}, got {type(found).__name__}."
+        )
+    return found
+
+
+def _in_new_words(translate: Callable[[Any], Any], path: Path, name: str, content: Any) -> str:
+    """A config in JSON, translated."""
+    config = _json(path, name, content)
+    try:
+        return json.dumps(translate(config))
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"load_model: {path}: expected a config of Keras 2 in {name!r}, got one that can't be "
+            f"read: {error!r}."
+        ) from error
 
 
 def _is_old(version: Any) -> bool:
@@ -81,11 +140,9 @@ def _renew_h5(path: Path, renewed: Path) -> None:
     shutil.copyfile(path, renewed)
     renewed.chmod(0o600)
     with h5py.File(renewed, "r+") as file:
-        config = translated(json.loads(_text(file.attrs["model_config"])))
-        file.attrs["model_config"] = json.dumps(config)
-        if "training_config" in file.attrs:
-            training = translated_training(json.loads(_text(file.attrs["training_config"])))
-            file.attrs["training_config"] = json.dumps(training)
+        for name, translate in _TRANSLATIONS.items():
+            if name in file.attrs:
+                file.attrs[name] = _in_new_words(translate, path, name, file.attrs[name])
         file.pop("optimizer_weights", None)
         groups: list[Any] = []
         file["model_weights"].visititems(lambda _, item: groups.append(item))
@@ -123,6 +180,5 @@ def _renew_zip(path: Path, renewed: Path) -> None:
         for item in old.infolist():
             content = old.read(item)
             if item.filename == "config.json":
-                config = translated(json.loads(content))
-                content = json.dumps(config).encode()
+                content = _in_new_words(translated, path, item.filename, content).encode()
             new.writestr(item, content)
