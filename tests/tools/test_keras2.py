@@ -342,6 +342,6 @@ def test_optimizers_of_before_keras_2_11():
         module = f"{package}.optimizers.legacy"
         optimizer = {"module": module, "class_name": "SGD", "config": sgd, "registered_name": None}
         config = translated({"compile_config": {"optimizer": optimizer, "loss": "mse"}})
-        made = keras.optimizers.deserialize(config["compile_config"]["optimizer"])
+        made = keras.saving.deserialize_keras_object(config["compile_config"]["optimizer"])
         assert type(made) is keras.optimizers.SGD
         assert made.momentum == 0.9

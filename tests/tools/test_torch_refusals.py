@@ -224,7 +224,6 @@ def with_old_weight_norm():
         ),
         (lambda: state_dict(**{f"weight_ih_l{'9' * 5000}": torch.ones(20, 5)}), "got also"),
         (lambda: {f"{i}.weight_ih_l0": np.ones(1) for i in range(99)}, "got 99; .*'13'.* and more"),
-        (lambda: torch.nn.ModuleList([torch.nn.GRU(1, 1)] * 0), "got 0"),
         (lambda: with_weight_norm(torch.nn.LSTM(3, 5)), "'weight_hh_l0' itself, .*weight_norm"),
         (lambda: with_weight_norm(torch.nn.GRU(3, 5), "weight_ih_l0"), "'weight_ih_l0' itself"),
         (lambda: with_weight_norm(torch.nn.GRU(3, 5)).state_dict(), "'weight_hh_l0' itself"),
