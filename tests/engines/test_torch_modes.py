@@ -19,6 +19,11 @@ MAKE = {
     "lstm_tanh_gates": lambda: layers.LSTM(U, recurrent_activation="tanh", return_sequences=True),
     "gru": lambda: layers.GRU(U, return_sequences=True),
     "gru_reset_before": lambda: layers.GRU(U, reset_after=False, return_sequences=True),
+    "linear": lambda: layers.LSTM(U, activation="linear", return_sequences=True),
+    "identity": lambda: layers.LSTM(U, activation=lambda x: x, return_sequences=True),
+    "linear_gates": lambda: layers.LSTM(U, recurrent_activation="linear", return_sequences=True),
+    "simple_linear": lambda: layers.SimpleRNN(U, activation="linear", return_sequences=True),
+    "gelu": lambda: layers.LSTM(U, activation="gelu", return_sequences=True),
     "relu": lambda: layers.LSTM(U, activation="relu", return_sequences=True),
 }
 every_layer = pytest.mark.parametrize("name", MAKE)

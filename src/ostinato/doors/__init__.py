@@ -15,8 +15,8 @@ A door is a module with
 - `multiply_add(addend, first, second)`: `addend + first second`, all of one shape and dtype.
 - `lean(function)`: the backend's own function for one of Keras's, where Keras's only adds checks.
 - `consuming(function)`: the same of a function of one tensor, over which it may write the result.
-- `apply_each(functions)`: given lean functions, a function that cuts a tensor's last axis into as
-  many equal parts and lists what each makes of its part; it may write over the tensor.
+- `gates(functions, kernel)`: given lean functions, `(z, h) -> [f(part of z + h kernel), ...]` for
+  the equal parts of the last axis; it may write over z.
 - `fused(specs, operands)`: the native engine, differentiable. Operands and results are those of
   `forward` in native/core/ostinato.h, run after run, without `saved`; floats of one dtype, float32
   or float64. A spec's `training` is a hint; `wants_dx` is the door's to set.

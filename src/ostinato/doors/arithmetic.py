@@ -29,10 +29,21 @@ def multiply_add(addend: Any, first: Any, second: Any) -> Any:
     return first * second + addend
 
 
-def apply_each(functions: Sequence[Callable[..., Any]]) -> Callable[[Any], list[Any]]:
-    """Applies a function to each of the equal parts of a tensor's last axis."""
-    count = len(functions)
-    return lambda x: [f(part) for f, part in zip(functions, ops.split(x, count, -1), strict=True)]
+def gates_by(affine: Callable[..., Any]) -> Callable[..., Callable[[Any, Any], list[Any]]]:
+    """A door's `gates`, of its `affine`."""
+
+    def gates(
+        functions: Sequence[Callable[..., Any]], kernel: Any
+    ) -> Callable[[Any, Any], list[Any]]:
+        count = len(functions)
+
+        def apply(z: Any, h: Any) -> list[Any]:
+            parts = ops.split(affine(h, kernel, z), count, -1)
+            return [function(part) for function, part in zip(functions, parts, strict=True)]
+
+        return apply
+
+    return gates
 
 
 def after(project: Callable[[Any], Any] | None, step: Step) -> Step:

@@ -7,17 +7,17 @@ import jax
 import keras
 from jax import lax
 
-from ostinato.doors.arithmetic import after, apply_each, blend, multiply_add, packed
+from ostinato.doors.arithmetic import after, blend, gates_by, multiply_add, packed
 from ostinato.doors.jax_native import fused, native_why_not
 from ostinato.doors.jax_scan import affine, scan
 from ostinato.doors.tracing import is_exporting
 
 __all__ = [
     "affine",
-    "apply_each",
     "blend",
     "consuming",
     "fused",
+    "gates",
     "is_exporting",
     "lean",
     "loop",
@@ -99,3 +99,4 @@ def lean(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 consuming = lean  # the compiler reuses memory by itself
+gates = gates_by(affine)

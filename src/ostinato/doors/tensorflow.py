@@ -6,16 +6,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ostinato.doors.arithmetic import after, apply_each, blend, multiply_add, packed
+from ostinato.doors.arithmetic import after, blend, gates_by, multiply_add, packed
 from ostinato.doors.tensorflow_native import fused, native_why_not
 from ostinato.doors.tracing import is_exporting
 
 __all__ = [
     "affine",
-    "apply_each",
     "blend",
     "consuming",
     "fused",
+    "gates",
     "is_exporting",
     "lean",
     "loop",
@@ -98,3 +98,4 @@ def lean(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 consuming = lean  # the compiler reuses memory by itself
+gates = gates_by(affine)

@@ -205,14 +205,14 @@ class Cell(Declared, keras.layers.Layer):
         """z, h -> each gate's function of its part of z + h U, (B, U) each, with `masks` on h."""
         kernel, functions = self._weight(self.recurrent_kernel), list(map(door.lean, functions))
         if not masks.recurrent:
-            apply, kernel = door.apply_each(functions), door.packed(kernel)
-            return lambda z, h: apply(door.affine(h, kernel, z))
+            gates: Callable[[Tensor, Tensor], list[Tensor]] = door.gates(functions, kernel)
+            return gates
         kernels = ops.split(kernel, self.gates, axis=-1)
-        gates = list(zip(map(door.consuming, functions), masks.recurrent, kernels, strict=True))
+        parts = list(zip(map(door.consuming, functions), masks.recurrent, kernels, strict=True))
         split = door.lean(ops.split)
         return lambda z, h: [
             function(door.affine(h * mask, weight, part))
-            for part, (function, mask, weight) in zip(split(z, len(gates), -1), gates, strict=True)
+            for part, (function, mask, weight) in zip(split(z, len(parts), -1), parts, strict=True)
         ]
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
