@@ -131,6 +131,15 @@ class TestWeights:
         assert ["on_epoch_end" in text for text in outcomes] == [True, True] * on_jax
 
 
+@pytest.mark.skipif(keras.config.backend() == "jax", reason="JAX is without float64 here")
+def test_double_precision():
+    model = stack(lstm(4, activation=odd, dtype="float64"), dtype="float64")
+    data = data_for(model).astype("float64") / 3
+    got = ostinato.stream(model, streams=N).run(data)
+    whole = ops.convert_to_numpy(model(data))
+    np.testing.assert_allclose(got, whole, rtol=1e-14, atol=1e-14)
+
+
 class Column:
     """An array of another library, such as pandas."""
 

@@ -187,7 +187,7 @@ class _Timestep(keras.Model):
     """
 
     def __init__(self, graph: Graph) -> None:
-        super().__init__(name="timestep")
+        super().__init__(name="timestep", autocast=False)  # of float64, too
         own = {id(v): v for call in graph.calls for v in call.layer.variables}
         # Not attributes that Keras tracks.
         self._graph: Callable[[], Graph] = lambda: graph
