@@ -1,7 +1,7 @@
 """Which models are a chain of layers, as PyTorch's modules are: for `to_torch`."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,7 @@ import keras
 from keras import tree
 
 from ostinato import layers
-from ostinato.conversion.attributes import functional_class
-from ostinato.conversion.lookups import by_config
+from ostinato.conversion.graphs import is_graph, replay
 from ostinato.layers.checks import name_of
 
 
@@ -21,20 +20,20 @@ def chain_in(model: Any) -> list[Any]:
         ValueError: if the model computes anything else, or hands states over in another way than
             PyTorch's modules do; it names the layer.
     """
-    if type(model).call is keras.Sequential.call:
+    if not is_graph(model):
+        raise ValueError(
+            f"to_torch: {_named(model)}: expected a layer, a Sequential or a functional model, got "
+            "a model with a `call` of its own, which may do anything."
+        )
+    if isinstance(model, keras.Sequential):
         if not model.built:
             raise ValueError(
                 f"to_torch: {_named(model)}: expected a built model, with weights, got one that "
                 "isn't built: give it a keras.Input, or call it."
             )
         return list(model.layers)
-    if type(model).call is not functional_class().call:
-        raise ValueError(
-            f"to_torch: {_named(model)}: expected a layer, a Sequential or a functional model, got "
-            "a model with a `call` of its own, which may do anything."
-        )
     reader = _Reader(_named(model))
-    outputs = reader.replay(model)
+    outputs = reader.follow(model)
     reader.check_starts()
     reader.check_outputs(outputs)
     return reader.chain
@@ -77,27 +76,19 @@ class _Reader:
         self._finals: dict[int, list[_Tensor]] = {}  # the final states that it gives
         self._known: dict[int, _Tensor] = {}  # by the id of the tensor
 
-    def replay(self, model: Any) -> list[_Tensor]:
-        """Keras replays the model, on stand-ins that say who called whom; gives its outputs."""
-        calls: list[tuple[Any, Any, Any, list[Any]]] = []
-
-        def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-            output = operation(*args, **kwargs)
-            calls.append((operation, args, kwargs, tree.flatten(output)))
-            return output
-
-        # A model that isn't compiled: clone_model would copy that, too.
-        plain = keras.Model(model.input, model.output)
-        copy = keras.models.clone_model(plain, clone_function=_stand_in, call_function=call)
-        for place, tensor in enumerate(tree.flatten(copy.input)):
+    def follow(self, model: Any) -> list[_Tensor]:
+        """Follows the model's calls; gives its outputs."""
+        graph = replay(model)
+        for place, tensor in enumerate(tree.flatten(graph.inputs)):
             self._known[id(tensor)] = _Tensor("input", place)
-        for operation, args, kwargs, flat in calls:
-            if isinstance(operation, _StandIn):
-                made = self._called(operation.layer(), args, kwargs, len(flat))
+        for called, args, kwargs, output in graph.calls:
+            flat = tree.flatten(output)
+            if isinstance(called, keras.layers.Layer):
+                made = self._called(called, args, kwargs, len(flat))
             else:
-                made = [self._computed(operation, args)] * len(flat)
+                made = [self._computed(called, args)] * len(flat)
             self._known.update(zip(map(id, flat), made, strict=True))
-        return self._read(copy.output)
+        return self._read(graph.outputs)
 
     def _read(self, value: Any) -> list[_Tensor]:
         leaves = [leaf for leaf in tree.flatten(value) if isinstance(leaf, keras.KerasTensor)]
@@ -201,25 +192,3 @@ def _is_from_outside(column: list[_Tensor]) -> bool:
     if all(state.what == "input" for state in column):
         return True
     return column == [_Tensor("row", column[0].of, index) for index in range(len(column))]
-
-
-def _stand_in(operation: Any) -> Any:
-    is_layer = isinstance(operation, keras.layers.Layer)
-    return _StandIn(operation) if is_layer else by_config(operation)
-
-
-class _StandIn(keras.layers.Layer):
-    """Stands for a layer in a copy of its graph: the same shapes, and no work."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.layer: Callable[[], Any] = lambda: layer  # not an attribute that Keras tracks
-        self.built = self.supports_masking = True
-
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        """That of the layer."""
-        return self.layer().compute_output_spec(*args, **kwargs)
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Never runs: only symbolic tensors come."""
-        raise TypeError(f"{name_of(self.layer())} was called on values.")

@@ -1,14 +1,12 @@
 """A Keras model as a list of layer calls, read through Keras's public API."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import tree
 
-from ostinato.conversion.attributes import functional_class
-from ostinato.conversion.lookups import by_config
+from ostinato.conversion.graphs import is_graph, replay
 from ostinato.layers import RNN
 from ostinato.layers.checks import name_of
 from ostinato.streaming.causal import only_input, refuse
@@ -159,14 +157,6 @@ def _symbolic(refs: Nest) -> Nest:
     return map_leaves(lambda ref: keras.KerasTensor((1, 1, *ref.shape), dtype=ref.dtype), refs)
 
 
-def is_graph(model: Any) -> bool:
-    """Whether a model is a Sequential or functional one, whose `call` is Keras's own."""
-    for kind in (keras.Sequential, functional_class()):
-        if isinstance(model, kind):
-            return type(model).call is kind.call and "call" not in vars(model)
-    return False
-
-
 class _Reader:
     """Follows a model's calls, in order."""
 
@@ -200,30 +190,21 @@ class _Reader:
         return [self._masks.get(id(ref)) for ref in refs]
 
     def _functional(self, model: Any, inputs: Nest) -> Nest:
-        """A model of a graph: Keras replays it, on stand-ins that say who called whom."""
-        seen: list[tuple[Any, Any, Any, Any]] = []
-
-        def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-            output = operation(*args, **kwargs)
-            seen.append((operation, args, kwargs, output))
-            return output
-
-        # A model that isn't compiled: clone_model would copy that, too.
-        plain = keras.Model(model.input, model.output)
-        copy = keras.models.clone_model(plain, clone_function=_stand_in, call_function=call)
+        """A model of a graph: the calls of its layers and operations."""
+        graph = replay(model)
         known: dict[int, Any] = dict(
-            zip(map(id, tree.flatten(copy.input)), flatten(inputs), strict=True)
+            zip(map(id, tree.flatten(graph.inputs)), flatten(inputs), strict=True)
         )
-        for operation, args, kwargs, output in seen:
+        for called, args, kwargs, output in graph.calls:
             flat = tree.flatten(output)
-            if isinstance(operation, _StandIn):
-                made: list[Any] = list(self._layer_called(operation.layer(), args, kwargs, known))
+            if isinstance(called, keras.layers.Layer):
+                made: list[Any] = list(self._layer_called(called, args, kwargs, known))
                 made += [_STATE] * (len(flat) - len(made))
             else:
-                origin = origin_of(operation, args, lambda tensor: _found(known, tensor))
-                made = [operation if origin is None else origin] * len(flat)
+                origin = origin_of(called, args, lambda tensor: _found(known, tensor))
+                made = [called if origin is None else origin] * len(flat)
             known.update(zip(map(id, flat), made, strict=True))
-        return tree.map_structure(lambda tensor: _ref(known, tensor, model), copy.output)
+        return tree.map_structure(lambda tensor: _ref(known, tensor, model), graph.outputs)
 
     def _layer_called(self, layer: Any, args: Any, kwargs: Any, known: dict[int, Any]) -> list[Ref]:
         given, masks = only_input(layer, args, kwargs)
@@ -262,26 +243,3 @@ def _ref(known: dict[int, Any], tensor: Any, reader: Any) -> Ref:
         f"stream: {name_of(reader)} reads what {operation} makes; a stream may have layers alone "
         "(keras.layers.Add and its kind for sums)."
     )
-
-
-def _stand_in(operation: Any) -> Any:
-    return (
-        _StandIn(operation) if isinstance(operation, keras.layers.Layer) else by_config(operation)
-    )
-
-
-class _StandIn(keras.layers.Layer):
-    """Stands for a layer in a copy of its graph: the same shapes, and no work."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.layer: Callable[[], Any] = lambda: layer  # not an attribute that Keras tracks
-        self.built = self.supports_masking = True
-
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        """That of the layer."""
-        return self.layer().compute_output_spec(*args, **kwargs)
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Never runs: only symbolic tensors come."""
-        raise TypeError(f"{name_of(self.layer())} was called on values.")
