@@ -48,10 +48,6 @@ const char* dtype_name(Dtype dtype) {
   return "of an unknown dtype";
 }
 
-size_t dtype_size(Dtype dtype) {
-  return dtype == Dtype::f64 ? sizeof(double) : dtype == Dtype::f32 ? sizeof(float) : 1;
-}
-
 std::string described(const int64_t* shape, size_t rank) {
   std::string text = "(";
   for (size_t i = 0; i < rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);

@@ -47,6 +47,8 @@ using RunAll = bool (*)(const Run* runs, int count, int threads);
 struct StepKernels {
   // Packs the weights of a cell, or of step_dense, into the step's memory.
   void (*pack)(const Step& step, const void* kernel, const void* recurrent, const void* bias);
+  // Whether another thread may help with a timestep, so that it's worth to look at the clock (20 ns).
+  bool (*may_share)(const StepMemory& memory);
   // Runs T timesteps; the ids have been checked.
   void (*run)(StepMemory& memory, const void* const* inputs, void* const* outputs, int64_t T);
   // One value or state from (N, width) to where it's kept, and back.

@@ -10,6 +10,12 @@
 namespace ostinato {
 namespace {
 
+const StepKernels& step_kernels_of(Dtype dtype) {
+  const Kernels* all = selected_kernels();
+  if (all == nullptr) fail_program("OSTINATO_TARGET: expected a target that can run here");
+  return dtype == Dtype::f64 ? all->steps_f64 : all->steps_f32;
+}
+
 template <class F>
 std::string text_of_failure(F f) {
   try {
@@ -34,12 +40,6 @@ void each_state(const std::vector<Step>& steps, F f) {
 }
 
 }  // namespace
-
-const StepKernels& step_kernels_of(Dtype dtype) {
-  const Kernels* all = selected_kernels();
-  if (all == nullptr) fail_program("OSTINATO_TARGET: expected a target that can run here");
-  return dtype == Dtype::f64 ? all->steps_f64 : all->steps_f32;
-}
 
 // One call at a time: another one is refused, and changes nothing.
 class Program::Turn {
@@ -70,6 +70,7 @@ std::unique_ptr<Program> Program::make(Dtype dtype, const std::vector<int64_t>& 
     ProgramLayout layout(*program, spec, false);
     layout.build();
     ProgramWeights::make_room(*program, layout, all);
+    program->memory_.may_share = program->kernels_->may_share(program->memory_);
     ProgramWeights::pack(*program, all);
   });
   if (!error->empty()) program.reset();

@@ -16,8 +16,6 @@ void expect(bool holds, const char* what, int64_t got) {
 
 bool within(int64_t value, int64_t low, int64_t high) { return value >= low && value <= high; }
 
-size_t size_of(Dtype dtype) { return dtype == Dtype::f64 ? sizeof(double) : sizeof(float); }
-
 RunSpec as_run(const StepOp& op) {
   RunSpec run{};
   run.kind = op.kind;
@@ -41,7 +39,7 @@ void* ProgramLayout::take(int64_t elements, size_t size) {
   return data;
 }
 
-void* ProgramLayout::floats(int64_t elements) { return take(elements, size_of(program_.dtype_)); }
+void* ProgramLayout::floats(int64_t elements) { return take(elements, dtype_size(program_.dtype_)); }
 
 void* ProgramLayout::matrix(int64_t width) { return floats(streams() * padded(width)); }
 
@@ -81,7 +79,7 @@ void ProgramLayout::read_inputs() {
     values_.push_back(made);
     program_.inputs_.push_back({width, made.data, INT32_MAX});
     program_.ids_.push_back(made.ids);
-    const size_t row = width == 0 ? sizeof(int32_t) : size_of(program_.dtype_) * size_t(width);
+    const size_t row = width == 0 ? sizeof(int32_t) : dtype_size(program_.dtype_) * size_t(width);
     program_.input_bytes_.push_back(streams() * int64_t(row));
   }
 }
@@ -156,7 +154,7 @@ void ProgramLayout::make_cell(Step& step) {
   for (int64_t s = 0; s < state_count(as_run(op)); ++s) {
     step.state[s] = matrix(op.width);
     step.next[s] = matrix(op.width);
-    program_.state_bytes_.push_back(streams() * op.width * int64_t(size_of(program_.dtype_)));
+    program_.state_bytes_.push_back(streams() * op.width * int64_t(dtype_size(program_.dtype_)));
     program_.state_is_flags_.push_back(false);
   }
   const int64_t all_gates = 4 * streams() * padded(op.width);  // gru_reset_before's, and r h
@@ -182,7 +180,7 @@ void ProgramLayout::finish(const std::vector<int64_t>& outputs) {
   for (int64_t number : outputs) {
     const Value& shown = value(number);
     program_.outputs_.push_back({shown.width, shown.data, 0});
-    program_.output_bytes_.push_back(streams() * shown.width * int64_t(size_of(program_.dtype_)));
+    program_.output_bytes_.push_back(streams() * shown.width * int64_t(dtype_size(program_.dtype_)));
   }
   StepMemory& m = program_.memory_;
   // For each thread work and four columns of 64 rows: step_cells.inl.

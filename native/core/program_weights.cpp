@@ -25,7 +25,7 @@ struct Queue {
     ++next;
     bool same = tensor.dtype == dtype && size_t(tensor.rank) == shape.size();
     for (size_t i = 0; same && i < shape.size(); ++i) same = tensor.shape[i] == shape.begin()[i];
-    const bool aligned = reinterpret_cast<uintptr_t>(tensor.data) % size_of(dtype) == 0;
+    const bool aligned = reinterpret_cast<uintptr_t>(tensor.data) % dtype_size(dtype) == 0;
     if (!same || tensor.data == nullptr || !aligned)
       fail_program(std::string(name) + ": expected a weight of another shape or dtype");
     return tensor.data;
@@ -112,8 +112,8 @@ void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
 }
 
 void ProgramWeights::pack(Program& program, const std::vector<StepWeights>& all) {
-  const StepKernels& kernels = step_kernels_of(program.dtype_);
-  const size_t size = size_of(program.dtype_);
+  const StepKernels& kernels = *program.kernels_;
+  const size_t size = dtype_size(program.dtype_);
   for (size_t i = 0; i < all.size(); ++i) {
     const Step& step = program.steps_[i];
     const StepWeights& w = all[i];

@@ -13,6 +13,10 @@ constexpr int64_t kActivations = sizeof(kActivationNames) / sizeof(kActivationNa
 
 }  // namespace
 
+size_t dtype_size(Dtype dtype) {
+  return dtype == Dtype::f64 ? sizeof(double) : dtype == Dtype::f32 ? sizeof(float) : 1;
+}
+
 int64_t gate_count(const RunSpec& run) {
   return run.kind == simple_rnn ? 1 : run.kind == lstm ? 4 : 3;
 }

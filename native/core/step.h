@@ -74,7 +74,8 @@ struct StepMemory {
   int32_t** ids;  // (n_inputs,) this timestep's, (N,) each; null of values
   void* scratch;
   uint64_t timestep;  // how many have been run
-  int64_t ended;      // when the last one was, in microseconds; where other threads may help
+  bool may_share;     // whether other threads may help
+  int64_t ended;      // when the last timestep was, in microseconds, if so
   bool hurried;       // whether this one followed at once
 };
 

@@ -188,9 +188,8 @@ struct Steps {
   }
 
   static void run(StepMemory& m, const void* const* inputs, void* const* outputs, I T) {
-    const bool looks = may_share(m);
     for (I t = 0; t < T; ++t, ++m.timestep) {
-      m.hurried = looks && microseconds() - m.ended < 40;
+      m.hurried = m.may_share && microseconds() - m.ended < 40;
       read_inputs(m, inputs, t, T);
       for (I i = 0; i < m.count; ++i) run_step(m.steps[i], m);
       for (I i = 0; i < m.n_outputs; ++i) {
@@ -200,11 +199,10 @@ struct Steps {
           show_row(in(port.value), m.N, r, port.width, y);
         }
       }
-      if (looks) m.ended = microseconds();
+      if (m.may_share) m.ended = microseconds();
     }
   }
 
-  // Whether another thread may help, so that it's worth to look at the clock (20 ns).
   static bool may_share(const StepMemory& m) {
     for (I i = 0; i < m.count; ++i) {
       const Step& s = m.steps[i];
@@ -228,5 +226,5 @@ struct Steps {
 
 template <class R>
 constexpr StepKernels step_kernels() {
-  return {Steps<R>::pack, Steps<R>::run, Steps<R>::keep, Steps<R>::show};
+  return {Steps<R>::pack, Steps<R>::may_share, Steps<R>::run, Steps<R>::keep, Steps<R>::show};
 }

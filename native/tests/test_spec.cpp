@@ -14,7 +14,7 @@ namespace {
 
 // An lstm's forward call with everything optional, changeable in any part.
 struct Call {
-  RunSpec spec{1, 1, 2, 1, 1, 4, 4, 0, 0, 1, 0, 1, 1};
+  RunSpec spec{1, 1, 2, 1, 1, 4, 4, 0, 0, 1, 0, 1, 1, 0, 0};
   int64_t B = 2, T = 3, D = 5, U = 4;
   std::vector<std::vector<int64_t>> in_shapes, out_shapes;
   std::vector<std::vector<double>> memory;

@@ -56,7 +56,7 @@ def _why_not_ids(ids: Ref, graph: Graph) -> str | None:
 
 def lower(graph: Graph) -> Program:
     """The program of a graph for which `why_not` has nothing."""
-    builder = Builder(_dtype(graph))
+    builder = Builder(dtype_of(graph))
     ids = graph.ids
     values: dict[int, Value] = {}
     for ref in flatten(graph.inputs):
@@ -73,8 +73,7 @@ def lower(graph: Graph) -> Program:
     return Program(
         graph.name,
         builder.dtype,
-        ports(graph.inputs, graph.names, builder.dtype, ids),
-        ports(graph.outputs, [f"y{i}" for i in range(len(numbers))], builder.dtype, set()),
+        *ports_of(graph),
         tuple(numbers),
         tuple(builder.operations),
         tuple(builder.states),
@@ -86,16 +85,18 @@ def _rule(layer: Any) -> Rule:
     return RECURRENT if isinstance(layer, RNN) else RULES[type(layer)]
 
 
-def _dtype(graph: Graph) -> str:
-    """Double where a layer computes in it; half precision is run in single."""
+def dtype_of(graph: Graph) -> str:
+    """What a stream computes in: double where a layer does; half precision is run in single."""
     dtypes = {call.layer.compute_dtype for call in graph.calls}
     return "float64" if "float64" in dtypes else "float32"
 
 
-def ports(nest: Nest, names: Any, dtype: str, ids: set[int]) -> Nest:
-    """A nest of `Ref`s as the ports that they are."""
-    made = [
+def ports_of(graph: Graph) -> tuple[Nest, Nest]:
+    """The inputs and the outputs of a graph, as nests of ports."""
+    dtype, ids, outputs = dtype_of(graph), graph.ids, flatten(graph.outputs)
+    inputs = [
         Port(name, ref.shape, "int32" if id(ref) in ids else dtype)
-        for ref, name in zip(flatten(nest), names, strict=True)
+        for ref, name in zip(flatten(graph.inputs), graph.names, strict=True)
     ]
-    return fill(nest, made)
+    results = [Port(f"y{i}", ref.shape, dtype) for i, ref in enumerate(outputs)]
+    return fill(graph.inputs, inputs), fill(graph.outputs, results)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers, ops, tree
 
 from ostinato.engines.fused import KINDS, activation_name
 from ostinato.layers.choosing import question_about
@@ -15,7 +15,7 @@ from ostinato.plan import plan
 from ostinato.streaming import program as p
 from ostinato.streaming.causal import SILENT
 from ostinato.streaming.program import Builder, Value
-from ostinato.structure import leaves
+from ostinato.structure import spread
 
 Lower = Callable[[Builder, Any, list[Value]], Value]
 
@@ -55,11 +55,11 @@ def recurrent(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
     """A recurrent layer: its cells one over the other, all under the mask of the inputs."""
     (value,) = inputs
     mask, cells = value.mask, cells_of(layer.cell)
-    states = [np.asarray(_numpy(leaf)[0]) for leaf in leaves_of(layer.get_initial_state(1))]
+    states = [np.asarray(_numpy(leaf)[0]) for leaf in tree.flatten(layer.get_initial_state(1))]
     for index, cell in enumerate(cells):
-        count = len(leaves_of(cell.state_size))
+        count = len(spread(cell.state_size))
         initial, states = states[:count], states[count:]
-        gate = getattr(cell, "recurrent_activation", None)
+        gate = getattr(cell, "recurrent_activation", cell.activation)  # SimpleRNN has no gates
         value.mask = mask
         value = builder.cell(
             layer.name,
@@ -68,21 +68,13 @@ def recurrent(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
             initial,
             weights=[_numpy(weight) for weight in cell.kernel_weights()],
             activation=activation_name(cell.activation),
-            recurrent_activation="linear" if gate is None else activation_name(gate),
+            recurrent_activation=activation_name(gate),
             has_bias=int(cell.bias is not None),
             # What a lower cell puts out at a masked timestep reaches nobody.
-            zero_masked=int(
-                getattr(layer, "zero_output_for_mask", False) or index < len(cells) - 1
-            ),
+            zero_masked=int(layer.zero_output_for_mask or index < len(cells) - 1),
         )
     value.mask = mask if layer.return_sequences else -1
     return value
-
-
-def leaves_of(states: Any) -> list[Any]:
-    """The leaves of states, or of their sizes."""
-    nested = isinstance(states, (list, tuple)) and any(isinstance(s, (list, tuple)) for s in states)
-    return [leaf for s in states for leaf in leaves_of(s)] if nested else leaves(states)
 
 
 # --- layers of one timestep -----------------------------------------------------------------------
@@ -182,7 +174,11 @@ def _combined(builder: Builder, kind: int, first: Value, second: Value) -> Value
     return builder.add(p.COMBINE, first, first.width, kind=kind, second=second.number)
 
 
-def _either(builder: Builder, masks: Sequence[int]) -> int:
+def _joined_mask(builder: Builder, values: Sequence[Value]) -> int:
+    """The mask of what joins values, by Keras's rule: none where one has none, else any's."""
+    masks = [value.mask for value in values]
+    if -1 in masks:
+        return -1
     found = masks[0]
     for mask in masks[1:]:
         found = found if mask == found else builder.either(found, mask)
@@ -196,9 +192,7 @@ def _merging(kind: int, averages: bool = False) -> Lower:
             made = _combined(builder, kind, made, value)
         if averages:
             made = builder.scale(made, 1 / len(inputs), 0.0)
-        # Keras's rule: no mask where one has none, else where any holds.
-        masks = [value.mask for value in inputs]
-        made.mask = -1 if -1 in masks else _either(builder, masks)
+        made.mask = _joined_mask(builder, inputs)
         return made
 
     return lower
@@ -209,8 +203,7 @@ def _concatenate(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
     for value in inputs[1:]:
         width = made.width + value.width
         made = builder.add(p.CONCATENATE, made, width, second=value.number)
-    masks = [value.mask for value in inputs]
-    made.mask = -1 if -1 in masks else _either(builder, masks)
+    made.mask = _joined_mask(builder, inputs)
     return made
 
 

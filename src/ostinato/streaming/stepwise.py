@@ -16,7 +16,7 @@ from ostinato.layers.checks import name_of
 from ostinato.layers.running import Job
 from ostinato.layers.running import run as run_cells
 from ostinato.streaming.graph import Call, Graph
-from ostinato.streaming.lowering import ports
+from ostinato.streaming.lowering import dtype_of, ports_of
 from ostinato.streaming.nest import Nest, fill, flatten, map_leaves
 from ostinato.streaming.program import Port, State
 
@@ -133,15 +133,9 @@ def _is_dense(array: Any, port: Port) -> bool:
 
 def _interface(graph: Graph) -> tuple[Nest, Nest, tuple[State, ...]]:
     """The inputs and outputs of a graph, as nests of ports, and its states."""
-    double = any(call.layer.compute_dtype == "float64" for call in graph.calls)
-    dtype = "float64" if double else "float32"
-    names = [f"y{i}" for i in range(len(flatten(graph.outputs)))]
     recurrent = [call for call in graph.calls if isinstance(call.layer, RNN)]
-    return (
-        ports(graph.inputs, graph.names, dtype, graph.ids),
-        ports(graph.outputs, names, dtype, set()),
-        tuple(state for call in recurrent for state in _states_of(call, dtype)),
-    )
+    states = [state for call in recurrent for state in _states_of(call, dtype_of(graph))]
+    return (*ports_of(graph), tuple(states))
 
 
 def _connections(graph: Graph) -> list[Any]:
