@@ -30,6 +30,20 @@ def assert_close(actual, expected, tolerance=1e-5):
         np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
 
 
+class CellOfUnits(keras.layers.Layer):
+    """What a user's cell has beside its mathematics: as many units, a kernel, a config."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = units
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
 @keras.saving.register_keras_serializable(package="tests")
 class NestedCell(keras.layers.Layer):
     """The guide's cell: two inputs, two states and two outputs, one of each a matrix a timestep."""

@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 from ostinato.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell
-from support import DictCell, NestedCell
+from support import CellOfUnits, DictCell, NestedCell
 from tools.streamed import VOCABULARY, N, floats
 
 
@@ -225,22 +225,12 @@ def stack_of_images():
 
 
 @keras.saving.register_keras_serializable(package="tests")
-class Own(keras.layers.Layer):
+class Own(CellOfUnits):
     """A cell of one's own: a leaky sum."""
-
-    def __init__(self, units, **options):
-        super().__init__(**options)
-        self.units = self.state_size = units
-
-    def build(self, shape):
-        self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
 
     def call(self, inputs, states):
         new = 0.5 * states[0] + inputs @ self.kernel
         return new, [new]
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units}
 
 
 def _pointwise():

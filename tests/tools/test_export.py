@@ -13,6 +13,7 @@ from keras import ops, tree
 
 import ostinato
 from ostinato import layers, native
+from support import CellOfUnits
 
 BACKEND = keras.config.backend()
 D, U = 3, 5
@@ -34,15 +35,8 @@ def missing(kind):
     return [name for name in needs if importlib.util.find_spec(name) is None]
 
 
-class Leaky(keras.layers.Layer):
+class Leaky(CellOfUnits):
     """A cell of one's own."""
-
-    def __init__(self, units, **kwargs):
-        super().__init__(**kwargs)
-        self.units = self.state_size = units
-
-    def build(self, input_shape):
-        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
 
     def call(self, inputs, states):
         h = 0.9 * states[0] + ops.tanh(ops.matmul(inputs, self.kernel))

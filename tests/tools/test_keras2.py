@@ -21,6 +21,7 @@ from keras import ops
 import ostinato
 from ostinato import layers, load_model
 from ostinato.conversion.keras2_configs import translated
+from support import CellOfUnits
 
 pytest.importorskip("tf_keras")
 BACKEND = keras.config.backend()
@@ -84,22 +85,12 @@ def loaded(path, **options):
         return load_model(path, **options)
 
 
-class Gated(keras.layers.Layer):
+class Gated(CellOfUnits):
     """The cell of the same name in keras2_files.py."""
-
-    def __init__(self, units, **kwargs):
-        super().__init__(**kwargs)
-        self.units = self.state_size = units
-
-    def build(self, input_shape):
-        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
 
     def call(self, inputs, states, constants):
         h = states[0] * constants[0] + ops.tanh(ops.matmul(inputs, self.kernel))
         return h, [h]
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units}
 
 
 def recurrent(model):

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from support import CellOfUnits
+
 B, T, D, U = 4, 5, 3, 4
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(B, T, D)).astype("float32")
@@ -16,22 +18,12 @@ def double(x):
 
 
 @keras.saving.register_keras_serializable(package="tests")
-class Decay(keras.layers.Layer):
+class Decay(CellOfUnits):
     """A cell of the user's, registered, since Keras's Bidirectional needs that."""
-
-    def __init__(self, units, **kwargs):
-        super().__init__(**kwargs)
-        self.units = self.state_size = units
-
-    def build(self, input_shape):
-        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
 
     def call(self, inputs, states):
         new = 0.5 * states[0] + inputs @ self.kernel
         return new, [new]
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units}
 
 
 class Halved(keras.layers.LSTMCell):
