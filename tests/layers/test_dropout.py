@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from support import array, assert_close, numpy
 
 from ostinato.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell
+from support import array, assert_close, numpy
 
 X = array(0, 3, 5, 4)
 CELLS = [LSTMCell, GRUCell, SimpleRNNCell]

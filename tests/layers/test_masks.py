@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from support import array, assert_close, numpy
 
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell
+from support import array, assert_close, numpy
 
 X = array(0, 4, 5, 3)
 MASK = np.array([[1, 1, 1, 1, 1], [0, 0, 1, 0, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], bool)

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops, tree
-from support import DictCell, NestedCell, PenState, array, assert_close, dict_cell_by_numpy, numpy
 
 from ostinato import Shape
 from ostinato.layers import RNN, Bidirectional, LSTMCell
+from support import DictCell, NestedCell, PenState, array, assert_close, dict_cell_by_numpy, numpy
 
 LOCATION, PRESSURE = array(0, 4, 5, 2), array(1, 4, 5, 3, 1)
 PEN = {"location": LOCATION, "pressure": PRESSURE}

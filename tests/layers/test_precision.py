@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from support import array, numpy
 
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, GRUCell, LSTMCell, SimpleRNN
+from support import array, numpy
 
 X = array(0, 3, 5, 4)
 MAKERS = {

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from support import DictCell, NestedCell, array, assert_close
 
 import ostinato.layers
 from ostinato import Shape
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, GRUCell, LSTMCell, SimpleRNN
+from support import DictCell, NestedCell, array, assert_close
 
 X = array(0, 2, 5, 3)
 UNUSUAL = {

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from support import array, assert_close, numpy
 
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell, SimpleRNN
+from support import array, assert_close, numpy
 
 LAYERS = [LSTM, GRU, SimpleRNN]
 X = array(0, 4, 6, 3)
