@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "memory.h"
+#include "openmp.h"
 #include "ostinato.h"
 #include "reading.h"
 
@@ -42,6 +43,16 @@ int64_t columns(nb::handle spec) {
   RunSpec run;
   std::memcpy(&run, numbers.data(), sizeof(run));
   return saved_columns(run);
+}
+
+// The addresses of the functions of openmp.h, in its order.
+void lend(uintptr_t parallel, uintptr_t thread_num, uintptr_t num_threads, uintptr_t max_threads) {
+  if (parallel == 0 || thread_num == 0 || num_threads == 0 || max_threads == 0)
+    throw nb::value_error("lend_openmp: expected the addresses of four functions, got a null one");
+  lend_openmp({reinterpret_cast<decltype(OpenMP::parallel)>(parallel),
+               reinterpret_cast<decltype(OpenMP::thread_num)>(thread_num),
+               reinterpret_cast<decltype(OpenMP::num_threads)>(num_threads),
+               reinterpret_cast<decltype(OpenMP::max_threads)>(max_threads)});
 }
 
 nb::tuple names(const char* const* (*list)(size_t*)) {
@@ -87,6 +98,8 @@ NB_MODULE(_native, module) {
   module.def("runnable_targets", [] { return names(runnable_targets); });
   module.def("target", target);
   module.def("threads", threads);
+  module.def("lend_openmp", lend, nb::arg("parallel"), nb::arg("thread_num"),
+             nb::arg("num_threads"), nb::arg("max_threads"));
   module.def("pooled_bytes", pooled_bytes);
   nb::class_<PooledBuffer>(module, "PooledBuffer", nb::type_slots(buffer_slots))
       .def(nb::init<size_t>(), nb::arg("nbytes"))

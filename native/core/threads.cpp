@@ -22,6 +22,7 @@
 #include <immintrin.h>
 #endif
 
+#include "openmp.h"
 #include "ostinato.h"
 
 namespace ostinato {
@@ -217,13 +218,35 @@ Pool& pool() {
   return *found;
 }
 
-// The pool with its workers where the caller may use it, else null; to be released.
+// The pool where the caller may have several threads, else null; to be released. One caller at a
+// time has them, on whose threads ever the work is done.
 Pool* acquired_pool() {
   if (inside_job || thread_count() == 1) return nullptr;
   Pool& all = pool();
-  if (!all.acquire()) return nullptr;
-  all.grow(thread_count() - 1);
-  return &all;
+  return all.acquire() ? &all : nullptr;
+}
+
+// A job on OpenMP's threads.
+struct Lent {
+  Job job;
+  std::atomic<int> next{0};
+
+  static void work(void* context, int i, int n) {
+    Lent& lent = *static_cast<Lent*>(context);
+    Job& job = lent.job;
+    inside_job = true;
+    if (job.member != nullptr) job.member(job.context, i, n, n > 1 ? job.barrier : nullptr);
+    else
+      for (int each; (each = lent.next.fetch_add(1, std::memory_order_relaxed)) < job.n;)
+        job.run(each);
+    inside_job = false;
+  }
+};
+
+// Runs the job on `threads` threads of OpenMP, where they're lent.
+bool run_lent(int threads, const Job& job) {
+  Lent lent{job};
+  return run_on_openmp(threads, Lent::work, &lent);
 }
 
 }  // namespace
@@ -241,7 +264,11 @@ void parallel_for(int n, void (*task)(void* context, int i), void* context) {
     for (int i = 0; i < n; ++i) task(context, i);
     return;
   }
-  all->run({n, task, nullptr, context, nullptr});
+  const Job job = {n, task, nullptr, context, nullptr};
+  if (!run_lent(n < thread_count() ? n : thread_count(), job)) {
+    all->grow(thread_count() - 1);
+    all->run(job);
+  }
   all->release();
 }
 
@@ -249,9 +276,14 @@ void parallel_team(int wanted, void (*task)(void* context, int i, int n, Barrier
                    void* context) {
   Pool* all = wanted > 1 ? acquired_pool() : nullptr;
   if (all == nullptr) return task(context, 0, 1, nullptr);
-  const int n = wanted < all->size() ? wanted : all->size();
-  Barrier barrier(n);
-  all->run({n, nullptr, task, context, n > 1 ? &barrier : nullptr});
+  int n = wanted < thread_count() ? wanted : thread_count();
+  Barrier lent_barrier(n);
+  if (!run_lent(n, {n, nullptr, task, context, &lent_barrier})) {
+    all->grow(thread_count() - 1);
+    if (all->size() < n) n = all->size();
+    Barrier barrier(n);
+    all->run({n, nullptr, task, context, n > 1 ? &barrier : nullptr});
+  }
   all->release();
 }
 

@@ -1,4 +1,5 @@
-// The pool: every index once, teams at the same time, nested and concurrent calls, fork after use.
+// The pool: every index once, teams at the same time, nested and concurrent calls, fork after use;
+// and the same on the threads of an OpenMP runtime.
 #include "../core/threads.h"
 
 #include <sys/wait.h>
@@ -8,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "../core/openmp.h"
 #include "check.h"
 
 using namespace ostinato;
@@ -164,6 +166,67 @@ void test_fork_during_use() {
   busy.join();
 }
 
+// An OpenMP runtime as far as we see it: a team of `most` threads, or of what it has just now.
+namespace runtime {
+std::atomic<int> most{0}, given{0}, teams{0};
+thread_local int number = 0, size = 1;
+pid_t process = 0;
+
+void member(void (*task)(void*), void* data, int i, int n) {
+  number = i, size = n;
+  task(data);
+  number = 0, size = 1;
+}
+
+void parallel(void (*task)(void*), void* data, unsigned threads, unsigned) {
+  CHECK(getpid() == process, "a child of fork used the parent's runtime");
+  CHECK(threads == 0, "asked for %u threads, not for the usual team", threads);
+  ++teams;
+  const int n = given;
+  std::vector<std::thread> others;
+  for (int i = 1; i < n; ++i) others.emplace_back(member, task, data, i, n);
+  member(task, data, 0, n);
+  for (std::thread& other : others) other.join();
+}
+
+void have(int threads, int at_the_moment) { most = threads, given = at_the_moment; }
+}  // namespace runtime
+
+void count_members(void* context, int, int n, Barrier*) {
+  static_cast<std::atomic<int>*>(context)->store(n);
+}
+
+void check_lent(int threads, int at_the_moment, int expected_size, bool expected_use) {
+  runtime::have(threads, at_the_moment);
+  const int before = runtime::teams;
+  std::atomic<int> size{0};
+  parallel_team(2, count_members, &size);
+  CHECK(size == expected_size, "a team of %d, not of %d", int(size), expected_size);
+  CHECK((runtime::teams > before) == expected_use, "the runtime's threads: %d calls before, %d after",
+        before, int(runtime::teams));
+}
+
+void test_lent_threads() {
+  if (thread_count() < 2) return;
+  runtime::process = getpid();
+  lend_openmp({runtime::parallel, [] { return runtime::number; }, [] { return runtime::size; },
+               [] { return int(runtime::most); }});
+  check_lent(1, 1, 2, false);  // its own teams are too small: ours
+  check_lent(4, 1, 1, true);   // it has no more at the moment
+  check_lent(4, 4, 2, true);   // its team is larger: two of them
+  runtime::have(thread_count(), thread_count());
+  const int before = runtime::teams;
+  test_every_index_runs_once();
+  test_teams();
+  test_nested_calls_run_serially();
+  test_concurrent_callers();
+  test_concurrent_teams();
+  CHECK(runtime::teams > before + 500, "only %d teams", runtime::teams - before);
+#if !defined(OSTINATO_NO_FORK)
+  test_fork_after_use();
+#endif
+}
+
 }  // namespace
 
 int main() {
@@ -178,5 +241,6 @@ int main() {
   test_fork_after_use();
   test_fork_during_use();
 #endif
+  test_lent_threads();
   std::printf("%d threads\n", thread_count());
 }

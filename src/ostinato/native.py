@@ -4,6 +4,7 @@ No framework here: the doors pass their tensors as addresses. Where the extensio
 can't run, `why_not` says so and everything else of the engine is out of reach.
 """
 
+import ctypes
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -155,6 +156,23 @@ def threads() -> int:
     """How many threads a call may use."""
     count: int = _extension().threads()
     return count
+
+
+def lend_openmp(library: ctypes.CDLL) -> bool:
+    """Has the engine work on the threads of the OpenMP runtime that a library uses.
+
+    Args:
+        library: The loaded library; its runtime's functions are found through it.
+
+    Returns:
+        Whether it has such a runtime. Where not, the engine goes on with threads of its own.
+    """
+    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "omp_get_max_threads")
+    if not all(hasattr(library, name) for name in names):
+        return False
+    functions = (ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in names)
+    _extension().lend_openmp(*(function.value for function in functions))
+    return True
 
 
 def pooled_bytes() -> int:

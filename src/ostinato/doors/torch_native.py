@@ -4,9 +4,11 @@ They are declared by torch.library, and not as an autograd.Function around the b
 break torch.compile, and crash on tensors without storage.
 """
 
+import ctypes
 import math
 from collections.abc import Callable, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -255,6 +257,14 @@ def _mark_constants() -> None:
         torch.compiler.assume_constant_result(getattr(function, "__wrapped__", function))
 
 
+def _lend_threads() -> None:
+    """Puts the engine on PyTorch's own threads, where those are OpenMP's."""
+    folder = Path(torch.__file__).with_name("lib")
+    for path in (folder / "libtorch_cpu.so", folder / "libtorch_cpu.dylib"):
+        if native.why_not() is None and path.exists():
+            native.lend_openmp(ctypes.CDLL(str(path)))
+
+
 def _register() -> None:
     operations = (
         ("infer", _forward, _fake("forward"), map_forward),
@@ -270,5 +280,6 @@ def _register() -> None:
     _library.impl("backward", _without_gradient, "Autograd")
 
 
+_lend_threads()
 _register()
 _mark_constants()

@@ -1,0 +1,43 @@
+#include "openmp.h"
+
+#include <pthread.h>
+
+#include <atomic>
+
+namespace ostinato {
+namespace {
+
+std::atomic<const OpenMP*> lent{nullptr};
+
+struct Call {
+  const OpenMP* openmp;
+  int n;
+  void (*task)(void* context, int i, int n);
+  void* context;
+};
+
+// What every thread of a team runs. All of a team see the same size.
+void enter(void* data) {
+  const Call& call = *static_cast<const Call*>(data);
+  const int i = call.openmp->thread_num();
+  const int n = call.openmp->num_threads() < call.n ? 1 : call.n;
+  if (i < n) call.task(call.context, i, n);
+}
+
+}  // namespace
+
+void lend_openmp(const OpenMP& functions) {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { lent.store(nullptr); });
+  (void)registered;
+  lent.store(new OpenMP(functions));  // once a process; a call under way may still read the last
+}
+
+bool run_on_openmp(int n, void (*task)(void* context, int i, int n), void* context) {
+  const OpenMP* openmp = lent.load(std::memory_order_acquire);
+  if (openmp == nullptr || openmp->max_threads() < n) return false;
+  Call call{openmp, n, task, context};
+  openmp->parallel(enter, &call, 0, 0);  // 0: as many threads as its other teams have
+  return true;
+}
+
+}  // namespace ostinato
