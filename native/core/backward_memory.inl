@@ -44,9 +44,10 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
 
 // Packs panels of units and of inputs.
 template <class R>
-void pack_backward_weights(const BackLayer<R>& l, Span own, Span own_d) {
+void pack_backward_weights(const BackLayer<R>& l, const Shares& shares) {
   typedef typename R::S S;
   const Columns& c = l.columns;
+  const Span own = shares.units;
   const S* recurrent = static_cast<const S*>(l.run->recurrent_kernel);
   pack_transposed<R>(recurrent, l.U, l.U, c.gates, c.gate_of_h, c.h_cols, own, l.recurrent_t);
   if (l.candidate_t != nullptr) {
@@ -54,7 +55,7 @@ void pack_backward_weights(const BackLayer<R>& l, Span own, Span own_d) {
   }
   if (l.kernel_t == nullptr) return;
   pack_transposed<R>(static_cast<const S*>(l.run->kernel), l.D, l.U, c.gates, c.gate_of_x, c.x_cols,
-                     own_d, l.kernel_t);
+                     shares.inputs, l.kernel_t);
 }
 
 template <class R>
@@ -80,15 +81,16 @@ void unpack_bias(const BackLayer<R>& l, Span panels, I parts, I part_stride) {
 
 // Lays out the weights' gradients of some panels as Keras's.
 template <class R>
-void unpack_gradients(const BackLayer<R>& l, Span own) {
+void unpack_gradients(const BackLayer<R>& l, const Shares& shares) {
   typedef typename R::S S;
   constexpr I L = R::kLanes;
   const Columns& c = l.columns;
+  const Span own = shares.units;
   const I parts = l.schedule.group_count;
   const BackMemory<R>& m = l.back[0];
   S* d_recurrent = static_cast<S*>(l.run->d_recurrent_kernel);
   unpack_weights<R>(m.d_kernel, parts, l.panels * l.D * c.x_cols * L, l.D, l.U, c.gates, c.gate_of_x,
-                    c.x_cols, own, static_cast<S*>(l.run->d_kernel));
+                    c.x_cols, shares.kernel, static_cast<S*>(l.run->d_kernel));
   unpack_weights<R>(m.d_recurrent, parts, l.panels * l.U * c.h_cols * L, l.U, l.U, c.gates,
                     c.gate_of_h, c.h_cols, own, d_recurrent);
   if (m.d_candidate != nullptr) {

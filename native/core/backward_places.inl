@@ -34,12 +34,15 @@ struct BackwardPlaces {
   const Rows& rows;
   const BackMemory<R>& memory;
   const I member, members;
-  const Span own, own_d;  // panels of units, and of inputs
+  const Span own, own_d, own_kernel;  // panels of units, of inputs, and of the kernel's gradient
 
   BackwardPlaces(const BackLayer<R>& layer, I group, I member, I members)
+      : BackwardPlaces(layer, group, member, members,
+                       shares_of(layer.panels, layer.d_blocks, member, members)) {}
+  BackwardPlaces(const BackLayer<R>& layer, I group, I member, I members, const Shares& shares)
       : l(layer), spec(layer.run->spec), c(layer.columns), rows(layer.schedule.groups[group]),
-        memory(layer.back[group]), member(member), members(members),
-        own(share(layer.panels, member, members)), own_d(share(layer.d_blocks, member, members)) {}
+        memory(layer.back[group]), member(member), members(members), own(shares.units),
+        own_d(shares.inputs), own_kernel(shares.kernel) {}
 
   I panel_size() const { return rows.count * L; }
   S* d_z(I slot, I panel, I r) const {

@@ -13,14 +13,14 @@ struct ForwardMember {
   const GroupMemory<R>& memory;
   const I member, members;
   Barrier* barrier;
-  const Span own;  // panels
+  const Part own;
   S *tile, *spare, *work;
   Int *valid, *shown;
 
   ForwardMember(const Layer<R>& layer, I group, I member, I members, Barrier* barrier)
       : l(layer), c(layer.columns), rows(layer.schedule.groups[group]),
         memory(layer.memory[group]), member(member), members(members), barrier(barrier),
-        own(share(layer.panels, member, members)) {
+        own(part_of(layer.panels, rows.count, member, members, splits_rows(layer))) {
     const I block = rows.count < kRowBlock ? rows.count : kRowBlock;
     S* next = memory.private_ + member * memory.private_size;
     valid = reinterpret_cast<Int*>(next), next += blocks_of(rows.count, L) * L;
@@ -33,6 +33,11 @@ struct ForwardMember {
   static I private_size(I count) {
     const I block = count < kRowBlock ? count : kRowBlock;
     return 2 * blocks_of(count, L) * L + (1 + 4 + 4) * block * L + 64 * L;
+  }
+
+  // Where panels are computed together, they stay whole.
+  static bool splits_rows(const Layer<R>& l) {
+    return l.run->spec.kind == lstm || l.run->spec.kind == gru;
   }
 
   // --- where things are ---
@@ -67,14 +72,15 @@ struct ForwardMember {
 
   void enter(I t, I first, I last) const {
     for (I p = own.first; p < own.last; ++p) {
-      for (I r = first; r < last; ++r) {
+      const Span some = own.of(p, {first, last});
+      for (I r = some.first; r < some.last; ++r) {
         const I row = l.schedule.row_of[rows.first + r];
         for (I s = 0; s < c.states; ++s) {
           const S* from = static_cast<const S*>(l.run->initial[s]) + row * l.U + p * L;
           store<R>(state(s, t, p) + r * L, load_part<R>(from, l.U - p * L));
         }
       }
-      drop(t, p, first, last);
+      drop(t, p, some.first, some.last);
     }
   }
 
@@ -94,7 +100,8 @@ struct ForwardMember {
   void leave(I t, I first, I last) const {
     for (I p = own.first; p < own.last; ++p) {
       const I lanes = l.U - p * L;
-      for (I r = first; r < last; ++r) {
+      const Span some = own.of(p, {first, last});
+      for (I r = some.first; r < some.last; ++r) {
         const I row = l.schedule.row_of[rows.first + r];
         for (I s = 0; s < c.states; ++s) {
           S* to = static_cast<S*>(l.run->final[s]) + row * l.U + p * L;
@@ -122,6 +129,7 @@ struct ForwardMember {
       while (begin < l.T && rows.running[begin] <= r) ++begin;
       const I row = l.schedule.row_of[rows.first + r];
       for (I p = own.first; p < own.last; ++p) {
+        if (own.of(p, {r, r + 1}).size() == 0) continue;
         write_outputs(row, p, 0, begin, V{});
         for (I s = 0; begin == l.T && s < c.states; ++s) {
           const I at = row * l.U + p * L;
@@ -251,13 +259,13 @@ struct ForwardMember {
   }
 
   void step(I t) const {
-    const I running = rows.running[t];
-    const I blocks = blocks_of(running, kRowBlock);
     const bool before = l.run->spec.kind == gru_reset_before;
     for (I p = own.first; p < own.last;) {
       const I together = panels_together(c.cols, p, own.last);
+      const Span all = own.of(p, {0, rows.running[t]});
+      const I blocks = blocks_of(all.size(), kRowBlock);
       for (I b = 0; b < blocks; ++b) {
-        const Span some = share(running, b, blocks);
+        const Span some = share(all, b, blocks);
         S* z = tile_at(t, p, some.first);
         const I z_panel = tile_panel_stride(some.size());
         if (l.pairs) {

@@ -86,6 +86,44 @@ struct Span {
   I size() const { return last - first; }
 };
 Span share(I n, I i, I count) { return {n * i / count, n * (i + 1) / count}; }
+Span share(Span all, I i, I count) {
+  const Span some = share(all.size(), i, count);
+  return {all.first + some.first, all.first + some.last};
+}
+
+// What one of several threads does of the panels of units, of those of the inputs, and of the panels
+// of the kernel's gradient. The last two are dealt the other way round, so that nobody has the larger
+// share of all.
+struct Shares {
+  Span units, inputs, kernel;
+};
+Shares shares_of(I panels, I d_blocks, I i, I count) {
+  const I other = count - 1 - i;
+  return {share(panels, i, count), share(d_blocks, other, count), share(panels, other, count)};
+}
+
+// A member's part of the panels of a group's rows: panels [first, last), of the first only the slots
+// from `begin` on, of the last only those before `end`.
+struct Part {
+  I first, last, begin, end;
+
+  // Those of the slots that it has of a panel.
+  Span of(I panel, Span slots) const {
+    if (panel == first && slots.first < begin) slots.first = begin;
+    if (panel == last - 1 && slots.last > end) slots.last = end;
+    return slots.first < slots.last ? slots : Span{slots.first, slots.first};
+  }
+};
+
+// Whole panels for each of `count` members; or, if `splits`, also a panel's rows for two or more, so
+// that all have as much to do (LSTM B32 U300, 19 panels on two threads: 5 % less time).
+Part part_of(I panels, I rows, I i, I count, bool splits) {
+  const Span whole = share(panels, i, count);
+  if (!splits) return {whole.first, whole.last, 0, rows};
+  // Members meet at multiples of panels / count: in a panel's middle where that's no whole number.
+  const I begin = panels * i % count * rows / count, end = panels * (i + 1) % count * rows / count;
+  return {whole.first, end > 0 ? whole.last + 1 : whole.last, begin, end > 0 ? end : rows};
+}
 
 // Panels that are computed together from `p` on: one where a panel has several columns, else up to
 // four, so that a tile has four columns.

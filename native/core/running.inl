@@ -6,11 +6,11 @@ struct ForwardPass {
   static bool take(Ready& l, Arena& arena) {
     return take_forward_weights(l, arena) && take_forward_memory(l, arena);
   }
-  static void pack(const Ready& l, Span own, Span) { pack_forward_weights(l, own); }
+  static void pack(const Ready& l, const Shares& shares) { pack_forward_weights(l, shares.units); }
   static void run(const Ready& l, I group, I member, I members, Barrier* barrier) {
     ForwardMember<R>(l, group, member, members, barrier).run();
   }
-  static void unpack(const Ready&, Span) {}
+  static void unpack(const Ready&, const Shares&) {}
   static constexpr bool unpacks = false;
 };
 
@@ -18,11 +18,11 @@ template <class R>
 struct BackwardPass {
   typedef BackLayer<R> Ready;
   static bool take(Ready& l, Arena& arena) { return take_backward_memory(l, arena); }
-  static void pack(const Ready& l, Span own, Span own_d) { pack_backward_weights(l, own, own_d); }
+  static void pack(const Ready& l, const Shares& shares) { pack_backward_weights(l, shares); }
   static void run(const Ready& l, I group, I member, I members, Barrier* barrier) {
     BackwardMember<R>(l, group, member, members, barrier).run();
   }
-  static void unpack(const Ready& l, Span own) { unpack_gradients(l, own); }
+  static void unpack(const Ready& l, const Shares& shares) { unpack_gradients(l, shares); }
   static constexpr bool unpacks = true;
 };
 
@@ -44,13 +44,17 @@ struct Tasks {
     return {fours.first * 4, last < panels ? last : panels};
   }
 
+  Shares shares(const typename Pass::Ready& l, I part) const {
+    const Span units = aligned_share(l.panels, part, parts);
+    return {units, aligned_share(l.d_blocks, part, parts), units};
+  }
+
   static void pack(void* context, int task) {
     const Tasks& all = *static_cast<Tasks*>(context);
     const int run = task / all.parts, part = task % all.parts;
     if (all.is_shared(run)) return;
     const typename Pass::Ready& l = all.layers[run];
-    Pass::pack(l, aligned_share(l.panels, part, all.parts),
-               aligned_share(l.d_blocks, part, all.parts));
+    Pass::pack(l, all.shares(l, part));
   }
 
   static void unpack(void* context, int task) {
@@ -58,7 +62,7 @@ struct Tasks {
     const int run = task / all.parts, part = task % all.parts;
     if (all.is_shared(run)) return;
     const typename Pass::Ready& l = all.layers[run];
-    Pass::unpack(l, aligned_share(l.panels, part, all.parts));
+    Pass::unpack(l, all.shares(l, part));
   }
 
   static void run(void* context, int task) {
@@ -74,8 +78,8 @@ struct Tasks {
   // A run whose threads split the units: packing included, as each packs what it computes.
   static void run_shared(void* context, int member, int members, Barrier* barrier) {
     const typename Pass::Ready& l = *static_cast<typename Pass::Ready*>(context);
-    const Span own = share(l.panels, member, members);
-    Pass::pack(l, own, share(l.d_blocks, member, members));
+    const Shares own = shares_of(l.panels, l.d_blocks, member, members);
+    Pass::pack(l, own);
     Pass::run(l, 0, member, members, barrier);
     Pass::unpack(l, own);
   }

@@ -8,12 +8,12 @@ struct WeightGradients : BackwardPlaces<R> {
   static constexpr I L = R::kLanes;
   using Places::Places;
   using Places::c, Places::d_z, Places::dropped, Places::l, Places::memory, Places::old_state;
-  using Places::own, Places::panel_size, Places::reset, Places::rows, Places::spec, Places::x;
+  using Places::own, Places::own_kernel, Places::panel_size, Places::reset, Places::rows, Places::spec, Places::x;
 
   // Each member's own part of the accumulators.
   void clear() const {
-    const I p = own.first, n = own.size() * L;
-    fill_zero(memory.d_kernel + p * l.D * c.x_cols * L, n * l.D * c.x_cols);
+    const I p = own.first, n = own.size() * L, panel = l.D * c.x_cols * L;
+    fill_zero(memory.d_kernel + own_kernel.first * panel, own_kernel.size() * panel);
     fill_zero(memory.d_recurrent + p * l.U * c.h_cols * L, n * l.U * c.h_cols);
     fill_zero(memory.d_bias + p * c.cols * L, n * c.cols);
     if (memory.d_candidate != nullptr) fill_zero(memory.d_candidate + p * l.U * L, n * l.U);
@@ -22,9 +22,13 @@ struct WeightGradients : BackwardPlaces<R> {
   // Takes in the timesteps t, t + 1 ... of the ring's slots [0, count), the last first.
   void accumulate(I t, I count) const {
     Segment<R> segments[kMostRing];
+    for (I p = own_kernel.first; p < own_kernel.last;) {
+      const I together = panels_together(c.cols, p, own_kernel.last);
+      accumulate_kernel(segments, t, count, p, together);
+      p += together;
+    }
     for (I p = own.first; p < own.last;) {
       const I together = panels_together(c.cols, p, own.last);
-      accumulate_kernel(segments, t, count, p, together);
       accumulate_recurrent(segments, t, count, p, together);
       for (I q = p; q < p + together; ++q) accumulate_bias(t, count, q);
       p += together;

@@ -111,17 +111,11 @@ inline void fill(Case& c, Random& random) {
   }
 }
 
-// Any spec and any sizes of the lists.
-inline Case random_case(Random& random, int64_t kind) {
+// Any spec, for sizes that are set.
+inline void cross_options(Case& c, Random& random, int64_t kind) {
   size_t activations = 0;
   activation_names(&activations);
-  const int64_t batches[] = {1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 23, 33};
-  const int64_t times[] = {1, 2, 3, 5, 9, 12};
-  const int64_t features[] = {1, 2, 3, 8, 15, 16, 17, 33};
   const int64_t units[] = {1, 2, 3, 7, 8, 15, 16, 17, 24, 31, 32, 33, 48, 50, 65};
-  Case c;
-  c.B = random.pick(batches), c.T = random.pick(times);
-  c.D = random.pick(features), c.U = random.pick(units);
   RunSpec& s = c.spec;
   s.kind = kind;
   int64_t gates = gate_count(s);
@@ -142,6 +136,32 @@ inline Case random_case(Random& random, int64_t kind) {
     (random.chance(0.5) ? s.ys_before : s.ys_after) = random.pick(units);
   }
   fill(c, random);
+}
+
+// Any spec and any sizes of the lists.
+inline Case random_case(Random& random, int64_t kind) {
+  const int64_t batches[] = {1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 23, 33};
+  const int64_t times[] = {1, 2, 3, 5, 9, 12};
+  const int64_t features[] = {1, 2, 3, 8, 15, 16, 17, 33};
+  const int64_t units[] = {1, 2, 3, 7, 8, 15, 16, 17, 24, 31, 32, 33, 48, 50, 65};
+  Case c;
+  c.B = random.pick(batches), c.T = random.pick(times);
+  c.D = random.pick(features), c.U = random.pick(units);
+  cross_options(c, random, kind);
+  return c;
+}
+
+// Likewise, with weights beyond the caches, so that threads share the units: whole panels of them, or
+// a panel's rows, too.
+inline Case random_large_case(Random& random, int64_t kind) {
+  const int64_t batches[] = {1, 2, 5, 8, 17};
+  const int64_t times[] = {1, 2, 3, 5};
+  const int64_t features[] = {1, 20, 33, 70};
+  const int64_t units[] = {256, 257, 270, 290, 300};
+  Case c;
+  c.B = random.pick(batches), c.T = random.pick(times);
+  c.D = random.pick(features), c.U = random.pick(units) * (kind == simple_rnn ? 2 : 1);
+  cross_options(c, random, kind);
   return c;
 }
 

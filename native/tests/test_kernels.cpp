@@ -216,6 +216,15 @@ void test_crossed_options(int64_t count) {
   }
 }
 
+void test_crossed_options_on_large_layers(int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    Random random(uint64_t(9000 + i));
+    const Case large = random_large_case(random, random.below(4));
+    check_call<float>({large}, thread_count());
+    if (i % 4 == 0) check_call<double>({large}, thread_count());
+  }
+}
+
 // What is not a number, or infinite, goes where the mathematics takes it, and nowhere else.
 void test_nan_and_infinity() {
   Random random(3);
@@ -252,7 +261,9 @@ int main(int argc, char** argv) {
   test_sizes();
   test_nan_and_infinity();
   test_a_long_sequence();
-  test_crossed_options(argc > 1 ? std::atoll(argv[1]) : 300);
+  const int64_t count = argc > 1 ? std::atoll(argv[1]) : 300;
+  test_crossed_options(count);
+  test_crossed_options_on_large_layers(count / 8);
   std::printf("%s, %d threads: at most %.2f of what's allowed; %d tensors are ill-conditioned, %d "
               "are wrong\n", target().c_str(), thread_count(), worst, ill_conditioned, failures);
   return failures == 0 ? 0 : 1;
