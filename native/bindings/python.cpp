@@ -10,6 +10,7 @@
 #include "openmp.h"
 #include "ostinato.h"
 #include "reading.h"
+#include "threads.h"
 
 namespace ostinato {
 void bind_program(nb::module_& module);
@@ -75,7 +76,6 @@ class PooledBuffer {
                              flags);
   }
   size_t bytes() const { return bytes_; }
-  uintptr_t address() const { return reinterpret_cast<uintptr_t>(memory_.data()); }
 
  private:
   size_t bytes_;
@@ -97,14 +97,13 @@ NB_MODULE(_native, module) {
   module.def("activation_names", [] { return names(activation_names); });
   module.def("runnable_targets", [] { return names(runnable_targets); });
   module.def("target", target);
-  module.def("threads", threads);
+  module.def("threads", thread_count);
   module.def("lend_openmp", lend, nb::arg("parallel"), nb::arg("thread_num"),
              nb::arg("num_threads"), nb::arg("max_threads"));
   module.def("pooled_bytes", pooled_bytes);
   nb::class_<PooledBuffer>(module, "PooledBuffer", nb::type_slots(buffer_slots))
       .def(nb::init<size_t>(), nb::arg("nbytes"))
-      .def("__len__", &PooledBuffer::bytes)
-      .def_prop_ro("address", &PooledBuffer::address);
+      .def("__len__", &PooledBuffer::bytes);
   bind_program(module);
 #if defined(OSTINATO_HAS_JAX)
   bind_jax(module);

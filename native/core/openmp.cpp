@@ -8,6 +8,7 @@ namespace ostinato {
 namespace {
 
 std::atomic<const OpenMP*> lent{nullptr};
+std::atomic<bool> forked{false};  // since they were lent
 
 struct Call {
   const OpenMP* openmp;
@@ -27,14 +28,21 @@ void enter(void* data) {
 }  // namespace
 
 void lend_openmp(const OpenMP& functions) {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { lent.store(nullptr); });
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
   (void)registered;
   lent.store(new OpenMP(functions));  // once a process; a call under way may still read the last
 }
 
+int lent_threads(int otherwise) {
+  const OpenMP* openmp = lent.load(std::memory_order_acquire);
+  if (openmp == nullptr) return otherwise;
+  const int count = openmp->max_threads();
+  return count < 1 ? 1 : count;
+}
+
 bool run_on_openmp(int n, void (*task)(void* context, int i, int n), void* context) {
   const OpenMP* openmp = lent.load(std::memory_order_acquire);
-  if (openmp == nullptr || openmp->max_threads() < n) return false;
+  if (openmp == nullptr || forked.load() || openmp->max_threads() < n) return false;
   Call call{openmp, n, task, context};
   openmp->parallel(enter, &call, 0, 0);  // 0: as many threads as its other teams have
   return true;

@@ -15,9 +15,13 @@ struct OpenMP {
   int (*max_threads)();
 };
 
-// Lends the runtime's threads from now on to every caller in the process, but not to a child after
-// fork, where they're gone and the runtime would wait for them. The library stays loaded.
+// Lends the runtime's threads from now on to every caller in the process. In a child after fork they
+// are gone, and the runtime would wait for them: there only their number counts. The library stays
+// loaded.
 void lend_openmp(const OpenMP& functions);
+
+// How many threads its teams have; `otherwise` where none are lent. At least 1.
+int lent_threads(int otherwise);
 
 // Runs task(context, i, n) at the same time for i in [0, n), on the runtime's threads, or once with
 // (context, 0, 1) where it has fewer at this moment. False, and nothing is done, where none are

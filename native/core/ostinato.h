@@ -93,7 +93,4 @@ std::string target();
 // The targets that were compiled and can run on this CPU, best first.
 const char* const* runnable_targets(size_t* count);
 
-// How many threads a call may use: OSTINATO_NUM_THREADS, else the cores that the process may use.
-int threads();
-
 }  // namespace ostinato

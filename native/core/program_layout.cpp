@@ -183,8 +183,8 @@ void ProgramLayout::finish(const std::vector<int64_t>& outputs) {
     program_.output_bytes_.push_back(streams() * shown.width * int64_t(dtype_size(program_.dtype_)));
   }
   StepMemory& m = program_.memory_;
-  // For each thread work and four columns of 64 rows: step_cells.inl.
-  const int64_t tiles = int64_t{5} * 64 * 16 * thread_count();
+  // For each thread that there may be, work and four columns of 64 rows: step_cells.inl.
+  const int64_t tiles = int64_t{5} * 64 * 16 * most_threads();
   m.scratch = floats(scratch_ > tiles ? scratch_ : tiles);
   m.steps = program_.steps_.data();
   m.count = int64_t(program_.steps_.size());

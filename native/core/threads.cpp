@@ -23,7 +23,6 @@
 #endif
 
 #include "openmp.h"
-#include "ostinato.h"
 
 namespace ostinato {
 namespace {
@@ -77,14 +76,21 @@ int quota() {
   return 0;
 }
 
-int decide_thread_count() {
-  const char* text = getenv("OSTINATO_NUM_THREADS");
-  int wanted = text == nullptr ? 0 : atoi(text);
-  if (wanted < 1) {
-    wanted = affinity();
-    if (int share = quota(); share > 0 && share < wanted) wanted = share;
-  }
-  return wanted < 1 ? 1 : wanted > kMostThreads ? kMostThreads : wanted;
+// OSTINATO_NUM_THREADS, or 0.
+int asked_threads() {
+  static const int asked = [] {
+    const char* text = getenv("OSTINATO_NUM_THREADS");
+    const int number = text == nullptr ? 0 : atoi(text);
+    return number < 1 ? 0 : number < kMostThreads ? number : kMostThreads;
+  }();
+  return asked;
+}
+
+int decide_threads() {
+  if (asked_threads() > 0) return asked_threads();
+  int cores = affinity();
+  if (int share = quota(); share > 0 && share < cores) cores = share;
+  return cores < 1 ? 1 : cores < kMostThreads ? cores : kMostThreads;
 }
 
 struct Job {
@@ -251,12 +257,16 @@ bool run_lent(int threads, const Job& job) {
 
 }  // namespace
 
-int thread_count() {
-  static const int count = decide_thread_count();
+int most_threads() {
+  static const int count = decide_threads();
   return count;
 }
 
-int threads() { return thread_count(); }
+int thread_count() {
+  const int most = most_threads();
+  const int lent = asked_threads() > 0 ? most : lent_threads(most);
+  return lent < most ? lent : most;
+}
 
 void parallel_for(int n, void (*task)(void* context, int i), void* context) {
   Pool* all = n > 1 ? acquired_pool() : nullptr;
@@ -265,8 +275,9 @@ void parallel_for(int n, void (*task)(void* context, int i), void* context) {
     return;
   }
   const Job job = {n, task, nullptr, context, nullptr};
-  if (!run_lent(n < thread_count() ? n : thread_count(), job)) {
-    all->grow(thread_count() - 1);
+  const int count = thread_count();
+  if (!run_lent(n < count ? n : count, job)) {
+    all->grow(most_threads() - 1);
     all->run(job);
   }
   all->release();
@@ -276,10 +287,11 @@ void parallel_team(int wanted, void (*task)(void* context, int i, int n, Barrier
                    void* context) {
   Pool* all = wanted > 1 ? acquired_pool() : nullptr;
   if (all == nullptr) return task(context, 0, 1, nullptr);
-  int n = wanted < thread_count() ? wanted : thread_count();
+  const int count = thread_count();
+  int n = wanted < count ? wanted : count;
   Barrier lent_barrier(n);
   if (!run_lent(n, {n, nullptr, task, context, &lent_barrier})) {
-    all->grow(thread_count() - 1);
+    all->grow(most_threads() - 1);
     if (all->size() < n) n = all->size();
     Barrier barrier(n);
     all->run({n, nullptr, task, context, n > 1 ? &barrier : nullptr});

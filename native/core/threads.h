@@ -6,8 +6,13 @@
 
 namespace ostinato {
 
-// How many threads a call may use, the caller's among them; at least 1. Read once:
-// OSTINATO_NUM_THREADS, else the cores that this process may run on.
+// How many threads a call may ever use, the caller's among them; at least 1. Read once:
+// OSTINATO_NUM_THREADS, else the cores that this process may run on, or its share of them where a
+// container has less.
+int most_threads();
+
+// How many it may use now: no more than OpenMP's teams have where its threads are lent (openmp.h),
+// as torch.set_num_threads sets it, but for OSTINATO_NUM_THREADS, which prevails.
 int thread_count();
 
 // Runs task(context, i) for every i in [0, n), in any order and on any threads; returns when all

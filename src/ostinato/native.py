@@ -153,7 +153,7 @@ def runnable_targets() -> tuple[str, ...]:
 
 
 def threads() -> int:
-    """How many threads a call may use."""
+    """How many threads a call may use now."""
     count: int = _extension().threads()
     return count
 

@@ -47,7 +47,7 @@ FORK = """
 
 
 def run(script, **environment):
-    """What a script prints, in a process of its own with two threads."""
+    """What a script prints, in a process of its own; of PyTorch's threads it has two."""
     settings = {"OSTINATO_NUM_THREADS": "2", "OMP_NUM_THREADS": "2", **environment}
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -70,6 +70,21 @@ def test_its_own_threads_where_pytorch_has_fewer():
 
 def test_a_child_has_threads_of_its_own():
     run(BEGIN + FORK)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: one thread anyway")
+def test_as_many_as_pytorch_has():
+    count = """
+import torch
+import ostinato.layers
+from ostinato import native
+torch.set_num_threads(1)
+alone = native.threads()
+torch.set_num_threads(2)
+print(alone, native.threads())
+"""
+    assert run(count, OSTINATO_NUM_THREADS="") == "1 2"
+    assert run(count, OSTINATO_NUM_THREADS="3") == "3 3"
 
 
 def test_a_library_without_openmp():
