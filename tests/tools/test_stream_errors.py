@@ -210,13 +210,35 @@ def test_what_was_expected_and_what_came(vectors):
         vectors.step(np.zeros(4))
     with pytest.raises(ValueError, match=r"of shape \(T, 3\) and float32, got \(5, 4\) of int64"):
         vectors.run(np.zeros((5, 4), int))
+    for nothing, kind in ((None, "NoneType"), ({}, "dict"), (vectors, "Stream")):
+        with pytest.raises(ValueError, match=rf"expected x of shape \(3,\) .*, got {kind}\."):
+            vectors.step(nothing)
+
+
+def test_inputs_without_a_name():
+    one, other = keras.Input((None, 2)), keras.Input((None, 3))
+    joined = layers.Concatenate()([one, other])
+    for inputs, name in (([one, other], r"x\[1\]"), ({"a": one, "b": other}, r"x\['b'\]")):
+        stream = ostinato.stream(keras.Model(inputs, joined))
+        given = keras.tree.map_structure(lambda _: np.zeros(2), inputs)
+        with pytest.raises(ValueError, match=rf"expected {name} of shape \(3,\)"):
+            stream.step(given)
+
+
+@pytest.mark.parametrize("module", [layers, ostinato.layers])
+def test_a_cell(module):
+    cell = module.LSTMCell(4, name="one")
+    for each in (cell, module.StackedRNNCells([cell], name="some")):
+        with pytest.raises(ValueError, match=f"'{each.name}', which is a cell: wrap it in RNN"):
+            ostinato.stream(each)
 
 
 @pytest.mark.parametrize("x", [VOCABULARY, -1, -(2**31), 2**31 - 1])
 def test_ids_out_of_range(ids, x):
-    with pytest.raises(ValueError, match=f"expected ids of 0 to {VOCABULARY - 1}, got {x}"):
+    message = f"stream of .*: input x: expected ids of 0 to {VOCABULARY - 1}, got {x}"
+    with pytest.raises(ValueError, match=message):
         ids.step(x)
-    with pytest.raises(ValueError, match=f"expected ids of 0 to {VOCABULARY - 1}, got {x}"):
+    with pytest.raises(ValueError, match=message):
         ids.run([1, 2, x])
 
 

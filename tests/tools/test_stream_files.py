@@ -120,6 +120,30 @@ def test_states_of_others(model, tmp_path):
         ostinato.Stream.load(path)
 
 
+def test_files_of_before_layers_of_one_name_went_by_their_paths(tmp_path):
+    inner = keras.Sequential([keras.Input((None, 3)), lstm(4, name="r")], name="inner")
+    x = keras.Input((None, 3))
+    model = keras.Model(x, gru(2, name="r")(inner(x)))
+    data = floats(7, 3)
+    stream = ostinato.stream(model)
+    stream.run(data)
+    for name, save in (("state", stream.save_state), ("stream", stream.save)):
+        save(tmp_path / name)
+        about, arrays = parts((tmp_path / name).read_bytes())
+        text = json.dumps(about)
+        assert "inner/r" in text
+        write(tmp_path / f"old {name}", json.loads(text.replace("inner/r", "r")), arrays)
+    for name in ("state", "old state"):
+        other = ostinato.stream(model)
+        other.load_state(tmp_path / name)
+        assert_nests_close(other.state, stream.state, 0)
+    after = stream.run(data)
+    for name, keys in (("stream", {"inner/r", "r"}), ("old stream", {"r"})):
+        loaded = ostinato.Stream.load(tmp_path / name)
+        assert set(loaded.state) == keys
+        assert_nests_close(loaded.run(data), after, 0)
+
+
 # --- files that are something else ----------------------------------------------------------------
 
 
@@ -181,6 +205,21 @@ def test_foreign_files(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"model: expected a .*got"):
         ostinato.Stream.load(path)
+
+
+def test_what_a_foreign_file_is(tmp_path):
+    path = tmp_path / "model"
+    stack(lstm(2)).save(tmp_path / "model.keras")
+    for name in ("config.json", "garbage"):
+        if name == "garbage":
+            path.write_bytes(b"garbage")
+        else:
+            path.write_bytes((tmp_path / "model.keras").read_bytes())
+        with pytest.raises(ValueError, match="expected a stream that") as caught:
+            ostinato.Stream.load(path)
+        assert "pickle" not in str(caught.value)
+        assert (name == "garbage") == ("no archive of arrays" in str(caught.value))
+        assert (name == "config.json") == ("other entries: ['config.json'" in str(caught.value))
 
 
 def test_a_file_that_is_not_there(tmp_path):

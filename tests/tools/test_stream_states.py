@@ -35,10 +35,25 @@ class Counts(Own):
         return keras.ops.cast(new, inputs.dtype), [new]
 
 
+def odd(x):
+    return x / (1 + keras.ops.abs(x))
+
+
+def twice_the_name(outer=gru):
+    """A model whose LSTM and other layer, on another level, are both called "r"."""
+    inner = keras.Sequential([keras.Input((None, 3)), lstm(4, name="r")], name="inner")
+    x = keras.Input((None, 3))
+    return give_weights(keras.Model(x, outer(2, name="r")(layers.Dense(3, name="d")(inner(x)))))
+
+
 def resident():
     """Bytes of this process's memory."""
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * resource.getpagesize()
+
+
+def own(units, name):
+    return RNN(Own(units), return_sequences=True, name=name)
 
 
 @pytest.fixture(params=["native", "Keras"])
@@ -203,6 +218,18 @@ class TestState:
         stream.state = {next(iter(stream.state)): states}
         np.testing.assert_array_equal(stream.run(data), after)
 
+    @pytest.mark.parametrize("outer", [gru, own])
+    def test_of_layers_of_one_name(self, outer):
+        stream = ostinato.stream(twice_the_name(outer))
+        whole = stream.run(floats(5, 3))
+        assert {name: len(parts) for name, parts in stream.state.items()} == {"inner/r": 2, "r": 1}
+        before = stream.state
+        stream.state = {"r": np.ones(2)}
+        np.testing.assert_array_equal(stream.state["r"], [np.ones(2)])
+        np.testing.assert_array_equal(stream.state["inner/r"], before["inner/r"])
+        stream.state = {"inner/r": [np.zeros(4), np.zeros(4)], "r": np.zeros(2)}
+        np.testing.assert_array_equal(stream.run(floats(5, 3)), whole)
+
     def test_is_unchanged_by_what_is_refused(self):
         model = read(layers.Embedding(VOCABULARY, 4), lstm(3))
         stream = ostinato.stream(model)
@@ -253,6 +280,22 @@ class TestRefresh:
         with pytest.raises(ValueError, match="refresh: the model's layers have changed"):
             stream.refresh()
 
+    @needs_native
+    def test_says_what_the_kernel_no_longer_takes(self):
+        model = stack(lstm(4, name="a"))
+        stream = ostinato.stream(model)
+        model.layers[0].cell.activation = odd
+        with pytest.raises(ValueError, match=r"have changed since: LSTM layer 'a': .*: odd\. Make"):
+            stream.refresh()
+
+    def test_whatever_engine_is_forced(self, model):
+        stream, data = ostinato.stream(model, streams=N), data_for(model, 0.0)
+        give_weights(model, seed=8)
+        with ostinato.use_engine("scan"):
+            stream.refresh()
+        expected = ostinato.stream(model, streams=N).run(data)
+        np.testing.assert_allclose(stream.run(data), expected, **CLOSE)
+
 
 class TestThreads:
     def test_each_with_its_own(self):
@@ -283,7 +326,7 @@ class TestThreads:
         for thread in threads:
             thread.join()
         assert len(outcomes) == 12
-        assert set(outcomes) <= {shape, REFUSED}
+        assert set(outcomes) <= {shape, refusal(stream)}
         stream.reset()
         np.testing.assert_array_equal(stream.run(data), ostinato.stream(model).run(data))
 
@@ -293,14 +336,19 @@ class TestThreads:
         data, outcomes = floats(20_000, 64), []
         thread = threading.Thread(target=lambda: outcomes.append(shape_or_refusal(stream, data)))
         thread.start()
-        while thread.is_alive() and REFUSED not in outcomes:
+        while thread.is_alive() and refusal(stream) not in outcomes:
             outcomes.append(shape_or_refusal(stream, data[:50]))
         thread.join()
-        assert set(outcomes) <= {(20_000, 128), (50, 128), REFUSED}
-        assert REFUSED in outcomes  # this thread's call, or the other's
+        assert set(outcomes) <= {(20_000, 128), (50, 128), refusal(stream)}
+        assert refusal(stream) in outcomes  # this thread's call, or the other's
 
 
-REFUSED = "a stream takes one call at a time; this one is in use in another thread"
+def refusal(stream):
+    """What a stream says that is in use."""
+    return (
+        f"stream of {stream.name}: a stream takes one call at a time; this one is in use in "
+        "another thread"
+    )
 
 
 def shape_or_refusal(stream, data):

@@ -1,6 +1,7 @@
 """A program on the native engine, with the states of its streams."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Compiled:
         spec += _counted(program.output_values)
         spec += [number for operation in program.operations for number in operation.encode()]
         self._native = native.Program(_DTYPES[program.dtype], spec, _views(program.weights))
-        self.run = self._native.run
+        self.run = self._native.run  # itself: a step has no time for a function around it
 
     def _ports(self) -> list[Port]:
         return flatten(self.program.inputs)
@@ -39,17 +40,28 @@ class Compiled:
     def read_states(self) -> list[np.ndarray]:
         """The states, (N, *shape) each."""
         arrays = [np.empty((self._streams, *state.shape), state.dtype) for state in self.states]
-        self._expect(self._native.read_states(tuple(arrays)))
+        with self._named():
+            self._expect(self._native.read_states(tuple(arrays)))
         return arrays
 
     def write_states(self, arrays: Sequence[np.ndarray]) -> None:
         """Sets all states."""
-        self._expect(self._native.write_states(tuple(arrays)))
+        with self._named():
+            self._expect(self._native.write_states(tuple(arrays)))
 
     def refresh(self, program: Program) -> None:
         """Takes the weights of a program that is otherwise the same."""
-        self._native.set_weights(_views(program.weights))
+        with self._named():
+            self._native.set_weights(_views(program.weights))
         self.program, self.states = program, program.states
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Puts the stream's name before what the engine says where another thread is using it."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise RuntimeError(f"stream of {self.program.name}: {error}") from error
 
     def _expect(self, done: bool) -> None:
         if not done:

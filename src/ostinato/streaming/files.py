@@ -164,7 +164,9 @@ def read_state(
     got = [
         (layer, array.shape, str(array.dtype)) for layer, array in zip(names, found, strict=True)
     ]
-    if got != expected:
+    # Files of before layers of one name went by their paths have the names alone.
+    bare = [(layer.rpartition("/")[2], *rest) for layer, *rest in expected]
+    if got not in (expected, bare):
         raise ValueError(f"{owner}: expected the states {expected} in {path}, got {got}.")
     return [np.ascontiguousarray(array) for array in found]
 
@@ -184,7 +186,12 @@ def _write(path: PathLike, about: dict[str, Any], arrays: dict[str, np.ndarray])
 
 
 def _loaded(file: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    if not zipfile.is_zipfile(file):  # NumPy would take it for a pickle, and say how to allow that
+        raise ValueError("what is no archive of arrays (.npz), or not a whole one")
+    file.seek(0)
     with np.load(file, allow_pickle=False) as members:
+        if "about" not in members.files:
+            raise ValueError(f"an archive of other entries: {sorted(members.files)[:6]}")
         arrays = {name: members[name] for name in members.files}
     return json.loads(str(arrays.pop("about"))), arrays
 
@@ -196,7 +203,7 @@ def _read(path: PathLike, form: str, what: str) -> tuple[dict[str, Any], dict[st
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except _NOT_A_FILE_OF_OURS as error:
-        raise ValueError(f"{path}: expected {what}, got something else: {error}.") from error
+        raise ValueError(f"{path}: expected {what}, got {error}.") from error
     if not isinstance(about, dict) or about.get("format") != form:
         got = about.get("format") if isinstance(about, dict) else about
         raise ValueError(f"{path}: expected {what} ({form!r}), got {got!r}.")

@@ -57,7 +57,10 @@ def timestep(
         size in ("T", got) for size, got in zip(expected, array.shape, strict=True)
     )
     if not same or not _holds_such(array, dtype):
-        raise ValueError(f"{what}, got {array.shape} of {array.dtype}.")
+        # Of anything at all NumPy makes an array without axes.
+        is_array = array.dtype != object or array.shape
+        got = f"{array.shape} of {array.dtype}" if is_array else type(value).__name__
+        raise ValueError(f"{what}, got {got}.")
     _check_range(f"{owner}: expected {name}", array, dtype)
     return np.require(array, dtype, ("C", "A"))
 

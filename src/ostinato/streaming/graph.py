@@ -1,5 +1,6 @@
 """A Keras model as a list of layer calls, read through Keras's public API."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from ostinato.streaming.causal import only_input, refuse
 from ostinato.streaming.masks import EVERY, Origin, origin_of, output_mask
 from ostinato.streaming.nest import Nest, flatten, map_leaves
 from ostinato.structure import leaf_paths, map_shapes
+
+# What Keras calls a tensor of an Input that was given no name.
+_UNNAMED = re.compile(r"keras_tensor(_\d+)?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,17 +41,19 @@ class Ref:
 
 
 @dataclass(frozen=True)
-class Call:
+class LayerCall:
     """One call of a layer.
 
     Attributes:
         layer: The layer, which isn't a model.
+        path: The names of the models in the model that it is in, and its own: "inner/lstm".
         inputs: A nest of `Ref`s.
         output: The nest of what it gives, without the states of a layer with `return_state`.
         is_masked: Whether its inputs have a mask.
     """
 
     layer: Any
+    path: str
     inputs: Nest
     output: Nest
     is_masked: bool
@@ -68,7 +74,7 @@ class Graph:
     name: str
     inputs: Nest
     names: tuple[str, ...]
-    calls: tuple[Call, ...]
+    calls: tuple[LayerCall, ...]
     outputs: Nest
 
     @property
@@ -76,6 +82,15 @@ class Graph:
         """The `id` of each `Ref` that an Embedding reads: these hold integers."""
         embeddings = [c for c in self.calls if isinstance(c.layer, keras.layers.Embedding)]
         return {id(ref) for call in embeddings for ref in flatten(call.inputs)}
+
+    def owner_of_states(self, call: LayerCall) -> str:
+        """How a stream calls a recurrent layer: by its name, or by its path where others have that.
+
+        A layer that is called twice in one place is one owner, of both calls' states.
+        """
+        name = call.layer.name
+        paths = {c.path for c in self.calls if isinstance(c.layer, RNN) and c.layer.name == name}
+        return name if len(paths) == 1 else call.path
 
 
 def read(model: Any) -> Graph:
@@ -87,6 +102,11 @@ def read(model: Any) -> Graph:
     """
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"stream: expected a Keras model or layer, got {model!r}.")
+    if hasattr(model, "state_size") and not hasattr(model, "cell"):
+        raise ValueError(
+            f"stream: expected a layer or a model, got {name_of(model)}, which is a cell: wrap it "
+            "in RNN."
+        )
     if not model.built:
         raise ValueError(
             f"stream: {name_of(model)} isn't built, so that its sizes aren't known: call it on "
@@ -94,7 +114,7 @@ def read(model: Any) -> Graph:
         )
     inputs, names = _inputs_of(model)
     reader = _Reader()
-    outputs = reader.follow(model, inputs)
+    outputs = reader.follow(model, inputs, ())
     return Graph(model.name, inputs, names, tuple(reader.calls), outputs)
 
 
@@ -102,7 +122,7 @@ def _inputs_of(model: Any) -> tuple[Nest, tuple[str, ...]]:
     if not isinstance(model, keras.Model):
         dtype = "int32" if isinstance(model, keras.layers.Embedding) else model.compute_dtype
         inputs = _refs(_build_shapes(model), dtype, True, model)
-        return inputs, tuple(path or "x" for path in leaf_paths(_symbolic(inputs)))
+        return inputs, tuple(f"x{path}" for path in leaf_paths(_symbolic(inputs)))
     if not is_graph(model):
         raise ValueError(
             f"stream: {name_of(model)} is a model with a `call` of its own, which may do anything; "
@@ -115,7 +135,10 @@ def _inputs_of(model: Any) -> tuple[Nest, tuple[str, ...]]:
                 f"stream: input {tensor.name} of {name_of(model)} has no axis of timesteps, so "
                 "that it can't come timestep by timestep."
             )
-    names = tuple(tensor.name for tensor in tree.flatten(given))
+    names = tuple(
+        f"x{path}" if _UNNAMED.fullmatch(tensor.name) else tensor.name
+        for path, tensor in zip(leaf_paths(given), tree.flatten(given), strict=True)
+    )
     refs = tree.map_structure(
         lambda tensor: _refs(
             tensor.shape, keras.backend.standardize_dtype(tensor.dtype), True, model
@@ -161,17 +184,23 @@ class _Reader:
     """Follows a model's calls, in order."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[LayerCall] = []
         self._masks: dict[int, Origin | None] = {}  # by a ref's id
 
-    def follow(self, layer: Any, inputs: Nest) -> Nest:
-        """What a layer, or a model in a model, makes of its inputs."""
+    def follow(self, layer: Any, inputs: Nest, path: tuple[str, ...]) -> Nest:
+        """What a layer, or a model in a model, makes of its inputs.
+
+        Args:
+            layer: The layer.
+            inputs: A nest of `Ref`s.
+            path: Where it is in the outermost model, that one's name left out.
+        """
         if isinstance(layer, keras.Sequential) and is_graph(layer):
             for each in layer.layers:
-                inputs = self.follow(each, inputs)
+                inputs = self.follow(each, inputs, (*path, each.name))
             return inputs
         if is_graph(layer):
-            return self._functional(layer, inputs)
+            return self._functional(layer, inputs, path)
         refs = flatten(inputs)
         refuse(layer, refs)
         result = layer.compute_output_shape(map_leaves(lambda ref: ref.batch_shape, inputs))
@@ -183,13 +212,14 @@ class _Reader:
         made = output_mask(layer, [id(ref) for ref in refs], masks)
         self._masks.update((id(ref), made) for ref in flatten(output))
         is_masked = any(mask is not None for mask in masks)
-        self.calls.append(Call(layer, inputs, output, is_masked))
+        where = "/".join(path) or layer.name
+        self.calls.append(LayerCall(layer, where, inputs, output, is_masked))
         return output
 
     def _masks_of(self, refs: list[Ref]) -> list[Origin | None]:
         return [self._masks.get(id(ref)) for ref in refs]
 
-    def _functional(self, model: Any, inputs: Nest) -> Nest:
+    def _functional(self, model: Any, inputs: Nest, path: tuple[str, ...]) -> Nest:
         """A model of a graph: the calls of its layers and operations."""
         graph = replay(model)
         known: dict[int, Any] = dict(
@@ -198,7 +228,10 @@ class _Reader:
         for called, args, kwargs, output in graph.calls:
             flat = tree.flatten(output)
             if isinstance(called, keras.layers.Layer):
-                made: list[Any] = list(self._layer_called(called, args, kwargs, known))
+                given, masks = only_input(called, args, kwargs)
+                read = tree.map_structure(lambda tensor, by=called: _ref(known, tensor, by), given)
+                self._check_masks(called, flatten(read), masks, known)
+                made: list[Any] = flatten(self.follow(called, read, (*path, called.name)))
                 made += [_STATE] * (len(flat) - len(made))
             else:
                 origin = origin_of(called, args, lambda tensor: _found(known, tensor))
@@ -206,10 +239,11 @@ class _Reader:
             known.update(zip(map(id, flat), made, strict=True))
         return tree.map_structure(lambda tensor: _ref(known, tensor, model), graph.outputs)
 
-    def _layer_called(self, layer: Any, args: Any, kwargs: Any, known: dict[int, Any]) -> list[Ref]:
-        given, masks = only_input(layer, args, kwargs)
-        inputs = tree.map_structure(lambda tensor: _ref(known, tensor, layer), given)
-        own = self._masks_of(flatten(inputs))
+    def _check_masks(
+        self, layer: Any, inputs: list[Ref], masks: list[Any], known: dict[int, Any]
+    ) -> None:
+        """Refuses masks that a layer is called with and that aren't those of its inputs."""
+        own = self._masks_of(inputs)
         for mask in masks:
             origin = known.get(id(mask))
             if origin not in own and not (origin == EVERY and None in own):
@@ -217,7 +251,6 @@ class _Reader:
                     f"stream: {name_of(layer)} is called with a mask of its own; a stream has "
                     "those of Embedding and Masking."
                 )
-        return flatten(self.follow(layer, inputs))
 
 
 _STATE = "a state"

@@ -8,7 +8,7 @@ from ostinato import native
 from ostinato.layers import RNN
 from ostinato.layers.checks import name_of
 from ostinato.streaming.causal import SEES_MASKS
-from ostinato.streaming.graph import Call, Graph, Ref
+from ostinato.streaming.graph import Graph, LayerCall, Ref
 from ostinato.streaming.nest import Nest, fill, flatten
 from ostinato.streaming.program import Builder, Port, Program, Value
 from ostinato.streaming.rules import RECURRENT, RULES, Rule
@@ -26,7 +26,7 @@ def why_not(graph: Graph) -> str:
     return ""
 
 
-def _why_not_call(call: Call, graph: Graph) -> str | None:
+def _why_not_call(call: LayerCall, graph: Graph) -> str | None:
     inputs = flatten(call.inputs)
     refs = [*inputs, *flatten(call.output)]
     if not isinstance(call.layer, layers.Embedding) and any(len(ref.shape) != 1 for ref in refs):
@@ -65,6 +65,7 @@ def lower(graph: Graph) -> Program:
         # A copy of each, as a value's mask is its reader's to change.
         read = [Value(**vars(values[id(ref)])) for ref in flatten(call.inputs)]
         (made,) = flatten(call.output)
+        builder.owner = graph.owner_of_states(call)
         value = _rule(call.layer).lower(builder, call.layer, read)
         if not call.layer.supports_masking:
             value.mask = -1  # Keras drops the mask there
@@ -98,5 +99,8 @@ def ports_of(graph: Graph) -> tuple[Nest, Nest]:
         Port(name, ref.shape, "int32" if id(ref) in ids else dtype)
         for ref, name in zip(flatten(graph.inputs), graph.names, strict=True)
     ]
-    results = [Port(f"y{i}", ref.shape, dtype) for i, ref in enumerate(outputs)]
+    results = [
+        Port(f"y{i}", ref.shape, "int32" if id(ref) in ids else dtype)
+        for i, ref in enumerate(outputs)
+    ]
     return fill(graph.inputs, inputs), fill(graph.outputs, results)

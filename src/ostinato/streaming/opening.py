@@ -5,6 +5,7 @@ from typing import Any
 
 from keras.layers import Layer
 
+from ostinato.forced import use_engine
 from ostinato.streaming.compiled import Compiled
 from ostinato.streaming.given import number_of_streams
 from ostinato.streaming.graph import read
@@ -53,15 +54,20 @@ def _reread(model: Any, runner: Compiled | Stepwise) -> None:
     owner = f"stream of {model.name}: refresh"
     _check_weights(model, owner)
     graph = read(model)
+    changed = "the model's layers have changed since"
     if isinstance(runner, Stepwise):
         done = runner.refresh(graph)
     else:
-        program = None if why_not(graph) else lower(graph)
-        done = program is not None and program == runner.program
-        if program is not None and done:
+        # What is forced here and now doesn't matter: the stream has its engine.
+        with use_engine("fused"):
+            if reason := why_not(graph):
+                raise ValueError(f"{owner}: {changed}: {reason}. Make a new stream.")
+        program = lower(graph)
+        done = program == runner.program
+        if done:
             runner.refresh(program)
     if not done:
-        raise ValueError(f"{owner}: the model's layers have changed since; make a new stream.")
+        raise ValueError(f"{owner}: {changed}. Make a new stream.")
 
 
 def _check_weights(model: Any, owner: str) -> None:

@@ -76,7 +76,7 @@ class State:
     """One array of a layer's state, (streams, *shape).
 
     Attributes:
-        layer: The layer's name.
+        layer: The layer's name, or its path where others have that name.
         shape: Its shape.
         dtype: A NumPy dtype's name.
         is_extra: Whether it isn't the cell's, but what a layer under a mask keeps beside.
@@ -125,13 +125,22 @@ class Value:
 
 
 class Builder:
-    """Makes a program, operation by operation."""
+    """Makes a program, operation by operation.
+
+    Attributes:
+        dtype: The program's.
+        operations: Those so far.
+        weights: Theirs.
+        states: Likewise.
+        owner: Whose states are those of the cells that are added next.
+    """
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
         self.operations: list[Operation] = []
         self.weights: list[np.ndarray] = []
         self.states: list[State] = []
+        self.owner = ""
         self._values = self._masks = 0
 
     def input(self, width: int) -> Value:
@@ -167,15 +176,13 @@ class Builder:
         rows = [np.broadcast_to(np.asarray(row), (value.width,)) for row in (factor, offset)]
         return self.add(SCALE, value, value.width, rows)
 
-    def cell(
-        self, layer: str, kind: int, value: Value, initial: Sequence[np.ndarray], **rest: Any
-    ) -> Value:
-        """A cell named `layer` with its states; `rest` is for `add`. Its output has no mask."""
+    def cell(self, kind: int, value: Value, initial: Sequence[np.ndarray], **rest: Any) -> Value:
+        """A cell of `owner`, with its states; `rest` is for `add`. Its output has no mask."""
         made = self.add(CELL, value, len(initial[0]), kind=kind, mask_in=value.mask, **rest)
         for state in initial:
             self.states.append(
-                State(layer, state.shape, self.dtype, False, state.astype(self.dtype))
+                State(self.owner, state.shape, self.dtype, False, state.astype(self.dtype))
             )
         if value.mask >= 0:
-            self.states.append(State(layer, (), "bool", True, np.zeros((), bool)))
+            self.states.append(State(self.owner, (), "bool", True, np.zeros((), bool)))
         return made

@@ -62,7 +62,6 @@ def recurrent(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
         gate = getattr(cell, "recurrent_activation", cell.activation)  # SimpleRNN has no gates
         value.mask = mask
         value = builder.cell(
-            layer.name,
             KINDS[cell.kind],
             value,
             initial,

@@ -11,11 +11,11 @@ from keras import layers, ops, tree
 
 from ostinato.engines.asked import Asked
 from ostinato.layers import RNN
-from ostinato.layers.calling import Call as CellCall
+from ostinato.layers.calling import Call
 from ostinato.layers.checks import name_of
 from ostinato.layers.running import Job
 from ostinato.layers.running import run as run_cells
-from ostinato.streaming.graph import Call, Graph
+from ostinato.streaming.graph import Graph, LayerCall
 from ostinato.streaming.lowering import dtype_of, ports_of
 from ostinato.streaming.nest import Nest, fill, flatten, map_leaves
 from ostinato.streaming.program import Port, State
@@ -68,7 +68,8 @@ class Stepwise:
     def _alone(self) -> Iterator[None]:
         if not self._turn.acquire(blocking=False):
             raise RuntimeError(
-                "a stream takes one call at a time; this one is in use in another thread"
+                f"stream of {self._graph.name}: a stream takes one call at a time; this one is in "
+                "use in another thread"
             )
         try:
             yield
@@ -134,7 +135,7 @@ def _is_dense(array: Any, port: Port) -> bool:
 def _interface(graph: Graph) -> tuple[Nest, Nest, tuple[State, ...]]:
     """The inputs and outputs of a graph, as nests of ports, and its states."""
     recurrent = [call for call in graph.calls if isinstance(call.layer, RNN)]
-    states = [state for call in recurrent for state in _states_of(call, dtype_of(graph))]
+    states = [state for call in recurrent for state in _states_of(call, graph)]
     return (*ports_of(graph), tuple(states))
 
 
@@ -153,23 +154,21 @@ def _connections(graph: Graph) -> list[Any]:
     return [*calls, numbered(graph.outputs), [ref.shape for ref in refs]]
 
 
-def _holds(call: Call) -> bool:
+def _holds(call: LayerCall) -> bool:
     """Whether a recurrent layer repeats its last output at a masked timestep."""
     return call.is_masked and not call.layer.zero_output_for_mask
 
 
-def _states_of(call: Call, dtype: str) -> list[State]:
+def _states_of(call: LayerCall, graph: Graph) -> list[State]:
+    dtype, owner = dtype_of(graph), graph.owner_of_states(call)
     initial = [ops.convert_to_numpy(s) for s in tree.flatten(call.layer.get_initial_state(1))]
     found = []
     for array in initial:
         own = dtype if np.issubdtype(array.dtype, np.floating) else str(array.dtype)
         own = dtype if array.dtype.name == "bfloat16" else own
-        found.append(State(call.layer.name, array.shape[1:], own, False, array[0].astype(own)))
+        found.append(State(owner, array.shape[1:], own, False, array[0].astype(own)))
     outputs = flatten(call.output) if _holds(call) else []
-    found += [
-        State(call.layer.name, ref.shape, dtype, True, np.zeros(ref.shape, dtype))
-        for ref in outputs
-    ]
+    found += [State(owner, ref.shape, dtype, True, np.zeros(ref.shape, dtype)) for ref in outputs]
     return found
 
 
@@ -231,7 +230,7 @@ class _Timestep(keras.Model):
         return tensor if mask is None else self._carrier(tensor, mask=mask)
 
     def _recurrent(
-        self, call: Call, x: Any, masks: Any, states: list[Tensor], kept: list[Tensor]
+        self, call: LayerCall, x: Any, masks: Any, states: list[Tensor], kept: list[Tensor]
     ) -> Any:
         """A recurrent layer's timestep, as a sequence of one; takes its states off `states`."""
         layer = call.layer
@@ -239,7 +238,7 @@ class _Timestep(keras.Model):
         like = layer.get_initial_state(ops.shape(tree.flatten(x)[0])[0])
         initial = [ops.cast(states.pop(0), leaf.dtype) for leaf in tree.flatten(like)]
         asked = Asked(mask, False, layer.zero_output_for_mask, False, False, False)
-        about = CellCall(False, None, name_of(layer), layer.compute_dtype)
+        about = Call(False, None, name_of(layer), layer.compute_dtype)
         job = Job(layer.cell, x, tree.pack_sequence_as(like, initial), asked, about)
         ((output, new),) = run_cells(job)
         kept += tree.flatten(new)

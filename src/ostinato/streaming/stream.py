@@ -105,8 +105,11 @@ class Stream:
         """
         if getattr(x, "shape", None) == self._x_shape and self._x_shape is not None:
             y = np.empty(self._y_shape, self._y_dtype)
-            if self._run((x,), (y,), 1):
-                return y
+            try:
+                if self._run((x,), (y,), 1):
+                    return y
+            except RuntimeError as error:
+                self._raise_named(error)
         leaves = self._read(x, ())
         return self._results(leaves, 1, ())
 
@@ -153,6 +156,9 @@ class Stream:
     @property
     def state(self) -> StateDict:
         """Copies of the states, a list for each layer by name, (units,) or (N, units) each.
+
+        Where layers of several models in the model have one name, each goes by its path:
+        "inner/lstm". A layer that is called twice has the states of both calls in its list.
 
         Under a mask each cell has one more array behind its own: of booleans, whether a stream has
         had a valid timestep yet (its outputs are zero until then); or where Keras runs it, the
@@ -320,6 +326,19 @@ class Stream:
         results = [
             np.empty((*self._lead, *time, *port.shape), port.dtype) for port in self._outputs
         ]
-        if not self._run(tuple(inputs), tuple(results), count):
+        try:
+            done = self._run(tuple(inputs), tuple(results), count)
+        except (RuntimeError, ValueError) as error:
+            self._raise_named(error)
+        if not done:
             raise RuntimeError(f"{self._owner}: the engine refused arrays that were checked.")
         return fill(self._runner.outputs, results)
+
+    def _raise_named(self, error: RuntimeError | ValueError) -> NoReturn:
+        """Raises what the runner raised; where that's the native engine's, with names to it."""
+        if self.why_not_native:
+            raise error
+        if isinstance(error, RuntimeError):
+            raise RuntimeError(f"{self._owner}: {error}") from error
+        ids = " or ".join(port.name for port in self._inputs if not port.shape)
+        raise ValueError(f"{self._owner}: input {ids}: {error}") from error
