@@ -94,7 +94,7 @@ ffi::Error run_backward(ffi::Span<const int64_t> spec, ffi::RemainingArgs args,
                         ffi::RemainingRets rets) {
   if (args.size() == 0 || !same_rows(args)) {
     return wrong(
-        "backward: expected the batch in the parts that forward ran on, received others: the mesh "
+        "backward: expected the batch in the parts that forward ran on, got others: the mesh "
         "splits the two differently");
   }
   return run(backward, "backward", spec, args, args.size() - 1, rets);

@@ -126,7 +126,7 @@ class Shapes {
   size_t runs() const {
     if (spec_.empty() || spec_.size() % kSpecFields != 0)
       refuse("expected " + std::to_string(kSpecFields) + " integers for each run as spec, " +
-             "received " + std::to_string(spec_.size()));
+             "got " + std::to_string(spec_.size()));
     return spec_.size() / kSpecFields;
   }
 
@@ -135,10 +135,10 @@ class Shapes {
     RunSpec spec{field[0], field[1], field[2], field[3],  field[4],  field[5], field[6],
                  field[7], field[8], field[9], field[10], field[11], field[12], field[13], field[14]};
     if (spec.ys_before < 0 || spec.ys_after < 0 || spec.ys_after > kMostElements)
-      refuse("expected ys_before and ys_after to be units, received " +
+      refuse("expected ys_before and ys_after to be units, got " +
              std::to_string(spec.ys_before) + " and " + std::to_string(spec.ys_after));
     if (spec.kind < simple_rnn || spec.kind > gru_reset_before)
-      refuse("expected a kind from 0 to 3, received " + std::to_string(spec.kind));
+      refuse("expected a kind from 0 to 3, got " + std::to_string(spec.kind));
     return spec;
   }
 
@@ -152,7 +152,7 @@ class Shapes {
     if (index >= inputs_.size())
       refuse("expected more than " + std::to_string(inputs_.size()) + " inputs");
     if (inputs_[index].rank != rank)
-      refuse(std::string("expected ") + name + " of rank " + std::to_string(rank) + ", received " +
+      refuse(std::string("expected ") + name + " of rank " + std::to_string(rank) + ", got " +
              std::to_string(inputs_[index].rank));
     return inputs_[index];
   }
@@ -167,7 +167,7 @@ class Shapes {
     }
     int64_t columns;
     if (__builtin_mul_overflow(U_, gate_count(spec), &columns) || weights.shape[1] != columns)
-      refuse("expected a recurrent_kernel (units, gates x units), received (" + std::to_string(U_) +
+      refuse("expected a recurrent_kernel (units, gates x units), got (" + std::to_string(U_) +
              ", " + std::to_string(weights.shape[1]) + ")");
   }
 
@@ -234,7 +234,7 @@ void run(const Kernel& kernel, TF_OpKernelContext* context) {
   }
   const std::vector<Shape> shapes = Operation::shapes(Shapes(kernel.spec, inputs));
   if (size_t(n_outputs) != shapes.size())
-    refuse("expected a Tout of " + std::to_string(shapes.size()) + " dtypes, received " +
+    refuse("expected a Tout of " + std::to_string(shapes.size()) + " dtypes, got " +
            std::to_string(n_outputs));
   const TF_DataType dtype = inputs[0].dtype == Dtype::f64 ? TF_DOUBLE : TF_FLOAT;
   for (int i = 0; i < n_outputs; ++i)

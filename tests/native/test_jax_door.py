@@ -319,9 +319,9 @@ def test_a_wrong_dtype_is_an_error(name, dtype):
 def test_what_gives_no_sizes_is_refused():
     case = Case("lstm")
     operands = tensors(case)
-    with pytest.raises(ValueError, match=r"Expected 6 arrays \(x, h, c, .*received 5"):
+    with pytest.raises(ValueError, match=r"expected 6 inputs \(x, h, c, .*got 5"):
         op(case)(*operands[:-1])
-    with pytest.raises(ValueError, match=r"Expected x \(batch, time, features\).*\(3, 5\)"):
+    with pytest.raises(ValueError, match=r"expected x \(batch, time, features\).*\(3, 5\)"):
         op(case)(operands[0][..., 0], *operands[1:])
     other = tensors(Case("lstm", sizes=(2, 5, 4, 7)))
     with pytest.raises(ValueError, match="one batch size"):

@@ -112,7 +112,7 @@ def test_a_meta_tensor_among_others_raises(name):
     case = Case("lstm", mask=True)
     operands = tensors(case)
     operands[name] = operands[name].to("meta")
-    with pytest.raises(TypeError, match="on one device, received cpu, meta"):
+    with pytest.raises(TypeError, match="on one device, got cpu, meta"):
         run(case, operands)
 
 
@@ -138,7 +138,7 @@ def test_backward_refuses_what_is_not_from_its_forward():
     for wrong in (saved[:-1], saved.float(), saved[..., :-1], saved[0]):
         with pytest.raises((ValueError, TypeError)):
             BACKWARD([*constants, wrong, *results], flat)
-    with pytest.raises(ValueError, match="Expected 7 inputs"):
+    with pytest.raises(ValueError, match="expected 7 inputs"):
         BACKWARD([*constants, saved], flat)
 
 

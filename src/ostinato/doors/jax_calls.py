@@ -19,7 +19,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ostinato import native
-from ostinato.doors.signatures import folds
+from ostinato.doors.signatures import Signature, folds, signature_of
 from ostinato.native import RunSpec
 
 Tensors = tuple[Any, ...]
@@ -42,11 +42,14 @@ class Call:
     specs: tuple[RunSpec, ...]
 
     @property
+    def _signature(self) -> Signature:
+        return signature_of(self.function, native.encode(self.specs))
+
+    @property
     def operands(self) -> tuple[tuple[str, ...], ...]:
         """The names of each run's operands; then, for backward, `rows` as forward gave it."""
-        if self.function == "forward":
-            return tuple(native.forward_operands(spec) for spec in self.specs)
-        return (*(native.backward_operands(spec) for spec in self.specs), ("rows",))
+        runs = self._signature.operands
+        return runs if self.function == "forward" else (*runs, ("rows",))
 
     @property
     def results(self) -> tuple[tuple[str, ...], ...]:
@@ -67,33 +70,16 @@ class Call:
 
     def result_types(self, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
         """Shapes and dtypes of the results, without `rows`."""
-        forward = self.function == "forward"
-        shapes = native.forward_output_shapes if forward else native.backward_output_shapes
-        types = []
-        for spec, run in zip(self.specs, self._named(operands), strict=True):
-            sizes = (*run["x"].shape, run["recurrent_kernel"].shape[0])
-            types += [jax.ShapeDtypeStruct(s, run["x"].dtype) for s in shapes(spec, *sizes)]
-        return types
-
-    def _named(self, operands: Sequence[Any]) -> list[dict[str, Any]]:
-        """The operands of each run by their names; refuses those that give no sizes."""
-        runs = by_run(self.operands, operands)
-        pairs = zip(self.operands, runs, strict=True)
-        named = [dict(zip(*pair, strict=True)) for pair in pairs][: len(self.specs)]
-        for run in named:
-            x, recurrent_kernel = run["x"].shape, run["recurrent_kernel"].shape
-            if len(x) != 3 or len(recurrent_kernel) != 2:
-                raise ValueError(
-                    f"[ostinato] {self.function}: Expected x (batch, time, features) and "
-                    "recurrent_kernel (units, gates x units), received shapes "
-                    f"{x} and {recurrent_kernel}."
-                )
-        batches = {run["x"].shape[0] for run in named}
+        signature = self._signature
+        runs = signature.shapes(operands[: signature.count])
+        xs = [operands[place] for place, _ in signature.anchors]
+        batches = {x.shape[0] for x in xs}
         if len(batches) != 1:
             raise ValueError(
-                f"[ostinato] {self.function}: Expected runs of one batch size, received {batches}."
+                f"[ostinato::{self.function}] expected runs of one batch size, got {batches}."
             )
-        return named
+        pairs = zip(xs, runs, strict=True)
+        return [jax.ShapeDtypeStruct(shape, x.dtype) for x, shapes in pairs for shape in shapes]
 
 
 def by_run(names: tuple[tuple[str, ...], ...], arrays: Sequence[Any]) -> list[Tensors]:
@@ -102,7 +88,7 @@ def by_run(names: tuple[tuple[str, ...], ...], arrays: Sequence[Any]) -> list[Te
     if len(arrays) != expected:
         listed = "; ".join(", ".join(run) for run in names)
         raise ValueError(
-            f"[ostinato] Expected {expected} arrays ({listed}), received {len(arrays)}."
+            f"[ostinato] expected {expected} arrays ({listed}), got {len(arrays)}."
         )
     rest = iter(arrays)
     return [tuple(islice(rest, len(run))) for run in names]

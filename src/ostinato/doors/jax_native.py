@@ -172,7 +172,7 @@ def _once(call: Call) -> Callable[..., Tensors]:
 
     def refuse(primals: Tensors, tangents: Tensors) -> tuple[Tensors, Tensors]:
         raise TypeError(
-            f"[ostinato] {call.function}: Expected first derivatives only, received a second one. "
+            f"[ostinato] {call.function}: expected first derivatives only, got a second one. "
             'The portable engine has it: `with ostinato.use_engine("scan")`.'
         )
 

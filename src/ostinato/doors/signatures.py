@@ -39,8 +39,8 @@ class Signature:
         if len(inputs) != self.count:
             expected = "; ".join(", ".join(run) for run in self.operands)
             raise ValueError(
-                f"[ostinato::{self.operation}] Expected {self.count} inputs ({expected}), "
-                f"received {len(inputs)}."
+                f"[ostinato::{self.operation}] expected {self.count} inputs ({expected}), "
+                f"got {len(inputs)}."
             )
         output_shapes = _OUTPUT_SHAPES[self.operation]
         shapes = []
@@ -48,8 +48,8 @@ class Signature:
             x, recurrent = inputs[x_at].shape, inputs[recurrent_at].shape
             if len(x) != 3 or len(recurrent) != 2:
                 raise ValueError(
-                    f"[ostinato::{self.operation}] Expected x (batch, time, features) and "
-                    f"recurrent_kernel (units, gates x units), received {tuple(x)} and "
+                    f"[ostinato::{self.operation}] expected x (batch, time, features) and "
+                    f"recurrent_kernel (units, gates x units), got {tuple(x)} and "
                     f"{tuple(recurrent)}."
                 )
             shapes.append(output_shapes(spec, x[0], x[1], x[2], recurrent[0]))
@@ -69,8 +69,8 @@ def signature_of(operation: str, flat: tuple[int, ...]) -> Signature:
     size = len(FIELDS)
     if not flat or len(flat) % size:
         raise ValueError(
-            f"[ostinato::{operation}] Expected {size} integers for each run as spec, "
-            f"received {len(flat)}."
+            f"[ostinato::{operation}] expected {size} integers for each run as spec, "
+            f"got {len(flat)}."
         )
     specs = tuple(RunSpec(*flat[start : start + size]) for start in range(0, len(flat), size))
     operands = tuple(_OPERANDS[operation](spec) for spec in specs)

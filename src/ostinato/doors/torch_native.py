@@ -82,8 +82,8 @@ def _dense(operation: str, tensors: Sequence[Any]) -> list[Any]:
     for tensor in tensors:
         if not tensor.is_cpu or tensor.dtype not in _DTYPES:
             raise TypeError(
-                f"[ostinato::{operation}] Expected tensors of float32 or float64 and masks of "
-                f"bool, on the CPU; received {tensor.dtype} on {tensor.device}."
+                f"[ostinato::{operation}] expected tensors of float32 or float64 and masks of "
+                f"bool, on the CPU; got {tensor.dtype} on {tensor.device}."
             )
     return [tensor.contiguous() for tensor in tensors]
 
@@ -132,7 +132,7 @@ def _fake(operation: str) -> Callable[[Sequence[Any], Sequence[int]], list[Any]]
         if any(tensor.device != inputs[0].device for tensor in inputs):
             devices = ", ".join(sorted({str(tensor.device) for tensor in inputs}))
             raise TypeError(
-                f"[ostinato::{operation}] Expected tensors on one device, received {devices}."
+                f"[ostinato::{operation}] expected tensors on one device, got {devices}."
             )
         return [inputs[0].new_empty(shape) for run in shapes for shape in run]
 
@@ -214,12 +214,12 @@ class _Forward(_SingleLevelFunction):
 def _check_training(spec: RunSpec, run: dict[str, Any]) -> None:
     if not spec.training:
         raise ValueError(
-            "[ostinato::forward] Expected a spec with `training` set, since gradients are wanted."
+            "[ostinato::forward] expected a spec with `training` set, since gradients are wanted."
         )
     for name in ("input_masks", "recurrent_masks"):
         if name in run and run[name].requires_grad:
             raise ValueError(
-                f"[ostinato::forward] Expected {name} that need no gradient: dropout draws them."
+                f"[ostinato::forward] expected {name} that need no gradient: dropout draws them."
             )
 
 
