@@ -181,6 +181,41 @@ def test_a_stateful_onnx_file_is_refused(tmp_path):
         model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
 
 
+class Holds(keras.layers.Layer):
+    """A layer of a user's with a stateful one as an attribute."""
+
+    def __init__(self):
+        super().__init__(name="holds")
+        self.inner = layers.LSTM(U, stateful=True, name="inner")
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x)
+
+    def compute_output_shape(self, shape):
+        return (shape[0], U)
+
+
+def holding():
+    return keras.Sequential([keras.Input(batch_shape=(2, 6, D)), Holds()])
+
+
+def test_a_stateful_layer_within_a_layer_is_refused_in_onnx(tmp_path):
+    with pytest.raises(ValueError, match="export: LSTM layer 'inner': a stateful layer can't be"):
+        ostinato.export(holding(), tmp_path / "model.onnx", format="onnx")
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="TensorFlow's states take any batch by themselves")
+def test_a_stateful_layer_within_a_layer_keeps_its_batch_size(tmp_path):
+    model, inputs = holding(), {"x": np.ones((2, 6, D), "float32")}
+    ostinato.export(model, tmp_path / "model")
+    found = run_bare(tmp_path, {("model", 0): inputs, ("model", 1): inputs})
+    for call in (0, 1):
+        assert_same(found, "model", call, outputs_of(model, inputs))
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="TensorFlow's states take any batch by themselves")
 def test_a_stateful_saved_model_for_any_batch_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a stateful layer is exported for its own batch size"):
@@ -247,6 +282,19 @@ for kind in ("tf_saved_model", "onnx"):
         r"export: Keras's exporter of 'onnx' on jax needs a package that isn't installed\. .*\n",
         done.stdout,
     ), done.stdout + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("path", [5, None, ["model"]])
+def test_what_isnt_a_path(path):
+    with pytest.raises(ValueError, match="export: expected the path of a file or folder, got"):
+        ostinato.export(stateful(), path)
+
+
+@pytest.mark.parametrize("signature", [5, [], "x", [(None, 6, D)], [keras.InputSpec(ndim=3)]])
+def test_what_isnt_a_signature(tmp_path, signature):
+    model = keras.Sequential([keras.Input((6, D)), layers.LSTM(U)])
+    with pytest.raises(ValueError, match="export: expected `input_signature` to be a list of one"):
+        ostinato.export(model, tmp_path / "model", "onnx", input_signature=signature)
 
 
 @pytest.mark.parametrize("thing", [keras.Sequential([layers.LSTM(5)]), layers.LSTM(5), 7])

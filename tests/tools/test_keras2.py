@@ -319,6 +319,33 @@ def test_a_file_that_is_damaged(tmp_path, suffix, damage):
 
 
 @on_jax_only
+@pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".keras"])
+def test_a_file_of_another_kind_than_its_name_says(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"garbage")
+    with pytest.raises(
+        ValueError, match=rf"load_model: .*model{suffix}: expected .* file.*, or is"
+    ):
+        load_model(path)
+    if suffix == ".keras":
+        path.write_bytes(whole(path).read_bytes()[:-30])
+        with pytest.raises(ValueError, match="a zip archive, got a file that is none, or isn't wh"):
+            load_model(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=rf"load_model: .*model{suffix}: .*, got a folder"):
+        load_model(path)
+
+
+@on_jax_only
+@pytest.mark.parametrize("given", [5, "LSTM", [keras.layers.LSTM]])
+def test_what_isnt_a_dict_of_custom_objects(tmp_path, given):
+    path = whole(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="load_model: expected `custom_objects` to be a dict"):
+        load_model(path, custom_objects=given)
+
+
+@on_jax_only
 @pytest.mark.parametrize("given", [None, 3, open])
 def test_what_isnt_a_path(given):
     with pytest.raises(ValueError, match=r"load_model: expected the path of a \.keras or \.h5"):

@@ -1,6 +1,7 @@
 """Models as files that run without Keras and without Ostinato: `export`."""
 
 import importlib.util
+import os
 import warnings
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from keras import tree
 
 from ostinato.conversion.attributes import functional_class
+from ostinato.conversion.directions import RESTORE
+from ostinato.conversion.layers_within import layers_within
 from ostinato.forced import use_engine
 from ostinato.layers.checks import name_of
 from ostinato.layers.exporting import NO_STATES_IN_ONNX, ONNX
@@ -41,14 +44,19 @@ def export(
 
     Raises:
         ImportError: if a package is missing that Keras's exporter needs; it names it.
-        ValueError: if it isn't a model that's built, or the backend can't export it so.
+        ValueError: if it isn't a model that's built, `filepath` isn't a path, `input_signature`
+            has other things than specs, or the backend can't export it so.
     """
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(
             "export: expected a Keras model that is built, by an Input or a call, got "
             f"{name_of(model)}."
         )
-    stateful = [layer for layer in _within(model) if getattr(layer, "stateful", False)]
+    if not isinstance(filepath, (str, os.PathLike)):
+        raise ValueError(f"export: expected the path of a file or folder, got {filepath!r}.")
+    _check_signature(input_signature)
+    inside = [layer for _, layer in layers_within(model, RESTORE)]
+    stateful = [layer for layer in inside if getattr(layer, "stateful", False)]
     if reason := _why_not(format, stateful):
         raise ValueError(f"export: {reason}")
     if input_signature is None:
@@ -73,6 +81,17 @@ def export(
                 f"export: Keras's exporter of {format!r} on {keras.config.backend()} needs a "
                 f"package that isn't installed. {error}"
             ) from error
+
+
+def _check_signature(signature: Any) -> None:
+    specs = [] if signature is None else tree.flatten(signature)
+    if signature is not None and not (
+        specs and all(getattr(spec, "shape", None) is not None for spec in specs)
+    ):
+        raise ValueError(
+            "export: expected `input_signature` to be a list of one keras.InputSpec(shape=..., "
+            f"dtype=...) an argument of the model, got {signature!r}."
+        )
 
 
 def _why_not(kind: str, stateful: list[Any]) -> str | None:
@@ -102,11 +121,6 @@ def _signature_of(model: Any, keeps_batch: bool) -> Any:
     if isinstance(model, functional_class()):
         return [tree.map_structure(spec, model.input)]
     return None  # Keras remembers what a subclassed model was called with
-
-
-def _within(model: Any) -> list[Any]:
-    inner = [found for layer in getattr(model, "layers", []) for found in _within(layer)]
-    return inner or [model]
 
 
 def _zeros(spec: Any) -> Any:

@@ -6,11 +6,11 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
+import h5py  # Keras depends on it, so it's here wherever Keras is
 import keras
 import numpy as np
 
@@ -48,23 +48,57 @@ def load_model(
         The model. Layers that stay Keras's are listed in a warning, as by `accelerate`.
 
     Raises:
+        OSError: if there's no such .h5 file.
         ValueError: if it can't be read, or a layer of Keras 2 is `time_major`.
+    """
+    model = load_unchanged(filepath, custom_objects, compile, safe_mode)
+    inside = [layer for _, layer in layers_within(model, ACCELERATE)]
+    return accelerate(model) if any(map(ACCELERATE.concerns, inside)) else model
+
+
+def load_unchanged(
+    filepath: Any,
+    custom_objects: Any = None,
+    compile: bool = True,  # noqa: A002 - as in keras.saving.load_model
+    safe_mode: bool = True,
+) -> Any:
+    """Loads what `load_model` loads, and leaves Keras 3's recurrent layers as they are.
+
+    Those of Keras 2 are ours all the same. Arguments and errors are `load_model`'s.
     """
     if not isinstance(filepath, (str, os.PathLike)):
         raise ValueError(
             f"load_model: expected the path of a .keras or .h5 file, got {filepath!r}."
         )
+    if not isinstance(custom_objects, (Mapping, type(None))):
+        raise ValueError(
+            "load_model: expected `custom_objects` to be a dict of classes and functions by their "
+            f"names, got {custom_objects!r}."
+        )
     path = Path(filepath)
     options = {"custom_objects": custom_objects, "compile": compile, "safe_mode": safe_mode}
+    _check_kind(path)
     if not _is_of_keras_2(path):
-        model = keras.saving.load_model(filepath, **options)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            renewed = Path(folder, path.name)
-            (_renew_h5 if path.suffix in _H5 else _renew_zip)(path, renewed)
-            model = keras.saving.load_model(renewed, **options)
-    inside = [layer for _, layer in layers_within(model, ACCELERATE)]
-    return accelerate(model) if any(map(ACCELERATE.concerns, inside)) else model
+        return keras.saving.load_model(filepath, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        renewed = Path(folder, path.name)
+        (_renew_h5 if path.suffix in _H5 else _renew_zip)(path, renewed)
+        return keras.saving.load_model(renewed, **options)
+
+
+def _check_kind(path: Path) -> None:
+    """Refuses a file that isn't what its name says: Keras would say that it isn't there."""
+    if path.suffix == ".keras" and path.is_file() and not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"load_model: {path}: expected a .keras file, which is a zip archive, got a file that "
+            "is none, or isn't whole."
+        )
+    if path.suffix in _H5 and path.is_file() and not h5py.is_hdf5(path):
+        raise ValueError(
+            f"load_model: {path}: expected an HDF5 file, got a file that is none, or isn't whole."
+        )
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ValueError(f"load_model: {path}: expected a .keras or .h5 file, got a folder.")
 
 
 def _is_of_keras_2(path: Path) -> bool:

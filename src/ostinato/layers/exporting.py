@@ -35,7 +35,8 @@ def check_stateful_export(owner: str, batch_size: Any) -> None:
     if kind is not None and not isinstance(batch_size, (int, type(None))):
         raise ValueError(
             f"{owner}: a stateful layer is exported for its own batch size. Give it by "
-            "`input_signature`, or use `ostinato.export`, which does."
+            "`input_signature`; of a Sequential or functional model, whose Input says it "
+            "(`batch_size=`), `ostinato.export` does."
         )
 
 
