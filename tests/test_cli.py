@@ -1,5 +1,7 @@
 """The command line's options; which backend it takes is tested in test_backend_choice.py."""
 
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -57,11 +59,29 @@ def test_bad_arguments(guide, capsys, arguments, message):
     assert not guide.called
 
 
-def test_without_matplotlib(guide, capsys, monkeypatch):
+def test_without_matplotlib(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(SystemExit):
-        main(["guide"])
+    monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
+    assert main(["guide"]) == 2
     assert "pip install matplotlib" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="no framework has a part in it")
+@pytest.mark.parametrize("arguments", [["explain", "model.keras"], ["guide"], ["bench", "--quick"]])
+def test_an_engine_in_the_environment_that_there_isnt(arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "ostinato", *arguments],
+        env={**os.environ, "OSTINATO_ENGINE": "foo"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "ostinato: error: OSTINATO_ENGINE: expected the name of an engine, 'fused' or 'scan', got "
+        "'foo'.\n"
+    )
 
 
 def test_version(capsys):

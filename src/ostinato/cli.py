@@ -1,7 +1,7 @@
 """The command `ostinato`, also `python -m ostinato`."""
 
 import argparse
-import importlib.util
+import importlib
 import os
 import sys
 import warnings
@@ -19,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(asked)
     except _CommandError as error:
-        parser.error(str(error))
+        line = " ".join(str(error).split())  # Keras's errors have several
+        print(f"{parser.prog}: error: {line}", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # `ostinato explain ... | head`: nobody reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -30,26 +32,21 @@ class _CommandError(Exception):
 
 
 def _guide(asked: argparse.Namespace) -> int:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise _CommandError(
-            "the guide draws its report with matplotlib, which isn't installed: "
-            "`pip install matplotlib`"
-        )
     _choose_backend(asked.backend)
-    from ostinato import guide  # imports Keras, so it has to wait for the backend
+    from ostinato import guide
 
     return guide.run(epochs=asked.epochs, output=asked.output, quick=asked.quick)
 
 
 def _explain(asked: argparse.Namespace) -> int:
     _choose_backend(asked.backend)
-    import keras
-
+    # They import Keras, so they have to wait for the backend.
     from ostinato import conversion, explanation
+    from ostinato.conversion import loading
 
     try:
-        model = keras.saving.load_model(asked.file, compile=False)
-    except (OSError, TypeError, ValueError) as error:
+        model = loading.load_unchanged(asked.file, compile=False)
+    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise _CommandError(f"can't load {asked.file}: {error}") from None
     found = explanation.explain(model)
     print(found)
@@ -63,12 +60,22 @@ def _explain(asked: argparse.Namespace) -> int:
 
 
 def _bench(asked: argparse.Namespace) -> int:
+    _check_engine()
     from ostinato.bench import command  # its contenders are processes, each with its own backend
 
     return command.run(asked)
 
 
+def _check_engine() -> None:
+    """Refuses an engine in the environment that there isn't, which the layers would raise at."""
+    try:
+        importlib.import_module("ostinato.forced")
+    except ValueError as error:
+        raise _CommandError(str(error)) from None
+
+
 def _choose_backend(requested: str | None) -> None:
+    _check_engine()
     try:
         choice = backend.choose(requested)
     except ImportError as error:
@@ -111,10 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain",
         help="say which engine runs each recurrent layer of a saved model",
-        description="Loads a .keras file and prints a table of its recurrent layers: which engine "
-        "runs each on this machine, and why not a faster one.",
+        description="Loads a .keras or .h5 file and prints a table of its recurrent layers: which "
+        "engine runs each on this machine, and why not a faster one.",
     )
-    explain.add_argument("file", metavar="FILE.keras", help="a model that Keras has saved")
+    explain.add_argument("file", metavar="FILE", help="a model that Keras 3 or Keras 2 has saved")
     _add_backend(explain)
     explain.set_defaults(command=_explain)
 

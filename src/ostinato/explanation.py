@@ -11,6 +11,7 @@ from ostinato import native
 from ostinato.conversion.directions import ACCELERATE
 from ostinato.conversion.layers_within import children
 from ostinato.layers import RNN
+from ostinato.layers.cell import Cell
 from ostinato.layers.choosing import question_about
 from ostinato.layers.running import cells_of
 from ostinato.plan import plan
@@ -25,8 +26,9 @@ class Row:
     Attributes:
         layer: Its path: the names of the layers that it is in, and its own.
         kind: Its class.
-        engine: "fused" (the native engine), "scan" (the backend's loop), "keras" (Keras's own
-            layer), or "none" where `use_engine` forces one that can't run it.
+        engine: "fused" (the native engine), "scan" (the backend's loop, or of a cell alone the
+            backend's operations), "keras" (Keras's own layer), or "none" where `use_engine` forces
+            one that can't run it.
         target: The instruction set of the native engine, else the backend.
         threads: How many threads the native engine may use; None for other engines.
         why_not_faster: Why no faster engine runs it; "" where there's none.
@@ -121,6 +123,8 @@ def _rows(layer: Any, path: tuple[str, ...], seen: set[int], compiled: str | Non
     name = "/".join(path) or layer.name
     if isinstance(layer, RNN):
         yield from _rows_of_ours(layer, name, compiled)
+    elif isinstance(layer, Cell):
+        yield _row_of_a_cell(layer, name)
     elif ACCELERATE.concerns(layer):
         yield _row_of_keras(layer, name)
     else:
@@ -153,6 +157,13 @@ def _inputs_like(layer: RNN) -> Any:
     shapes = layer.built_shapes or [(1, 1, 1)]
     tensors = [ops.zeros((1,) * len(shape), dtype=layer.compute_dtype) for shape in shapes]
     return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _row_of_a_cell(cell: Cell, name: str) -> Row:
+    why = (
+        "a cell by itself runs one timestep, on the backend; the engines are those of an RNN of it"
+    )
+    return Row(name, type(cell).__name__, "scan", keras.config.backend(), None, why)
 
 
 def _row_of_keras(layer: Any, name: str) -> Row:

@@ -1,5 +1,8 @@
 """`ostinato.explain`: every recurrent layer is listed, with its engine and the reason."""
 
+import zipfile
+from pathlib import Path
+
 import keras
 import pytest
 
@@ -11,6 +14,9 @@ from ostinato.forced import forced
 
 WHY_NOT = native.why_not() or (forced() == "scan" and "OSTINATO_ENGINE is set")
 ON_KERNEL = "scan" if WHY_NOT else "fused"
+on_jax_only = pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="files know no framework; JAX alone reads them"
+)
 needs_native = pytest.mark.skipif(bool(WHY_NOT), reason=str(WHY_NOT))
 BACKEND = keras.config.backend()
 
@@ -102,6 +108,19 @@ def test_a_built_layer_with_nested_inputs_is_explained():
     assert "Sum is not a built-in cell of ostinato.layers" in row.why_not_faster
 
 
+def test_a_cell_alone_has_a_row():
+    class Holds(keras.layers.Layer):
+        def __init__(self):
+            super().__init__(name="holds")
+            self.cells = layers.StackedRNNCells([layers.GRUCell(2, name="low")], name="stack")
+
+    found = {**rows(layers.LSTMCell(3, name="cell")), **rows(Holds())}
+    assert list(found) == ["cell", "stack/low"]
+    for row in found.values():
+        assert (row.engine, row.target, row.threads) == ("scan", BACKEND, None)
+        assert "a cell by itself runs one timestep" in row.why_not_faster
+
+
 def test_keras_s_own_layers_are_listed_with_a_hint():
     model = keras.Sequential(
         [keras.Input((3, 4)), keras.layers.Bidirectional(keras.layers.LSTM(2), name="keras_s")]
@@ -146,10 +165,35 @@ def test_the_command_explains_a_file(tmp_path, capsys):
     assert "gru" in capsys.readouterr().out
 
 
-def test_the_command_says_what_is_wrong_with_a_file(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["explain", str(tmp_path / "none.keras")])
-    assert "none.keras" in capsys.readouterr().err
+def garbage(path):
+    path.write_bytes(b"garbage")
+
+
+def of_something_else(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", "")
+
+
+@on_jax_only
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("none.keras", lambda path: None, "File not found"),
+        ("none.h5", lambda path: None, "No such file"),
+        ("garbage.keras", garbage, "expected a .keras file, which is a zip archive"),
+        ("garbage.h5", garbage, "expected an HDF5 file"),
+        ("garbage", garbage, "File format not supported"),
+        ("other.keras", of_something_else, "expected an archive with a 'config.json'"),
+        ("folder", Path.mkdir, "got a folder"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_a_file(tmp_path, capsys, name, make, message):
+    make(tmp_path / name)
+    assert main(["explain", str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"ostinato: error: can't load {tmp_path / name}: ")
+    assert message in said
+    assert said.count("\n") == 1
 
 
 @needs_native

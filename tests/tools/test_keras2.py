@@ -20,6 +20,7 @@ from keras import ops
 
 import ostinato
 from ostinato import layers, load_model
+from ostinato.cli import main
 from ostinato.conversion.keras2_configs import translated
 from support import CellOfUnits
 
@@ -215,6 +216,19 @@ def test_a_model_of_keras_3(tmp_path, suffix):
         ops.convert_to_numpy(fast(x)), ops.convert_to_numpy(model(x)), atol=1e-6
     )
     assert fast.optimizer.iterations == (1 if suffix == ".keras" else 0)
+
+
+@on_jax_only
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_the_command_explains_a_file_of_keras_2(files, capsys, suffix):
+    assert main(["explain", str(files / f"stacked_cells{suffix}")]) == 0
+    shown = capsys.readouterr().out
+    assert "LSTMCell" in shown
+    assert "After `ostinato.accelerate(model)`" not in shown  # it comes with our layers
+    assert main(["explain", str(files / f"time_major{suffix}")]) == 2
+    said = capsys.readouterr().err
+    assert "time_major" in said
+    assert said.count("\n") == 1
 
 
 @on_jax_only
