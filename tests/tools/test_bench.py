@@ -252,6 +252,32 @@ def test_the_quick_form(measured_at_once):
     assert measured_at_once == list(options.QUICK_CASES)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--modes", "fit", "--cases", "S"], "bench: --cases S --modes fit: no such case"),
+        (
+            ["--quick", "--cases", "guide", "--modes", "infer", "train"],
+            "bench: --cases guide --modes infer train: no such case",
+        ),
+        (
+            ["--quick", "--resume"],
+            "bench: --resume goes on with a file of numbers: name it by --js",
+        ),
+    ],
+)
+def test_options_that_ask_for_nothing(measured_at_once, capsys, arguments, message):
+    assert main(["bench", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not measured_at_once
+
+
+def test_contenders_that_run_none_of_the_cases(measured_at_once, capsys):
+    assert main(["bench", "--modes", "fit", "--contenders", "sgemm-jax", "torch.nn"]) == 1
+    assert "torch.nn runs none." in capsys.readouterr().out
+    assert not measured_at_once
+
+
 def test_a_contender_without_a_time_shows_in_the_status(monkeypatch, capsys):
     trouble = Measured(KERAS, trouble="refused: its results differ by 1.0e+00 of scale")
     monkeypatch.setattr(command, "measure", lambda *_: [Measured(OURS, minimum=1.0), trouble])

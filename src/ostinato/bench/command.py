@@ -25,14 +25,20 @@ def run(asked: argparse.Namespace, command: str | None = None) -> int:
         command: What the table and the chart say that made them; by default the command line.
 
     Returns:
-        The exit status: 1 where some contender failed or computed something else.
+        The exit status: 1 where some contender failed or computed something else, or none of
+        those that are installed runs any of the cases; 2 for options that ask for nothing.
     """
+    if reason := options.why_not(asked):
+        print(f"bench: {reason}.", file=sys.stderr)
+        return 2
     results = Results(options.numbers_file(asked))
     here, absent = choose(options.contenders(asked), asked.engine)
     for title, reason in absent.items():
         print(f"Without {title}: {reason}.")
-    if not here:
-        print("Nothing to measure.")
+    modes = {case.mode for case in options.cases(asked)}
+    if not any(modes & set(contender.modes) for contender in here):
+        who = " and ".join(contender.title for contender in here) or "nobody"
+        print(f"Nothing to measure: of {' '.join(sorted(modes))}, {who} runs none.")
         return 1
     load = machine()["load"]
     if load > BUSY * machine()["cores"]:

@@ -42,6 +42,17 @@ def cases(asked: argparse.Namespace) -> list[Case]:
     return select(asked.kinds or KINDS, asked.cases or SIZES, asked.modes or MODES)
 
 
+def why_not(asked: argparse.Namespace) -> str | None:
+    """Why nothing can be done with options that can't be together; None where it can."""
+    if asked.resume and numbers_file(asked) is None:
+        return "--resume goes on with a file of numbers: name it by --json FILE or --output DIR"
+    if cases(asked):
+        return None
+    chosen = {"--kinds": asked.kinds, "--cases": asked.cases, "--modes": asked.modes}
+    given = " ".join(f"{option} {' '.join(names)}" for option, names in chosen.items() if names)
+    return f"{given}: no such case. fit is measured on the guide's model, and the rest on others"
+
+
 def contenders(asked: argparse.Namespace) -> list[str]:
     """The names of the contenders that are asked for."""
     if asked.contenders:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ostinato import __version__, native
+from ostinato.bench.machine import cores, processor, vectors
 
 Row = dict[str, Any]
 CASE_KEY = ("kind", "size", "mode", "engine")
@@ -87,10 +88,8 @@ def machine() -> Row:
     """This machine, how busy it was before, what is installed, and the native engine's target."""
     trouble = native.why_not()
     return {
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cpu": ", ".join(filter(None, (processor(), vectors()))),
+        "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 1),
@@ -108,19 +107,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                return f"{name}, {_vectors(info)}"
-    return platform.processor() or platform.machine()
-
-
-def _vectors(info: Path) -> str:
-    flags = info.read_text(encoding="utf-8", errors="replace")
-    names = {"avx512f": "AVX-512", "avx2": "AVX2"}
-    return next((name for flag, name in names.items() if f" {flag} " in flags), "no AVX2")

@@ -2,13 +2,12 @@
 
 import datetime
 import importlib.metadata
-import os
 import platform
-from pathlib import Path
 
 import keras
 
 from ostinato import __version__, native
+from ostinato.bench.machine import cores, processor
 
 FRAMEWORKS = {
     "jax": ("JAX", ("jax",)),
@@ -28,7 +27,7 @@ def describe() -> dict[str, str]:
         "NumPy": importlib.metadata.version("numpy"),
         "Python": platform.python_version(),
         "Cores": str(cores()),
-        "Processor": _processor(),
+        "Processor": processor(),
         "System": f"{platform.system()} {platform.machine()}",
         "Date": f"{now:%Y-%m-%d %H:%M %Z}",
     }
@@ -48,19 +47,3 @@ def framework() -> str:
 def engine() -> str:
     """Returns what the native engine runs on here, or why it doesn't."""
     return native.why_not() or f"{native.target()}, {native.threads()} threads"
-
-
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

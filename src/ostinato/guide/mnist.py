@@ -36,7 +36,6 @@ class StepLosses(keras.callbacks.Callback):
 
 @dataclass(frozen=True)
 class _Trained:
-    model: Any
     losses: list[float]  # after each step
     history: dict[str, list[float]]
 
@@ -157,7 +156,7 @@ def _one_epoch(model: Any, digits: Digits) -> _Trained:
     keeper = StepLosses()
     examples.compile_model(model)
     history = examples.fit(model, digits, callbacks=[keeper]).history
-    return _Trained(model, keeper.losses, history)
+    return _Trained(keeper.losses, history)
 
 
 def _states(model: Any, image: Any) -> tuple[Any, Any]:
