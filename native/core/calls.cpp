@@ -173,9 +173,8 @@ bool read_sizes(Call& call, Run& run, const Tensor* x, const Tensor& sized, size
     return call.fail_in_run(std::string("x: expected float32 or float64, got ") +
                             dtype_name(call.dtype));
   run.B = x->shape[0], run.T = x->shape[1], run.D = x->shape[2], run.U = sized.shape[axis];
-  if (run.D < 1 || run.U < 1)
-    return call.fail_in_run("expected at least one feature and one unit, got " +
-                            std::to_string(run.D) + " and " + std::to_string(run.U));
+  if (run.U < 1)
+    return call.fail_in_run("expected at least one unit, got " + std::to_string(run.U));
   if (!check(call, "x", *x, call.dtype, {run.B, run.T, run.D})) return false;
   if (run.U > kMostElements) return call.fail_in_run("expected sizes that fit in memory");
   if (run.T >= INT32_MAX)  // the kernels count timesteps in 32 bits

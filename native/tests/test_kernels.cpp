@@ -188,12 +188,13 @@ void test_every_activation() {
       }
 }
 
-// One row, one timestep, one unit, one feature; and sizes at which other plans may be made: weights
+// One row, one timestep, one unit, one feature or none; and sizes at which other plans may be made: weights
 // beyond the caches, many rows, few.
 void test_sizes() {
   const int64_t sizes[][4] = {{1, 1, 1, 1},    {1, 7, 1, 1},    {5, 1, 3, 1},   {1, 1, 40, 33},
                               {64, 6, 28, 64}, {1, 5, 20, 330}, {3, 4, 9, 300}, {17, 3, 20, 330},
-                              {40, 3, 5, 257}, {8, 4, 300, 48}, {130, 2, 4, 5}};
+                              {40, 3, 5, 257}, {8, 4, 300, 48}, {130, 2, 4, 5},
+                              {3, 4, 0, 5},    {17, 2, 0, 257}};
   Random random(2);
   for (int64_t kind = 0; kind < 4; ++kind)
     for (const auto& s : sizes)

@@ -85,6 +85,18 @@ def test_no_option_leaves_the_kernel(kind, options, mask, no_scan, calls):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
+def test_inputs_without_features(kind, calls):
+    layer = getattr(layers, kind)(4, return_sequences=True)
+    states = [inputs(3, 4)] * (2 if kind == "LSTM" else 1)
+    run = [layer(inputs(3, 5, 0), initial_state=states)]
+    assert len(calls) == 1
+    with ostinato.use_engine("scan"):
+        expected = [layer(inputs(3, 5, 0), initial_state=states)]
+    arrays = ([keras.ops.convert_to_numpy(y) for y in each] for each in (run, expected))
+    assert_near(*arrays, 1e-6, kind)
+
+
 def test_reset_before_and_initial_states_stay_on_the_kernel(no_scan, calls):
     states = [inputs(3, 4)]
     layers.GRU(4, reset_after=False)(inputs(), initial_state=states)

@@ -83,7 +83,7 @@ def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
         return torch.matmul(x, kernel)
     if x.dim() == 2:
         return torch.addmm(bias, x, kernel)
-    rows = torch.addmm(bias, x.reshape(-1, x.shape[-1]), kernel)
+    rows = torch.addmm(bias, x.flatten(0, -2), kernel)
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
