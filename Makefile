@@ -49,7 +49,7 @@ test: lint types test-core $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 lint: $(READY)
 	@printf '\n== Lint\n'
 	$(BIN)/ruff check --no-cache
-	$(BIN)/ruff format --check
+	$(BIN)/ruff format --no-cache --check
 
 types: $(READY)
 	@printf '\n== Types\n'

@@ -87,9 +87,7 @@ def by_run(names: tuple[tuple[str, ...], ...], arrays: Sequence[Any]) -> list[Te
     expected = sum(map(len, names))
     if len(arrays) != expected:
         listed = "; ".join(", ".join(run) for run in names)
-        raise ValueError(
-            f"[ostinato] expected {expected} arrays ({listed}), got {len(arrays)}."
-        )
+        raise ValueError(f"[ostinato] expected {expected} arrays ({listed}), got {len(arrays)}.")
     rest = iter(arrays)
     return [tuple(islice(rest, len(run))) for run in names]
 
