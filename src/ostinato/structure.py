@@ -7,12 +7,14 @@ Shape letters, used all over the package: B batch, T timesteps, D input features
 """
 
 import numbers
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import tree
 
+SHOWN_ITEMS = 8  # of one sequence, in an error
 Structure = Any  # a tensor, or tuples, lists, dicts and namedtuples of them, as keras.tree nests
 
 
@@ -225,10 +227,10 @@ def repack(template: Structure, value: Structure) -> Structure | None:
         parts = [repack(*pair) for pair in zip(template, value, strict=True)]
         if not _unmatched(parts, template):
             return type(template)(*parts) if is_namedtuple(template) else type(template)(parts)
-    leaves = tree.flatten(value)
-    if len(leaves) != len(tree.flatten(template)):
+    flat = tree.flatten(value)
+    if len(flat) != len(tree.flatten(template)):
         return None
-    return tree.pack_sequence_as(template, leaves)
+    return tree.pack_sequence_as(template, flat)
 
 
 def _unmatched(parts: Any, templates: Any) -> bool:
@@ -260,7 +262,10 @@ def spread(states: Structure) -> tuple[Any, ...]:
 
 
 def describe(structure: Structure) -> str:
-    """A structure of tensors as text for an error: their shapes, in their containers."""
+    """A structure as text for an error: shapes of tensors, what else it holds, in its containers.
+
+    Never a tensor's values, and of a long sequence its first items: it may be a batch as a list.
+    """
     if isinstance(structure, Mapping):
         inner = ", ".join(f"{key!r}: {describe(item)}" for key, item in structure.items())
         return "{" + inner + "}"
@@ -268,9 +273,13 @@ def describe(structure: Structure) -> str:
         pairs = zip(structure._fields, structure, strict=True)
         inner = ", ".join(f"{field}={describe(item)}" for field, item in pairs)
         return f"{type(structure).__name__}({inner})"
-    if isinstance(structure, (tuple, list)) and not (structure and is_shape(structure)):
-        inner = ", ".join(describe(item) for item in structure)
-        return f"[{inner}]" if isinstance(structure, list) else f"({inner})"
+    if isinstance(structure, (tuple, list)):
+        items = [describe(item) for item in structure[:SHOWN_ITEMS]]
+        if len(structure) > SHOWN_ITEMS:
+            items.append(f"... {len(structure)} in all")
+        return f"[{', '.join(items)}]" if isinstance(structure, list) else f"({', '.join(items)})"
     if isinstance(structure, Shape):
         return str(("batch", *structure)).replace("'", "")
-    return str(tuple(getattr(structure, "shape", structure) or ()))
+    if hasattr(structure, "shape"):
+        return str(tuple(structure.shape)) if len(structure.shape) else "a scalar"
+    return reprlib.repr(structure)

@@ -136,7 +136,24 @@ def traced_output(cell: Any, input_shape: Structure) -> Structure:
         lambda size: keras.KerasTensor((batch_size, *size), dtype=dtype), state_sizes(cell)
     )
     result = keras.layers.Layer.compute_output_spec(cell, inputs, states)
-    return result[0]
+    output, _ = output_and_states(name_of(cell), cell, result)
+    for path, leaf in zip(leaf_paths(output), tree.flatten(output), strict=True):
+        if not getattr(leaf, "shape", ()):
+            raise ValueError(
+                f"{name_of(cell)}: expected `call` to return output{path} of shape (batch, ...), "
+                f"got {describe(leaf)}."
+            )
+    return output
+
+
+def output_and_states(owner: str, cell: Any, result: Any) -> tuple[Any, Any]:
+    """What a cell's `call` returned, as the two that it has to be."""
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise ValueError(
+            f"{owner}: `call` of {name_of(cell)} must return (output, new_states), got "
+            f"{describe(result)}."
+        )
+    return result[0], result[1]
 
 
 def output_shapes(cell: Any, input_shape: Structure) -> Structure:
@@ -278,9 +295,10 @@ def size_of(tensor: Tensor, axis: int) -> Any:
     return ops.shape(tensor)[axis] if known is None else known
 
 
-def is_ours(method: Callable[..., Any]) -> bool:
+def is_ours(method: Any) -> bool:
     """Whether a built-in cell's method is the one it came with, and not a subclass's own."""
-    return method.__module__.partition(".")[0] == __package__.partition(".")[0]
+    module: str = method.__module__
+    return module.partition(".")[0] == __package__.partition(".")[0]
 
 
 def _lean(cell: Cell, xs: Tensor, states: Structure, training: bool) -> Recurrence:
@@ -316,6 +334,7 @@ class _Contract:
         if declared is None:
             first = tree.map_structure(lambda x: x[0], xs)
             output, _ = self._pair(self._call(first, self._states, **self._keywords))
+            self._check_tensors("output", output)
             return tree.map_structure(ops.zeros_like, cast_floats(output, self._dtype))
         batch_size = ops.shape(tree.flatten(xs)[0])[1]
         return tree.map_structure(
@@ -338,12 +357,7 @@ class _Contract:
         return step
 
     def _pair(self, result: Any) -> tuple[Any, Any]:
-        if not isinstance(result, (tuple, list)) or len(result) != 2:
-            raise ValueError(
-                f"{self._owner}: `call` of {name_of(self._cell)} must return "
-                f"(output, new_states), got {describe(result)}."
-            )
-        return result[0], result[1]
+        return output_and_states(self._owner, self._cell, result)
 
     def _fit(
         self, what: str, attribute: str, like: Structure, value: Structure, checked: bool
@@ -355,17 +369,24 @@ class _Contract:
                 f"{self._owner}: {name_of(self._cell)} returned {what}s {describe(value)}, which "
                 f"don't match its {attribute} {describe(like)}."
             )
-        leaves: list[Any] = tree.flatten(fitted)
+        flat: list[Any] = tree.flatten(fitted)
         if not checked:
-            for path, leaf, wanted in zip(
-                leaf_paths(like), leaves, tree.flatten(like), strict=True
-            ):
+            self._check_tensors(what, fitted)
+            for path, leaf, wanted in zip(leaf_paths(like), flat, tree.flatten(like), strict=True):
                 if not agree(shape_of(leaf), shape_of(wanted)):
                     raise ValueError(
                         f"{self._owner}: {name_of(self._cell)} returned {what}{path} of shape "
                         f"{tuple(leaf.shape)}, but its {attribute} says {tuple(wanted.shape)}."
                     )
-        return leaves
+        return flat
+
+    def _check_tensors(self, what: str, value: Structure) -> None:
+        for path, leaf in zip(leaf_paths(value), tree.flatten(value), strict=True):
+            if not hasattr(leaf, "shape"):
+                raise ValueError(
+                    f"{self._owner}: expected {name_of(self._cell)} to return {what}{path} as a "
+                    f"tensor, got {describe(leaf)}."
+                )
 
 
 def _cast_like(values: Iterable[Tensor], like: Iterable[Tensor]) -> Tensors:

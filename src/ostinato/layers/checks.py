@@ -1,5 +1,6 @@
 """What a layer refuses, before any work is done; each error names the layer."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from keras import ops, tree
 from ostinato.structure import Structure, describe, leaf_paths, repack
 
 Dimensions = tuple[int | None, ...]
+
+STATES_BY_NAME = "States don't go beside the inputs, but by name: `initial_state=`."
 
 
 def name_of(thing: Any) -> str:
@@ -34,12 +37,13 @@ def check_sequences(owner: str, shapes: Sequence[Dimensions], paths: Sequence[st
             )
     for axis, name in enumerate(("batch sizes", "numbers of timesteps")):
         if len({shape[axis] for shape in shapes} - {None}) > 1:
+            hint = f" {STATES_BY_NAME}" if paths[0].startswith("[0]") else ""  # a tuple or list
             found = ", ".join(
                 f"input{path} of shape {shape}" for path, shape in zip(paths, shapes, strict=True)
             )
             raise ValueError(
                 f"{owner}: expected nested inputs with the same batch size and the same number of "
-                f"timesteps, but the {name} disagree: {found}."
+                f"timesteps, but the {name} disagree: {found}.{hint}"
             )
 
 
@@ -79,19 +83,47 @@ def check_batch(owner: str, expected: int | None, received: int | None) -> None:
         )
 
 
+def need_batch_size(asked: Any, batch_size: Any) -> None:
+    """Refuses to make states for no batch size."""
+    if batch_size is None:
+        raise ValueError(
+            f"{name_of(asked)}: expected a batch size to make initial states for, an int or a "
+            "scalar tensor, got None."
+        )
+
+
+def check_one_sequence(layer: Any, given: Any) -> None:
+    """Refuses a container of tensors where a layer takes one: in Keras 2 states came that way."""
+    if not isinstance(given, (list, tuple, dict)):
+        return
+    tensors = tree.flatten(given)
+    if all(hasattr(tensor, "shape") for tensor in tensors):
+        hint = "" if isinstance(given, dict) else f" {STATES_BY_NAME}"
+        raise ValueError(
+            f"{name_of(layer)}: expected one tensor (batch, timesteps, features), got "
+            f"{len(tensors)} in a {type(given).__name__}: {describe(given)}.{hint}"
+        )
+
+
 def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | None) -> Any:
     """One boolean mask (B, T) out of what came as `mask`, or None.
 
-    The mask of nested inputs comes nested; all of them must skip the same timesteps, so the first
-    one counts, as in Keras.
+    The mask of nested inputs comes nested. They share their timesteps, and so one mask; inputs
+    without any go by that of the others.
     """
     masks = [] if mask is None else [m for m in tree.flatten(mask) if m is not None]
     if not masks:
         return None
-    if not hasattr(masks[0], "shape"):
+    if not all(hasattr(m, "shape") for m in masks):
         raise ValueError(
             f"{owner}: expected a mask that is a tensor or array of shape (batch, timesteps) = "
             f"{(batch_size, timesteps)}, got {type(mask).__name__}."
+        )
+    if not all(_is_same(masks[0], other) for other in masks[1:]):
+        raise ValueError(
+            f"{owner}: expected nested inputs with one mask for all, got {len(masks)} masks that "
+            "differ, or whose values aren't known yet. Give the one that counts as `mask=`, or "
+            "let one of the inputs alone have a mask."
         )
     shape = shape_of(masks[0])
     if len(shape) == 3 and shape[2] == 1:
@@ -134,6 +166,18 @@ def read_states(
     return states
 
 
+def _is_same(mask: Any, other: Any) -> bool:
+    """Whether two masks are surely the same; without values only one tensor is sure to be."""
+    if mask is other:
+        return True
+    if shape_of(mask) != shape_of(other):
+        return False
+    try:
+        return bool(ops.all(ops.equal(mask, other)))
+    except (TypeError, RuntimeError):  # what backends raise where there are no values
+        return False
+
+
 def agree(shape: Dimensions, expected: Dimensions) -> bool:
     """Whether two shapes may be the same, given that unknown dimensions fit any."""
     return len(shape) == len(expected) and all(
@@ -141,8 +185,27 @@ def agree(shape: Dimensions, expected: Dimensions) -> bool:
     )
 
 
+def check_entry(owner: str, config: dict[str, Any], entry: str) -> None:
+    """Refuses a config without an entry that it takes to build a layer."""
+    if entry not in config:
+        raise ValueError(
+            f"{owner}: expected a config with an entry {entry!r}, got one with the entries "
+            f"{sorted(config)}."
+        )
+
+
 def check_cell(owner: str, cell: Any) -> None:
     """Refuses what isn't a cell."""
+    if inspect.isclass(cell):
+        raise ValueError(
+            f"{owner}: expected a cell, got the class {cell.__name__}: make one of it, as in "
+            f"`{cell.__name__}(units)`."
+        )
+    if hasattr(cell, "return_sequences") and hasattr(cell, "return_state"):
+        raise ValueError(
+            f"{owner}: expected a cell, which runs one timestep, got {name_of(cell)}, which runs "
+            "whole sequences and needs no layer around it."
+        )
     if not callable(getattr(cell, "call", None)) and not callable(cell):
         raise ValueError(f"{owner}: Argument `cell` should have a `call` method, got {cell!r}.")
     if getattr(cell, "state_size", None) is None:
