@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from ostinato.structure import is_count
 
@@ -155,6 +156,20 @@ def _units(value: Any) -> int:
     return int(value)
 
 
+def _flag(value: Any) -> bool:
+    # A config may hold 0 and 1.
+    if not isinstance(value, (bool, np.bool_)) and not (is_count(value) and value in (0, 1)):
+        raise ValueError(f"expected True or False, got {value!r}.")
+    return bool(value)
+
+
+def _implementation(value: Any) -> int:
+    # Old configs may hold a 0; to Keras 3 it's what 2 is.
+    if not is_count(value) or value not in (0, 1, 2):
+        raise ValueError(f"expected 1 or 2, got {value!r}.")
+    return int(value)
+
+
 def _rate(value: Any) -> float:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= 1:
@@ -189,6 +204,11 @@ def _cudnn(value: Any) -> Any:
     return value
 
 
+def flag(name: str, doc: str, default: bool = False) -> Argument:
+    """An argument that is True or False."""
+    return Argument(name, doc, default, _flag)
+
+
 def _activation(name: str, default: str, doc: str) -> Argument:
     read = _known(keras.activations.get, "an activation")
     return Argument(name, f"{doc} None: linear.", default, read, keras.activations.serialize)
@@ -211,7 +231,7 @@ def _family(kind: str, module: Any, defaults: tuple[str | None, ...]) -> tuple[A
 UNITS = Argument("units", "Positive int, the size of the output and of each state.", read=_units)
 ACTIVATION = _activation("activation", "tanh", "Activation of the output or candidate.")
 RECURRENT_ACTIVATION = _activation("recurrent_activation", "sigmoid", "Activation of the gates.")
-USE_BIAS = Argument("use_bias", "Whether there is a bias.", True)
+USE_BIAS = flag("use_bias", "Whether there is a bias.", True)
 INITIALIZERS = _family("initializer", keras.initializers, ("glorot_uniform", "orthogonal", "zeros"))
 REGULARIZERS = _family("regularizer", keras.regularizers, (None, None, None))
 CONSTRAINTS = _family("constraint", keras.constraints, (None, None, None))
@@ -225,6 +245,7 @@ IMPLEMENTATION = Argument(
     "Accepted for Keras's sake: 1 draws one input dropout mask a gate, 2 one for all. It chooses "
     "no other mathematics.",
     2,
+    _implementation,
     keyword_only=True,
     config_if_changed=True,
 )
@@ -242,16 +263,15 @@ CELL = Argument(
     "a list of cells, stacked.",
 )
 LOOP = (
-    Argument("return_sequences", "Whether to return the output of every timestep.", False),
-    Argument("return_state", "Whether to return the final states after the output.", False),
-    Argument("go_backwards", "Whether to run from the last timestep to the first.", False),
-    Argument("stateful", "Whether a batch starts from the states the last one ended with.", False),
-    Argument("unroll", "Whether to unroll the loop over time; it changes no result.", False),
+    flag("return_sequences", "Whether to return the output of every timestep."),
+    flag("return_state", "Whether to return the final states after the output."),
+    flag("go_backwards", "Whether to run from the last timestep to the first."),
+    flag("stateful", "Whether a batch starts from the states the last one ended with."),
+    flag("unroll", "Whether to unroll the loop over time; it changes no result."),
 )
-ZERO_OUTPUT_FOR_MASK = Argument(
+ZERO_OUTPUT_FOR_MASK = flag(
     "zero_output_for_mask",
     "Whether the output of a masked timestep is zero, not the previous output.",
-    False,
 )
 USE_CUDNN = Argument(
     "use_cudnn",

@@ -44,7 +44,9 @@ class BuiltinRNN(RNN):
         )
         name = ACTIVITY_REGULARIZER.name
         rest[name] = self._read(ACTIVITY_REGULARIZER, values.pop(name))
-        zero_output_for_mask = rest.pop(ZERO_OUTPUT_FOR_MASK.name, False)
+        zero_output_for_mask = self._read(
+            ZERO_OUTPUT_FOR_MASK, rest.pop(ZERO_OUTPUT_FOR_MASK.name, False)
+        )
         super()._construct({"cell": cell, **values}, rest)
         self.zero_output_for_mask = zero_output_for_mask
         self.input_spec = keras.layers.InputSpec(ndim=3)

@@ -8,8 +8,8 @@ import keras
 from keras import ops
 
 from ostinato.doors import door
-from ostinato.layers.arguments import SEED, UNITS, Declared
-from ostinato.layers.checks import name_of, read_states
+from ostinato.layers.arguments import SEED, UNITS, Declared, RefusedArgument
+from ostinato.layers.checks import name_of, need_batch_size, read_states
 from ostinato.structure import sizes, spread
 
 Tensor = Any
@@ -35,6 +35,15 @@ class DropoutMasks:
 NO_DROPOUT = DropoutMasks()
 
 
+def masked_products(
+    masks: Sequence[Tensor], kernels: Sequence[Tensor], bias: Tensor | None
+) -> Callable[[Tensor], list[Tensor]]:
+    """X -> x W + b by gate, where each gate masks x for itself; W comes split, b doesn't."""
+    biases = [None] * len(kernels) if bias is None else ops.split(bias, len(kernels))
+    gates = list(zip(masks, kernels, biases, strict=True))
+    return lambda x: [door.affine(x * mask, kernel, b) for mask, kernel, b in gates]
+
+
 class Cell(Declared, keras.layers.Layer):
     """Base of SimpleRNNCell, GRUCell and LSTMCell.
 
@@ -52,6 +61,11 @@ class Cell(Declared, keras.layers.Layer):
     def _construct(self, values: dict[str, Any], rest: dict[str, Any]) -> None:
         units, seed = self._read(UNITS, values["units"]), self._read(SEED, values["seed"])
         keras.layers.Layer.__init__(self, **rest)
+        if "float" not in self.compute_dtype:
+            raise RefusedArgument(
+                type(self).__name__,
+                f"`dtype`: expected floats to compute in, got {self.compute_dtype!r}.",
+            )
         if self.seeds_first:
             self.seed_generator = keras.random.SeedGenerator(seed)
         for argument in self.arguments:
@@ -179,12 +193,8 @@ class Cell(Declared, keras.layers.Layer):
             return lambda inputs: door.affine(inputs, kernel, bias)
         if len(masks.inputs) == 1:
             return lambda inputs: door.affine(inputs * masks.inputs[0], kernel, bias)
-        kernels = ops.split(kernel, self.gates, axis=-1)
-        biases = [None] * self.gates if bias is None else ops.split(bias, self.gates)
-        gates = list(zip(masks.inputs, kernels, biases, strict=True))
-        return lambda inputs: ops.concatenate(
-            [door.affine(inputs * mask, part, b) for mask, part, b in gates], axis=-1
-        )
+        products = masked_products(masks.inputs, ops.split(kernel, self.gates, axis=-1), bias)
+        return lambda inputs: ops.concatenate(products(inputs), axis=-1)
 
     def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """The part of a timestep that needs the state.
@@ -217,6 +227,7 @@ class Cell(Declared, keras.layers.Layer):
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
         """Zeros (B, U) in the compute dtype for each state."""
+        need_batch_size(self, batch_size)
         return [
             ops.zeros((batch_size, size), dtype=self.compute_dtype)
             for size in spread(self.state_size)

@@ -21,12 +21,12 @@ from ostinato.layers.arguments import (
     UNITS,
     USE_BIAS,
     USE_CUDNN,
-    Argument,
+    flag,
 )
 from ostinato.layers.builtin import BuiltinRNN
-from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, Step, Tensor
+from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, Step, Tensor, masked_products
 
-RESET_AFTER = Argument(
+RESET_AFTER = flag(
     "reset_after",
     "Whether the reset gate applies after the matrix multiplication (cuDNN's convention, with a "
     "bias of its own for the state) or before it (the paper's).",
@@ -62,9 +62,8 @@ class GRUCell(Cell):
         return self._weight(self.bias)[0]
 
     def _state_bias(self) -> Tensor | None:
-        if self.bias is None or not self.reset_after:
-            return None
-        return self._weight(self.bias)[1]
+        """The bias of the state with `reset_after`, (3U,)."""
+        return None if self.bias is None else self._weight(self.bias)[1]
 
     def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """One timestep: h' = u h + (1 - u) act(candidate(z, r, h)), u and r gates of z + h U."""
@@ -107,9 +106,7 @@ def _projection(
     if not masks:
         kernel = door.packed(kernel)
         return lambda h: split(door.affine(h, kernel, bias), count, -1)
-    biases = [None] * count if bias is None else ops.split(bias, count)
-    triples = list(zip(masks, parts, biases, strict=True))
-    return lambda h: [door.affine(h * mask, part, b) for mask, part, b in triples]
+    return masked_products(masks, parts, bias)
 
 
 @keras.saving.register_keras_serializable(package="ostinato")

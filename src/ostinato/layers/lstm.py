@@ -20,12 +20,12 @@ from ostinato.layers.arguments import (
     UNITS,
     USE_BIAS,
     USE_CUDNN,
-    Argument,
+    flag,
 )
 from ostinato.layers.builtin import BuiltinRNN
 from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, Step, Tensor
 
-UNIT_FORGET_BIAS = Argument(
+UNIT_FORGET_BIAS = flag(
     "unit_forget_bias",
     "Whether the forget gate's bias starts at one (Jozefowicz et al., 2015).",
     True,

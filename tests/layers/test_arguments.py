@@ -1,0 +1,77 @@
+"""The constructors' arguments: what each of them takes, and in which words it's refused."""
+
+import numpy as np
+import pytest
+from refusals import refuses
+
+from ostinato.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN
+
+
+@pytest.mark.parametrize("units", [0, -3, 2.5, "4", None, True])
+@pytest.mark.parametrize("cls", [LSTM, GRU, SimpleRNN, LSTMCell, GRUCell])
+def test_units_that_are_no_positive_int(cls, units):
+    refuses([cls.__name__.removesuffix("Cell"), "positive integer", repr(units)], cls, units)
+
+
+def test_numpy_ints_are_ints():
+    assert LSTM(np.int64(4)).units == 4
+
+
+@pytest.mark.parametrize("name", ["dropout", "recurrent_dropout"])
+@pytest.mark.parametrize("rate", [-0.1, 1.5, "half", None, float("nan")])
+def test_a_rate_outside_0_to_1(name, rate):
+    refuses(["LSTM", f"`{name}`", "between 0 and 1", repr(rate)], LSTM, 4, **{name: rate})
+
+
+@pytest.mark.parametrize("name", ["activation", "recurrent_activation"])
+def test_an_unknown_activation(name):
+    refuses(["GRU", f"`{name}`", "'sigmoidal'"], GRU, 4, **{name: "sigmoidal"})
+
+
+def test_other_unknown_arguments():
+    refuses(["LSTM", "`kernel_initializer`", "'nice'"], LSTM, 4, kernel_initializer="nice")
+    refuses(["GRU", "`use_cudnn`", "'maybe'"], GRU, 4, use_cudnn="maybe")
+    for cls in (GRU, SimpleRNN):
+        refuses([cls.__name__, "`seed`", "'x'"], cls, 4, seed="x")
+    refuses(["SimpleRNN", "colour"], SimpleRNN, 4, colour="red")
+    refuses(["LSTM", "units"], LSTM)
+
+
+FLAGS = ["return_sequences", "return_state", "go_backwards", "stateful", "unroll"]
+
+
+@pytest.mark.parametrize("name", [*FLAGS, "use_bias", "unit_forget_bias", "zero_output_for_mask"])
+@pytest.mark.parametrize("value", ["no", 2, 0.0, None, [True]])
+def test_a_flag_that_is_neither_true_nor_false(name, value):
+    refuses(["LSTM", f"`{name}`", "True or False", repr(value)], LSTM, 4, **{name: value})
+
+
+def test_flags_elsewhere():
+    refuses(["RNN", "`unroll`", "'no'"], RNN, LSTMCell(4), unroll="no")
+    refuses(["RNN", "`zero_output_for_mask`", "'x'"], RNN, LSTMCell(4), zero_output_for_mask="x")
+    refuses(["GRU", "`reset_after`", "'no'"], GRU, 4, reset_after="no")
+    refuses(["GRUCell", "`use_bias`", "'no'"], GRUCell, 4, use_bias="no")
+
+
+@pytest.mark.parametrize("given", [True, 1, np.bool_(True), np.int64(1)])
+def test_a_flag_as_a_config_may_hold_it(given):
+    layer = LSTM(4, return_sequences=given, use_bias=given, zero_output_for_mask=given)
+    assert layer.return_sequences is layer.use_bias is layer.zero_output_for_mask is True
+    assert layer.get_config()["return_sequences"] is True
+
+
+@pytest.mark.parametrize("value", [7, -1, "2", 1.0, True, None])
+@pytest.mark.parametrize("cls", [LSTM, GRUCell])
+def test_an_unknown_implementation(cls, value):
+    words = [cls.__name__, "`implementation`", "1 or 2", repr(value)]
+    refuses(words, cls, 4, implementation=value)
+
+
+def test_implementations_that_configs_hold():
+    assert [LSTM(4, implementation=i).get_config().get("implementation") for i in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool"])
+def test_a_dtype_without_fractions(dtype):
+    for cls in (LSTM, GRUCell):
+        refuses([cls.__name__, "`dtype`", "floats", repr(dtype)], cls, 4, dtype=dtype)
