@@ -68,6 +68,53 @@ def test_a_mask_that_travels_with_the_inputs_survives_an_initial_state(wrap):
     assert_close(layer(embedding(tokens), initial_state=states), expected)
 
 
+class Difference(keras.layers.Layer):
+    """A cell of two inputs."""
+
+    state_size = output_size = 3
+
+    def call(self, inputs, states):
+        h = states[0] + inputs["a"] - inputs["b"]
+        return h, [h]
+
+
+IDS, LONGER = np.array([[1, 2, 0], [3, 0, 0]]), np.array([[1, 2, 3], [3, 0, 0]])
+
+
+@pytest.fixture
+def embedding():
+    return keras.layers.Embedding(5, 3, mask_zero=True)
+
+
+@pytest.mark.parametrize("wrap", [lambda layer: layer, Bidirectional])
+def test_nested_inputs_with_masks_that_differ_are_refused(embedding, wrap):
+    layer = wrap(RNN(Difference(), name="nest"))
+    one, other = embedding(IDS), embedding(LONGER)
+    words = "RNN layer '.*nest': expected nested inputs with one mask for all, got 2 masks"
+    with pytest.raises(ValueError, match=words):
+        layer({"a": one, "b": other})
+    with pytest.raises(ValueError, match=words):
+        layer({"a": numpy(one), "b": numpy(other)}, mask={"a": IDS > 0, "b": LONGER > 0})
+    ids = [keras.Input((None,), dtype="int32") for _ in range(2)]
+    with pytest.raises(ValueError, match=words):
+        layer(dict(zip("ab", map(embedding, ids), strict=True)))
+    given = layer({"a": one, "b": other}, mask=IDS > 0)
+    assert_close(given, layer({"a": numpy(one), "b": numpy(other)}, mask=IDS > 0))
+
+
+def test_nested_inputs_with_masks_that_agree(embedding):
+    layer = RNN(Difference())
+    one, other = embedding(IDS), -2 * numpy(embedding(IDS))
+    expected = layer({"a": numpy(one), "b": other}, mask=IDS > 0)
+    assert_close(layer({"a": one, "b": other}), expected)  # one of them has none
+    assert_close(layer({"a": numpy(one), "b": other}, mask={"a": IDS > 0, "b": IDS > 0}), expected)
+    assert_close(layer({"a": embedding(IDS), "b": embedding(IDS)}), np.zeros((2, 3)))  # equal
+    ids = keras.Input((None,), dtype="int32")
+    embedded = embedding(ids)
+    both = layer({"a": embedded, "b": keras.layers.Rescaling(-2.0)(embedded)})  # the same one
+    assert_close(keras.Model(ids, both).predict(IDS, verbose=0), expected)
+
+
 def test_the_mask_passes_on_with_sequences_and_stops_without():
     inputs = keras.layers.Masking()(X)
     layer = LSTM(4, return_sequences=True, return_state=True)

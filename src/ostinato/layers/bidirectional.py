@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from ostinato.layers.calling import cast_floats, state_sizes, takes
-from ostinato.layers.checks import name_of
+from ostinato.layers.calling import cast_floats, output_sizes, state_sizes, takes
+from ostinato.layers.checks import check_one_sequence, name_of
 from ostinato.layers.rnn import RNN
 from ostinato.layers.running import all_on_kernels, can_join, run
 from ostinato.layers.serialization import copy_layer, of_ours
@@ -70,12 +70,13 @@ class Bidirectional(keras.layers.Layer):
             )
         self.backward_layer = backward_layer
         self._verify_layer_config()
+        self.merge_mode = merge_mode
+        self._verify_sizes()
         for direction in self._directions:
             # A held output would be merged with another timestep's of the other direction.
             if hasattr(direction, "zero_output_for_mask"):
                 direction.zero_output_for_mask = direction.return_sequences
         self._initial_weights = weights
-        self.merge_mode = merge_mode
         self.stateful = layer.stateful
         self.return_sequences = layer.return_sequences
         self.return_state = layer.return_state
@@ -98,6 +99,21 @@ class Bidirectional(keras.layers.Layer):
                     f'forward layer and "{getattr(backward, name)}" for backward layer'
                 )
 
+    def _verify_sizes(self) -> None:
+        cells = [getattr(layer, "cell", None) for layer in self._directions]
+        sizes = [None if cell is None else output_sizes(cell) for cell in cells]
+        if None not in sizes:  # else `compute_output_shape` sees what their cells don't declare
+            self._check_merge(*sizes)
+
+    def _check_merge(self, forward: Structure, backward: Structure) -> None:
+        """Refuses sizes or shapes that differ where outputs are added or multiplied."""
+        if self.merge_mode not in ("concat", None) and forward != backward:
+            raise ValueError(
+                f"{name_of(self)}: merge_mode {self.merge_mode!r} takes outputs of one size, got "
+                f"{describe(forward)} from the forward layer and {describe(backward)} from the "
+                "backward layer; 'concat' and None take any."
+            )
+
     def build(
         self,
         sequences_shape: Structure,
@@ -109,6 +125,12 @@ class Bidirectional(keras.layers.Layer):
                 direction.build(sequences_shape)
         if self._initial_weights:
             self.set_weights(self._initial_weights)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer, as in RNN."""
+        if args and self.input_spec is not None:
+            check_one_sequence(self, args[0])
+        return super().__call__(*args, **kwargs)
 
     def call(
         self,
@@ -235,6 +257,7 @@ class Bidirectional(keras.layers.Layer):
         if self.merge_mode == "concat":
             pair = (map_shapes(keras.KerasTensor, shapes) for shapes in (forward, backward))
             return tree.map_structure(_joined_shape, *pair)
+        self._check_merge(forward, backward)
         return forward
 
     def compute_output_spec(
@@ -329,7 +352,7 @@ def _is_plain(layer: Any) -> bool:
     return (
         isinstance(layer, RNN)
         and kind.call is RNN.call
-        and kind.__call__ is keras.layers.Layer.__call__
+        and kind.__call__ is RNN.__call__
         and layer.built
         and layer.activity_regularizer is None
     )

@@ -24,10 +24,13 @@ from ostinato.layers.calling import (
 from ostinato.layers.checks import (
     check_batch,
     check_cell,
+    check_entry,
     check_features,
+    check_one_sequence,
     check_sequences,
     check_unroll,
     name_of,
+    need_batch_size,
     read_mask,
     read_states,
     shape_of,
@@ -37,7 +40,16 @@ from ostinato.layers.running import Answer, Job, run
 from ostinato.layers.serialization import of_ours
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.layers.states import KeptStates
-from ostinato.structure import Shape, Structure, leaf_paths, leaves, map_shapes, sizes, spread
+from ostinato.structure import (
+    Shape,
+    Structure,
+    is_namedtuple,
+    leaf_paths,
+    leaves,
+    map_shapes,
+    sizes,
+    spread,
+)
 
 Tensor = Any
 
@@ -94,10 +106,10 @@ class RNN(Declared, keras.layers.Layer):
     @property
     def state_size(self) -> list[Any] | Any:
         """The cell's state_size; a list for an int or a tuple, as in Keras."""
-        sizes = tree.map_structure(
+        size = tree.map_structure(
             lambda size: size[0] if len(size) == 1 else size, state_sizes(self.cell)
         )
-        return list(sizes) if isinstance(sizes, tuple) and not hasattr(sizes, "_fields") else sizes
+        return list(size) if isinstance(size, tuple) and not is_namedtuple(size) else size
 
     @property
     def single_state(self) -> bool:
@@ -146,6 +158,7 @@ class RNN(Declared, keras.layers.Layer):
             The cell's `get_initial_state`, or zeros, each (B, ...), in the containers of the
             cell's `state_size` (a single state in a list).
         """
+        need_batch_size(self, batch_size)
         return initial_states(self.cell, batch_size, self.compute_dtype)
 
     @property
@@ -170,7 +183,7 @@ class RNN(Declared, keras.layers.Layer):
         Raises:
             ValueError: if states are given and the layer isn't stateful, or they don't fit.
         """
-        sizes = state_sizes(self.cell)
+        expected = state_sizes(self.cell)
         if states is not None:
             if not self.stateful:
                 raise ValueError(
@@ -178,18 +191,24 @@ class RNN(Declared, keras.layers.Layer):
                     "it with stateful=True."
                 )
             if self._kept.variables is None:
-                read_states(name_of(self), "states", states, sizes, None)
+                read_states(name_of(self), "states", states, expected, None)
                 self._create_kept_states(int(tree.flatten(states)[0].shape[0]))
         elif self._kept.variables is not None:
             states = self.get_initial_state(self._kept.batch_size)
         if states is not None:
-            self._kept.reset(sizes, states)
+            self._kept.reset(expected, states)
 
     def reset_states(self, states: Structure = None) -> None:
         """The same as `reset_state`, by Keras 2's name."""
         self.reset_state(states)
 
     # --- calling ----------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer; one that takes a single tensor refuses a container of them."""
+        if args and self.input_spec is not None:
+            check_one_sequence(self, args[0])
+        return super().__call__(*args, **kwargs)
 
     def call(
         self,
@@ -251,8 +270,8 @@ class RNN(Declared, keras.layers.Layer):
         if self.stateful:
             check_batch(owner, self._kept.batch_size, batch_size)
         if initial_state is not None:
-            sizes = state_sizes(self.cell)
-            initial_state = read_states(owner, "initial_state", initial_state, sizes, batch_size)
+            expected = state_sizes(self.cell)
+            initial_state = read_states(owner, "initial_state", initial_state, expected, batch_size)
         return initial_state, read_mask(owner, mask, batch_size, timesteps)
 
     def _starting_states(self, given: Structure, batch_size: Any) -> Structure:
@@ -317,12 +336,12 @@ class RNN(Declared, keras.layers.Layer):
         """The mask of each result: the inputs' for a sequence, none for the rest."""
         masks = [m for m in tree.flatten(mask) if m is not None]
         output_mask = masks[0] if masks and self.return_sequences else None
-        sizes = output_sizes(self.cell) or Shape(1)
+        outputs = output_sizes(self.cell) or Shape(1)
         # Keras's losses take a mask (B, T) only for outputs (B, T, units). Beside such an output a
         # leaf of another rank goes without, so that a model of both trains.
-        has_vector = any(len(size) == 1 for size in tree.flatten(sizes))
+        has_vector = any(len(size) == 1 for size in tree.flatten(outputs))
         output = tree.map_structure(
-            lambda size: output_mask if len(size) == 1 or not has_vector else None, sizes
+            lambda size: output_mask if len(size) == 1 or not has_vector else None, outputs
         )
         if not self.return_state:
             return output
@@ -347,6 +366,7 @@ class RNN(Declared, keras.layers.Layer):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "RNN":
         """Builds the layer from its config or from that of Keras's layer."""
         config = dict(config)
+        check_entry(cls.__name__, config, "cell")
         cell = keras.saving.deserialize_keras_object(of_ours(config.pop("cell")), custom_objects)
         return cls(cell, **config)
 

@@ -13,7 +13,7 @@ from ostinato.layers.calling import (
     output_shapes,
     takes,
 )
-from ostinato.layers.checks import check_cell, name_of
+from ostinato.layers.checks import check_cell, check_entry, name_of
 from ostinato.layers.serialization import of_ours
 from ostinato.structure import Structure, repack
 
@@ -99,6 +99,7 @@ class StackedRNNCells(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "StackedRNNCells":
         """Builds the stack from its config or from that of Keras's class."""
         config = dict(config)
+        check_entry(cls.__name__, config, "cells")
         cells = [
             keras.saving.deserialize_keras_object(of_ours(cell), custom_objects)
             for cell in config.pop("cells")
