@@ -248,6 +248,45 @@ def test_sources_that_from_torch_refuses(source, message):
     assert len(str(caught.value)) < 6000
 
 
+@pytest.mark.parametrize("source", [torch.nn.LSTM, np.ndarray, layers.LSTM])
+def test_a_class_is_no_module(source):
+    message = f"expected a torch.nn module or a state dict, got the class {source.__name__}"
+    with pytest.raises(ValueError, match=message):
+        from_torch(source)
+
+
+@pytest.mark.parametrize("rate", [5, -0.1, "a", True, [0.5], float("nan")])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_rate_is_a_number_from_0_to_1(rate, count):
+    with pytest.raises(ValueError, match="from_torch: expected `dropout` to be a number from 0 to"):
+        from_torch(torch.nn.LSTM(3, 5, num_layers=count), dropout=rate)
+
+
+@pytest.mark.parametrize("make", [torch.nn.LSTM, torch.nn.GRU, torch.nn.LSTMCell])
+@pytest.mark.parametrize("of", [lambda module: module, lambda module: module.state_dict()])
+def test_a_nonlinearity_that_is_anothers(make, of):
+    kind = make.__name__.removesuffix("Cell")
+    message = f"expected no `nonlinearity` or 'tanh', which the {kind} has, got 'relu'"
+    with pytest.raises(ValueError, match=message):
+        from_torch(of(make(3, 5)), nonlinearity="relu")
+    made = from_torch(of(make(3, 5)), nonlinearity="tanh")
+    assert made.activation is keras.activations.tanh
+
+
+def test_a_prefix_where_there_is_nothing():
+    lstm, two = torch.nn.LSTM(3, 5), torch.nn.ModuleDict({k: torch.nn.GRU(3, 5) for k in "ab"})
+    for source, message in (
+        (lstm, r"one of \[''\] \('' is the LSTM itself\), got 'x'"),
+        (two, r"in the ModuleDict a .* is, one of \['a', 'b'\], got 'x'"),
+        (lstm.state_dict(), "expected an entry 'x.weight_ih_l0', got such entries with none"),
+        (two.state_dict(), "got such entries with the prefix 'a' or the prefix 'b'"),
+    ):
+        with pytest.raises(ValueError, match=f"from_torch: .*{message}"):
+            from_torch(source, prefix="x")
+    with pytest.raises(ValueError, match=r"one recurrent module .* got 2: \['a', 'b'\]\. Choose o"):
+        from_torch(two)
+
+
 def test_a_prefix_is_a_string():
     with pytest.raises(ValueError, match="from_torch: expected `prefix` to be a string, got 3"):
         from_torch(torch.nn.LSTM(3, 5), prefix=3)

@@ -1,5 +1,6 @@
 """PyTorch's recurrent modules as ours: `from_torch`."""
 
+import numbers
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,9 +38,9 @@ def from_torch(
         prefix: Where in the module or state dict it is: "encoder.lstm". By default wherever there
             is exactly one.
         nonlinearity: "tanh" or "relu", of an nn.RNN's or nn.RNNCell's state dict, which doesn't
-            say; a module does.
-        dropout: Rate of the `Dropout` between the layers; by default the module's, and of a state
-            dict none.
+            say; a module does, and of the other kinds it's "tanh".
+        dropout: Rate of the `Dropout` between the layers, 0 to 1; by default the module's, and of
+            a state dict none.
         return_sequences: Whether the last layer returns the output of every timestep, as PyTorch
             does, or that of the last.
         return_state: Whether to return the final states too. The result is then a model that
@@ -53,18 +54,13 @@ def from_torch(
         `keras.Sequential` of such; with states a functional model; for a cell module a cell.
 
     Raises:
-        ValueError: if `source` is something else, has `proj_size`, or entries are missing, unknown
-            or misshapen.
+        ValueError: if `source` is something else, has `proj_size`, entries are missing, unknown or
+            misshapen, or another argument isn't as above.
     """
-    if not isinstance(prefix, (str, type(None))):
-        raise ValueError(f"from_torch: expected `prefix` to be a string, got {prefix!r}.")
+    _check_options(prefix, nonlinearity, dropout)
     module = _module_in(source, prefix)
     # What else a module has in it, as a subclass of nn.LSTM may, isn't looked at.
     weights = read_weights(source, prefix) if module is None else _weights_of(module)
-    if nonlinearity not in (None, *_NONLINEARITIES):
-        raise ValueError(
-            f"from_torch: expected `nonlinearity` to be 'tanh' or 'relu', got {nonlinearity!r}."
-        )
     activation = _activation(weights, module, nonlinearity)
     if weights.is_cell:
         return _cell(weights, activation, with_states=return_state or initial_state)
@@ -75,25 +71,43 @@ def from_torch(
     return stack.alone()
 
 
+def _check_options(prefix: Any, nonlinearity: Any, dropout: Any) -> None:
+    if not isinstance(prefix, (str, type(None))):
+        raise ValueError(f"from_torch: expected `prefix` to be a string, got {prefix!r}.")
+    if nonlinearity not in (None, *_NONLINEARITIES):
+        raise ValueError(
+            f"from_torch: expected `nonlinearity` to be 'tanh' or 'relu', got {nonlinearity!r}."
+        )
+    is_rate = isinstance(dropout, numbers.Real) and not isinstance(dropout, bool)
+    if dropout is not None and not (is_rate and 0 <= dropout <= 1):
+        raise ValueError(
+            f"from_torch: expected `dropout` to be a number from 0 to 1, got {dropout!r}."
+        )
+
+
 def _module_in(source: Any, prefix: str | None) -> Any:
     """The recurrent module that `source` is or holds; None for a state dict."""
     if isinstance(source, Mapping):
         return None
-    if not hasattr(source, "named_modules"):
-        raise ValueError(
-            f"from_torch: expected a torch.nn module or a state dict, got {type(source).__name__}."
-        )
+    if isinstance(source, type) or not hasattr(source, "named_modules"):
+        got = f"the class {source.__name__}" if isinstance(source, type) else type(source).__name__
+        raise ValueError(f"from_torch: expected a torch.nn module or a state dict, got {got}.")
     found = {path: module for path, module in source.named_modules() if _is_recurrent(module)}
     wanted = None if prefix is None else prefix.removesuffix(".")
     if wanted is not None and wanted in found:
         return found[wanted]
     if wanted is None and len(found) == 1:
         return next(iter(found.values()))
-    which = "one recurrent module" if wanted is None else f"a recurrent module at {wanted!r}"
+    name, kinds = type(source).__name__, "(nn.LSTM, nn.GRU, nn.RNN or a cell)"
+    itself = f" ('' is the {name} itself)" if "" in found else ""
+    if wanted is None:
+        raise ValueError(
+            f"from_torch: expected one recurrent module {kinds} in the {name}, got {len(found)}: "
+            f"{some(sorted(found))}{itself}." + (" Choose one by `prefix`." if found else "")
+        )
     raise ValueError(
-        f"from_torch: expected {which} (nn.LSTM, nn.GRU, nn.RNN or a cell) in the "
-        f"{type(source).__name__}, got {len(found)}: {some(sorted(found))}."
-        + (" Choose one by `prefix`." if found else "")
+        f"from_torch: expected `prefix` to say where in the {name} a recurrent module {kinds} is, "
+        f"one of {some(sorted(found))}{itself}, got {prefix!r}."
     )
 
 
@@ -110,9 +124,7 @@ def _weights_of(module: Any) -> TorchWeights:
 
 
 def _activation(weights: TorchWeights, module: Any, given: str | None) -> str:
-    if weights.kind != "RNN":
-        return "tanh"
-    own = getattr(module, "nonlinearity", None)
+    own = getattr(module, "nonlinearity", None) if weights.kind == "RNN" else "tanh"
     if own is None and given is None:
         raise ValueError(
             "from_torch: expected `nonlinearity`, 'tanh' or 'relu': an RNN's state dict doesn't "
@@ -120,7 +132,8 @@ def _activation(weights: TorchWeights, module: Any, given: str | None) -> str:
         )
     if None not in (own, given) and own != given:
         raise ValueError(
-            f"from_torch: expected no `nonlinearity` or the module's, {own!r}, got {given!r}."
+            f"from_torch: expected no `nonlinearity` or {own!r}, which the {weights.kind} has, got "
+            f"{given!r}."
         )
     return str(own or given)
 

@@ -129,8 +129,8 @@ def _prefix_of(state: Mapping[str, Any], given: str | None) -> str:
         prefix = f"{given.removesuffix('.')}." if given else ""
         if prefix not in found:
             raise ValueError(
-                f"from_torch: expected an entry {prefix + 'weight_ih_l0'!r}, got entries with the "
-                f"prefixes {some(found)}."
+                f"from_torch: expected an entry {prefix + 'weight_ih_l0'!r}, got such entries with "
+                f"{' or '.join(_shown(found))}."
                 if found
                 else _nothing_in(state)
             )
@@ -143,6 +143,11 @@ def _prefix_of(state: Mapping[str, Any], given: str | None) -> str:
             f"{some(name.removesuffix('.') for name in found)}."
         )
     return found[0]
+
+
+def _shown(prefixes: list[str]) -> list[str]:
+    shown = [f"the prefix {name.removesuffix('.')!r}" if name else "none" for name in prefixes]
+    return [*shown[:6], "others"] if len(shown) > 6 else shown
 
 
 def _nothing_in(state: Mapping[str, Any]) -> str:
