@@ -11,7 +11,7 @@ from ostinato.conversion.attributes import (
     carry_attributes,
     functional_class,
 )
-from ostinato.conversion.directions import OTHER, Direction
+from ostinato.conversion.directions import KERAS, OTHER, Direction, package_of
 from ostinato.conversion.layers_within import children, layers_within
 from ostinato.conversion.lookups import by_config, names_used_by
 from ostinato.conversion.values import (
@@ -72,7 +72,7 @@ class Copier:
             return self._functional(layer)
         if hasattr(layer, "get_vocabulary"):
             return layer  # a table, which isn't in the config, and which training doesn't change
-        if isinstance(layer, keras.layers.Wrapper) and _is_of_keras(layer):
+        if isinstance(layer, keras.layers.Wrapper) and package_of(type(layer)) == KERAS:
             return self._wrapper(layer)
         if self._is_plain(layer):
             return self._plain(layer)
@@ -87,7 +87,7 @@ class Copier:
             return True
         inside = [found for _, found in layers_within(layer, self._direction)]
         return len(inside) == 1 or all(
-            _is_of_keras(one) and self._direction.kind(one) is None for one in inside
+            package_of(type(one)) == KERAS and self._direction.kind(one) is None for one in inside
         )
 
     def _is_converted(self, layer: Any) -> bool:
@@ -248,7 +248,3 @@ def _bare(layer: Any, /, **arguments: Any) -> Any:
     """An instance of a layer's class before any constructor; Keras notes the arguments."""
     cls: Any = type(layer)
     return cls.__new__(cls, **arguments)
-
-
-def _is_of_keras(layer: Any) -> bool:
-    return type(layer).__module__.partition(".")[0] == "keras"

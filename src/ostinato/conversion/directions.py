@@ -63,7 +63,7 @@ class Direction:
 
     def _why_not_derived(self, layer: Any) -> str:
         cls = type(layer)
-        if _package(cls) == self.source == KERAS:
+        if package_of(cls) == self.source == KERAS:
             return f"Ostinato has no {cls.__name__}"
         base = next(c for c in cls.__mro__ if _recurrent_name(c, self.source))
         mine, other = (
@@ -116,12 +116,13 @@ class Direction:
         return target(**values)
 
 
-def _package(cls: type) -> str:
+def package_of(cls: type) -> str:
+    """The package that a class is from: "keras", "ostinato", or the user's."""
     return cls.__module__.partition(".")[0]
 
 
 def _recurrent_name(cls: type, package: str) -> str | None:
-    return cls.__name__ if _package(cls) == package and cls.__name__ in NAMES else None
+    return cls.__name__ if package_of(cls) == package and cls.__name__ in NAMES else None
 
 
 def _values(layer: Any, names: set[str]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import tree
 
+from ostinato.conversion.directions import KERAS, OURS, package_of
+
 _DEPTH = 4  # a wrapped cell's layer's regularizer
 
 
@@ -32,7 +34,7 @@ def names_used_by(thing: Any, depth: int = _DEPTH) -> dict[str, Any]:
         if isinstance(leaf, types.FunctionType):
             found.setdefault(leaf.__name__, leaf)
         elif hasattr(leaf, "get_config") and not isinstance(leaf, type):
-            if type(leaf).__module__.partition(".")[0] not in ("keras", "ostinato"):
+            if package_of(type(leaf)) not in (KERAS, OURS):
                 found.setdefault(type(leaf).__name__, type(leaf))
             if depth and hasattr(leaf, "__dict__"):
                 inner = [v for k, v in vars(leaf).items() if k not in ("build", "quantize")]

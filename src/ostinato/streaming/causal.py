@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers, tree
 
+from ostinato.conversion.directions import ACCELERATE
 from ostinato.layers import RNN, Bidirectional
 from ostinato.layers.calling import is_ours
 from ostinato.layers.checks import name_of
@@ -75,7 +76,7 @@ def _why_not(layer: Any, inputs: Sequence[Any]) -> str | None:
         return f"has its own {own[0]!r}, which may do anything with a sequence" if own else None
     if isinstance(layer, Bidirectional):
         return "reads a sequence from its end, too, which isn't there yet"
-    if type(layer).__name__ in ("LSTM", "GRU", "SimpleRNN", "RNN") and _is_of_keras(layer):
+    if ACCELERATE.kind(layer) in ("LSTM", "GRU", "SimpleRNN", "RNN"):
         return "is Keras's own recurrent layer: `ostinato.accelerate(model)` makes it one of ours"
     if type(layer) not in (*_POINTWISE, *MERGES, *SILENT):
         return f"isn't known to act on each timestep by itself; a stream may have {_MAY}"
@@ -110,10 +111,6 @@ def _why_not_options(layer: Any, leading: int, shape: tuple[int, ...]) -> str | 
     if isinstance(layer, layers.PReLU) and leading == 2 and layer.alpha.shape[0] != 1:
         return "has weights for each timestep; expected shared_axes=[1]"
     return None
-
-
-def _is_of_keras(layer: Any) -> bool:
-    return type(layer).__module__.partition(".")[0] == "keras"
 
 
 def _keeps_time(layer: Any) -> bool:
