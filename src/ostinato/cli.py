@@ -47,7 +47,8 @@ def _explain(asked: argparse.Namespace) -> int:
     try:
         model = loading.load_unchanged(asked.file, compile=False)
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise _CommandError(f"can't load {asked.file}: {error}") from None
+        reason = str(error).removeprefix(f"load_model: {asked.file}: ")
+        raise _CommandError(f"can't load {asked.file}: {reason}") from None
     found = explanation.explain(model)
     print(found)
     if sum(row.engine == "keras" for row in found) > len(conversion.left_alone(model)):

@@ -47,14 +47,7 @@ def export(
         ValueError: if it isn't a model that's built, `filepath` isn't a path, `input_signature`
             has other things than specs, or the backend can't export it so.
     """
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(
-            "export: expected a Keras model that is built, by an Input or a call, got "
-            f"{name_of(model)}."
-        )
-    if not isinstance(filepath, (str, os.PathLike)):
-        raise ValueError(f"export: expected the path of a file or folder, got {filepath!r}.")
-    _check_signature(input_signature)
+    _check_arguments(model, filepath, input_signature)
     inside = [layer for _, layer in layers_within(model, RESTORE)]
     stateful = [layer for layer in inside if getattr(layer, "stateful", False)]
     if reason := _why_not(format, stateful):
@@ -83,7 +76,14 @@ def export(
             ) from error
 
 
-def _check_signature(signature: Any) -> None:
+def _check_arguments(model: Any, filepath: Any, signature: Any) -> None:
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            "export: expected a Keras model that is built, by an Input or a call, got "
+            f"{name_of(model)}."
+        )
+    if not isinstance(filepath, (str, os.PathLike)):
+        raise ValueError(f"export: expected the path of a file or folder, got {filepath!r}.")
     specs = [] if signature is None else tree.flatten(signature)
     if signature is not None and not (
         specs and all(getattr(spec, "shape", None) is not None for spec in specs)
