@@ -24,9 +24,6 @@ using Shape = std::vector<int64_t>;
 
 Api api;
 
-// TensorFlow aborts where a shape has more elements than an int64 can count.
-constexpr int64_t kMostElements = int64_t{1} << 56;
-
 // An error that becomes the operation's status.
 struct Failure {
   TF_Code code;

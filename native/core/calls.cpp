@@ -12,8 +12,6 @@
 namespace ostinato {
 namespace {
 
-// No array may have more elements than this, so that no size in bytes can overflow anywhere.
-constexpr int64_t kMostElements = int64_t{1} << 56;
 // An upper bound of the values that a kernel keeps for a row, a timestep and a padded unit.
 constexpr int64_t kMostColumns = 16;
 

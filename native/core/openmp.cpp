@@ -10,7 +10,7 @@ namespace {
 std::atomic<const OpenMP*> lent{nullptr};
 std::atomic<bool> forked{false};  // since they were lent
 
-struct Call {
+struct Work {
   const OpenMP* openmp;
   int n;
   void (*task)(void* context, int i, int n);
@@ -19,10 +19,10 @@ struct Call {
 
 // What every thread of a team runs. All of a team see the same size.
 void enter(void* data) {
-  const Call& call = *static_cast<const Call*>(data);
-  const int i = call.openmp->thread_num();
-  const int n = call.openmp->num_threads() < call.n ? 1 : call.n;
-  if (i < n) call.task(call.context, i, n);
+  const Work& work = *static_cast<const Work*>(data);
+  const int i = work.openmp->thread_num();
+  const int n = work.openmp->num_threads() < work.n ? 1 : work.n;
+  if (i < n) work.task(work.context, i, n);
 }
 
 }  // namespace
@@ -43,8 +43,8 @@ int lent_threads(int otherwise) {
 bool run_on_openmp(int n, void (*task)(void* context, int i, int n), void* context) {
   const OpenMP* openmp = lent.load(std::memory_order_acquire);
   if (openmp == nullptr || forked.load() || openmp->max_threads() < n) return false;
-  Call call{openmp, n, task, context};
-  openmp->parallel(enter, &call, 0, 0);  // 0: as many threads as its other teams have
+  Work work{openmp, n, task, context};
+  openmp->parallel(enter, &work, 0, 0);  // 0: as many threads as its other teams have
   return true;
 }
 

@@ -29,7 +29,7 @@ int64_t ProgramLayout::integer() {
 
 // Zeros: states begin as such.
 void* ProgramLayout::take(int64_t elements, size_t size) {
-  if (elements > kMostElements) fail_program("expected sizes that fit in memory");
+  if (elements > kMostValues) fail_program("expected sizes that fit in memory");
   if (is_draft_) return nullptr;
   const size_t bytes = (size_t(elements) * size + 63) / 64 * 64;
   program_.blocks_.push_back(std::make_unique<Buffer>(bytes));

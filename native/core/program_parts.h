@@ -12,7 +12,7 @@ namespace ostinato {
 
 // Bounds that keep every product of sizes far from overflow.
 constexpr int64_t kMostStreams = int64_t{1} << 24, kMostWidth = int64_t{1} << 24;
-constexpr int64_t kMostElements = int64_t{1} << 40;
+constexpr int64_t kMostValues = int64_t{1} << 40;
 constexpr int64_t kMostSteps = 1 << 16;
 
 // Thrown inside, and turned into a text at the door.

@@ -40,7 +40,7 @@ StepWeights read_one(const Step& step, Queue& queue) {
     case step_embed: {
       const Tensor& table = queue.look("table");
       w.rows = table.rank == 2 ? table.shape[0] : 0;
-      expect(within(w.rows, 1, kMostElements / op.width), "a table of at least one row", w.rows);
+      expect(within(w.rows, 1, kMostValues / op.width), "a table of at least one row", w.rows);
       w.kernel = queue.take("table", {w.rows, op.width});
       break;
     }

@@ -8,6 +8,10 @@
 
 namespace ostinato {
 
+// No array may have more elements than this, so that no size in bytes can overflow anywhere (and
+// TensorFlow aborts where a shape has more than an int64 can count).
+constexpr int64_t kMostElements = int64_t{1} << 56;
+
 int64_t gate_count(const RunSpec& run);
 int64_t state_count(const RunSpec& run);
 

@@ -17,7 +17,7 @@ FLOAT32, FLOAT64, BOOLEAN = range(3)  # dtypes of tensors
 
 # An address, one of the dtypes above, and a shape. The memory is dense, row-major and on the CPU.
 View = tuple[int, int, Sequence[int]]
-Shape = tuple[Any, ...]
+Sizes = tuple[Any, ...]  # a shape; sizes may be a framework's symbols
 
 _GATES = {SIMPLE_RNN: 1, LSTM: 4, GRU: 3, GRU_RESET_BEFORE: 3}
 
@@ -288,18 +288,18 @@ def _optional(spec: RunSpec) -> tuple[str, ...]:
 # Shapes. Only sums, products and whole quotients of the sizes, which may be a framework's symbols.
 
 
-def forward_output_shapes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> list[Shape]:  # noqa: N803
+def forward_output_shapes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> list[Sizes]:  # noqa: N803
     """The shapes of what a run of `forward` writes, in the order of `forward_results`."""
-    shapes: list[Shape] = [(B, T, U + spec.ys_after)] if spec.owns_ys else []
+    shapes: list[Sizes] = [(B, T, U + spec.ys_after)] if spec.owns_ys else []
     shapes += [(B, U)] * spec.states
     if spec.training:
         shapes.append((T + 1, B, saved_columns(spec) * spec.padded(U)))
     return shapes
 
 
-def backward_output_shapes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> list[Shape]:  # noqa: N803
+def backward_output_shapes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> list[Sizes]:  # noqa: N803
     """The shapes of what a run of `backward` writes, in the order of `backward_results`."""
-    shapes: list[Shape] = [(B, T, D)] if spec.wants_dx else []
+    shapes: list[Sizes] = [(B, T, D)] if spec.wants_dx else []
     shapes += [(B, U)] * spec.states
     shapes += [(D, spec.gates * U), (U, spec.gates * U)]
     if spec.has_bias:

@@ -25,12 +25,12 @@ from ostinato.native import RunSpec
 Tensors = tuple[Any, ...]
 Operation = Callable[..., Tensors]
 
-# Also of what forward tells backward beside the core's tensors: see Call.results.
+# Also of what forward tells backward beside the core's tensors: see CoreCall.results.
 _BATCH_AXES = {**native.BATCH_AXES, "rows": 0}
 
 
 @dataclass(frozen=True)
-class Call:
+class CoreCall:
     """A function of the core and its runs.
 
     Attributes:
@@ -101,7 +101,7 @@ def target(function: str) -> str:
     return f"ostinato_{function}"
 
 
-def _ffi_call(call: Call, *operands: Any) -> Tensors:
+def _ffi_call(call: CoreCall, *operands: Any) -> Tensors:
     run = jax.ffi.ffi_call(target(call.function), call.result_types(operands))
     results = run(*operands, spec=np.array(native.encode(call.specs), np.int64))
     if call.function == "forward" and call.trains:
@@ -114,7 +114,7 @@ def _ffi_call(call: Call, *operands: Any) -> Tensors:
 # their gradients.
 
 
-def _partitioned(call: Call) -> Operation:
+def _partitioned(call: CoreCall) -> Operation:
     operand_axes, result_axes = _batch_axes(call.operands), _batch_axes(call.results)
     axes = (*operand_axes, *result_axes)
     # forward and backward are split as what the one saves for the other; inference, as its results
@@ -193,7 +193,7 @@ def _shardings(mesh: Any, split: Any, axes: Sequence[int | None], arrays: Sequen
 
 
 @functools.cache
-def mapped(call: Call) -> Operation:
+def mapped(call: CoreCall) -> Operation:
     """The call as an operation under jit, vmap and meshes, without derivatives."""
     run: Any = custom_vmap(_partitioned(call))
 
@@ -210,7 +210,7 @@ def mapped(call: Call) -> Operation:
 
 
 def _folded(
-    call: Call, run: Operation, size: int, in_batched: list[bool], operands: Tensors
+    call: CoreCall, run: Operation, size: int, in_batched: list[bool], operands: Tensors
 ) -> Tensors:
     triples = zip(operands, in_batched, _batch_axes(call.operands), strict=True)
     outputs = run(*(_fold(size, *triple) for triple in triples))

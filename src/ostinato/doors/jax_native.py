@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from ostinato import native
-from ostinato.doors.jax_calls import Call, by_run, mapped, target
+from ostinato.doors.jax_calls import CoreCall, by_run, mapped, target
 from ostinato.doors.tracing import EXPORTING, is_exporting
 from ostinato.native import RunSpec
 
@@ -88,8 +88,8 @@ def _registered() -> str | None:
 
 
 # What the gradient needs: run by run what `ostinato::backward` reads, its gradients aside; `rows`
-# (see Call.results); and an array whose shape has a 1 for each run whose dx is wanted, else a 0.
-# Nothing else that's known while tracing is safe here: JAX calls the rule once for each set of
+# (see CoreCall.results); and an array whose shape has a 1 for each run whose dx is wanted, else a
+# 0. Nothing else that's known while tracing is safe here: JAX calls the rule once for each set of
 # differentiated operands, but keeps for all of them the structure that the last call returned.
 Kept = tuple[tuple[Tensors, ...], Any, Any]
 
@@ -99,7 +99,7 @@ def _operation(specs: tuple[RunSpec, ...]) -> Callable[..., Tensors]:
     """The operation of these runs, under jit: outside, a custom_vjp takes 250 us instead of 5."""
     plain = tuple(replace(spec, training=0, wants_dx=0) for spec in specs)
     training = tuple(replace(spec, training=1) for spec in plain)
-    inference = mapped(Call("forward", plain))
+    inference = mapped(CoreCall("forward", plain))
 
     def infer(*operands: Any) -> Tensors:
         return inference(*operands)
@@ -118,7 +118,7 @@ def _operation(specs: tuple[RunSpec, ...]) -> Callable[..., Tensors]:
 
 
 def _forward(specs: tuple[RunSpec, ...], primals: Tensors) -> tuple[Tensors, Kept]:
-    call = Call("forward", specs)
+    call = CoreCall("forward", specs)
     outputs = _once(call)(*(primal.value for primal in primals))
     inputs_by_run = by_run(call.operands, primals)
     *outputs_by_run, (rows,) = by_run(call.results, outputs)
@@ -144,7 +144,7 @@ def _backward(specs: tuple[RunSpec, ...], kept: Kept, gradients: Tensors) -> Ten
     """
     tensors_by_run, rows, wanted_by_run = kept
     pairs = zip(specs, wanted_by_run.shape, strict=True)
-    call = Call("backward", tuple(replace(spec, wants_dx=wanted) for spec, wanted in pairs))
+    call = CoreCall("backward", tuple(replace(spec, wants_dx=wanted) for spec, wanted in pairs))
     shown = tuple(native.forward_results(spec)[:-1] for spec in specs)
     operands: list[Any] = []
     for tensors, run in zip(tensors_by_run, by_run(shown, gradients), strict=True):
@@ -164,7 +164,7 @@ def _materialised(gradient: Any) -> Any:
 
 
 @functools.cache
-def _once(call: Call) -> Callable[..., Tensors]:
+def _once(call: CoreCall) -> Callable[..., Tensors]:
     """The call, which says so when it's asked for a derivative."""
 
     def run(*operands: Any) -> Tensors:
