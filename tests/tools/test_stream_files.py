@@ -222,6 +222,13 @@ def test_what_a_foreign_file_is(tmp_path):
         assert (name == "config.json") == ("other entries: ['config.json'" in str(caught.value))
 
 
+@pytest.mark.parametrize("path", [5, None])
+def test_what_is_no_path(model, path):
+    for read in (ostinato.Stream.load, ostinato.stream(model).load_state):
+        with pytest.raises(ValueError, match=f"expected the path of .* wrote, got {path}"):
+            read(path)
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError):
         ostinato.Stream.load(tmp_path / "none")

@@ -347,7 +347,7 @@ def refusal(stream):
     """What a stream says that is in use."""
     return (
         f"stream of {stream.name}: a stream takes one call at a time; this one is in use in "
-        "another thread"
+        "another thread."
     )
 
 

@@ -1,7 +1,8 @@
 """PyTorch's own layers, torch.nn.LSTM, GRU and RNN, with a case's weights.
 
 torch.nn keeps kernels transposed, with two biases, and orders LSTM's gates as Keras does (i, f, g,
-o), but GRU's as r, z, n where Keras has z, r, h.
+o), but GRU's as r, z, n where Keras has z, r, h. `ostinato.conversion.torch_names` knows that, too,
+but would bring Keras into this process, which a user of torch.nn doesn't have.
 """
 
 from typing import Any

@@ -61,7 +61,7 @@ class Compiled:
         try:
             yield
         except RuntimeError as error:
-            raise RuntimeError(f"stream of {self.program.name}: {error}") from error
+            raise RuntimeError(f"stream of {self.program.name}: {error}.") from error
 
     def _expect(self, done: bool) -> None:
         if not done:

@@ -197,6 +197,8 @@ def _loaded(file: Any) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _read(path: PathLike, form: str, what: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"expected the path of {what}, got {path!r}.")
     try:
         with Path(path).open("rb") as opened:
             about, arrays = _loaded(opened)

@@ -69,7 +69,7 @@ class Stepwise:
         if not self._turn.acquire(blocking=False):
             raise RuntimeError(
                 f"stream of {self._graph.name}: a stream takes one call at a time; this one is in "
-                "use in another thread"
+                "use in another thread."
             )
         try:
             yield

@@ -339,6 +339,6 @@ class Stream:
         if self.why_not_native:
             raise error
         if isinstance(error, RuntimeError):
-            raise RuntimeError(f"{self._owner}: {error}") from error
+            raise RuntimeError(f"{self._owner}: {error}.") from error
         ids = " or ".join(port.name for port in self._inputs if not port.shape)
-        raise ValueError(f"{self._owner}: input {ids}: {error}") from error
+        raise ValueError(f"{self._owner}: input {ids}: {error}.") from error
