@@ -201,6 +201,12 @@ def test_a_cell_whose_results_dont_match_its_sizes(cell, words):
     refuses(["RNN layer 'looping'", "Wrong layer", *words], RNN(cell, name="looping"), X)
 
 
+def test_a_stack_called_bare_whose_cell_returns_a_number():
+    stack = StackedRNNCells([GRUCell(3), Wrong(lambda x, s: 5, 3)])
+    x, h = array(0, 4, 3), array(1, 4, 3)
+    refuses(["StackedRNNCells layer", "Wrong layer", "got 5."], stack, x, [[h], [h]])
+
+
 @pytest.mark.skipif(
     keras.config.backend() == "torch", reason="Keras's own symbolic run stops; it names the cell"
 )

@@ -10,6 +10,7 @@ from ostinato.layers.calling import (
     call_method,
     first_state_size,
     initial_states,
+    output_and_states,
     output_shapes,
     takes,
 )
@@ -85,7 +86,8 @@ class StackedRNNCells(keras.layers.Layer):
                 if takes(cell, name)
             }
             run = cell if isinstance(cell, keras.layers.Layer) else call_method(cell)
-            inputs, new = run(inputs, state if tree.is_nested(state) else [state], **given)
+            result = run(inputs, state if tree.is_nested(state) else [state], **given)
+            inputs, new = output_and_states(name_of(self), cell, result)
             fitted = repack(state, new)
             new_states.append(new if fitted is None else fitted)
         return inputs, new_states
