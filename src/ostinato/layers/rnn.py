@@ -70,7 +70,8 @@ class RNN(Declared, keras.layers.Layer):
             cell's `get_initial_state`, or zeros, or the kept states of a stateful layer.
         mask: Booleans (B, T). A timestep where it's False keeps every state of its row and
             repeats the row's previous output (zeros before the first valid timestep, or always
-            with `zero_output_for_mask`). By default the mask that came with the inputs.
+            with `zero_output_for_mask`). By default the mask that came with the inputs, one for all
+            where they nest.
         training: Whether to apply dropout; given to cells that take it.
         constants: Tensors that the cell gets at every timestep as `constants`, always a list: one
             tensor becomes a list of one, as in Keras 2.
