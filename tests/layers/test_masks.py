@@ -87,19 +87,22 @@ def embedding():
 
 
 @pytest.mark.parametrize("wrap", [lambda layer: layer, Bidirectional])
-def test_nested_inputs_with_masks_that_differ_are_refused(embedding, wrap):
-    layer = wrap(RNN(Difference(), name="nest"))
-    one, other = embedding(IDS), embedding(LONGER)
-    words = "RNN layer '.*nest': expected nested inputs with one mask for all, got 2 masks"
-    with pytest.raises(ValueError, match=words):
-        layer({"a": one, "b": other})
-    with pytest.raises(ValueError, match=words):
-        layer({"a": numpy(one), "b": numpy(other)}, mask={"a": IDS > 0, "b": LONGER > 0})
+def test_of_nested_inputs_with_several_masks_each_has_to_be_valid(embedding, wrap):
+    layer = wrap(RNN(Difference(), return_sequences=True, name="nest"))
+    one, other = embedding(IDS), -2 * numpy(embedding(LONGER))
+    expected = layer({"a": numpy(one), "b": other}, mask=(IDS > 0) & (LONGER > 0))
+    masks = {"a": IDS > 0, "b": LONGER > 0}
+    given = layer({"a": numpy(one), "b": other}, mask=masks)
+    assert_close(given, expected)
+    scaled = keras.layers.Rescaling(-2.0)
+    assert_close(layer({"a": one, "b": scaled(embedding(LONGER))}), expected)
     ids = [keras.Input((None,), dtype="int32") for _ in range(2)]
-    with pytest.raises(ValueError, match=words):
-        layer(dict(zip("ab", map(embedding, ids), strict=True)))
-    given = layer({"a": one, "b": other}, mask=IDS > 0)
-    assert_close(given, layer({"a": numpy(one), "b": numpy(other)}, mask=IDS > 0))
+    symbolic = layer({"a": embedding(ids[0]), "b": scaled(embedding(ids[1]))})
+    assert_close(keras.Model(ids, symbolic).predict([IDS, LONGER], verbose=0), expected)
+    only = layer({"a": one, "b": scaled(embedding(LONGER))}, mask=IDS > 0)  # it prevails
+    assert_close(only, layer({"a": numpy(one), "b": other}, mask=IDS > 0))
+    passed_on = numpy(layer.compute_mask({"a": one, "b": other}, masks))
+    np.testing.assert_array_equal(passed_on, (IDS > 0) & (LONGER > 0))
 
 
 def test_nested_inputs_with_masks_that_agree(embedding):

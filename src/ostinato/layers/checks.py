@@ -1,5 +1,6 @@
 """What a layer refuses, before any work is done; each error names the layer."""
 
+import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -105,35 +106,38 @@ def check_one_sequence(layer: Any, given: Any) -> None:
         )
 
 
-def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | None) -> Any:
-    """One boolean mask (B, T) out of what came as `mask`, or None.
+def shared_mask(mask: Structure) -> Any:
+    """One mask out of those of nested inputs, or None where none has any.
 
-    The mask of nested inputs comes nested. They share their timesteps, and so one mask; inputs
-    without any go by that of the others.
+    Inputs without a mask go by that of the others. Of several masks a timestep has to be valid in
+    each, as the cell takes all inputs of a timestep at once. (Keras 2 took the first.)
     """
-    masks = [] if mask is None else [m for m in tree.flatten(mask) if m is not None]
-    if not masks:
+    masks: list[Any] = []
+    for given in tree.flatten(mask):
+        if given is not None and not any(given is other for other in masks):
+            masks.append(given)
+    return functools.reduce(ops.logical_and, masks) if masks else None
+
+
+def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | None) -> Any:
+    """One boolean mask (B, T) out of what came as `mask`, or None."""
+    if mask is None:
         return None
-    if not all(hasattr(m, "shape") for m in masks):
+    expected = (batch_size, timesteps)
+    masks = [leaf for leaf in tree.flatten(mask) if leaf is not None]
+    if not all(hasattr(leaf, "shape") for leaf in masks):
         raise ValueError(
             f"{owner}: expected a mask that is a tensor or array of shape (batch, timesteps) = "
-            f"{(batch_size, timesteps)}, got {type(mask).__name__}."
+            f"{expected}, got {type(mask).__name__}."
         )
-    if not all(_is_same(masks[0], other) for other in masks[1:]):
-        raise ValueError(
-            f"{owner}: expected nested inputs with one mask for all, got {len(masks)} masks that "
-            "differ, or whose values aren't known yet. Give the one that counts as `mask=`, or "
-            "let one of the inputs alone have a mask."
-        )
-    shape = shape_of(masks[0])
-    if len(shape) == 3 and shape[2] == 1:
-        masks[0], shape = ops.squeeze(masks[0], -1), shape[:2]
-    if not agree(shape, (batch_size, timesteps)):
-        raise ValueError(
-            f"{owner}: expected a mask of shape (batch, timesteps) = {(batch_size, timesteps)}, "
-            f"got one of shape {shape}."
-        )
-    return ops.cast(masks[0], "bool")
+    for shape in map(shape_of, masks):
+        if not agree(shape[:2] if shape[2:] == (1,) else shape, expected):
+            raise ValueError(
+                f"{owner}: expected a mask of shape (batch, timesteps) = {expected}, got one of "
+                f"shape {shape}."
+            )
+    shared = shared_mask([ops.squeeze(m, -1) if len(m.shape) == 3 else m for m in masks])
+    return None if shared is None else ops.cast(shared, "bool")
 
 
 def read_states(
@@ -164,18 +168,6 @@ def read_states(
                 f"{owner}: expected {what}{path} of shape {wanted}, got {shape_of(state)}."
             )
     return states
-
-
-def _is_same(mask: Any, other: Any) -> bool:
-    """Whether two masks are surely the same; without values only one tensor is sure to be."""
-    if mask is other:
-        return True
-    if shape_of(mask) != shape_of(other):
-        return False
-    try:
-        return bool(ops.all(ops.equal(mask, other)))
-    except (TypeError, RuntimeError):  # what backends raise where there are no values
-        return False
 
 
 def agree(shape: Dimensions, expected: Dimensions) -> bool:

@@ -34,6 +34,7 @@ from ostinato.layers.checks import (
     read_mask,
     read_states,
     shape_of,
+    shared_mask,
 )
 from ostinato.layers.exporting import check_stateful_export
 from ostinato.layers.running import Answer, Job, run
@@ -335,8 +336,7 @@ class RNN(Declared, keras.layers.Layer):
 
     def compute_mask(self, sequences: Structure, mask: Structure) -> Any:
         """The mask of each result: the inputs' for a sequence, none for the rest."""
-        masks = [m for m in tree.flatten(mask) if m is not None]
-        output_mask = masks[0] if masks and self.return_sequences else None
+        output_mask = shared_mask(mask) if self.return_sequences else None
         outputs = output_sizes(self.cell) or Shape(1)
         # Keras's losses take a mask (B, T) only for outputs (B, T, units). Beside such an output a
         # leaf of another rank goes without, so that a model of both trains.
