@@ -35,7 +35,7 @@ endef
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: guide test lint types native test-core sanitize format docs bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+.PHONY: guide test lint types native test-core sanitize format stub docs bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -86,6 +86,10 @@ sanitize: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --no-cache --fix
 	$(BIN)/ruff format
+
+# The constructors as type checkers see them, after a change of the arguments.
+stub: $(READY)
+	KERAS_BACKEND=jax $(BIN)/python tests/layers/stub.py
 
 # The documentation site, in build/site. Broken links and anchors fail.
 docs: $(READY)

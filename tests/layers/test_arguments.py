@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import stub
 from refusals import refuses
 
 from ostinato.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN
@@ -75,3 +76,7 @@ def test_implementations_that_configs_hold():
 def test_a_dtype_without_fractions(dtype):
     for cls in (LSTM, GRUCell):
         refuses([cls.__name__, "`dtype`", "floats", repr(dtype)], cls, 4, dtype=dtype)
+
+
+def test_the_stub_shows_type_checkers_what_is_declared():
+    assert stub.PATH.read_text(encoding="utf-8") == stub.text(), "`make stub` writes it anew"

@@ -21,6 +21,12 @@ REQUIRED = inspect.Parameter.empty
 
 Reader = Callable[[Any], Any]  # given value -> attribute, or a ValueError
 
+# What Keras's registries take: a name, a config, or what it stands for.
+Activation = str | dict[str, Any] | Callable[..., Any] | None
+Initializer = str | dict[str, Any] | Callable[..., Any] | None
+Regularizer = str | dict[str, Any] | Callable[..., Any] | None
+Constraint = str | dict[str, Any] | Callable[..., Any] | None
+
 
 class RefusedArgument(ValueError):  # noqa: N818 - to a user it's a ValueError
     """A constructor argument was refused.
@@ -42,6 +48,7 @@ class Argument:
     Attributes:
         name: Its name, the attribute's and the config key's.
         doc: What it is, for docstrings.
+        hint: Its type, as an annotation.
         default: Its default; REQUIRED where there is none.
         read: Given value to attribute, or a ValueError.
         write: Attribute to config entry.
@@ -52,6 +59,7 @@ class Argument:
 
     name: str
     doc: str
+    hint: str
     default: Any = REQUIRED
     read: Reader = lambda value: value
     write: Callable[[Any], Any] = lambda value: value
@@ -60,13 +68,9 @@ class Argument:
 
     def parameter(self) -> inspect.Parameter:
         """The argument as a parameter of a signature."""
-        if self.keyword_only:
-            return inspect.Parameter(
-                self.name, inspect.Parameter.KEYWORD_ONLY, default=self.default
-            )
-        return inspect.Parameter(
-            self.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=self.default
-        )
+        by_name, both = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+        kind = by_name if self.keyword_only else both
+        return inspect.Parameter(self.name, kind, default=self.default, annotation=self.hint)
 
 
 class Declared:
@@ -113,8 +117,9 @@ def _constructor(owner: str, arguments: tuple[Argument, ...]) -> Callable[..., N
         [
             inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
             *parameters,
-            inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
-        ]
+            inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD, annotation="Any"),
+        ],
+        return_annotation="None",
     )
 
     def construct(self: Declared, *args: Any, **kwargs: Any) -> None:
@@ -206,12 +211,13 @@ def _cudnn(value: Any) -> Any:
 
 def flag(name: str, doc: str, default: bool = False) -> Argument:
     """An argument that is True or False."""
-    return Argument(name, doc, default, _flag)
+    return Argument(name, doc, "bool", default, _flag)
 
 
 def _activation(name: str, default: str, doc: str) -> Argument:
     read = _known(keras.activations.get, "an activation")
-    return Argument(name, f"{doc} None: linear.", default, read, keras.activations.serialize)
+    about = f"{doc} None: linear."
+    return Argument(name, about, "Activation", default, read, keras.activations.serialize)
 
 
 def _family(kind: str, module: Any, defaults: tuple[str | None, ...]) -> tuple[Argument, ...]:
@@ -222,13 +228,20 @@ def _family(kind: str, module: Any, defaults: tuple[str | None, ...]) -> tuple[A
     read = _known(module.get, f"{article} {kind}")
     return tuple(
         Argument(
-            f"{role}_{kind}", f"{kind.capitalize()} of `{weight}`.", default, read, module.serialize
+            f"{role}_{kind}",
+            f"{kind.capitalize()} of `{weight}`.",
+            kind.capitalize(),
+            default,
+            read,
+            module.serialize,
         )
         for role, weight, default in zip(roles, weights, defaults, strict=True)
     )
 
 
-UNITS = Argument("units", "Positive int, the size of the output and of each state.", read=_units)
+UNITS = Argument(
+    "units", "Positive int, the size of the output and of each state.", "int", read=_units
+)
 ACTIVATION = _activation("activation", "tanh", "Activation of the output or candidate.")
 RECURRENT_ACTIVATION = _activation("recurrent_activation", "sigmoid", "Activation of the gates.")
 USE_BIAS = flag("use_bias", "Whether there is a bias.", True)
@@ -236,14 +249,19 @@ INITIALIZERS = _family("initializer", keras.initializers, ("glorot_uniform", "or
 REGULARIZERS = _family("regularizer", keras.regularizers, (None, None, None))
 CONSTRAINTS = _family("constraint", keras.constraints, (None, None, None))
 RATES = (
-    Argument("dropout", "Fraction of the inputs dropped in training.", 0.0, _rate),
-    Argument("recurrent_dropout", "Fraction of the state dropped in training.", 0.0, _rate),
+    Argument("dropout", "Fraction of the inputs dropped in training.", "float", 0.0, _rate),
+    Argument(
+        "recurrent_dropout", "Fraction of the state dropped in training.", "float", 0.0, _rate
+    ),
 )
-SEED = Argument("seed", "Int, seed of the dropout masks; None draws one.", None, _seed)
+SEED = Argument(
+    "seed", "Int, seed of the dropout masks; None draws one.", "int | None", None, _seed
+)
 IMPLEMENTATION = Argument(
     "implementation",
     "Accepted for Keras's sake: 1 draws one input dropout mask a gate, 2 one for all. It chooses "
     "no other mathematics.",
+    "int",
     2,
     _implementation,
     keyword_only=True,
@@ -253,6 +271,7 @@ IMPLEMENTATION = Argument(
 ACTIVITY_REGULARIZER = Argument(
     "activity_regularizer",
     "Regularizer of the layer's output.",
+    "Regularizer",
     None,
     _known(keras.regularizers.get, "a regularizer"),
     keras.regularizers.serialize,
@@ -261,6 +280,7 @@ CELL = Argument(
     "cell",
     "A cell: an object with `call(inputs, states) -> (output, new_states)` and a `state_size`, or "
     "a list of cells, stacked.",
+    "Any",
 )
 LOOP = (
     flag("return_sequences", "Whether to return the output of every timestep."),
@@ -276,6 +296,7 @@ ZERO_OUTPUT_FOR_MASK = flag(
 USE_CUDNN = Argument(
     "use_cudnn",
     "Accepted for Keras's sake ('auto', True or False); it chooses no mathematics.",
+    "bool | str",
     "auto",
     _cudnn,
     config_if_changed=True,
