@@ -57,9 +57,13 @@ def _names(path: Path) -> dict[str, Any]:
     names = dict(vars(declarations()))
     exec("from dataclasses import replace", names)
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Argument("):
+        if isinstance(node, ast.Assign) and _declares(node.value):
             exec(ast.unparse(node), names)
     return names
+
+
+def _declares(value: ast.expr) -> bool:
+    return ast.unparse(value).startswith(("Argument(", "flag("))
 
 
 def _listed(section: re.Match[str]) -> str:
@@ -72,6 +76,7 @@ def _constructor(cls: griffe.Class, signature: inspect.Signature) -> griffe.Func
     parameters = [
         griffe.Parameter(
             parameter.name,
+            annotation=None if parameter.annotation is parameter.empty else parameter.annotation,
             kind=griffe.ParameterKind(parameter.kind.description),
             default=None if parameter.default is parameter.empty else repr(parameter.default),
         )
