@@ -171,6 +171,20 @@ def test_bidirectional_keeps_the_states_of_both_directions(mask):
     assert_close(layer(X, mask=mask)[0], output)
 
 
+@pytest.mark.parametrize(("forward", "backward"), [(GRU, LSTM), (LSTM, GRU)])
+def test_bidirectional_layers_of_unlike_kinds_take_each_their_states(forward, backward):
+    layer = Bidirectional(forward(4), backward_layer=backward(4, go_backwards=True))
+    states = list(np.random.default_rng(3).normal(size=(3, 4, 4)).astype("float32"))
+    count = 2 if forward is LSTM else 1
+    expected = layer(X, initial_state=states)
+    got = one(X, initial_state=states[:count]), other(X, initial_state=states[count:])
+    assert_close(expected, np.concatenate(list(map(numpy, got)), -1))
+    with pytest.raises(
+        ValueError, match=f"layer's states, {count}, and then of .* {3 - count}; got"
+    ):
+        layer(X, initial_state=states[:1])
+
+
 def test_bidirectional_stateful_passes_its_mask_on_with_return_state():
     inputs = keras.Input(batch_shape=(4, 6), dtype="int32")
     embedded = keras.layers.Embedding(9, 3, mask_zero=True)(inputs)

@@ -143,7 +143,7 @@ class Bidirectional(keras.layers.Layer):
     ) -> Any:
         """Runs both layers and merges their outputs; see the class."""
         mask = sequences_mask if mask is None else mask
-        forward_state, backward_state = self._halves(initial_state)
+        forward_state, backward_state = self._split(initial_state)
         given = {"training": training, "mask": mask, "constants": constants}
         states = forward_state, backward_state
         joined = False
@@ -158,16 +158,20 @@ class Bidirectional(keras.layers.Layer):
         outputs = merged if self.merge_mode is None else (merged,)
         return (*outputs, *forward[1:], *backward[1:])
 
-    def _halves(self, states: Structure) -> tuple[Structure, Structure]:
+    def _split(self, states: Structure) -> tuple[Structure, Structure]:
+        """The states of each direction, which come one after the other; nests in equal halves."""
         if states is None:
             return None, None
-        half, odd = divmod(len(states), 2) if isinstance(states, (list, tuple)) else (0, 1)
-        if odd:
+        counts = [len(tree.flatten(state_sizes(layer.cell))) for layer in self._directions]
+        given = len(states) if isinstance(states, (list, tuple)) else 0
+        if given != sum(counts) and (given == 0 or given % 2):
             raise ValueError(
                 f"{name_of(self)}: expected initial_state to be a list of the forward layer's "
-                f"states and then as many of the backward layer's, got {describe(states)}."
+                f"states, {counts[0]}, and then of the backward layer's, {counts[1]}; got "
+                f"{describe(states)}."
             )
-        return states[:half], states[half:]
+        first = counts[0] if given == sum(counts) else given // 2
+        return states[:first], states[first:]
 
     @property
     def _directions(self) -> tuple[Any, Any]:
@@ -275,7 +279,7 @@ class Bidirectional(keras.layers.Layer):
         A subclass's `call` may take more arguments; they change no shape here.
         """
         mask = sequences_mask if mask is None else mask
-        states = self._halves(initial_state)
+        states = self._split(initial_state)
         for direction, state in zip(self._directions, states, strict=True):
             keywords = {} if state is None else {"initial_state": state}
             direction.compute_output_spec(sequences, mask=mask, **keywords)
@@ -309,7 +313,7 @@ class Bidirectional(keras.layers.Layer):
         """
         if not self.stateful:
             raise AttributeError(f"{name_of(self)}: Layer must be stateful.")
-        forward, backward = self._halves(states)
+        forward, backward = self._split(states)
         for direction, given in ((self.forward_layer, forward), (self.backward_layer, backward)):
             direction.reset_state() if given is None else direction.reset_state(given)
 
