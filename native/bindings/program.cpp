@@ -20,7 +20,7 @@ namespace {
 
 // From some microseconds of work on other Python threads may run meanwhile; giving them their turn
 // takes a tenth of a microsecond.
-constexpr int64_t kWorthReleasing = 400'000;
+constexpr double kWorthReleasing = 4e5;
 
 void raise(const std::string& error) {
   if (error == Program::kBusy) throw std::runtime_error(error);
@@ -37,8 +37,9 @@ class Buffers {
   Buffers(const Buffers&) = delete;
   Buffers& operator=(const Buffers&) = delete;
 
-  // Whether the object is a dense array of this many bytes, of elements of this format.
-  bool add(PyObject* object, bool writable, char format, int64_t bytes) {
+  // Whether the object is a dense array of `count` times so many bytes, of elements of this format.
+  bool add(PyObject* object, bool writable, char format, int64_t bytes, int64_t count = 1) {
+    if (__builtin_mul_overflow(bytes, count, &bytes)) return false;
     Py_buffer view;
     const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
     if (PyObject_GetBuffer(object, &view, flags) != 0) {
@@ -63,9 +64,9 @@ class PyProgram {
   PyProgram(int64_t dtype, nb::handle spec, nb::handle weights) {
     const Tensors read(weights, "weights");
     std::string error;
-    format_ = Dtype(dtype) == Dtype::f64 ? 'd' : 'f';
+    format_ = dtype_of(dtype) == Dtype::f64 ? 'd' : 'f';
     const std::vector<int64_t> numbers = integers(spec, "spec");
-    program_ = Program::make(Dtype(dtype), numbers, read.tensors.data(), read.tensors.size(),
+    program_ = Program::make(dtype_of(dtype), numbers, read.tensors.data(), read.tensors.size(),
                              &error);
     raise(error);
   }
@@ -78,12 +79,12 @@ class PyProgram {
     Buffers in(in_bytes.size()), out(out_bytes.size());
     for (size_t i = 0; i < in_bytes.size(); ++i) {
       const char format = program_->reads_ids(i) ? 'i' : format_;
-      if (!in.add(item(inputs, i), false, format, in_bytes[i] * T)) return false;
+      if (!in.add(item(inputs, i), false, format, in_bytes[i], T)) return false;
     }
     for (size_t i = 0; i < out_bytes.size(); ++i)
-      if (!out.add(item(outputs, i), true, format_, out_bytes[i] * T)) return false;
+      if (!out.add(item(outputs, i), true, format_, out_bytes[i], T)) return false;
     std::string error;
-    if (program_->work() * T < kWorthReleasing) {
+    if (double(program_->work()) * double(T) < kWorthReleasing) {
       error = program_->run(in.data.data(), out.data.data(), T);
     } else {
       nb::gil_scoped_release released;

@@ -71,6 +71,10 @@ class PooledBuffer {
     if (memory_.data() == nullptr) throw std::bad_alloc();
   }
   static int view(PyObject* self, Py_buffer* buffer, int flags) {
+    if (!nb::inst_ready(self)) {  // made by __new__ alone
+      PyErr_SetString(PyExc_BufferError, "a PooledBuffer without memory");
+      return -1;
+    }
     auto* mine = nb::inst_ptr<PooledBuffer>(self);
     return PyBuffer_FillInfo(buffer, self, mine->memory_.data(), Py_ssize_t(mine->bytes_), 0,
                              flags);
@@ -88,6 +92,8 @@ PyType_Slot buffer_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(PooledBu
 }  // namespace
 
 NB_MODULE(_native, module) {
+  // A script that an exception ends may leave a graph alive, and in it our buffers: no leak.
+  nb::set_leak_warnings(false);
   module.doc() = "Ostinato's fused recurrent layers. Private to ostinato.native and the doors.";
   module.def("forward", run<forward>, nb::arg("spec").none(), nb::arg("inputs").none(),
              nb::arg("outputs").none());

@@ -21,6 +21,9 @@ inline int64_t integer(PyObject* object) {
   return value;
 }
 
+// A dtype by its number; of a number that stands for none the core says that it knows it not.
+inline Dtype dtype_of(int64_t number) { return Dtype(number == int32_t(number) ? number : -1); }
+
 // The items of a tuple or list, as a tuple that keeps them.
 inline nb::tuple items(nb::handle object, const char* what) {
   if (!PyTuple_Check(object.ptr()) && !PyList_Check(object.ptr())) {
@@ -71,7 +74,7 @@ struct Tensors {
     for (size_t i = 0; i < rank; ++i) shape[i] = integer(item(dimensions, i));
     void* data = PyLong_AsVoidPtr(item(triple, 0));
     if (data == nullptr && PyErr_Occurred()) throw nb::python_error();
-    return {data, Dtype(integer(item(triple, 1))), int32_t(rank), shape};
+    return {data, dtype_of(integer(item(triple, 1))), int32_t(rank), shape};
   }
 };
 

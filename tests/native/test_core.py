@@ -231,6 +231,7 @@ def with_first(*first):
             ValueError,
             "expected float32 or float64, got of an unknown",
         ),
+        ({"inputs": with_first(64, 2**32)}, ValueError, "expected float32 or float64, got of an"),
         ({"inputs": with_first(64, 0, (3, 5))}, ValueError, "x: expected rank 3 .*, got rank 2"),
         ({"inputs": with_first(64, 0, (1,) * 9)}, ValueError, "at most 8 dimensions, got 9"),
         ({"inputs": with_first(64, 0, (3, 5, 2**62))}, ValueError, "fits in memory"),
@@ -273,6 +274,9 @@ def test_pooled_buffers_of_no_size_that_there_is():
         native.PooledBuffer(2**62)
     with pytest.raises(TypeError):
         native.PooledBuffer(-1)
+    bare = type(native.PooledBuffer(1))
+    with pytest.raises(BufferError, match="without memory"):
+        memoryview(bare.__new__(bare))
 
 
 def test_every_activation_of_the_core_is_keras():

@@ -33,6 +33,13 @@ def test_second_derivatives_are_refused():
         dx.sum().backward()
 
 
+def test_batched_gradients_are_refused():
+    operands = tensors(Case(), grad=True)
+    ys = run(Case(), operands)[0]
+    with pytest.raises(RuntimeError, match="got a batch of them"):
+        torch.autograd.grad(ys, operands["x"], torch.ones(2, *ys.shape), is_grads_batched=True)
+
+
 def test_masks_that_ask_for_gradients_are_refused():
     case = Case(input_masks=1)
     operands = tensors(case, grad=True)

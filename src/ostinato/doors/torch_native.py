@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._C._functorch import is_legacy_batchedtensor
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
@@ -183,6 +184,7 @@ class _Forward(_SingleLevelFunction):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Tensors:
+        _check_single(grads)
         specs = signature_of("forward", tuple(ctx.flat)).specs
         kept, given, needed = iter(ctx.saved_tensors), iter(grads), iter(ctx.needs_input_grad[1:])
         flat = list(ctx.flat)
@@ -209,6 +211,16 @@ class _Forward(_SingleLevelFunction):
             gradients += [next(outputs) if wants_dx else None, *islice(outputs, weights)]
             gradients += [None] * (len(native.forward_operands(spec)) - 1 - weights)
         return (None, *gradients)
+
+
+def _check_single(grads: Sequence[Any]) -> None:
+    # An older vmap than torch.func's, which asks an operation for a rule that takes no lists.
+    if any(grad is not None and is_legacy_batchedtensor(grad) for grad in grads):
+        raise RuntimeError(
+            "[ostinato::backward] expected one gradient of each output, got a batch of them (by "
+            "is_grads_batched, or jacobian with vectorize=True). Use torch.func.jacrev, or the "
+            'portable engine: `with ostinato.use_engine("scan")`.'
+        )
 
 
 def _check_training(spec: RunSpec, run: dict[str, Any]) -> None:
