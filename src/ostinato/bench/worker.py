@@ -17,8 +17,8 @@ from ostinato.bench.contenders import Contender, parse
 from ostinato.bench.keras_layers import engine_of, layer_for
 from ostinato.bench.prepared import Prepared
 
-# Seconds of a run that needs no warming up. At 0.1 the first run after the others' turns was the one
-# that counted, and paid for memory that the system had taken back meanwhile (LSTM L, training, on
+# Seconds of a run that needs no warming up. At 0.1 the first run after the others' turns was what
+# counted, and paid for memory that the system had taken back meanwhile (LSTM L, training, on
 # JAX: 150 to 210 ms, where step after step takes 120).
 LONG = 1.0
 
