@@ -54,7 +54,10 @@ def _explain(asked: argparse.Namespace) -> int:
     if sum(row.engine == "keras" for row in found) > len(conversion.left_alone(model)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the table has what is left alone
-            fast = conversion.accelerate(model)
+            try:
+                fast = conversion.accelerate(model)
+            except ValueError as error:
+                raise _CommandError(f"can't accelerate {asked.file}: {error}") from None
         print("\nAfter `ostinato.accelerate(model)`:")
         print(explanation.explain(fast))
     return 0

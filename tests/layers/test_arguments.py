@@ -42,7 +42,7 @@ FLAGS = ["return_sequences", "return_state", "go_backwards", "stateful", "unroll
 
 
 @pytest.mark.parametrize("name", [*FLAGS, "use_bias", "unit_forget_bias", "zero_output_for_mask"])
-@pytest.mark.parametrize("value", ["no", 2, 0.0, None, [True]])
+@pytest.mark.parametrize("value", ["no", b"", [True], {}])
 def test_a_flag_that_is_neither_true_nor_false(name, value):
     refuses(["LSTM", f"`{name}`", "True or False", repr(value)], LSTM, 4, **{name: value})
 
@@ -54,14 +54,20 @@ def test_flags_elsewhere():
     refuses(["GRUCell", "`use_bias`", "'no'"], GRUCell, 4, use_bias="no")
 
 
-@pytest.mark.parametrize("given", [True, 1, np.bool_(True), np.int64(1)])
+@pytest.mark.parametrize("given", [True, 1, np.bool_(True), np.int64(1), np.array(True), 2, 1.0])
 def test_a_flag_as_a_config_may_hold_it(given):
     layer = LSTM(4, return_sequences=given, use_bias=given, zero_output_for_mask=given)
     assert layer.return_sequences is layer.use_bias is layer.zero_output_for_mask is True
     assert layer.get_config()["return_sequences"] is True
 
 
-@pytest.mark.parametrize("value", [7, -1, "2", 1.0, True, None])
+def test_none_is_false_as_to_keras():
+    layer = LSTM(4, return_sequences=None, unroll=None, use_bias=None, implementation=None)
+    assert layer.return_sequences is layer.unroll is layer.use_bias is False
+    assert layer.implementation == 2
+
+
+@pytest.mark.parametrize("value", [7, -1, "2", 1.0, True])
 @pytest.mark.parametrize("cls", [LSTM, GRUCell])
 def test_an_unknown_implementation(cls, value):
     words = [cls.__name__, "`implementation`", "1 or 2", repr(value)]

@@ -271,6 +271,19 @@ def test_bidirectional_layers_of_different_sizes():
         assert shape == shapes
 
 
+def test_bidirectional_layers_whose_sums_broadcast():
+    layer = Bidirectional(LSTM(3), "sum", backward_layer=LSTM(1, go_backwards=True))
+    assert tuple(layer(X).shape) == (len(X), 3)
+    assert layer(keras.Input((5, 3))).shape == (None, 3)
+
+
+def test_bidirectional_of_layers_that_are_not_ours():
+    x = np.zeros((2, 3, 6, 6, 1), "float32")
+    states = [np.ones((2, 4, 4, 2), "float32")] * 4
+    wrapped = keras.layers.ConvLSTM2D(2, 3)
+    assert tuple(Bidirectional(wrapped)(x, initial_state=states).shape) == (2, 4, 4, 4)
+
+
 def test_bidirectional_cells_of_different_sizes_that_declare_none():
     class Narrow(keras.layers.Layer):
         state_size = 3

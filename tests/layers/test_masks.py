@@ -99,6 +99,9 @@ def test_of_nested_inputs_with_several_masks_each_has_to_be_valid(embedding, wra
     ids = [keras.Input((None,), dtype="int32") for _ in range(2)]
     symbolic = layer({"a": embedding(ids[0]), "b": scaled(embedding(ids[1]))})
     assert_close(keras.Model(ids, symbolic).predict([IDS, LONGER], verbose=0), expected)
+    columns = {"a": (IDS > 0)[..., None], "b": LONGER > 0}
+    assert_close(layer({"a": numpy(one), "b": other}, mask=columns), expected)
+    assert numpy(layer.compute_mask({"a": one, "b": other}, columns)).shape == IDS.shape
     only = layer({"a": one, "b": scaled(embedding(LONGER))}, mask=IDS > 0)  # it prevails
     assert_close(only, layer({"a": numpy(one), "b": other}, mask=IDS > 0))
     passed_on = numpy(layer.compute_mask({"a": one, "b": other}, masks))

@@ -162,14 +162,17 @@ def _units(value: Any) -> int:
 
 
 def _flag(value: Any) -> bool:
-    # A config may hold 0 and 1.
-    if not isinstance(value, (bool, np.bool_)) and not (is_count(value) and value in (0, 1)):
+    # What has a truth value of its own, as to Keras; in configs there are also None, 0 and 1.
+    is_scalar = isinstance(value, np.ndarray) and value.ndim == 0
+    if not (value is None or is_scalar or isinstance(value, (bool, np.bool_, numbers.Real))):
         raise ValueError(f"expected True or False, got {value!r}.")
     return bool(value)
 
 
 def _implementation(value: Any) -> int:
-    # Old configs may hold a 0; to Keras 3 it's what 2 is.
+    # Old configs may hold a 0; to Keras 3 it's what 2 is, as None is.
+    if value is None:
+        return 2
     if not is_count(value) or value not in (0, 1, 2):
         raise ValueError(f"expected 1 or 2, got {value!r}.")
     return int(value)

@@ -9,6 +9,7 @@ from keras import ops, tree
 
 from ostinato.layers.calling import cast_floats, output_sizes, state_sizes, takes
 from ostinato.layers.checks import check_one_sequence, name_of
+from ostinato.layers.merging import broadcast_shape, can_broadcast, joined_shape
 from ostinato.layers.rnn import RNN
 from ostinato.layers.running import all_on_kernels, can_join, run
 from ostinato.layers.serialization import copy_layer, of_ours
@@ -106,8 +107,8 @@ class Bidirectional(keras.layers.Layer):
             self._check_merge(*sizes)
 
     def _check_merge(self, forward: Structure, backward: Structure) -> None:
-        """Refuses sizes or shapes that differ where outputs are added or multiplied."""
-        if self.merge_mode not in ("concat", None) and forward != backward:
+        """Refuses sizes or shapes that can't be added or multiplied."""
+        if self.merge_mode not in ("concat", None) and not can_broadcast(forward, backward):
             raise ValueError(
                 f"{name_of(self)}: merge_mode {self.merge_mode!r} takes outputs of one size, got "
                 f"{describe(forward)} from the forward layer and {describe(backward)} from the "
@@ -162,16 +163,24 @@ class Bidirectional(keras.layers.Layer):
         """The states of each direction, which come one after the other; nests in equal halves."""
         if states is None:
             return None, None
-        counts = [len(tree.flatten(state_sizes(layer.cell))) for layer in self._directions]
         given = len(states) if isinstance(states, (list, tuple)) else 0
-        if given != sum(counts) and (given == 0 or given % 2):
+        counts = self._state_counts()
+        if counts is not None and given == sum(counts):
+            return states[: counts[0]], states[counts[0] :]
+        if given == 0 or given % 2:
+            one, other = counts or ("all", "as many")
             raise ValueError(
                 f"{name_of(self)}: expected initial_state to be a list of the forward layer's "
-                f"states, {counts[0]}, and then of the backward layer's, {counts[1]}; got "
-                f"{describe(states)}."
+                f"states, {one}, and then of the backward layer's, {other}; got {describe(states)}."
             )
-        first = counts[0] if given == sum(counts) else given // 2
-        return states[:first], states[first:]
+        return states[: given // 2], states[given // 2 :]
+
+    def _state_counts(self) -> tuple[int, int] | None:
+        """How many tensors each direction's states are; None where one isn't a layer of ours."""
+        if not all(isinstance(layer, RNN) for layer in self._directions):
+            return None
+        one, other = (len(tree.flatten(state_sizes(layer.cell))) for layer in self._directions)
+        return one, other
 
     @property
     def _directions(self) -> tuple[Any, Any]:
@@ -260,9 +269,10 @@ class Bidirectional(keras.layers.Layer):
             return forward, backward
         if self.merge_mode == "concat":
             pair = (map_shapes(keras.KerasTensor, shapes) for shapes in (forward, backward))
-            return tree.map_structure(_joined_shape, *pair)
+            return tree.map_structure(joined_shape, *pair)
         self._check_merge(forward, backward)
-        return forward
+        pair = (map_shapes(keras.KerasTensor, shapes) for shapes in (forward, backward))
+        return tree.map_structure(broadcast_shape, *pair)
 
     def compute_output_spec(
         self,
@@ -382,7 +392,3 @@ def _check_layers(layer: Any, backward_layer: Any) -> None:
 
 def _prefixed(prefix: str, name: str) -> str:
     return f"{prefix}_{name.removeprefix(f'{prefix}_')}"
-
-
-def _joined_shape(forward: Any, backward: Any) -> tuple[int | None, ...]:
-    return (*forward.shape[:-1], forward.shape[-1] + backward.shape[-1])

@@ -116,7 +116,8 @@ def shared_mask(mask: Structure) -> Any:
     for given in tree.flatten(mask):
         if given is not None and not any(given is other for other in masks):
             masks.append(given)
-    return functools.reduce(ops.logical_and, masks) if masks else None
+    flat = (ops.squeeze(m, -1) if len(m.shape) == 3 else m for m in masks)  # (B, T, 1)
+    return functools.reduce(ops.logical_and, flat) if masks else None
 
 
 def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | None) -> Any:
@@ -136,7 +137,7 @@ def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | No
                 f"{owner}: expected a mask of shape (batch, timesteps) = {expected}, got one of "
                 f"shape {shape}."
             )
-    shared = shared_mask([ops.squeeze(m, -1) if len(m.shape) == 3 else m for m in masks])
+    shared = shared_mask(masks)
     return None if shared is None else ops.cast(shared, "bool")
 
 
