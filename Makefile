@@ -35,14 +35,14 @@ endef
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: guide test lint types native test-core sanitize format stub docs bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+.PHONY: guide test lint types native test-core test-once sanitize format stub docs bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 guide: $(GUIDE_READY)
 	.venv-guide/bin/ostinato guide $(GUIDE)
 
-test: lint types test-core $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+test: lint types test-core test-once $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 
 # Ruff's cache keeps an import order that was right when `support` lay elsewhere, so what passed here
 # failed in a fresh clone. Without it the whole takes 0.04 s.
@@ -54,6 +54,11 @@ lint: $(READY)
 types: $(READY)
 	@printf '\n== Types\n'
 	$(BIN)/mypy
+
+# What needs no backend. In the rest pytest leaves this folder out.
+test-once: $(READY)
+	@printf '\n== Tests that need no backend\n'
+	$(BIN)/pytest -q -n $(JOBS) tests/no_backend $(PYTEST)
 
 $(BACKENDS:%=test-%): test-%: $(READY)
 	@printf '\n== Tests on %s\n' $*

@@ -1,4 +1,8 @@
-"""For every test: a quiet TensorFlow, the same seeds, and hypothesis's profile for `make test`."""
+"""For every test: a quiet TensorFlow, the same seeds, and hypothesis's profile for `make test`.
+
+What needs no backend lies in no_backend/ and runs by itself, once: `pytest tests/no_backend`. All
+the rest runs on the backend of KERAS_BACKEND.
+"""
 
 import os
 import tempfile
@@ -13,20 +17,45 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import keras
 import pytest
 from hypothesis import settings
+
+NO_BACKEND = Path(__file__).parent / "no_backend"
 
 # The same examples on every run, however slow the machine: a red test stays red when run again.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
 
 
+def _within_no_backend(config) -> list[bool]:
+    """Of each path that is asked for, whether it needs no backend."""
+    paths = [Path(config.invocation_params.dir, name.split("::")[0]) for name in config.args]
+    return [NO_BACKEND in (path.resolve(), *path.resolve().parents) for path in paths]
+
+
+def pytest_configure(config):
+    """Refuses to mix the two."""
+    within = _within_no_backend(config)
+    if any(within) and not all(within):
+        raise pytest.UsageError("tests/no_backend imports no framework: run it by itself.")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Of the whole suite, all but what needs no backend."""
+    return True if collection_path == NO_BACKEND and not all(_within_no_backend(config)) else None
+
+
 @pytest.fixture(autouse=True)
 def _seeds():
+    import keras
+
     keras.utils.set_random_seed(20)
 
 
-def pytest_report_header():
+def pytest_report_header(config):
     """Says what the tests ran on."""
+    if all(_within_no_backend(config)):
+        return "without Keras or a backend"
+    import keras
+
     return f"keras {keras.__version__} on {keras.config.backend()}, from {keras.__path__[0]}"

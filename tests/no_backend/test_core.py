@@ -12,9 +12,9 @@ from pathlib import Path
 import core
 import numpy as np
 import pytest
-from runs import CASES, GATES, KINDS, Case, expected
 
 import ostinato
+from native.runs import CASES, GATES, KINDS, Case, expected
 from ostinato import native
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
@@ -277,12 +277,3 @@ def test_pooled_buffers_of_no_size_that_there_is():
     bare = type(native.PooledBuffer(1))
     with pytest.raises(BufferError, match="without memory"):
         memoryview(bare.__new__(bare))
-
-
-def test_every_activation_of_the_core_is_keras():
-    import keras
-
-    names = native.activation_names()
-    assert len(set(names)) == len(names)
-    for name in names:
-        assert keras.activations.get(name).__name__ == name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1] / "src" / "ostinato"
+ROOT = Path(__file__).parents[2] / "src" / "ostinato"
 FILES = sorted(ROOT.rglob("*.py"))
 
 # Data flows down, and so do imports. What is in no list is a tool over the layers.
