@@ -139,7 +139,7 @@ class Shapes {
     return spec;
   }
 
-  static bool owns_ys(const RunSpec& spec) { return spec.sequences != 0 && spec.ys_before == 0; }
+  static bool owns_ys(const RunSpec& spec) { return spec.return_sequences != 0 && spec.ys_before == 0; }
 
   static size_t extras(const RunSpec& spec) {
     return (spec.has_mask != 0) + (spec.input_masks != 0) + (spec.recurrent_masks != 0);

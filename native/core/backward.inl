@@ -48,7 +48,7 @@ struct BackwardMember : BackwardPlaces<R> {
 
   // Rows whose last timestep is t: the gradients of their final states, and of held outputs.
   void enter(I t, I first, I last) const {
-    const bool holds = spec.sequences && !spec.zero_masked;
+    const bool holds = spec.return_sequences && !spec.zero_output_for_mask;
     for (I p = own.first; p < own.last; ++p) {
       const I lanes = l.U - p * L;
       for (I r = first; r < last; ++r) {
@@ -99,7 +99,7 @@ struct BackwardMember : BackwardPlaces<R> {
   // --- one timestep: the pointwise part ---
 
   void add_d_outputs(I t, I p, Span some) const {
-    if (!spec.sequences) return;
+    if (!spec.return_sequences) return;
     const I lanes = l.U - p * L;
     for (I r = some.first; r < some.last; ++r) {
       V d = load_part<R>(d_output(row_of(r), t) + p * L, lanes);

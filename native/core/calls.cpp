@@ -133,9 +133,10 @@ bool check_shared(Call& call, const RunSpec& spec) {
   const bool is_one = spec.ys_before == 0 || spec.ys_after == 0;
   const bool in_range = spec.ys_before >= 0 && spec.ys_before < kMostElements &&
                         spec.ys_after >= 0 && spec.ys_after < kMostElements;
-  if (in_range && is_one && (spec.sequences || spec.ys_before + spec.ys_after == 0)) return true;
+  const bool is_used = spec.ys_before + spec.ys_after != 0;
+  if (in_range && is_one && (spec.return_sequences || !is_used)) return true;
   return call.fail_in_run("ys_before and ys_after: expected units of one neighbour, of runs with "
-                          "sequences, got " + std::to_string(spec.ys_before) + " and " +
+                          "return_sequences, got " + std::to_string(spec.ys_before) + " and " +
                           std::to_string(spec.ys_after));
 }
 
@@ -150,10 +151,10 @@ bool check_spec(Call& call, const RunSpec& spec) {
          check_range(call, "has_mask", spec.has_mask, 2) &&
          check_count(call, "input_masks", spec.input_masks, {0, 1, gates}) &&
          check_count(call, "recurrent_masks", spec.recurrent_masks, {0, gates}) &&
-         check_range(call, "reverse", spec.reverse, 2) &&
+         check_range(call, "go_backwards", spec.go_backwards, 2) &&
          check_range(call, "flip_outputs", spec.flip_outputs, 2) &&
-         check_range(call, "sequences", spec.sequences, 2) &&
-         check_range(call, "zero_masked", spec.zero_masked, 2) &&
+         check_range(call, "return_sequences", spec.return_sequences, 2) &&
+         check_range(call, "zero_output_for_mask", spec.zero_output_for_mask, 2) &&
          check_range(call, "training", spec.training, 2) &&
          check_range(call, "wants_dx", spec.wants_dx, 2) && check_shared(call, spec);
 }
@@ -223,7 +224,7 @@ void read_forward(Call& call, Run& run) {
   else if (spec.has_bias) run.bias = input(call, "bias", {gate_count(spec) * run.U});
   read_masks(call, run);
   run.ys_stride = run.U + spec.ys_before + spec.ys_after;
-  if (spec.sequences && spec.ys_before == 0) run.ys = output(call, "ys", {run.B, run.T, run.ys_stride});
+  if (spec.return_sequences && spec.ys_before == 0) run.ys = output(call, "ys", {run.B, run.T, run.ys_stride});
   for (int64_t i = 0; i < state_count(spec); ++i)
     run.final[i] = output(call, kFinal[i], {run.B, run.U});
   int64_t width = saved_columns(spec) * padded(run.U);
@@ -244,7 +245,7 @@ void read_backward(Call& call, Run& run) {
   int64_t width = saved_columns(spec) * padded(run.U);
   run.saved = const_cast<void*>(input(call, "saved", {run.T + 1, run.B, width}));
   run.ys_stride = run.U + spec.ys_before + spec.ys_after;
-  if (spec.sequences && spec.ys_before == 0)
+  if (spec.return_sequences && spec.ys_before == 0)
     run.d_ys = input(call, "gradient of ys", {run.B, run.T, run.ys_stride});
   for (int64_t i = 0; i < state_count(spec); ++i)
     run.d_final[i] = input(call, kFinalGradient[i], {run.B, run.U});

@@ -107,14 +107,14 @@ struct ForwardMember {
           S* to = static_cast<S*>(l.run->final[s]) + row * l.U + p * L;
           store_part<R>(to, load<R>(state(s, t, p) + r * L), lanes);
         }
-        const bool holds = !l.run->spec.zero_masked;
+        const bool holds = !l.run->spec.zero_output_for_mask;
         write_outputs(row, p, t, l.T, holds ? load<R>(state(0, t, p) + r * L) : V{});
       }
     }
   }
 
   void write_outputs(I row, I panel, I first, I last, V value) const {
-    if (!l.run->spec.sequences) return;
+    if (!l.run->spec.return_sequences) return;
     for (I t = first; t < last; ++t) {
       S* to = static_cast<S*>(l.run->ys) + (row * l.T + l.output_time(t)) * l.run->ys_stride + panel * L;
       store_part<R>(to, value, l.U - panel * L);
@@ -244,7 +244,7 @@ struct ForwardMember {
       }
     }
     const S* h = state(0, t + 1, p) + r * L;
-    if (l.run->spec.sequences) {
+    if (l.run->spec.return_sequences) {
       const I lanes = l.U - p * L, time = l.output_time(t);
       const I stride = l.run->ys_stride;
       S* ys = static_cast<S*>(l.run->ys) + time * stride + p * L;

@@ -37,7 +37,7 @@ struct Layer {
   const S* x() const { return static_cast<const S*>(run->x); }
   S* saved() const { return static_cast<S*>(run->saved); }
 
-  I time_of(I t) const { return run->spec.reverse ? T - 1 - t : t; }
+  I time_of(I t) const { return run->spec.go_backwards ? T - 1 - t : t; }
   I output_time(I t) const { return run->spec.flip_outputs ? T - 1 - t : t; }
 
   // Kept tiles, [t][panel][slot][cols L], and after them states, [state][t][panel][slot][L].
@@ -230,7 +230,7 @@ void read_mask(const Layer<R>& l, const Rows& rows, I t, typename R::Int* valid,
     const I slot = rows.first + r;
     const bool is_valid = l.run->mask[l.schedule.row_of[slot] * l.T + time] != 0;
     valid[r] = is_valid ? -1 : 0;
-    shown[r] = l.run->spec.zero_masked ? valid[r] : (t >= l.schedule.begin[slot] ? -1 : 0);
+    shown[r] = l.run->spec.zero_output_for_mask ? valid[r] : (t >= l.schedule.begin[slot] ? -1 : 0);
   }
 }
 

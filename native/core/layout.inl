@@ -154,7 +154,7 @@ I read_bounds(const Run& run, I b, int32_t& first, int32_t& end) {
   I start = 0, stop = T, valid = 0;
   if (run.mask != nullptr) {
     const uint8_t* row = run.mask + b * T;
-    auto at = [&](I t) { return row[run.spec.reverse ? T - 1 - t : t] != 0; };
+    auto at = [&](I t) { return row[run.spec.go_backwards ? T - 1 - t : t] != 0; };
     while (start < T && !at(start)) ++start;
     while (stop > start && !at(stop - 1)) --stop;
     if (start == T) stop = 0;

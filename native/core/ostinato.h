@@ -35,16 +35,16 @@ struct RunSpec {
   int64_t recurrent_activation;  // likewise; ignored for simple_rnn
   int64_t has_bias;
   int64_t has_mask;
-  int64_t input_masks;      // number of input dropout masks: 0, 1, or G
-  int64_t recurrent_masks;  // number of recurrent dropout masks: 0 or G
-  int64_t reverse;          // whether x and mask are read from the last timestep to the first
-  int64_t flip_outputs;     // whether ys is written from its last timestep to its first
-  int64_t sequences;        // whether the output of every timestep is wanted
-  int64_t zero_masked;      // whether a masked timestep's output is zero, and not the one before
-  int64_t training;         // whether `forward` gives what `backward` needs
-  int64_t wants_dx;         // whether `backward` computes dx
-  int64_t ys_before;        // units of the run before, whose ys this run's outputs lie in: see below
-  int64_t ys_after;         // units of the run after, whose outputs lie in this run's ys
+  int64_t input_masks;           // number of input dropout masks: 0, 1, or G
+  int64_t recurrent_masks;       // number of recurrent dropout masks: 0 or G
+  int64_t go_backwards;          // whether x and mask are read from the last timestep to the first
+  int64_t flip_outputs;          // whether ys is written from its last timestep to its first
+  int64_t return_sequences;      // whether the output of every timestep is wanted
+  int64_t zero_output_for_mask;  // whether a masked timestep's output is zero, and not the one before
+  int64_t training;              // whether `forward` gives what `backward` needs
+  int64_t wants_dx;              // whether `backward` computes dx
+  int64_t ys_before;             // units of the run before, whose ys holds this run's: see below
+  int64_t ys_after;              // units of the run after, whose outputs lie in this run's ys
 };
 constexpr size_t kSpecFields = 15;
 
@@ -57,8 +57,8 @@ constexpr size_t kSpecFields = 15;
 //   mask (B, T) booleans if has_mask;
 //   input dropout masks (input_masks, B, D) if any; recurrent ones (recurrent_masks, B, U) if any.
 // and the outputs, in this order:
-//   ys (B, T, U) if sequences: zeros before a row's first valid timestep. Two runs of the same B and T
-//     may share one, side by side: the first, of U units, has ys_after = V and is given ys
+//   ys (B, T, U) if return_sequences: zeros before a row's first valid timestep. Two runs of the same
+//     B and T may share one, side by side: the first, of U units, has ys_after = V and is given ys
 //     (B, T, U + V); the next, of V units, has ys_before = U and is given none;
 //   the S final states, each (B, U);
 //   saved (T+1, B, saved_columns(spec) * P) if training: what `backward` needs, of no other meaning.
@@ -74,7 +74,7 @@ std::string forward(const int64_t* spec, size_t spec_size, const Tensor* inputs,
 //
 // For each run the inputs are: x, kernel, recurrent_kernel; mask, input dropout masks, recurrent
 // ones as given to `forward`; saved as it came (it is only read: a second call may follow); then
-// the gradients of ys if sequences (shared as ys is), and of the S final states.
+// the gradients of ys if return_sequences (shared as ys is), and of the S final states.
 // and the outputs: dx (B, T, D) if wants_dx; gradients of the S initial states, of kernel, of
 // recurrent_kernel, and of bias if has_bias.
 std::string backward(const int64_t* spec, size_t spec_size, const Tensor* inputs, size_t n_inputs,

@@ -102,7 +102,8 @@ void ProgramLayout::add_step() {
   expect(within(op.activation, 0, last), "an activation", op.activation);
   expect(within(op.recurrent_activation, 0, last), "an activation", op.recurrent_activation);
   expect(within(op.has_bias, 0, 1), "has_bias of 0 or 1", op.has_bias);
-  expect(within(op.zero_masked, 0, 1), "zero_masked of 0 or 1", op.zero_masked);
+  expect(within(op.zero_output_for_mask, 0, 1), "zero_output_for_mask of 0 or 1",
+         op.zero_output_for_mask);
   if (op.code == step_either) {
     step.mask_in = mask(op.mask_in);
     step.mask_second = mask(op.first);

@@ -29,17 +29,17 @@ enum StepCode : int64_t {
 // One operation, as `kStepFields` integers in this order. -1 where a mask or operand is absent.
 struct StepOp {
   int64_t code;
-  int64_t kind;  // of a cell, a Kind; else see above
+  int64_t kind;                  // of a cell, a Kind; else see above
   int64_t activation;
   int64_t recurrent_activation;
   int64_t has_bias;
-  int64_t zero_masked;  // of a cell: whether the output of a masked row is zero, or held
-  int64_t mask_in;      // of a cell: the rows that take part; of step_either: the first mask
-  int64_t mask_out;     // the number of the mask that it makes
-  int64_t first;        // the value that it reads (of step_embed the input; of step_either a mask)
+  int64_t zero_output_for_mask;  // of a cell: whether the output of a masked row is zero, or held
+  int64_t mask_in;               // of a cell: the rows that take part; of step_either: the first mask
+  int64_t mask_out;              // the number of the mask that it makes
+  int64_t first;                 // the value that it reads (of step_embed the input; of step_either a mask)
   int64_t second;
-  int64_t out;    // the number of the value that it makes
-  int64_t width;  // of that value
+  int64_t out;                   // the number of the value that it makes
+  int64_t width;                 // of that value
 };
 constexpr size_t kStepFields = 12;
 

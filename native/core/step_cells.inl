@@ -246,7 +246,7 @@ struct StepCell {
     for (I r = 0; r < N; ++r) {
       const bool valid = step.mask_in[r] != 0;
       step.started[r] |= valid;
-      const bool shown = valid || (step.started[r] && !step.op.zero_masked);
+      const bool shown = valid || (step.started[r] && !step.op.zero_output_for_mask);
       for (I at = r * L; at < all; at += N * L) {
         for (I s = 0; valid && s < c.states; ++s) store<R>(state(s) + at, load<R>(next(s) + at));
         store<R>(to(step.out) + at, shown ? load<R>(state(0) + at) : V{});

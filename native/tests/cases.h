@@ -38,11 +38,12 @@ struct Case {
            number("U", U) + " " + names[spec.activation] + " " +
            names[spec.recurrent_activation] + number("bias", spec.has_bias) +
            number("mask", spec.has_mask) + number("input_masks", spec.input_masks) +
-           number("recurrent_masks", spec.recurrent_masks) + number("reverse", spec.reverse) +
-           number("flip", spec.flip_outputs) + number("sequences", spec.sequences) +
-           number("zero_masked", spec.zero_masked) + number("training", spec.training) +
-           number("wants_dx", spec.wants_dx) + number("ys_before", spec.ys_before) +
-           number("ys_after", spec.ys_after);
+           number("recurrent_masks", spec.recurrent_masks) +
+           number("go_backwards", spec.go_backwards) + number("flip_outputs", spec.flip_outputs) +
+           number("return_sequences", spec.return_sequences) +
+           number("zero_output_for_mask", spec.zero_output_for_mask) +
+           number("training", spec.training) + number("wants_dx", spec.wants_dx) +
+           number("ys_before", spec.ys_before) + number("ys_after", spec.ys_after);
   }
 };
 
@@ -104,7 +105,7 @@ inline void fill(Case& c, Random& random) {
   if (c.spec.has_mask) c.mask = random_mask(random, c.B, c.T);
   c.input_masks = dropout(random, c.spec.input_masks * c.B * c.D);
   c.recurrent_masks = dropout(random, c.spec.recurrent_masks * c.B * c.U);
-  if (c.spec.sequences) c.d_ys = numbers(random, c.B * c.T * c.ys_stride(), 1);
+  if (c.spec.return_sequences) c.d_ys = numbers(random, c.B * c.T * c.ys_stride(), 1);
   for (int64_t i = 0; i < state_count(c.spec); ++i) {
     c.initial[i] = numbers(random, c.B * c.U, 1);
     c.d_final[i] = numbers(random, c.B * c.U, 1);
@@ -126,13 +127,13 @@ inline void cross_options(Case& c, Random& random, int64_t kind) {
   const int64_t input_masks[] = {0, 0, 1, gates};
   s.input_masks = random.pick(input_masks);
   s.recurrent_masks = random.chance(0.3) ? gates : 0;
-  s.reverse = random.chance(0.3);
+  s.go_backwards = random.chance(0.3);
   s.flip_outputs = random.chance(0.3);
-  s.sequences = random.chance(0.6);
-  s.zero_masked = random.chance(0.3);
+  s.return_sequences = random.chance(0.6);
+  s.zero_output_for_mask = random.chance(0.3);
   s.training = 1;
   s.wants_dx = random.chance(0.7);
-  if (s.sequences && random.chance(0.3)) {
+  if (s.return_sequences && random.chance(0.3)) {
     (random.chance(0.5) ? s.ys_before : s.ys_after) = random.pick(units);
   }
   fill(c, random);
@@ -182,7 +183,7 @@ class Bound {
     run_.input_masks = in(c.input_masks);
     run_.recurrent_masks = in(c.recurrent_masks);
     run_.mask = c.mask.empty() ? nullptr : c.mask.data();
-    if (c.spec.sequences) run_.d_ys = static_cast<const F*>(in(c.d_ys)) + c.spec.ys_before;
+    if (c.spec.return_sequences) run_.d_ys = static_cast<const F*>(in(c.d_ys)) + c.spec.ys_before;
     for (int64_t i = 0; i < state_count(c.spec); ++i) {
       run_.initial[i] = in(c.initial[i]);
       run_.d_final[i] = in(c.d_final[i]);
@@ -196,7 +197,7 @@ class Bound {
   const Run& for_forward() {
     results_.clear();
     int64_t width = saved_columns(case_.spec) * padded(case_.U);
-    if (case_.spec.sequences) {
+    if (case_.spec.return_sequences) {
       F* ys = static_cast<F*>(out("ys", case_.B * case_.T * case_.ys_stride()));
       run_.ys = ys + case_.spec.ys_before;
     }

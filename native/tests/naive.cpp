@@ -52,7 +52,7 @@ class Naive {
   }
 
   // --- where things are
-  int64_t time(int64_t step) const { return run_.spec.reverse ? run_.T - 1 - step : step; }
+  int64_t time(int64_t step) const { return run_.spec.go_backwards ? run_.T - 1 - step : step; }
   int64_t place(int64_t step) const { return run_.spec.flip_outputs ? run_.T - 1 - step : step; }
   bool valid(int64_t b, int64_t step) const {
     return run_.mask == nullptr || run_.mask[b * run_.T + time(step)] != 0;
@@ -114,8 +114,8 @@ class Naive {
       bool now = valid(b, step);
       seen = seen || now;
       if (now) advance(b, step, h, c);
-      bool shown = run_.spec.zero_masked ? now : seen;
-      for (int64_t u = 0; run_.spec.sequences && u < run_.U; ++u)
+      bool shown = run_.spec.zero_output_for_mask ? now : seen;
+      for (int64_t u = 0; run_.spec.return_sequences && u < run_.U; ++u)
         put(run_.ys, y_at(b, step) + u, shown ? h[u] : 0);
     }
     for (int64_t u = 0; u < run_.U; ++u) {
@@ -194,8 +194,8 @@ class Naive {
     }
     for (int64_t step = run_.T - 1; step >= 0; --step) {
       bool now = valid(b, step);
-      bool shown = run_.spec.zero_masked ? now : step >= first;
-      for (int64_t u = 0; run_.spec.sequences && shown && u < run_.U; ++u)
+      bool shown = run_.spec.zero_output_for_mask ? now : step >= first;
+      for (int64_t u = 0; run_.spec.return_sequences && shown && u < run_.U; ++u)
         dh[u] += read(run_.d_ys, y_at(b, step) + u);
       if (now) retreat(b, step, hs[step], cs[step], cs[step + 1], dh, dc);
       else put_dx(b, step, Row(run_.D));

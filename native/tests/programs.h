@@ -64,7 +64,7 @@ struct Model {
   int64_t cell(int64_t kind, int64_t first, int64_t U, int64_t mask_in, bool has_bias, bool zero,
                int64_t activation, int64_t gate) {
     StepOp& op = add(step_cell, first, U);
-    op.kind = kind, op.mask_in = mask_in, op.has_bias = has_bias, op.zero_masked = zero;
+    op.kind = kind, op.mask_in = mask_in, op.has_bias = has_bias, op.zero_output_for_mask = zero;
     op.activation = activation, op.recurrent_activation = gate;
     RunSpec run{};
     run.kind = kind;
@@ -252,7 +252,7 @@ class Plain {
       state.started[size_t(r)] |= valid;
       for (int64_t i = r * op.width; i < (r + 1) * op.width; ++i) {
         for (int64_t s = 0; valid && s < count; ++s) state.of[s][size_t(i)] = made[s][size_t(i)];
-        const bool shown = valid || (state.started[size_t(r)] && !op.zero_masked);
+        const bool shown = valid || (state.started[size_t(r)] && !op.zero_output_for_mask);
         out[size_t(i)] = shown ? state.of[0][size_t(i)] : 0;
       }
     }

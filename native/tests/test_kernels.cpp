@@ -170,7 +170,7 @@ Case plain(int64_t kind, int64_t B, int64_t T, int64_t D, int64_t U, Random& ran
   Case c;
   c.spec.kind = kind, c.B = B, c.T = T, c.D = D, c.U = U;
   c.spec.activation = number_of("tanh"), c.spec.recurrent_activation = number_of("sigmoid");
-  c.spec.has_bias = c.spec.sequences = c.spec.training = c.spec.wants_dx = 1;
+  c.spec.has_bias = c.spec.return_sequences = c.spec.training = c.spec.wants_dx = 1;
   fill(c, random);
   return c;
 }

@@ -34,10 +34,10 @@ class RunSpec:
         has_mask: Whether there is a mask of timesteps.
         input_masks: Number of dropout masks of the inputs: 0, 1 or the gates.
         recurrent_masks: Number of dropout masks of the state: 0 or the gates.
-        reverse: Whether x and mask are read from the last timestep to the first.
+        go_backwards: Whether x and mask are read from the last timestep to the first.
         flip_outputs: Whether ys is written from its last timestep to its first.
-        sequences: Whether the output of every timestep is wanted.
-        zero_masked: Whether a masked timestep's output is zero, and not the one before.
+        return_sequences: Whether the output of every timestep is wanted.
+        zero_output_for_mask: Whether a masked timestep's output is zero, and not the one before.
         training: Whether `forward` gives what `backward` needs.
         wants_dx: Whether `backward` computes the gradient of x.
         ys_before: The units of the run before, if this run's outputs lie in that one's ys.
@@ -51,10 +51,10 @@ class RunSpec:
     has_mask: int
     input_masks: int
     recurrent_masks: int
-    reverse: int
+    go_backwards: int
     flip_outputs: int
-    sequences: int
-    zero_masked: int
+    return_sequences: int
+    zero_output_for_mask: int
     training: int
     wants_dx: int
     ys_before: int = 0
@@ -68,7 +68,7 @@ class RunSpec:
     @property
     def owns_ys(self) -> bool:
         """Whether the outputs of every timestep are a tensor of this run's."""
-        return bool(self.sequences) and not self.ys_before
+        return bool(self.return_sequences) and not self.ys_before
 
     @property
     def results(self) -> int:

@@ -107,8 +107,8 @@ def test_an_option_of_the_layer_is_an_option_of_the_kernel(calls):
     layer = layers.LSTM(4, go_backwards=True, use_bias=False, dropout=0.5, implementation=1)
     layer(inputs(), mask=MASK, training=True)
     (spec,) = calls[0]
-    assert (spec.has_bias, spec.has_mask, spec.reverse) == (False, True, True)
-    assert (spec.sequences, spec.flip_outputs) == (False, False)
+    assert (spec.has_bias, spec.has_mask, spec.go_backwards) == (False, True, True)
+    assert (spec.return_sequences, spec.flip_outputs) == (False, False)
     assert (spec.input_masks, spec.recurrent_masks) == (4, 0)
 
 
@@ -141,7 +141,7 @@ def test_bidirectional_runs_both_directions_in_one_call(wrapped, no_scan, calls)
     layers.Bidirectional(layer)(inputs())
     assert [len(specs) for specs in calls] == [2] * (2 if wrapped == "stack" else 1)
     for forward, backward in calls:
-        assert (forward.reverse, backward.reverse) == (False, True)
+        assert (forward.go_backwards, backward.go_backwards) == (False, True)
         assert (forward.flip_outputs, backward.flip_outputs) == (False, True)
 
 

@@ -24,10 +24,10 @@ class Case:
     mask: bool = False
     input_masks: int = 0
     recurrent_masks: int = 0
-    reverse: bool = False
+    go_backwards: bool = False
     flip_outputs: bool = False
-    sequences: bool = True
-    zero_masked: bool = False
+    return_sequences: bool = True
+    zero_output_for_mask: bool = False
     sizes: tuple = (3, 5, 4, 7)  # B T D U
     seed: int = 0
 
@@ -42,10 +42,10 @@ class Case:
             has_mask=self.mask,
             input_masks=self.input_masks,
             recurrent_masks=self.recurrent_masks,
-            reverse=self.reverse,
+            go_backwards=self.go_backwards,
             flip_outputs=self.flip_outputs,
-            sequences=self.sequences,
-            zero_masked=self.zero_masked,
+            return_sequences=self.return_sequences,
+            zero_output_for_mask=self.zero_output_for_mask,
             training=False,
             wants_dx=False,
         )
@@ -100,8 +100,8 @@ def expected(case: Case) -> Expected:
             case.activation,
             case.recurrent_activation,
             reset_after=case.kind == "gru",
-            go_backwards=case.reverse,
-            zero_output_for_mask=case.zero_masked,
+            go_backwards=case.go_backwards,
+            zero_output_for_mask=case.zero_output_for_mask,
         ),
         reference.Weights(arrays["kernel"], arrays["recurrent_kernel"], arrays.get("bias")),
         arrays["x"],
@@ -112,11 +112,11 @@ def expected(case: Case) -> Expected:
     )
     rng = np.random.default_rng(case.seed + 1)
     order = slice(None, None, -1 if case.flip_outputs else 1)
-    ys = [run.outputs[:, order]] * case.sequences
+    ys = [run.outputs[:, order]] * case.return_sequences
     results = [*ys, *run.states]
     d_results = [rng.normal(size=result.shape) for result in results]
-    d_outputs = d_results[0][:, order] if case.sequences else None
-    pulled = run.backward(d_outputs, None, d_results[case.sequences :])
+    d_outputs = d_results[0][:, order] if case.return_sequences else None
+    pulled = run.backward(d_outputs, None, d_results[case.return_sequences :])
     gradients = {
         "x": pulled.inputs,
         **dict(zip(("h", "c"), pulled.states, strict=False)),
@@ -144,9 +144,12 @@ def assert_close(got, wanted, tolerance=1e-12):
 CASES = [
     *(Case(kind) for kind in KINDS),
     *(Case(kind, mask=True, seed=1) for kind in KINDS),
-    *(Case(kind, mask=True, zero_masked=True, reverse=True, seed=2) for kind in KINDS),
-    *(Case(kind, reverse=True, flip_outputs=True, mask=True, seed=3) for kind in KINDS),
-    *(Case(kind, sequences=False, has_bias=False, seed=4) for kind in KINDS),
+    *(
+        Case(kind, mask=True, zero_output_for_mask=True, go_backwards=True, seed=2)
+        for kind in KINDS
+    ),
+    *(Case(kind, go_backwards=True, flip_outputs=True, mask=True, seed=3) for kind in KINDS),
+    *(Case(kind, return_sequences=False, has_bias=False, seed=4) for kind in KINDS),
     *(
         Case(kind, input_masks=count, recurrent_masks=GATES[kind], seed=5)
         for kind in KINDS

@@ -86,7 +86,7 @@ def test_values_and_gradients(case, dtype):
 
 
 def test_two_runs_in_one_call():
-    cases = [Case("lstm", mask=True), Case("gru", reverse=True, flip_outputs=True, seed=8)]
+    cases = [Case("lstm", mask=True), Case("gru", go_backwards=True, flip_outputs=True, seed=8)]
     specs = tuple(case.spec for case in cases)
     operands = [tensors(case) for case in cases]
     cut = len(operands[0])

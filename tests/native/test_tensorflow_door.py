@@ -73,7 +73,7 @@ def test_in_a_graph_as_outside(kind):
 
 @pytest.mark.parametrize("training", [[True, False], [False, False]])
 def test_several_runs_in_one_call(training):
-    cases = [Case("gru"), Case("lstm", mask=True, sizes=(2, 6, 3, 5), sequences=False)]
+    cases = [Case("gru"), Case("lstm", mask=True, sizes=(2, 6, 3, 5), return_sequences=False)]
     operands = [tensors(case) for case in cases]
     specs = tuple(replace(c.spec, training=t) for c, t in zip(cases, training, strict=True))
     wanted = [differentiable(o) for o in operands]
@@ -216,7 +216,7 @@ def test_in_loops_of_tensorflow():
 
 
 def test_a_loop_carries_states():
-    case = Case("gru", sequences=False)
+    case = Case("gru", return_sequences=False)
     operands = tensors(case)
 
     @tf.function

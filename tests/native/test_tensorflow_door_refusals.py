@@ -134,7 +134,9 @@ def test_wrong_output_dtypes_raise(dtypes):
     [((0, 2**63 - 1, 1), {}), ((0, 2**31, 1), {}), ((2, 3, 1), {"ys_after": -100})],
 )
 def test_sizes_that_no_array_has_raise(shape, change):
-    spec = RunSpec(native.LSTM, *(0,) * 8, sequences=1, zero_masked=0, training=1, wants_dx=0)
+    spec = RunSpec(
+        native.LSTM, *(0,) * 8, return_sequences=1, zero_output_for_mask=0, training=1, wants_dx=0
+    )
     spec = replace(spec, **change)
     x, state = tf.zeros(shape), tf.zeros((shape[0], 4))
     inputs = [x, state, state, tf.zeros((1, 16)), tf.zeros((4, 16))]

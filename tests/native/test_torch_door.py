@@ -46,7 +46,7 @@ def test_values_and_gradients(case, dtype):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_several_runs_in_one_call(kind):
-    cases = [Case(kind), Case("lstm", mask=True, sizes=(2, 6, 3, 5), sequences=False)]
+    cases = [Case(kind), Case("lstm", mask=True, sizes=(2, 6, 3, 5), return_sequences=False)]
     operands = [tensors(case, grad=True) for case in cases]
     together = door.fused(
         tuple(case.spec for case in cases), tuple(t for o in operands for t in o.values())

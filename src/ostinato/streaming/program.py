@@ -27,7 +27,7 @@ class Operation:
         activation: The name of a function in `native.activation_names()`.
         recurrent_activation: Likewise.
         has_bias: 0 or 1.
-        zero_masked: Whether a masked row's output is zero, and not held; 0 or 1.
+        zero_output_for_mask: Whether a masked row's output is zero, and not held; 0 or 1.
         mask_in: The number of the mask that it reads, or -1.
         mask_out: The number of the mask that it makes, or -1.
         first: The number of the value, input or mask that it reads.
@@ -41,7 +41,7 @@ class Operation:
     activation: str = "linear"
     recurrent_activation: str = "linear"
     has_bias: int = 0
-    zero_masked: int = 0
+    zero_output_for_mask: int = 0
     mask_in: int = -1
     mask_out: int = -1
     first: int = -1

@@ -70,7 +70,7 @@ def recurrent(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
             recurrent_activation=activation_name(gate),
             has_bias=int(cell.bias is not None),
             # What a lower cell puts out at a masked timestep reaches nobody.
-            zero_masked=int(layer.zero_output_for_mask or index < len(cells) - 1),
+            zero_output_for_mask=int(layer.zero_output_for_mask or index < len(cells) - 1),
         )
     value.mask = mask if layer.return_sequences else -1
     return value
