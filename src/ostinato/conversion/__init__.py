@@ -12,7 +12,7 @@ import keras
 from ostinato.conversion.copying import Copier
 from ostinato.conversion.directions import ACCELERATE, RESTORE, Direction
 from ostinato.conversion.layers_within import layers_within
-from ostinato.conversion.training import carry_compilation
+from ostinato.conversion.training import carry_compilation, carry_held_optimizer
 
 __all__ = ["LeftAlone", "accelerate", "left_alone", "restore"]
 
@@ -111,6 +111,8 @@ def _convert(model: Any, direction: Direction) -> Any:
     _warn_of_masks(model, copier, direction)
     for old, new in copier.models():
         carry_compilation(direction.operation, old, new, copier.variables)
+    for old, new in copier.optimizers():
+        carry_held_optimizer(old, new, copier.variables)
     return converted
 
 

@@ -47,6 +47,11 @@ class Copier:
         self._pairs: list[tuple[Any, Any]] = []  # outer layers before the inner ones
         self.variables = Variables()
         self.given_states: dict[int, Any] = {}
+        self._optimizers: dict[int, tuple[Any, Any]] = {}
+
+    def optimizers(self) -> list[tuple[Any, Any]]:
+        """Each optimizer that was found in an attribute, with its copy; not those of `compile`."""
+        return list(self._optimizers.values())
 
     def models(self) -> list[tuple[Any, Any]]:
         """Each model that was copied, with its copy."""
@@ -210,6 +215,10 @@ class Copier:
             return new
         if isinstance(value, keras.Variable):
             return self.variables.of(value)
+        if isinstance(value, keras.optimizers.Optimizer):
+            if id(value) not in self._optimizers:
+                self._optimizers[id(value)] = (value, by_config(value))
+            return self._optimizers[id(value)][1]
         return copied(value)
 
     # --- the end ----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from ostinato.conversion.lookups import names_used_by
+from ostinato.conversion.optimizers import carry_knowledge, trained_by
 from ostinato.conversion.values import Variables
 from ostinato.layers.checks import name_of
 
@@ -33,8 +34,26 @@ def carry_compilation(operation: str, old: Any, new: Any, variables: Variables) 
         config["auto_scale_loss"] = False  # or compile would wrap it in mixed_float16
     with keras.saving.custom_object_scope(names_used_by([old.loss, old.metrics, optimizer])):
         new.compile_from_config(config)
-    if optimizer is not None and optimizer.built:
-        _carry_optimizer(operation, old, new, variables)
+    if optimizer is None:
+        return
+    if optimizer.built:
+        _carry_moments(operation, old, new, variables)
+    carry_knowledge(optimizer, new.optimizer, variables)
+
+
+def carry_held_optimizer(old: Any, new: Any, variables: Variables) -> None:
+    """Gives all that an optimizer in an attribute of a model knows to the one in the copy's.
+
+    Args:
+        old: The optimizer, built or not.
+        new: One made from its config.
+        variables: Which variable of the copy stands for which of the original.
+    """
+    if old.built:
+        new.build([variables.known(variable) for variable in trained_by(old, variables)])
+        for a, b in zip(old.variables, new.variables, strict=True):
+            b.assign(keras.ops.copy(a.value))
+    carry_knowledge(old, new, variables)
 
 
 def _compiles_its_own_way(model: Any) -> bool:
@@ -45,7 +64,7 @@ def _compiles_its_own_way(model: Any) -> bool:
     )
 
 
-def _carry_optimizer(operation: str, old: Any, new: Any, variables: Variables) -> None:
+def _carry_moments(operation: str, old: Any, new: Any, variables: Variables) -> None:
     source, target = old.optimizer, new.optimizer
     if not target.built:
         target.build(new.trainable_variables)

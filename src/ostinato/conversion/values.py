@@ -43,13 +43,21 @@ class Variables:
         """The variable that stands for one of the original, or None."""
         return self._pairs.get(id(variable), (None, None))[1]
 
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """Each variable of the original, and the one that stands for it."""
+        return list(self._pairs.values())
+
     def settle(self) -> None:
-        """Gives the copies their values, and whether they're trainable."""
+        """Gives the copies their values, and what users and optimizers set on a variable itself."""
         for old, new in self._pairs.values():
             # Copied: JAX's trainer gives its arrays away at every step.
             new.assign(ops.copy(old.value))
-            if new.trainable != old.trainable:
-                new.trainable = old.trainable
+            for flag in ("trainable", "overwrite_with_gradient"):
+                if getattr(new, flag, None) != getattr(old, flag, None):
+                    setattr(new, flag, getattr(old, flag))
+            for rule in ("constraint", "regularizer"):
+                if type(getattr(new, rule, None)) is not type(getattr(old, rule, None)):
+                    setattr(new, rule, getattr(old, rule))
 
 
 def states_of(layer: Any) -> list[Any]:
@@ -109,6 +117,4 @@ def copied(value: Any) -> Any:
         for a, b in zip(value.variables, new.variables, strict=False):
             b.assign(ops.copy(a.value))
         return new
-    if isinstance(value, keras.optimizers.Optimizer):
-        return by_config(value)
     return value
