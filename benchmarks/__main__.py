@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 from benchmarks import cliff, memory, verdicts
-from ostinato.bench import command, options
+from ostinato.bench import command
 from ostinato.bench.cases import KINDS, Case
-from ostinato.bench.contenders import FRAMEWORKS, NAMES
+from ostinato.bench.contenders import NAMES
+from ostinato.bench.machine import FRAMEWORKS
 from ostinato.bench.results import Results
 
 PARTS = ("peers", "cliff", "memory", "stream", "report")
@@ -23,7 +24,7 @@ def main() -> int:
     parser.add_argument(
         "--backend", choices=FRAMEWORKS, default="jax", help="of the cliff table and the streams"
     )
-    options.add_options(parser)
+    command.add_options(parser)
     parser.set_defaults(output=RESULTS)
     asked = parser.parse_args()
     parts = asked.parts or list(PARTS)
@@ -42,13 +43,13 @@ def main() -> int:
 
 def _peers(asked: argparse.Namespace) -> int:
     """`ostinato bench`, whose table and chart the report writes."""
-    numbers = {"json": options.numbers_file(asked), "output": None}
+    numbers = {"json": command.numbers_file(asked), "output": None}
     return command.run(argparse.Namespace(**{**vars(asked), **numbers}))
 
 
 def _cliff(asked: argparse.Namespace) -> None:
     """The table of options, in a process on the backend that's asked for."""
-    arguments = [str(options.numbers_file(asked))]
+    arguments = [str(command.numbers_file(asked))]
     choices = {"kinds": cliff.KINDS, "cases": cliff.SIZES, "modes": cliff.MODES}
     for name, known in choices.items():
         chosen = [value for value in getattr(asked, name) or known if value in known]
@@ -65,7 +66,7 @@ def _cliff(asked: argparse.Namespace) -> None:
 
 def _memory(asked: argparse.Namespace) -> None:
     """Peak memory at L."""
-    results = Results(options.numbers_file(asked))
+    results = Results(command.numbers_file(asked))
     for kind in asked.kinds or KINDS:
         for name in memory.CONTENDERS:
             if NAMES[name].missing():
@@ -78,7 +79,7 @@ def _memory(asked: argparse.Namespace) -> None:
 def _stream(asked: argparse.Namespace) -> None:
     """One timestep at a time, in a process on the backend that's asked for."""
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.streaming", str(options.numbers_file(asked))],
+        [sys.executable, "-m", "benchmarks.streaming", str(command.numbers_file(asked))],
         env={**os.environ, "KERAS_BACKEND": asked.backend},
         check=True,
     )
@@ -86,7 +87,7 @@ def _stream(asked: argparse.Namespace) -> None:
 
 def _report(asked: argparse.Namespace) -> None:
     """Writes the tables, the chart and the targets, of all numbers so far."""
-    results = Results(options.numbers_file(asked))
+    results = Results(command.numbers_file(asked))
     command.write(results, asked.output, "python -m benchmarks", asked.engine)
     (asked.output / "targets.md").write_text(verdicts.page(results), encoding="utf-8")
     print(f"Wrote {asked.output / 'targets.md'}\n\n{verdicts.outcome(verdicts.verdicts(results))}")

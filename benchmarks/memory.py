@@ -13,7 +13,7 @@ from typing import Any
 
 from ostinato.bench.cases import Case
 from ostinato.bench.contenders import NAMES, Contender
-from ostinato.bench.worker import prepare
+from ostinato.bench.prepared import prepare
 
 KEY = ("kind", "size", "contender")
 STEPS = 3

@@ -8,7 +8,8 @@ from benchmarks import cliff, streaming, targets
 from benchmarks.streaming import OURS
 from ostinato.bench import tables
 from ostinato.bench.cases import KINDS, MODES
-from ostinato.bench.contenders import FRAMEWORKS, NAMES
+from ostinato.bench.contenders import NAMES
+from ostinato.bench.machine import FRAMEWORKS
 from ostinato.bench.results import Results, Row
 from ostinato.bench.tables import compare, markdown, milliseconds
 

@@ -59,11 +59,35 @@ def test_bad_arguments(guide, capsys, arguments, message):
     assert not guide.called
 
 
-def test_without_matplotlib(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
-    assert main(["guide"]) == 2
-    assert "pip install matplotlib" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "absent", "message"),
+    [
+        (
+            ["guide"],
+            ["matplotlib"],
+            "ostinato: error: the report needs matplotlib, which Ostinato's extra 'guide' brings: "
+            "`pip install '.[guide]'` in a clone, or `pip install matplotlib`\n",
+        ),
+        (["guide"], ["jinja2", "pygments"], "`pip install jinja2 pygments`"),
+        (["bench", "--quick", "--output", "there"], ["matplotlib"], "extra 'bench'"),
+    ],
+)
+def test_a_missing_extra_is_named_before_any_work(capsys, monkeypatch, arguments, absent, message):
+    for package in absent:
+        monkeypatch.setitem(sys.modules, package, None)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert not captured.out
+
+
+def test_a_folder_that_cannot_be_written(guide, tmp_path, capsys, monkeypatch):
+    def run(**options):
+        raise NotADirectoryError(20, "Not a directory", options["output"])
+
+    monkeypatch.setattr(guide, "run", run)
+    assert main(["guide", "--output", "file/there"]) == 2
+    assert "error: can't write the report into file/there: " in capsys.readouterr().err
 
 
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="no framework has a part in it")

@@ -2,13 +2,17 @@
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 
 from ostinato import __version__, backend
-from ostinato.bench import options as bench_options
+from ostinato.bench import command as bench_command
+
+# What the optional dependencies of pyproject.toml bring, as far as the commands need it.
+EXTRAS = {"guide": ("jinja2", "matplotlib", "pygments"), "bench": ("matplotlib",)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,10 +36,14 @@ class _CommandError(Exception):
 
 
 def _guide(asked: argparse.Namespace) -> int:
+    _require("guide", "the report")
     _choose_backend(asked.backend)
     from ostinato import guide
 
-    return guide.run(epochs=asked.epochs, output=asked.output, quick=asked.quick)
+    try:
+        return guide.run(epochs=asked.epochs, output=asked.output, quick=asked.quick)
+    except OSError as error:
+        raise _CommandError(f"can't write the report into {asked.output}: {error}") from None
 
 
 def _explain(asked: argparse.Namespace) -> int:
@@ -65,9 +73,19 @@ def _explain(asked: argparse.Namespace) -> int:
 
 def _bench(asked: argparse.Namespace) -> int:
     _check_engine()
-    from ostinato.bench import command  # its contenders are processes, each with its own backend
+    if asked.output:
+        _require("bench", "the chart that --output asks for")
+    return bench_command.run(asked)  # contenders are processes, each with its own backend
 
-    return command.run(asked)
+
+def _require(extra: str, what: str) -> None:
+    """Refuses a command for which an optional dependency is missing."""
+    missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise _CommandError(
+            f"{what} needs {' and '.join(missing)}, which Ostinato's extra '{extra}' brings: "
+            f"`pip install '.[{extra}]'` in a clone, or `pip install {' '.join(missing)}`"
+        )
 
 
 def _check_engine() -> None:
@@ -106,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_backend(guide)
     guide.add_argument(
         "--epochs",
-        type=bench_options.positive,
+        type=bench_command.positive,
         metavar="N",
         help="epochs of training (default: the guide's)",
     )
@@ -135,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Times Ostinato's layers beside torch.nn's, tf_keras's and Keras's own, on "
         "every backend that is installed, in one run; the results have to agree.",
     )
-    bench_options.add_options(bench)
+    bench_command.add_options(bench)
     bench.set_defaults(command=_bench)
     return parser
 

@@ -8,12 +8,14 @@ from html.parser import HTMLParser
 
 import pytest
 
+pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
+pytest.importorskip("pygments")
 
-from ostinato.guide import console, report, run, running
-from ostinato.guide.contents import SECTIONS
-from ostinato.guide.course import Course, Fact, Findings, Result, Section
+from ostinato.guide import report, run, running
 from ostinato.guide.digits import shipped
+from ostinato.guide.running import SECTIONS
+from ostinato.guide.section import Fact, Findings, Picture, Result, Row, Run, Section
 
 
 class Page(HTMLParser):
@@ -92,15 +94,15 @@ def test_the_report_holds_each_section_its_facts_and_the_code_that_ran(finished)
     assert re.search(r"(\d+) of \1</dt><dd>facts checked in this run hold", text)
 
 
-def broken(course):
+def broken(run):
     return Findings("all is well", [Fact("two and two make", "5", held=False)])
 
 
-def stops(course):
+def stops(run):
     raise ValueError("no such <layer>")
 
 
-def fine(course):
+def fine(run):
     return Findings("all is well", [Fact("two and two make", "4", held=True)])
 
 
@@ -109,7 +111,7 @@ def fine(course):
     [(broken, "not so: two and two make (5)"), (stops, "stopped: ValueError: no such <layer>")],
 )
 def test_a_section_that_fails_fails_the_run_and_the_others_go_on(culprit, said, tmp_path, capsys):
-    sections = [Section("culprit", "Culprit", "", culprit), Section("other", "Other", "", fine)]
+    sections = [Section("Culprit", "", culprit), Section("Other", "", fine)]
     status = running.run(epochs=1, output=str(tmp_path), quick=True, sections=sections)
     printed = capsys.readouterr().out
     assert status == 1
@@ -121,18 +123,45 @@ def test_a_section_that_fails_fails_the_run_and_the_others_go_on(culprit, said, 
     assert "<layer>" not in text
 
 
+def shared():
+    return Run(shipped("here").part(64, 64), epochs=1, quick=True)
+
+
 def test_a_wrong_answer_is_not_taken_for_a_right_one():
-    course = Course(shipped("here").part(64, 64), epochs=1, quick=True)
-    result = Result(Section("s", "S", "", fine), 1.0, fine(course))
+    result = Result(Section("S", "", fine), 1.0, fine(shared()))
     assert result.passed
-    assert not Result(result.section, 1.0, broken(course)).passed
-    assert "FAILED" in console.table([Result(result.section, 1.0, broken(course))])
-    assert '<li class="bad">' in report.page(
-        [Result(result.section, 1.0, broken(course))], course, 1.0
+    wrong = Result(result.section, 1.0, broken(shared()))
+    assert not wrong.passed
+    assert "FAILED" in running.table([wrong])
+    assert '<li class="bad">' in report.page([wrong], shared(), 1.0)
+
+
+def test_the_report_escapes_what_it_is_told():
+    facts = [Fact("a < b & it's", "<i>", held=True)]
+    findings = Findings("<b>", facts, summary=[Row("x < y", "(1,)", 1234)])
+    text = report.page([Result(Section("A, b", "", fine, ["x < 'y'"]), 1.0, findings)], shared(), 1)
+    assert "a &lt; b &amp; it\u2019s <b>&lt;i&gt;</b>" in text
+    assert "<td>x &lt; y</td>" in text
+    assert "1,234" in text
+    assert "'y'</span>" in text  # code keeps its quotes
+    assert '<section id="a-b">' in text
+
+
+@pytest.mark.parametrize(
+    ("wide", "code", "facts", "where"),
+    [
+        ([False], "x\ny", 5, "code"),
+        ([False], "x\n" * 20, 5, "facts"),
+        ([False, True], "x\n" * 20, 5, "facts"),
+        ([False, False], "x", 1, None),
+        ([True], "x", 1, None),
+    ],
+)
+def test_a_small_picture_alone_stands_where_there_is_room(wide, code, facts, where):
+    pictures = [Picture("data:,", "", "", wide=each) for each in wide]
+    findings = Findings("", [Fact("", "", held=True)] * facts, pictures)
+    placed = report.place(Result(Section("S", "", fine, [code]), 1.0, findings))
+    beneath = [picture for picture in pictures if picture.wide or where is None]
+    assert placed == {"code": [], "facts": [], "beneath": beneath} | (
+        {where: [pictures[0]]} if where else {}
     )
-
-
-def test_without_matplotlib_it_says_what_to_install(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert run(epochs=None, output=str(tmp_path), quick=True) == 2
-    assert "pip install matplotlib" in capsys.readouterr().err

@@ -7,7 +7,9 @@ import threading
 import numpy as np
 import pytest
 
+pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
+pytest.importorskip("pygments")
 
 from ostinato.guide import digits
 

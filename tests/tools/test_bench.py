@@ -1,6 +1,7 @@
 """The benchmark: its data, its contenders, the refusal of wrong results, its files."""
 
 import json
+import re
 import sys
 from xml.etree import ElementTree
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 from benchmarks import cliff, targets, verdicts
 
-from ostinato.bench import command, contenders, measuring, options, results, tables, worker
+from ostinato.bench import command, contenders, measuring, results, tables
 from ostinato.bench.cases import KINDS, Case, select
 from ostinato.bench.contenders import NAMES, Contender, parse
-from ostinato.bench.crew import ContenderFailedError, Crew, Process
 from ostinato.bench.measuring import Measured, Pace
+from ostinato.bench.prepared import prepare
+from ostinato.bench.process import ContenderFailedError, OutOfTimeError, Process, processes
 from ostinato.cli import main
 
 HERE = keras.config.backend()
@@ -70,7 +72,7 @@ def test_contenders_of_this_backend_agree(kind, mode):
     small = Case(kind, "M-padded", mode)
     names = [OURS, KERAS, *(["torch.nn"] if HERE == "torch" else [])]
     names += ["tf_keras"] if HERE == "tensorflow" and not NAMES["tf_keras"].missing() else []
-    prepared = [worker.prepare(NAMES[name], small) for name in names]
+    prepared = [prepare(NAMES[name], small) for name in names]
     expected, *others = (one.values(one.run()) for one in prepared)
     assert len(expected) == (1 if mode == "infer" else 5)
     for values in others:
@@ -81,14 +83,14 @@ def test_contenders_of_this_backend_agree(kind, mode):
 
 def test_fit_learns_the_same():
     case = Case("GRU", "guide", "fit")
-    ours, theirs = (worker.prepare(NAMES[name], case) for name in (OURS, KERAS))
+    ours, theirs = (prepare(NAMES[name], case) for name in (OURS, KERAS))
     assert measuring.compare(ours.values(None), theirs.values(None))[1] == ""
     assert 0 < ours.seconds() < 10
 
 
 @pytest.mark.skipif(HERE == "tensorflow", reason="bare sgemm is taken from JAX and PyTorch")
 def test_the_limit_is_products_alone():
-    limit = worker.prepare(NAMES[f"sgemm-{HERE}"], Case("LSTM", "S", "train"))
+    limit = prepare(NAMES[f"sgemm-{HERE}"], Case("LSTM", "S", "train"))
     assert limit.seconds() > 0
     assert limit.values(limit.run()) == []
     assert limit.engine == "84 products"
@@ -103,24 +105,26 @@ def test_other_results_are_refused():
 
 
 class Pretender(Process):
-    """A contender without a process."""
+    """A contender without a process; `fails` at a method, after a few calls of it that go well."""
 
-    def __init__(self, name, value, fails=""):
+    def __init__(self, name, value=1.0, fails="", error=None, after=0):
         super().__init__(NAMES[name])
-        self.value, self.fails, self.rounds = value, fails, 0
+        self.value, self.fails, self.after = value, fails, after
+        self.error = error or ContenderFailedError("ValueError: no")
+        self.rounds = 0
 
-    def ask(self, method, *arguments):
+    def ask(self, method, *arguments, limit):
         if method == self.fails:
-            raise ContenderFailedError("ValueError: no")
-        if method == "prepare":
-            return [np.full(3, self.value)], "an engine"
+            self.after -= 1
+            if self.after < 0:
+                raise self.error
         self.rounds += method == "round"
-        return [0.25, 0.5] if method == "round" else None
+        answers = {"prepare": ([np.full(3, self.value)], "an engine"), "round": [0.25, 0.5]}
+        return answers.get(method)
 
 
 def test_turns_are_taken_by_those_that_agree():
-    crew = Crew([])
-    crew.processes = [
+    all_of_them = [
         Pretender("ostinato-jax", 1.0),
         Pretender("keras-jax", 2.0),
         Pretender("torch.nn", 1.0, fails="prepare"),
@@ -129,12 +133,12 @@ def test_turns_are_taken_by_those_that_agree():
     pace = Pace(rounds=2, pause=0)
     said = []
     ours, other, failed, later = measuring.measure(
-        crew, Case("LSTM", "S", "infer"), pace, said.append
+        all_of_them, Case("LSTM", "S", "infer"), pace, said.append
     )
     assert (ours.minimum, ours.median, ours.runs, ours.rounds) == (0.25, 0.375, 4, [0.25, 0.25])
     assert other.trouble == "refused: its results differ by 1.0e+00 of scale"
     assert failed.trouble == later.trouble == "failed: ValueError: no"
-    assert [p.rounds for p in crew.processes] == [2, 0, 0, 0]
+    assert [p.rounds for p in all_of_them] == [2, 0, 0, 0]
     assert said[-1] == "measuring"
     line = tables.troubles([{**run_of(Case("LSTM", "S", "infer"), {}), "measured": [vars(other)]}])
     assert line[0].endswith(
@@ -142,10 +146,44 @@ def test_turns_are_taken_by_those_that_agree():
     )
 
 
+def test_a_contender_out_of_time_is_named_and_what_it_had_counts():
+    late = OutOfTimeError("no result in 20 s")
+    all_of_them = [
+        Pretender("ostinato-jax"),
+        Pretender("keras-torch", fails="prepare", error=late),
+        Pretender("torch.nn", fails="round", error=late, after=1),
+        Pretender("keras-jax", fails="load", error=OutOfTimeError("no result in 120 s")),
+    ]
+    case, pace = Case("LSTM", "S", "infer"), Pace(rounds=3, pause=0)
+    ours, never, later, unloaded = measuring.measure(all_of_them, case, pace, lambda what: None)
+    assert (ours.trouble, ours.too_slow, ours.runs) == ("", False, 6)
+    assert (never.trouble, never.too_slow, never.runs) == ("stopped: no result in 20 s", True, 0)
+    assert (later.trouble, later.too_slow, later.runs) == ("", True, 2)
+    assert (unloaded.trouble, unloaded.too_slow) == ("stopped: no result in 120 s", True)
+
+
+def test_nothing_is_begun_when_the_case_is_out_of_time():
+    all_of_them = [Pretender("ostinato-jax"), Pretender("keras-jax")]
+    found = measuring.measure(
+        all_of_them, Case("LSTM", "S", "infer"), Pace(limit=-1), lambda what: None
+    )
+    assert [one.trouble for one in found] == [measuring.OVER] * 2
+    assert not any(one.too_slow for one in found)
+
+
+def test_a_process_that_takes_too_long_is_ended():
+    with processes([NAMES[OURS]]) as (process,):
+        process.ask("load")
+        running = process._process
+        with pytest.raises(OutOfTimeError, match=r"no result in 0\.01 s"):
+            process.ask("prepare", Case("LSTM", "XL", "train"), limit=0.01)
+        assert running.poll() is not None
+        values, _ = process.ask("prepare", Case("SimpleRNN", "S", "infer"))  # a fresh one
+        assert values[0].shape == (64, 28, 64)
+
+
 def test_a_process_that_fails_says_why_and_starts_again():
-    process = Process(NAMES[OURS])
-    with Crew([]) as crew:
-        crew.processes.append(process)
+    with processes([NAMES[OURS]]) as (process,):
         with pytest.raises(ContenderFailedError, match="expected a prepared case before a round"):
             process.ask("round", 0.0)
         values, engine = process.ask("prepare", Case("LSTM", "S", "infer"))
@@ -221,9 +259,9 @@ def measured_at_once(monkeypatch):
     """Stands in for the measuring."""
     cases = []
 
-    def measure(crew, case, pace, say):
+    def measure(able, case, pace, say):
         cases.append(case)
-        names = [p.contender.name for p in crew.for_mode(case.mode)]
+        names = [p.contender.name for p in able]
         return [Measured(name, "e", 0.001 * (1 + i), 0.002, 9) for i, name in enumerate(names)]
 
     monkeypatch.setattr(command, "measure", measure)
@@ -247,9 +285,44 @@ def test_the_command(measured_at_once, capsys, tmp_path):
     assert len(measured_at_once) == 3
 
 
+def test_who_is_too_slow_takes_part_in_no_further_case(monkeypatch, capsys):
+    able_in = []
+
+    def measure(able, case, pace, say):
+        names = [p.contender.name for p in able]
+        able_in.append((pace.limit, names))
+        slow = [Measured(KERAS, trouble="stopped: no result in 3 s", too_slow=True)]
+        return [Measured(OURS, minimum=0.001, runs=1), *(slow if KERAS in names else [])]
+
+    monkeypatch.setattr(command, "measure", measure)
+    arguments = ["bench", "--cases", "S", "--kinds", "GRU", "--contenders", OURS, KERAS]
+    assert main([*arguments, "--limit", "9"]) == 1
+    assert able_in == [(9, [OURS, KERAS]), (9, [OURS])]
+    shown = capsys.readouterr().out
+    assert re.search(r"Keras \(\w+\) +takes part in no further case", shown)
+    assert "No time: GRU S (B64 T28 D28 U64), inference: Keras" in shown
+
+
+def test_what_there_is_is_shown_when_it_is_interrupted(monkeypatch, capsys, tmp_path):
+    done = []
+
+    def measure(able, case, pace, say):
+        if done:
+            raise KeyboardInterrupt
+        done.append(case)
+        return [Measured(OURS, minimum=0.001), Measured(KERAS, minimum=0.003)]
+
+    monkeypatch.setattr(command, "measure", measure)
+    assert main(["bench", "--quick", "--contenders", OURS, KERAS, "--output", str(tmp_path)]) == 130
+    shown = capsys.readouterr().out
+    assert "Stopped. What there is so far:" in shown
+    assert "3.00" in shown
+    assert "3.00" in (tmp_path / "peers.md").read_text()
+
+
 def test_the_quick_form(measured_at_once):
     assert main(["bench", "--quick", "--contenders", OURS, KERAS]) == 0
-    assert measured_at_once == list(options.QUICK_CASES)
+    assert measured_at_once == list(command.QUICK_CASES)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,16 @@ class Case:
             _normal(6, bias) * np.float32(0.1),
         ]
 
+    def products(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """The case's matrix products: operands, weights (D + U, columns), how many products.
+
+        The operands (4, B, D + U) are for use by turns, so that a compiler can't take the product
+        out of its loop.
+        """
+        B, T, D, U = self.shape
+        left, right = _normal(7, (4, B, D + U)), _normal(8, (D + U, self.gates * U))
+        return left, right, T * (1 if self.mode == "infer" else 3)
+
     def comparable(self, outputs: np.ndarray) -> np.ndarray:
         """Outputs without those of padding, which libraries fill in as they like."""
         mask = self.mask()

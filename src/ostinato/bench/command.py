@@ -1,50 +1,154 @@
-"""What `ostinato bench` does."""
+"""`ostinato bench`: its options, and what it does."""
 
 import argparse
+import importlib
 import shlex
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ostinato.bench import chart, options, tables
-from ostinato.bench.contenders import Contender, choose, parse
-from ostinato.bench.crew import Crew
+from ostinato.bench import tables
+from ostinato.bench.cases import KINDS, MODES, SIZES, Case, select
+from ostinato.bench.contenders import NAMES, Contender, choose, parse
+from ostinato.bench.machine import describe
 from ostinato.bench.measuring import QUICK, Measured, Pace, measure
-from ostinato.bench.results import CASE_KEY, Results, machine
+from ostinato.bench.process import processes
+from ostinato.bench.results import CASE_KEY, Results
+from ostinato.plan import ENGINES
 
 BUSY = 0.3  # load per core
+INTERRUPTED = 130  # as shells have it of a process that Ctrl+C ends
 BAR, LONGEST_BAR = 4, 40  # of the fastest contender, and of any
+QUICK_CASES = (
+    Case("LSTM", "S", "infer"),
+    Case("LSTM", "S", "train"),
+    Case("LSTM", "M", "train"),
+    Case("GRU", "S", "train"),
+    Case("LSTM", "guide", "fit"),
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options, for `ostinato bench` and for `python -m benchmarks`."""
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few cases: two minutes where the machine is quiet, five at most",
+    )
+    _add_list(parser, "--cases", SIZES, "sizes")
+    _add_list(parser, "--kinds", KINDS, "kinds of layer")
+    _add_list(parser, "--modes", MODES, "infer: inference; train: a training step; fit")
+    _add_list(parser, "--contenders", NAMES, "who takes part")
+    parser.add_argument("--rounds", type=positive, metavar="N", help="turns of each contender")
+    parser.add_argument(
+        "--limit",
+        type=positive,
+        metavar="SECONDS",
+        help=f"time for a case; a contender that takes a third of it at once is left out "
+        f"(default: {Pace.limit:.0f}, or {QUICK.limit:.0f} with --quick)",
+    )
+    parser.add_argument(
+        "--engine", choices=ENGINES, help="force an engine on Ostinato (default: the fastest)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for table, numbers and chart (needs matplotlib)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
+    parser.add_argument(
+        "--resume", action="store_true", help="leave out cases that the file of numbers has"
+    )
+
+
+def cases(asked: argparse.Namespace) -> list[Case]:
+    """The cases that are asked for."""
+    if asked.quick and not (asked.cases or asked.kinds or asked.modes):
+        return list(QUICK_CASES)
+    return select(asked.kinds or KINDS, asked.cases or SIZES, asked.modes or MODES)
+
+
+def why_not(asked: argparse.Namespace) -> str | None:
+    """Why nothing can be done with options that can't be together; None where it can."""
+    if asked.resume and numbers_file(asked) is None:
+        return "--resume goes on with a file of numbers: name it by --json FILE or --output DIR"
+    if cases(asked):
+        return None
+    chosen = {"--kinds": asked.kinds, "--cases": asked.cases, "--modes": asked.modes}
+    given = " ".join(f"{option} {' '.join(names)}" for option, names in chosen.items() if names)
+    return f"{given}: no such case. fit is measured on the guide's model, and the rest on others"
+
+
+def contenders(asked: argparse.Namespace) -> list[str]:
+    """The names of the contenders that are asked for."""
+    if asked.contenders:
+        return list(asked.contenders)
+    return [name for name, c in NAMES.items() if not (asked.quick and c.library == "sgemm")]
+
+
+def numbers_file(asked: argparse.Namespace) -> Path | None:
+    """Where the numbers go: as asked, else into the output's folder, else nowhere."""
+    if asked.json is not None:
+        return Path(asked.json)
+    return asked.output / "results.json" if asked.output else None
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number above zero."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return int(text)
+
+
+def _add_list(
+    parser: argparse.ArgumentParser, option: str, choices: Iterable[str], what: str
+) -> None:
+    parser.add_argument(
+        option,
+        nargs="+",
+        choices=tuple(choices),
+        metavar="NAME",
+        help=f"{what} (default: all): {', '.join(choices)}",
+    )
 
 
 def run(asked: argparse.Namespace, command: str | None = None) -> int:
     """Measures what is asked for, printing as it goes.
 
     Args:
-        asked: The options of `options.add_options`.
+        asked: The options of `add_options`.
         command: What the table and the chart say that made them; by default the command line.
 
     Returns:
         The exit status: 1 where some contender failed or computed something else, or none of
-        those that are installed runs any of the cases; 2 for options that ask for nothing.
+        those that are installed runs any of the cases; 2 for options that ask for nothing; 130 if
+        it's interrupted.
     """
-    if reason := options.why_not(asked):
+    if reason := why_not(asked):
         print(f"bench: {reason}.", file=sys.stderr)
         return 2
-    results = Results(options.numbers_file(asked))
-    here, absent = choose(options.contenders(asked), asked.engine)
+    results = Results(numbers_file(asked))
+    here, absent = choose(contenders(asked), asked.engine)
     for title, reason in absent.items():
         print(f"Without {title}: {reason}.")
-    modes = {case.mode for case in options.cases(asked)}
+    modes = {case.mode for case in cases(asked)}
     if not any(modes & set(contender.modes) for contender in here):
         who = " and ".join(contender.title for contender in here) or "nobody"
         print(f"Nothing to measure: of {' '.join(sorted(modes))}, {who} runs none.")
         return 1
-    load = machine()["load"]
-    if load > BUSY * machine()["cores"]:
+    load = describe()["load"]
+    if load > BUSY * describe()["cores"]:
         print(f"This machine is busy (load {load}): expect other ratios than on a quiet one.")
     started = time.monotonic()
-    measured_all = _measure_all(asked, here, results)
+    try:
+        status = 0 if _measure_all(asked, here, results) else 1
+    except KeyboardInterrupt:
+        _say("")
+        print("\nStopped. What there is so far:")
+        status = INTERRUPTED
     runs = [run for run in results.section("runs") if run["engine"] == asked.engine]
     print(f"\n{tables.summary(runs)}\n\n{tables.about(results)}")
     print("Times are of the fastest run. A machine that does other work, too, gives other ratios.")
@@ -53,11 +157,12 @@ def run(asked: argparse.Namespace, command: str | None = None) -> int:
     if asked.output:
         write(results, asked.output, command or command_line(), asked.engine)
     print(f"Took {time.monotonic() - started:.0f} s.")
-    return 0 if measured_all else 1
+    return status
 
 
 def write(results: Results, folder: Path, command: str, engine: str | None = None) -> None:
     """Writes the table and the chart of all numbers so far."""
+    chart = importlib.import_module("ostinato.bench.chart")  # needs matplotlib
     folder.mkdir(parents=True, exist_ok=True)
     runs = [run for run in results.section("runs") if run["engine"] == engine]
     suffix = f"-{engine}" if engine else ""
@@ -80,21 +185,24 @@ def command_line() -> str:
 
 def _measure_all(asked: argparse.Namespace, here: list[Contender], results: Results) -> bool:
     pace = QUICK if asked.quick else Pace()
-    if asked.rounds:
-        pace = replace(pace, rounds=asked.rounds)
+    chosen = {name: getattr(asked, name) for name in ("rounds", "limit") if getattr(asked, name)}
+    pace = replace(pace, **chosen)
     well = True
-    with Crew(here) as crew:
-        for case in options.cases(asked):
+    with processes(here) as running:
+        for case in cases(asked):
             row = {"kind": case.kind, "size": case.size, "mode": case.mode, "engine": asked.engine}
-            if not crew.for_mode(case.mode) or (asked.resume and results.find("runs", row)):
+            able = [p for p in running if case.mode in p.contender.modes]
+            if not able or (asked.resume and results.find("runs", row)):
                 continue
             print(f"\n{case}", flush=True)
-            measured = measure(crew, case, pace, _say)
+            measured = measure(able, case, pace, _say)
             _say("")
             _show(measured)
-            well = well and not any(m.trouble for m in measured)
+            well = well and not any(m.trouble or m.too_slow for m in measured)
             row["command"] = command_line()
             results.put("runs", {**row, "measured": [asdict(m) for m in measured]}, CASE_KEY)
+            too_slow = {m.contender for m in measured if m.too_slow}
+            running = [p for p in running if p.contender.name not in too_slow]
     return well
 
 
@@ -109,6 +217,8 @@ def _show(measured: list[Measured]) -> None:
     for m in measured:
         if m.trouble:
             print(f"  {parse(m.contender).title:26} {m.trouble}", flush=True)
+        if m.too_slow:
+            print(f"  {parse(m.contender).title:26} takes part in no further case", flush=True)
 
 
 def _say(what: str) -> None:

@@ -8,8 +8,7 @@ import numpy as np
 
 from ostinato.bench.cases import Case
 from ostinato.bench.contenders import Contender
-from ostinato.bench.keras_layers import engine_of, layer_for, library_of
-from ostinato.bench.prepared import Prepared
+from ostinato.bench.prepared import Prepared, engine_of, layer_for, library_of
 
 STEPS = 60  # of an epoch: what an epoch itself costs is then a small part
 COMPARED = 5  # steps after which weights are compared

@@ -1,10 +1,32 @@
-"""The machine that numbers are from: its processor, and how many cores this process may use."""
+"""The machine that numbers are from, and what is installed on it."""
 
+import functools
+import importlib.metadata
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
+from ostinato import __version__, native
+
+FRAMEWORKS = {"jax": "JAX", "torch": "PyTorch", "tensorflow": "TensorFlow"}
+PACKAGES = ("jax", "keras", "numpy", "tensorflow", "tensorflow-cpu", "tf_keras", "torch")
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
+
+
+@functools.cache
+def describe() -> dict[str, Any]:
+    """This machine, how busy it was before, what is installed, and the native engine's target."""
+    return {
+        "cpu": ", ".join(filter(None, (_processor(), _vectors()))),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0,
+        "ostinato": __version__,
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "native": native.why_not() or f"{native.target()}, {native.threads()} threads",
+    }
 
 
 def cores() -> int:
@@ -14,13 +36,18 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def processor() -> str:
-    """The processor's name."""
-    name = _of_linux("model name")
-    return name or platform.processor() or platform.machine()
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
-def vectors() -> str:
+def _processor() -> str:
+    return _of_linux("model name") or platform.processor() or platform.machine()
+
+
+def _vectors() -> str:
     """The widest vectors that the processor has, as Linux says; "" where nothing does."""
     flags = _of_linux("flags").split()
     if not flags:

@@ -2,17 +2,19 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ostinato.bench.cases import Case
-from ostinato.bench.crew import ContenderFailedError, Crew, Process
+from ostinato.bench.process import ContenderFailedError, OutOfTimeError, Process
 
 TOLERANCE = 1e-4  # of each tensor's largest value
-FEWEST_ROUNDS = 3  # however slow a contender is
+FEWEST_ROUNDS = 3  # however slow a contender is, while there's time
+LOAD_SECONDS = 120.0  # for importing a framework, however busy the machine
+OVER = "stopped: the case's time was over before its turn"
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,19 @@ class Pace:
         pause: Seconds of rest before each turn, in which the one before goes to sleep: thread pools
             spin for a moment after their work.
         most: Seconds after which a slow contender takes no more turns.
+        limit: Seconds of a case, after which nothing more is begun. A contender that takes a third
+            of them at once is stopped, and takes part in no further case: where cores are few and
+            busy, threads that wait for one another can make a step take minutes.
     """
 
     rounds: int = 20
     seconds: float = 0.05
     pause: float = 0.02
     most: float = 10.0
+    limit: float = 3600.0
 
 
-QUICK = Pace(rounds=6, seconds=0.04, most=1.5)
+QUICK = Pace(rounds=6, seconds=0.04, most=1.5, limit=60.0)
 
 
 @dataclass
@@ -48,41 +54,38 @@ class Measured:
     rounds: list[float] = field(default_factory=list)  # the fastest run of each
     difference: float = 0.0  # from the first contender's results, of scale
     trouble: str = ""
+    too_slow: bool = False  # it ran out of time
 
 
-def measure(crew: Crew, case: Case, pace: Pace, say: Callable[[str], None]) -> list[Measured]:
+def measure(
+    processes: Sequence[Process], case: Case, pace: Pace, say: Callable[[str], None]
+) -> list[Measured]:
     """Measures a case; a contender that fails or computes something else gets no time.
 
     Args:
-        crew: The contenders' processes.
+        processes: Those of the contenders that can compute it.
         case: What to compute.
         pace: How long.
         say: Told what is happening, in a few words.
     """
-    found: dict[str, Measured] = {}
-    running: list[Process] = []
-    expected: list[Any] | None = None
-    for process in crew.for_mode(case.mode):
-        name = process.contender.name
+    found = [Measured(process.contender.name) for process in processes]
+    running: list[tuple[Process, Measured]] = []
+    expected: list[Any] = []
+    end = time.monotonic() + pace.limit
+    for process, one in zip(processes, found, strict=True):
         say(f"preparing {process.contender.title}")
-        found[name] = Measured(name)
-        try:
-            values, found[name].engine = process.ask("prepare", case)
-        except ContenderFailedError as error:
-            found[name].trouble = f"failed: {error}"
-            continue
-        if values and expected is None:
-            expected = values
-        if values and expected is not None:
-            found[name].difference, found[name].trouble = compare(expected, values)
-        if not found[name].trouble:
-            running.append(process)
-    times: dict[str, list[list[float]]] = {p.contender.name: [] for p in running}
+        start = time.monotonic()
+        _ask(process, one, LOAD_SECONDS, "load")
+        end += time.monotonic() - start  # that's once for all cases
+        values = _prepare(process, one, pace, case, end)
+        expected = expected or values
+        if values and not one.trouble:
+            one.difference, one.trouble = compare(expected, values)
+        if not one.trouble:
+            running.append((process, one))
     say("measuring")
-    _take_turns(running, times, found, pace)
-    for name, rounds in times.items():
-        _summarise(found[name], rounds)
-    return list(found.values())
+    _take_turns(running, pace, end)
+    return found
 
 
 def compare(expected: list[Any], values: list[Any]) -> tuple[float, str]:
@@ -101,40 +104,53 @@ def compare(expected: list[Any], values: list[Any]) -> tuple[float, str]:
     return difference, ""
 
 
-def _take_turns(
-    running: list[Process],
-    times: dict[str, list[list[float]]],
-    found: dict[str, Measured],
-    pace: Pace,
-) -> None:
+def _prepare(process: Process, one: Measured, pace: Pace, case: Case, end: float) -> list[Any]:
+    if one.trouble or time.monotonic() > end:
+        one.trouble = one.trouble or OVER
+        return []
+    values, one.engine = _ask(process, one, pace.limit / 3, "prepare", case) or ([], "")
+    return list(values)
+
+
+def _ask(process: Process, one: Measured, limit: float, method: str, *arguments: Any) -> Any:
+    """What the process answers; None where it fails, with the reason in `one`."""
+    try:
+        return process.ask(method, *arguments, limit=limit)
+    except OutOfTimeError as error:
+        one.trouble, one.too_slow = f"stopped: {error}", True
+    except ContenderFailedError as error:
+        one.trouble = f"failed: {error}"
+    return None
+
+
+def _take_turns(running: list[tuple[Process, Measured]], pace: Pace, end: float) -> None:
+    times: dict[str, list[list[float]]] = {one.contender: [] for _, one in running}
     spent = dict.fromkeys(times, 0.0)
     for turn in range(pace.rounds):
         # Each begins once, so that none always follows the same one.
         first = turn % max(len(running), 1)
-        for process in running[first:] + running[:first]:
-            name = process.contender.name
-            had_enough = turn >= FEWEST_ROUNDS and spent[name] > pace.most
-            if had_enough or found[name].trouble:
+        for process, one in running[first:] + running[:first]:
+            had_enough = turn >= FEWEST_ROUNDS and spent[one.contender] > pace.most
+            if had_enough or one.trouble or time.monotonic() > end:
                 continue
             time.sleep(pace.pause)
-            start = time.perf_counter()
-            try:
-                times[name].append(process.ask("round", pace.seconds))
-            except ContenderFailedError as error:
-                found[name].trouble = f"failed: {error}"
-            spent[name] += time.perf_counter() - start
-    for process in running:
-        if found[process.contender.name].trouble:
-            continue
-        try:
-            process.ask("rest")
-        except ContenderFailedError as error:
-            found[process.contender.name].trouble = f"failed: {error}"
+            start = time.monotonic()
+            runs = _ask(process, one, pace.limit / 3, "round", pace.seconds)
+            times[one.contender] += [runs] if runs else []
+            spent[one.contender] += time.monotonic() - start
+    for process, one in running:
+        if not one.trouble:
+            _ask(process, one, pace.limit, "rest")
+        _summarise(one, times[one.contender])
 
 
 def _summarise(measured: Measured, rounds: list[list[float]]) -> None:
     runs = [seconds for one in rounds for seconds in one]
-    if measured.trouble or not runs:
+    if measured.too_slow and runs:
+        measured.trouble = ""  # what it had by then counts
+    if not runs:
+        measured.trouble = measured.trouble or OVER
+    if measured.trouble:
         return
     measured.minimum, measured.median = min(runs), statistics.median(runs)
     measured.runs = len(runs)

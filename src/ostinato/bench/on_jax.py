@@ -1,5 +1,6 @@
-"""A layer on JAX: `stateless_call` under jit."""
+"""On JAX, under jit: a layer's `stateless_call`, and bare products."""
 
+import functools
 from typing import Any
 
 import jax
@@ -51,3 +52,20 @@ def prepare(layer: Any, case: Case, options: dict[str, Any], cotangent: np.ndarr
         return [case.comparable(ys), *gradients]
 
     return Prepared(lambda: jax.block_until_ready(compiled(*arguments)), values)
+
+
+def products(case: Case) -> Prepared:
+    """The case's matrix products alone; there are no values to compare."""
+    left, right, times = case.products()
+    operands, weights = jax.numpy.asarray(left), jax.numpy.asarray(right)
+    start = jax.numpy.zeros((left.shape[1], right.shape[1]))
+
+    def multiply(operands: Any, weights: Any) -> Any:
+        def one(index: Any, _: Any) -> Any:
+            return operands[index % len(operands)] @ weights
+
+        return jax.lax.fori_loop(0, times, one, start)
+
+    compiled = jax.jit(multiply).lower(operands, weights).compile()
+    run = functools.partial(compiled, operands, weights)
+    return Prepared(lambda: run().block_until_ready(), lambda results: [], f"{times} products")

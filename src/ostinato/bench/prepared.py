@@ -1,11 +1,15 @@
-"""What a contender makes of a case."""
+"""What a contender makes of a case: something to run, in the contender's own process."""
 
+import importlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from ostinato.bench.cases import Case
+from ostinato.bench.contenders import Contender
 
 
 @dataclass(frozen=True)
@@ -28,3 +32,48 @@ class Prepared:
         start = time.perf_counter()
         self.run()
         return time.perf_counter() - start
+
+
+def prepare(contender: Contender, case: Case) -> Prepared:
+    """What a contender makes of a case."""
+    framework = importlib.import_module(f"ostinato.bench.on_{contender.framework}")
+    prepared: Prepared
+    if contender.library == "sgemm":
+        prepared = framework.products(case)
+    elif contender.library == "torch.nn":
+        prepared = framework.torch_nn(case)
+    elif case.mode == "fit":
+        fitting = importlib.import_module("ostinato.bench.fitting")
+        prepared = fitting.prepare(contender, case)
+    else:
+        layer = layer_for(contender, case, return_sequences=True)
+        prepared = framework.prepare(layer, case, case.options(), case.cotangent())
+        prepared = replace(prepared, engine=engine_of(contender, layer))
+    return prepared
+
+
+def library_of(contender: Contender) -> Any:
+    """The module that holds Sequential, layers and losses: `keras`, or `tf_keras`."""
+    return importlib.import_module("tf_keras" if contender.library == "tf_keras" else "keras")
+
+
+def layer_for(contender: Contender, case: Case, *, return_sequences: bool) -> Any:
+    """The contender's layer, with a Keras layer's defaults but for `return_sequences`."""
+    if contender.library == "ostinato":
+        layers = importlib.import_module("ostinato.layers")
+    else:
+        layers = library_of(contender).layers
+    B, T, D, U = case.shape
+    layer = getattr(layers, case.kind)(U, return_sequences=return_sequences)
+    layer.build((B, T, D))
+    layer.set_weights(case.weights())
+    return layer
+
+
+def engine_of(contender: Contender, layer: Any) -> str:
+    """Which of our engines runs a layer, and on which instruction set; "" of other libraries'."""
+    if contender.library != "ostinato":
+        return ""
+    row = next(iter(importlib.import_module("ostinato").explain(layer)))
+    threads = f", {row.threads} threads" if row.threads else ""
+    return f"{row.engine} ({row.target}{threads})"

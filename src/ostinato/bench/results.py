@@ -4,21 +4,15 @@ A long benchmark can be run in parts, and goes on where it stopped: a row takes 
 with the same key, so that all times of a case come from one run.
 """
 
-import functools
-import importlib.metadata
 import json
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ostinato import __version__, native
-from ostinato.bench.machine import cores, processor, vectors
+from ostinato.bench.machine import describe
 
 Row = dict[str, Any]
 CASE_KEY = ("kind", "size", "mode", "engine")
-PACKAGES = ("jax", "keras", "numpy", "tensorflow", "tensorflow-cpu", "tf_keras", "torch")
 
 
 class Results:
@@ -30,7 +24,7 @@ class Results:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self._data: dict[str, Any] = {"machine": machine()}
+        self._data: dict[str, Any] = {"machine": describe()}
         if path is not None and path.exists():
             self._data = json.loads(path.read_text(encoding="utf-8"))
 
@@ -56,7 +50,7 @@ class Results:
         Raises:
             ValueError: if the rows before are another machine's.
         """
-        here, there = machine(), self.machine
+        here, there = describe(), self.machine
         if (here["cpu"], here["cores"]) != (there["cpu"], there["cores"]):
             raise ValueError(
                 f"bench: expected a file of this machine's numbers ({here['cpu']}, {here['cores']} "
@@ -81,29 +75,3 @@ class Results:
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text(json.dumps(self._data, indent=1) + "\n", encoding="utf-8")
         unfinished.replace(self.path)
-
-
-@functools.cache
-def machine() -> Row:
-    """This machine, how busy it was before, what is installed, and the native engine's target."""
-    trouble = native.why_not()
-    return {
-        "cpu": ", ".join(filter(None, (processor(), vectors()))),
-        "cores": cores(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "load": round(os.getloadavg()[0], 1),
-        "ostinato": __version__,
-        "versions": _versions(),
-        "native": trouble or f"{native.target()}, {native.threads()} threads",
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

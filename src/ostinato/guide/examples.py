@@ -1,18 +1,16 @@
-"""The guide's code, with Ostinato's layers. The report shows these functions' bodies as they run.
+"""The guide's code, with Ostinato's layers. The report shows these functions just as they run.
 
-So they hold only what a reader of the guide would write; the checks stand in the sections.
+So they hold only what a reader of the guide would write: no docstrings, no annotations. What checks
+them stands in the sections.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import keras
+from keras import ops
 
 from ostinato import layers
 
 
-def builtin_layers() -> Any:
-    """Reads sequences of whole numbers."""
+def builtin_layers():
     model = keras.Sequential()
     # Each of 1,000 words becomes a vector of 64 numbers.
     model.add(keras.layers.Embedding(input_dim=1000, output_dim=64))
@@ -25,8 +23,7 @@ def builtin_layers() -> Any:
     return model
 
 
-def outputs() -> Any:
-    """Hands one layer's whole sequence to the next."""
+def outputs():
     model = keras.Sequential()
     model.add(keras.layers.Embedding(input_dim=1000, output_dim=64))
     # A vector for every timestep: (batch, timesteps, 256)
@@ -40,8 +37,7 @@ def outputs() -> Any:
     return model
 
 
-def encoder_decoder() -> Any:
-    """Starts one layer from the states in which another ended."""
+def encoder_decoder():
     encoder_input = keras.Input((None,))
     embedded = keras.layers.Embedding(1000, 64)(encoder_input)
     encoder = layers.LSTM(64, return_state=True, name="encoder")
@@ -61,8 +57,7 @@ def encoder_decoder() -> Any:
     return model
 
 
-def cells(sequences: Any) -> tuple[Any, Any]:
-    """Runs the same mathematics as a layer, and as a cell in RNN's loop."""
+def cells(sequences):
     layer = layers.LSTM(64)
     looped = layers.RNN(layers.LSTMCell(64))
 
@@ -73,28 +68,24 @@ def cells(sequences: Any) -> tuple[Any, Any]:
     return layer(sequences), looped(sequences)
 
 
-def across_batches(paragraphs: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """Reads three paragraphs as one text."""
+def across_batches(paragraphs):
     lstm_layer = layers.LSTM(64, stateful=True)
     outputs = [lstm_layer(paragraph) for paragraph in paragraphs]
     return lstm_layer, outputs
 
 
-def forget(lstm_layer: Any) -> None:
-    """Sets the states back to where they started."""
+def forget(lstm_layer):
     lstm_layer.reset_states()
 
 
-def reuse(lstm_layer: Any, paragraph: Any) -> tuple[Any, Any]:
-    """Starts a new layer from another's states."""
+def reuse(lstm_layer, paragraph):
     existing_state = lstm_layer.states
     new_layer = layers.LSTM(64)
     new_output = new_layer(paragraph, initial_state=existing_state)
     return new_layer, new_output
 
 
-def bidirectional() -> Any:
-    """Reads each sequence in both directions."""
+def bidirectional():
     model = keras.Sequential()
     model.add(keras.Input((5, 10)))
     model.add(layers.Bidirectional(layers.LSTM(64, return_sequences=True)))
@@ -104,8 +95,7 @@ def bidirectional() -> Any:
     return model
 
 
-def build_model(recurrent: Any) -> Any:
-    """Names the digit whose rows it has read, from the top row to the bottom one."""
+def build_model(recurrent):
     return keras.Sequential(
         [
             # Rows of 28 pixels, one at a timestep.
@@ -117,16 +107,14 @@ def build_model(recurrent: Any) -> Any:
     )
 
 
-def twins() -> tuple[Any, Any]:
-    """Writes the same model in two ways."""
+def twins():
     model = build_model(layers.LSTM(64))
     other = build_model(layers.RNN(layers.LSTMCell(64)))
     other.set_weights(model.get_weights())
     return model, other
 
 
-def compile_model(model: Any, optimizer: Any = "sgd") -> None:
-    """Makes a model ready for training, as the guide does."""
+def compile_model(model, optimizer="sgd"):
     loss = keras.losses.SparseCategoricalCrossentropy
     model.compile(
         loss=loss(from_logits=True),
@@ -135,8 +123,7 @@ def compile_model(model: Any, optimizer: Any = "sgd") -> None:
     )
 
 
-def fit(model: Any, digits: Any, epochs: int = 1, **more: Any) -> Any:
-    """Trains in batches of 64, by default for the guide's one epoch."""
+def fit(model, digits, epochs=1, **more):
     return model.fit(
         digits.x_train,
         digits.y_train,
@@ -147,10 +134,74 @@ def fit(model: Any, digits: Any, epochs: int = 1, **more: Any) -> Any:
     )
 
 
-def predict_one(model: Any, image: Any) -> tuple[Any, int]:
-    """Asks a second model, given the first one's weights, for one digit."""
+def train_longer(digits, epochs, steps, rate):
+    model = build_model(layers.LSTM(64))
+    decay = keras.optimizers.schedules.CosineDecay
+    adam = keras.optimizers.Adam(decay(rate, steps))
+    compile_model(model, adam)
+    history = fit(model, digits, epochs)
+    return model, history
+
+
+def predict_one(model, image):
     second = build_model(layers.LSTM(64))
     second.set_weights(model.get_weights())
     logits = second.predict_on_batch(image[None])
     answer = int(logits.argmax(axis=1)[0])
     return logits, answer
+
+
+class NestedCell(keras.layers.Layer):
+    def __init__(self, unit_1, unit_2, unit_3, **kwargs):
+        super().__init__(**kwargs)
+        self.unit_1 = unit_1
+        self.unit_2 = unit_2
+        self.unit_3 = unit_3
+        sizes = [layers.Shape(unit_1), layers.Shape(unit_2, unit_3)]
+        self.state_size = self.output_size = sizes
+
+    def build(self, input_shapes):
+        (_, i1), (_, i2, i3) = input_shapes
+        self.kernel_1 = self.add_weight(
+            shape=(i1, self.unit_1),
+            initializer="uniform",
+            name="kernel_1",
+        )
+        self.kernel_2_3 = self.add_weight(
+            shape=(i2, i3, self.unit_2, self.unit_3),
+            initializer="uniform",
+            name="kernel_2_3",
+        )
+
+    def call(self, inputs, states):
+        input_1, input_2 = keras.tree.flatten(inputs)
+        s1, s2 = states
+
+        output_1 = ops.matmul(input_1, self.kernel_1)
+        kernel_2_3 = self.kernel_2_3
+        output_2_3 = ops.einsum("bij,ijkl->bkl", input_2, kernel_2_3)
+        state_1 = s1 + output_1
+        state_2_3 = s2 + output_2_3
+        return (output_1, output_2_3), (state_1, state_2_3)
+
+    def get_config(self):
+        config = super().get_config()
+        config["unit_1"] = self.unit_1
+        config["unit_2"] = self.unit_2  # the guide forgets the self
+        config["unit_3"] = self.unit_3
+        return config
+
+
+def nested_model():
+    cell = NestedCell(unit_1=10, unit_2=20, unit_3=30)
+    rnn = layers.RNN(cell)
+
+    # At each timestep a vector and a matrix; any number of timesteps.
+    input_1 = keras.Input((None, 32))
+    input_2 = keras.Input((None, 64, 32))
+    outputs = rnn((input_1, input_2))
+
+    model = keras.Model([input_1, input_2], outputs)
+    accuracy = ["accuracy", "accuracy"]  # one for each output
+    model.compile(optimizer="adam", loss="mse", metrics=accuracy)
+    return model

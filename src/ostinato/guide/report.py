@@ -1,188 +1,95 @@
 """The report: one HTML page that holds its style and its pictures, and loads nothing."""
 
-import importlib.resources
-from collections.abc import Iterable, Sequence
-from html import escape
+import datetime
+from collections.abc import Mapping, Sequence
 
+import jinja2
 import keras
+import markupsafe
+import pygments
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
-from ostinato.guide import environment
-from ostinato.guide.course import Course, Fact, Picture, Result, Row
-from ostinato.guide.highlight import highlight
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ostinato: the Keras RNN guide</title>
-<link rel="icon" href="data:,">
-<style>
-{style}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+from ostinato.bench.machine import FRAMEWORKS, describe
+from ostinato.guide.section import Findings, Picture, Result, Run
 
 
-def page(results: Sequence[Result], course: Course, seconds: float) -> str:
+def page(results: Sequence[Result], run: Run, seconds: float) -> str:
     """Returns the whole page."""
-    style = importlib.resources.files("ostinato.guide") / "report.css"
-    parts = [
-        _head(results, course, seconds),
-        "<main>",
-        _contents(results),
-        *(_section(number, result) for number, result in enumerate(results, 1)),
-        _environment(course, seconds),
-        "</main>",
-    ]
-    return PAGE.format(style=style.read_text(encoding="utf-8"), body="\n".join(parts))
-
-
-def _head(results: Sequence[Result], course: Course, seconds: float) -> str:
-    banner = f'<img class="banner" src="{course.banner}" alt="">' if course.banner else ""
-    return f"""<header>
-{banner}
-<div class="column">
-<p class="eyebrow">Ostinato · report of <code>ostinato guide</code></p>
-<h1>Keras&rsquo;s guide to recurrent networks, run from its first section to its last</h1>
-<p class="lead">{_lead(results, course, seconds)}</p>
-<dl class="tiles">{"".join(_tile(*tile) for tile in _tiles(results, course))}</dl>
-</div>
-</header>"""
-
-
-def _lead(results: Sequence[Result], course: Course, seconds: float) -> str:
-    failed = [result.section.title for result in results if not result.passed]
-    ran = (
-        f"Ostinato&rsquo;s layers ran every section on {_text(environment.framework())} in "
-        f"{seconds:.0f} seconds"
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ostinato.guide", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_typeset,
     )
-    if failed:
-        names = _text(", ".join(failed))
-        return f'{ran}, and <strong class="bad">not all went as it should: {names}</strong>.'
-    return (
-        f"{ran}, showed in each what the guide says, and learnt to read "
-        f"{len(course.digits.x_train):,} handwritten digits row by row."
-    )
-
-
-def _tiles(results: Sequence[Result], course: Course) -> Iterable[tuple[str, str]]:
+    environment.filters["highlight"] = highlight
     facts = [fact for result in results if result.findings for fact in result.findings.facts]
-    yield f"{sum(fact.held for fact in facts)} of {len(facts)}", "facts checked in this run hold"
-    yield from course.figures
-
-
-def _tile(value: str, meaning: str) -> str:
-    return f"<div><dt>{_text(value)}</dt><dd>{_text(meaning)}</dd></div>"
-
-
-def _contents(results: Sequence[Result]) -> str:
-    rows = "\n".join(
-        f'<tr><td class="number">{number}</td>'
-        f'<td><a href="#{result.section.slug}">{_text(result.section.title)}</a></td>'
-        f"<td>{_mark(result.passed)} {_text(result.showed)}</td>"
-        f'<td class="number">{result.seconds:.1f}</td></tr>'
-        for number, result in enumerate(results, 1)
-    )
-    return f"""<section class="contents">
-<h2>What was shown</h2>
-<div class="scroll"><table>
-<thead><tr><th></th><th>Section</th><th>What it showed</th><th class="number">Seconds</th></tr>
-</thead>
-<tbody>
-{rows}
-</tbody>
-</table></div>
-</section>"""
-
-
-def _section(number: int, result: Result) -> str:
-    section, findings = result.section, result.findings
-    left = "".join(f"<pre><code>{highlight(code)}</code></pre>" for code in section.code)
-    pictures = list(findings.pictures) if findings else []
-    if findings is None:
-        right = f'<p class="bad">It stopped: {_text(result.error or "")}</p>'
-    else:
-        left += _summary(findings.summary)
-        right = _facts(findings.facts)
-    small = [picture for picture in pictures if not picture.wide]
-    if left and len(small) == 1:  # two stand side by side; one alone goes where there's room
-        pictures.remove(small[0])
-        if left.count("\n") + left.count("<tr>") < 2 * right.count("<li"):
-            left += _picture(small[0])
-        else:
-            right += _picture(small[0])
-    both = f'<div class="pair"><div>{left}</div><div>{right}</div></div>' if left else right
-    below = "".join(_picture(picture) for picture in pictures)
-    return f"""<section id="{section.slug}">
-<h2><span class="index">{number}</span>{_text(section.title)}</h2>
-<p class="about">{_text(section.lead)}</p>
-{both}
-{f'<div class="pictures">{below}</div>' if below else ""}
-</section>"""
-
-
-def _facts(facts: Sequence[Fact]) -> str:
-    lines = "".join(
-        f'<li class="{"good" if fact.held else "bad"}">{_mark(fact.held)}'
-        f"<span>{_text(fact.claim)} <b>{_text(fact.seen)}</b></span></li>"
-        for fact in facts
-    )
-    return f'<ul class="facts">{lines}</ul>'
-
-
-def _summary(rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
-    lines = "".join(
-        f"<tr><td>{_text(row.layer)}</td><td>{_text(row.shape)}</td>"
-        f'<td class="number">{row.parameters:,}</td></tr>'
-        for row in rows
-    )
-    return (
-        '<div class="scroll"><table class="summary"><thead><tr><th>Layer</th><th>Output</th>'
-        f'<th class="number">Weights</th></tr></thead><tbody>{lines}</tbody></table></div>'
+    return environment.get_template("report.html").render(
+        results=results,
+        run=run,
+        seconds=seconds,
+        held=sum(fact.held for fact in facts),
+        facts=len(facts),
+        failed=[result.section.title for result in results if not result.passed],
+        framework=framework(),
+        backend=keras.config.backend(),
+        environment=_environment(run, seconds),
+        place=place,
     )
 
 
-def _picture(picture: Picture) -> str:
-    image = f'<img src="{picture.source}" alt="{_text(picture.alt)}">'
-    kind = "wide" if picture.wide else "small"
-    return (
-        f'<figure class="{kind}"><div class="scroll">{image}</div>'
-        f"<figcaption>{_text(picture.caption)}</figcaption></figure>"
-    )
+def highlight(code: str) -> markupsafe.Markup:
+    """Returns Python as HTML, its tokens in spans whose colours are in report.css."""
+    formatter = HtmlFormatter(nowrap=True)
+    return markupsafe.Markup(pygments.highlight(code, PythonLexer(), formatter).rstrip())
 
 
-def _environment(course: Course, seconds: float) -> str:
-    digits = course.digits
-    values = {
-        **environment.describe(),
-        "Digits": str(digits),
-        "The whole run": f"{seconds:.0f} seconds" + (", shortened by --quick" * course.quick),
+def place(result: Result) -> Mapping[str, Sequence[Picture]]:
+    """Returns which pictures go below the code, which below the facts, which beneath both.
+
+    Two small ones stand side by side beneath; one alone goes where there's room.
+    """
+    findings = result.findings or Findings("", ())
+    small = [picture for picture in findings.pictures if not picture.wide]
+    code = sum(code.count("\n") for code in result.section.code) + 2 * len(findings.summary)
+    if len(small) != 1 or not (result.section.code or findings.summary):
+        return {"code": [], "facts": [], "beneath": findings.pictures}
+    beneath = [picture for picture in findings.pictures if picture.wide]
+    shorter = "code" if code < 2 * len(findings.facts) else "facts"
+    return {"code": [], "facts": [], "beneath": beneath} | {shorter: small}
+
+
+def framework() -> str:
+    """Returns the name and version of Keras's backend."""
+    backend = keras.config.backend()
+    versions = describe()["versions"]
+    version = versions.get(backend) or versions.get(f"{backend}-cpu", "")
+    return f"{FRAMEWORKS[backend]} {version}".rstrip()
+
+
+def _typeset(value: object) -> object:
+    """Curls a text's apostrophes; code, which is markup already, stays as it is."""
+    if isinstance(value, str) and not isinstance(value, markupsafe.Markup):
+        return value.replace("'", "\u2019")
+    return value
+
+
+def _environment(run: Run, seconds: float) -> dict[str, str]:
+    machine = describe()
+    now = datetime.datetime.now().astimezone()
+    return {
+        "Ostinato": machine["ostinato"],
+        "Keras": keras.version(),
+        "Backend": framework(),
+        "Native engine": machine["native"],
+        "NumPy": machine["versions"]["numpy"],
+        "Python": machine["python"],
+        "Cores": str(machine["cores"]),
+        "Processor": machine["cpu"],
+        "System": machine["system"],
+        "Date": f"{now:%Y-%m-%d %H:%M %Z}",
+        "Digits": str(run.digits),
+        "The whole run": f"{seconds:.0f} seconds" + (", shortened by --quick" * run.quick),
     }
-    lines = "".join(
-        f'<div class="{"broad" if len(value) > 60 else "brief"}">'
-        f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>"
-        for name, value in values.items()
-    )
-    command = f"KERAS_BACKEND={keras.config.backend()} ostinato guide --epochs {course.epochs}"
-    return f"""<section class="environment">
-<h2>Where and how</h2>
-<dl>{lines}</dl>
-<p class="about">To run it again: <code>{command}{" --quick" * course.quick}</code>. The digits are
-of the MNIST database by Y. LeCun, C. Cortes and C. Burges. The guide is &ldquo;Recurrent Neural
-Networks (RNN) with Keras&rdquo; by the TensorFlow authors.</p>
-</section>"""
-
-
-def _text(text: str) -> str:
-    return escape(text).replace("&#x27;", "&rsquo;")
-
-
-def _mark(good: bool) -> str:
-    return '<span class="mark">✓</span>' if good else '<span class="mark bad">✗</span>'

@@ -9,7 +9,7 @@ import keras
 
 from ostinato import layers
 from ostinato.guide import examples, pictures
-from ostinato.guide.course import SEED, Course, Findings, agree
+from ostinato.guide.section import SEED, Findings, Run, agree, section
 
 BATCH, UNITS = 64, 64
 WARM_UP = 4  # steps that compile, and fill the caches
@@ -27,18 +27,23 @@ class Times:
     keras_said: Any
 
 
-def beside_keras(course: Course) -> Findings:
+@section(
+    "Time per step",
+    "The guide's model trained with Ostinato's layer and with Keras's own, on the backend of "
+    "this run. They take turns, step by step and batch by batch, from the same weights.",
+)
+def beside_keras(run: Run) -> Findings:
     """Times the guide's model with each layer, Ostinato's and Keras's by turns."""
-    names = ("LSTM",) if course.quick else ("LSTM", "GRU", "SimpleRNN")
-    steps = 10 if course.quick else 80
-    times = [_measure(name, course.digits, steps) for name in names]
+    names = ("LSTM",) if run.quick else ("LSTM", "GRU", "SimpleRNN")
+    steps = 10 if run.quick else 80
+    times = [_measure(name, run.digits, steps) for name in names]
     claim = f"after {WARM_UP + steps} steps from the same weights it predicts what Keras's does"
     facts = [agree(f"{t.name}: {claim}", t.ours_said, t.keras_said, TOLERANCE) for t in times]
     medians = [(t.name, statistics.median(t.ours), statistics.median(t.keras)) for t in times]
     showed = "; ".join(f"{n}: {ours:.1f} ms, Keras {theirs:.1f}" for n, ours, theirs in medians)
     _, ours, theirs = medians[0]
     label = f"for a training step; {theirs:.1f} ms with Keras's LSTM"
-    course.figures.append((f"{ours:.1f} ms", label))
+    run.figures.append((f"{ours:.1f} ms", label))
     return Findings(showed, facts, (pictures.timing(times),))
 
 

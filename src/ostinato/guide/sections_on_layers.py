@@ -1,4 +1,4 @@
-"""The sections of the guide on layers, cells and states. Each runs its example and checks it."""
+"""The sections on layers, cells and states. Each runs the guide's code and checks what it gives."""
 
 from typing import Any
 
@@ -7,21 +7,32 @@ import numpy as np
 
 from ostinato import layers
 from ostinato.guide import examples, pictures
-from ostinato.guide.course import (
+from ostinato.guide.examples import NestedCell
+from ostinato.guide.section import (
     SEED,
-    Course,
     Fact,
     Findings,
+    Run,
     agree,
     array,
+    body,
     differ,
     equal,
+    section,
     shape,
     summarise,
+    whole,
 )
 
 
-def builtin_layers(course: Course) -> Findings:
+@section(
+    "Built-in layers",
+    "SimpleRNN, GRU and LSTM stand in a model like any other layer. Here an LSTM reads "
+    "sequences of whole numbers, each turned into a vector, and its last output goes on to a "
+    "Dense layer.",
+    body(examples.builtin_layers),
+)
+def builtin_layers(run: Run) -> Findings:
     """Runs the guide's first model: Embedding, LSTM, Dense."""
     model = examples.builtin_layers()
     words = _random().integers(1000, size=(4, 12))
@@ -35,7 +46,14 @@ def builtin_layers(course: Course) -> Findings:
     return Findings("Sequences of any length in, one vector each out", facts, (), summarise(model))
 
 
-def outputs(course: Course) -> Findings:
+@section(
+    "Outputs and states",
+    "A recurrent layer gives one vector for each sequence, or with return_sequences one for "
+    "each timestep, which another recurrent layer can read. With return_state its states come "
+    "too.",
+    body(examples.outputs),
+)
+def outputs(run: Run) -> Findings:
     """Runs a GRU that returns its sequence, under a SimpleRNN that doesn't; then the states."""
     model = examples.outputs()
     rows = summarise(model)
@@ -58,7 +76,13 @@ def outputs(course: Course) -> Findings:
     return Findings("One vector a sequence or one a timestep; the states too", facts, (), rows)
 
 
-def encoder_decoder(course: Course) -> Findings:
+@section(
+    "Encoder and decoder",
+    "The states in which one layer ends can be those from which another starts. So a decoder "
+    "knows what the encoder has read, though it never sees a word of it.",
+    body(examples.encoder_decoder),
+)
+def encoder_decoder(run: Run) -> Findings:
     """Runs the encoder-decoder, and once more by hand, handing the states over."""
     model = examples.encoder_decoder()
     source, other = _random().integers(1000, size=(2, 4, 9))
@@ -81,7 +105,13 @@ def encoder_decoder(course: Course) -> Findings:
     return Findings("The decoder starts from the encoder's h and c", facts, (), summarise(model))
 
 
-def cells(course: Course) -> Findings:
+@section(
+    "Layers and cells",
+    "A cell is the inside of a layer's loop over time: it takes one timestep. RNN puts the "
+    "loop around any cell. RNN(LSTMCell(64)) is LSTM(64), written out.",
+    body(examples.cells),
+)
+def cells(run: Run) -> Findings:
     """Runs each built-in layer beside its cell in RNN, from the same weights."""
     x = _random().random((32, 28, 28), "float32")
     facts = [agree("LSTM(64) is RNN(LSTMCell(64))", *examples.cells(x))]
@@ -110,7 +140,14 @@ def _step_by_step(x: Any) -> Fact:
     return agree("So is a plain Python loop over LSTMCell", keras.ops.stack(seen, 1), expected)
 
 
-def across_batches(course: Course) -> Findings:
+@section(
+    "State across batches",
+    "A long text can be read in parts. With stateful=True, a layer goes into each batch with "
+    "the states that the batch before left behind, until they are reset.",
+    body(examples.across_batches),
+    body(examples.forget),
+)
+def across_batches(run: Run) -> Findings:
     """Reads three paragraphs with a stateful layer, and as one text with one that isn't."""
     paragraphs = _paragraphs()
     layer, seen = examples.across_batches(paragraphs)
@@ -135,7 +172,12 @@ def across_batches(course: Course) -> Findings:
     return Findings("State carries from one batch to the next, until it's reset", facts, (picture,))
 
 
-def reuse(course: Course) -> Findings:
+@section(
+    "State reused",
+    "States are no weights. They stand in layer.states, and can start another layer.",
+    body(examples.reuse),
+)
+def reuse(run: Run) -> Findings:
     """Starts a new layer from the states of another."""
     paragraphs = _paragraphs()
     layer, _ = examples.across_batches(paragraphs[:2])
@@ -159,7 +201,13 @@ def reuse(course: Course) -> Findings:
     return Findings("layer.states starts another layer where this one stopped", facts)
 
 
-def bidirectional(course: Course) -> Findings:
+@section(
+    "Bidirectional",
+    "Where the whole sequence is there at once, a second copy of a layer can read it from its "
+    "end. Bidirectional joins the two readings.",
+    body(examples.bidirectional),
+)
+def bidirectional(run: Run) -> Findings:
     """Runs two Bidirectional layers, and one of them as two layers by hand."""
     model = examples.bidirectional()
     rows = summarise(model)
@@ -201,3 +249,73 @@ def _names(layer: Any) -> str:
 
 def _joined(text: str, times: int) -> str:
     return ", ".join(times * [text])
+
+
+@section(
+    "Nested input",
+    "At one timestep there can be several things at once: a frame and its sound, a pen's place "
+    "and its pressure. This cell takes a vector and a matrix, and its states and outputs have "
+    "the same two parts. Keras 3's own RNN can't run it any more. The data are random, as in "
+    "the guide.",
+    whole(examples.NestedCell),
+    body(examples.nested_model),
+)
+def nested(run: Run) -> Findings:
+    """Trains the nested model on random data, as the guide does, and checks its arithmetic."""
+    keras.utils.set_random_seed(SEED)
+    model = examples.nested_model()
+    batches, timesteps = (2, 8) if run.quick else (10, 50)
+    inputs, targets = _random_data(64 * batches, timesteps)
+    before = model.evaluate(inputs, targets, batch_size=64, verbose=0)[0]
+    model.fit(inputs, targets, batch_size=64)
+    after = model.evaluate(inputs, targets, batch_size=64, verbose=0)[0]
+
+    short = [part[:4, :5] for part in inputs]
+    outputs, states, cell = _with_states(model, short)
+    rebuilt = NestedCell.from_config(cell.get_config())
+    facts = [
+        equal(
+            "The model's outputs are",
+            shape(*model.outputs),
+            "(None, 10), (None, 20, 30)",
+        ),
+        Fact("fit lowers the loss", f"{before:.2f} to {after:.2f}", after < before),
+        agree("The outputs are those of the last timestep", outputs, _sums(cell, short, last=True)),
+        agree("The states are NumPy's sums over all timesteps", states, _sums(cell, short)),
+        equal("The cell's config makes the same cell", _units(rebuilt), _units(cell)),
+    ]
+    parts = {"input": [part[0, -1] for part in short]}
+    parts |= {"output": [array(part)[0] for part in outputs]}
+    parts |= {"state": [array(part)[0] for part in states]}
+    picture = pictures.nested(parts)
+    showed = "A vector and a matrix at each timestep, trained with fit"
+    return Findings(showed, facts, (picture,), summarise(model))
+
+
+def _units(cell: NestedCell) -> str:
+    config = cell.get_config()
+    return ", ".join(f"{name}={config[name]}" for name in ("unit_1", "unit_2", "unit_3"))
+
+
+def _random_data(samples: int, timesteps: int) -> tuple[list[Any], list[Any]]:
+    shapes = {"inputs": [(timesteps, 32), (timesteps, 64, 32)], "targets": [(10,), (20, 30)]}
+    random = np.random.default_rng(SEED)
+    inputs, targets = (
+        [random.random((samples, *size), "float32") for size in sizes] for sizes in shapes.values()
+    )
+    return inputs, targets
+
+
+def _with_states(model: Any, inputs: list[Any]) -> tuple[Any, Any, Any]:
+    """Runs the model's cell in an RNN that returns its states."""
+    cell = next(layer.cell for layer in model.layers if isinstance(layer, layers.RNN))
+    outputs, *states = layers.RNN(cell, return_state=True)(tuple(inputs))
+    return list(outputs), states, cell
+
+
+def _sums(cell: NestedCell, inputs: list[Any], last: bool = False) -> list[Any]:
+    vectors, matrices = (part[:, -1:] if last else part for part in inputs)
+    return [
+        np.einsum("bti,ij->bj", vectors, array(cell.kernel_1)),
+        np.einsum("btij,ijkl->bkl", matrices, array(cell.kernel_2_3), optimize=True),
+    ]

@@ -1,8 +1,11 @@
-"""What a run of the guide is made of: sections, and what each of them found."""
+"""What a section of the guide is, what it finds, and the comparisons by which it finds it."""
 
+import inspect
+import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -12,6 +15,7 @@ from ostinato.guide.digits import Digits
 SEED = 2020  # the year of the guide; any other will do
 # Two orders of the same float32 sums differ by about 1e-6; a wrong gate differs by 0.1.
 TOLERANCE = 1e-4
+RETURNED_NAMES = re.compile(r"\n +return \w+(, \w+)*$")
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,12 @@ class Picture:
     wide: bool = False
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One layer in the summary of a model."""
 
     layer: str
     shape: str
-    parameters: int
+    weights: int
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Findings:
 
 
 @dataclass
-class Course:
-    """What the sections share: the options, the digits, and what earlier sections have made."""
+class Run:
+    """One run of the guide: its options, the digits, and what the sections leave for later ones."""
 
     digits: Digits
     epochs: int
@@ -75,11 +78,20 @@ class Course:
 class Section:
     """A section of the guide: what it says, the code that it shows, and how it's run."""
 
-    slug: str
     title: str
     lead: str
-    run: Callable[[Course], Findings]
-    code: Sequence[str] = ()  # as it runs, shortened
+    run: Callable[[Run], Findings]
+    code: Sequence[str] = ()
+
+    @property
+    def slug(self) -> str:
+        """Its name in the report's address."""
+        return self.title.lower().replace(" ", "-").replace(",", "")
+
+
+def section(title: str, lead: str, *code: str) -> Callable[[Callable[[Run], Findings]], Section]:
+    """Makes a function the section that it runs, with its title, its text and its code."""
+    return lambda run: Section(title, lead, run, code)
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,17 @@ class Result:
             return self.findings.showed
         broken = [fact for fact in self.findings.facts if not fact.held]
         return "not so: " + "; ".join(f"{fact.claim} ({fact.seen})" for fact in broken)
+
+
+def whole(thing: Any) -> str:
+    """Returns the source of a class or function."""
+    return inspect.getsource(thing).strip()
+
+
+def body(function: Any) -> str:
+    """Returns what's inside a function, without the names that it returns."""
+    _, inside = whole(function).split("\n", 1)
+    return textwrap.dedent(RETURNED_NAMES.sub("", inside)).strip()
 
 
 def array(tensor: Any) -> Any:

@@ -8,9 +8,21 @@ import keras
 import numpy as np
 
 from ostinato import layers
-from ostinato.guide import digit_pictures, examples, pictures
-from ostinato.guide.course import SEED, Course, Fact, Findings, agree, array, difference, equal
+from ostinato.guide import examples, pictures
 from ostinato.guide.digits import Digits
+from ostinato.guide.section import (
+    SEED,
+    Fact,
+    Findings,
+    Run,
+    agree,
+    array,
+    body,
+    difference,
+    equal,
+    section,
+    whole,
+)
 
 BATCH = 64
 LEARNING_RATE = 3e-3
@@ -40,15 +52,25 @@ class _Trained:
     history: dict[str, list[float]]
 
 
-def as_the_guide(course: Course) -> Findings:
+@section(
+    "Handwritten digits",
+    "An image is read as a sequence of 28 rows of 28 pixels. The guide trains this model for "
+    "one epoch with plain SGD; here LSTM and RNN(LSTMCell) both do, from the same weights, on "
+    "the same batches.",
+    whole(examples.build_model),
+    body(examples.twins),
+    whole(examples.compile_model),
+    whole(examples.fit),
+)
+def as_the_guide(run: Run) -> Findings:
     """Trains LSTM and RNN(LSTMCell) from the same weights on the same batches."""
     keras.utils.set_random_seed(SEED)
     layer, loop = examples.twins()
-    one, other = _one_epoch(layer, course.digits), _one_epoch(loop, course.digits)
+    one, other = _one_epoch(layer, run.digits), _one_epoch(loop, run.digits)
 
-    images = course.digits.x_test
+    images = run.digits.x_test
     gap = difference(layer.get_weights(), loop.get_weights())
-    course.figures.append(
+    run.figures.append(
         (f"{gap:.0e}", "between the weights of LSTM and of RNN(LSTMCell), once trained")
         if gap
         else ("Bit for bit", "the same weights from LSTM and from RNN(LSTMCell), once trained")
@@ -79,12 +101,19 @@ def as_the_guide(course: Course) -> Findings:
     return Findings(showed, facts, (pictures.agreement(one.losses, other.losses),))
 
 
-def longer(course: Course) -> Findings:
+@section(
+    "Digits, learnt well",
+    "One epoch of SGD is short. To see what the guide's model can do, it is trained once more "
+    f"from the start, and longer: with Adam, at a rate that falls from {LEARNING_RATE} "
+    "to zero along a cosine. This is our choice, not the guide's.",
+    body(examples.train_longer),
+)
+def longer(run: Run) -> Findings:
     """Trains the guide's model until it reads well."""
-    digits = course.digits
+    digits = run.digits
     keras.utils.set_random_seed(SEED)
-    steps = _steps(course)
-    model, trained = train_longer(digits, course.epochs, steps)
+    steps = _steps(run)
+    model, trained = examples.train_longer(digits, run.epochs, steps, LEARNING_RATE)
     history = trained.history
 
     answers = model.predict(digits.x_test, BATCH, verbose=0).argmax(axis=1)
@@ -99,27 +128,23 @@ def longer(course: Course) -> Findings:
         ),
         Fact("Keras's metric says so too", f"{metric:.1%}", abs(metric - accuracy) < 1e-6),
     ]
-    course.model = model
-    course.figures.append((f"{accuracy:.1%}", f"of {len(answers):,} unseen digits named right"))
-    shown = [*pictures.curves(history), digit_pictures.confusion(digits.y_test, answers)]
-    shown += digit_pictures.galleries(digits.x_test, digits.y_test, answers)
-    return Findings(f"{accuracy:.1%} right after {course.epochs} epochs of Adam", facts, shown)
+    run.model = model
+    run.figures.append((f"{accuracy:.1%}", f"of {len(answers):,} unseen digits named right"))
+    shown = [*pictures.curves(history), pictures.confusion(digits.y_test, answers)]
+    shown += pictures.galleries(digits.x_test, digits.y_test, answers)
+    return Findings(f"{accuracy:.1%} right after {run.epochs} epochs of Adam", facts, shown)
 
 
-def train_longer(digits: Digits, epochs: int, steps: int) -> tuple[Any, Any]:
-    """Trains the guide's model with Adam."""
-    model = examples.build_model(layers.LSTM(64))
-    decay = keras.optimizers.schedules.CosineDecay
-    adam = keras.optimizers.Adam(decay(LEARNING_RATE, steps))
-    examples.compile_model(model, adam)
-    history = examples.fit(model, digits, epochs)
-    return model, history
-
-
-def one_digit(course: Course) -> Findings:
+@section(
+    "One digit",
+    "A second model takes over the trained weights and names the first digit. The LSTM's "
+    "states after each row show how it comes to its answer.",
+    body(examples.predict_one),
+)
+def one_digit(run: Run) -> Findings:
     """Asks for one digit, and follows the LSTM down its rows."""
-    model = course.trained()
-    image, label = course.digits.x_train[0], int(course.digits.y_train[0])
+    model = run.trained()
+    image, label = run.digits.x_train[0], int(run.digits.y_train[0])
     logits, answer = examples.predict_one(model, image)
     h, c = _states(model, image)
     beliefs = _softmax(array(_head(model, h)))
@@ -137,18 +162,18 @@ def one_digit(course: Course) -> Findings:
         agree("The cell, row by row, goes through the layer's states", h, whole(image[None])[0]),
         agree("After the last row they give the answer", beliefs[-1], _softmax(logits)[0]),
     ]
-    if _steps(course) >= ENOUGH_STEPS:
+    if _steps(run) >= ENOUGH_STEPS:
         facts.insert(0, equal("The digit is named right", answer, label))
-    course.banner = digit_pictures.banner(h)
+    run.banner = pictures.banner(h)
     shown = (
-        digit_pictures.verdict(image, beliefs[-1], label),
-        digit_pictures.reading(image, h, c, beliefs),
+        pictures.verdict(image, beliefs[-1], label),
+        pictures.reading(image, h, c, beliefs),
     )
     return Findings(f"Predicted {answer}, target {label}, read row by row", facts, shown)
 
 
-def _steps(course: Course) -> int:
-    return course.epochs * math.ceil(len(course.digits.x_train) / BATCH)
+def _steps(run: Run) -> int:
+    return run.epochs * math.ceil(len(run.digits.x_train) / BATCH)
 
 
 def _one_epoch(model: Any, digits: Digits) -> _Trained:
