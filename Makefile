@@ -18,12 +18,16 @@ TORCH ?= torch==2.13.0
 # The oldest that pyproject.toml declares. It's put before the newest on the path of its tests.
 OLDEST_KERAS := 3.10.0
 BACKENDS := jax torch tensorflow
+# Of `make wheel`: the Python that tries it, and the JAX.
+TRY ?= $(PYTHON)
+JAX ?= jax
 
 BIN := .venv/bin
 OLDEST := .keras-$(OLDEST_KERAS)
 READY := .venv/ready
 GUIDE_READY := .venv-guide/ready
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP := -m pip --disable-pip-version-check
+PIP_INSTALL := $(PIP) install --quiet
 
 comma := ,
 define core_tests
@@ -35,7 +39,7 @@ endef
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: guide test lint types native test-core test-once sanitize format stub docs bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+.PHONY: guide test lint types native test-core test-once sanitize format stub wheel docs bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -95,6 +99,18 @@ format: $(READY)
 # The constructors as type checkers see them, after a change of the arguments.
 stub: $(READY)
 	KERAS_BACKEND=jax $(BIN)/python tests/layers/stub.py
+
+# A wheel as it's released, built in isolation, and tried in an environment that knows nothing of this
+# checkout. One from Python 3.12 on is for all later ones: make wheel PYTHON=python3.12 TRY=python3.13
+wheel:
+	@printf '\n== A wheel\n'
+	rm -rf dist build/try
+	OSTINATO_REQUIRE_NATIVE=1 $(PYTHON) $(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	$(TRY) -m venv build/try
+	build/try/bin/python $(PIP_INSTALL) '$(JAX)' pytest hypothesis dist/*.whl
+	@ls dist
+	build/try/bin/python -m pytest -q -p no:cacheprovider tests/no_backend/test_core.py
+	KERAS_BACKEND=jax build/try/bin/python -m pytest -q -p no:cacheprovider tests/native/test_jax_door.py
 
 # The documentation site, in build/site. Broken links and anchors fail.
 docs: $(READY)
