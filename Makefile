@@ -15,8 +15,15 @@ BENCH ?=
 # This exact release, and first: its wheel may be the small one for CPUs, where a later one, or a
 # range, brings gigabytes of CUDA.
 TORCH ?= torch==2.13.0
-# The oldest that pyproject.toml declares. It's put before the newest on the path of its tests.
+# Exact versions, for a checkout that's older than its packages: make CONSTRAINTS=constraints.txt test
+CONSTRAINTS ?=
+# The oldest that pyproject.toml declares. It's put before the newest on the path of its tests: those
+# of what Keras's version can change. What isn't in this list, a new folder say, runs on it too.
 OLDEST_KERAS := 3.10.0
+NOT_ON_OLDEST := native docs guide examples tools/test_bench.py tools/test_torch_refusals.py \
+	tools/test_stream_files.py tools/test_stream_errors.py tools/test_stream_refusals.py \
+	engines/test_jax_transforms.py engines/test_torch_modes.py engines/test_activation_names.py \
+	test_plan.py test_cli.py
 BACKENDS := jax torch tensorflow
 # Of `make wheel`: the Python that tries it, and the JAX.
 TRY ?= $(PYTHON)
@@ -28,6 +35,8 @@ READY := .venv/ready
 GUIDE_READY := .venv-guide/ready
 PIP := -m pip --disable-pip-version-check
 PIP_INSTALL := $(PIP) install --quiet
+# As an option, not as PIP_CONSTRAINT, which would hold for the packages that the build needs, too.
+CONSTRAINED := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 comma := ,
 define core_tests
@@ -39,14 +48,15 @@ endef
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: guide test lint types native test-core test-once sanitize format stub wheel docs bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+.PHONY: guide test lint types native test-core test-once sanitize sanitize-quick format \
+	stub wheel docs constraints bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 guide: $(GUIDE_READY)
 	.venv-guide/bin/ostinato guide $(GUIDE)
 
-test: lint types test-core test-once $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+test: lint types test-core sanitize-quick test-once $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 
 # Ruff's cache keeps an import order that was right when `support` lay elsewhere, so what passed here
 # failed in a fresh clone. Without it the whole takes 0.04 s.
@@ -70,7 +80,16 @@ $(BACKENDS:%=test-%): test-%: $(READY)
 
 $(BACKENDS:%=oldest-%): oldest-%: $(READY) $(OLDEST)/ready
 	@printf '\n== Tests on %s with Keras %s\n' $* $(OLDEST_KERAS)
-	KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -q -n $(JOBS) -m "not slow" $(PYTEST)
+	OSTINATO_EXAMPLES=0.25 KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -q -n $(JOBS) -m "not slow" \
+		$(NOT_ON_OLDEST:%=--ignore=tests/%) $(PYTEST)
+
+# Keras as it will be, of last night. What fails says what has to be mended here, or told to Keras.
+nightly-%: $(READY)
+	@printf '\n== Tests on %s with the nightly Keras\n' $*
+	rm -rf .keras-nightly
+	$(BIN)/python $(PIP_INSTALL) --no-deps --target .keras-nightly keras-nightly
+	KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/.keras-nightly $(BIN)/pytest -q -n $(JOBS) -m "not slow" \
+		$(NOT_ON_OLDEST:%=--ignore=tests/%) $(PYTEST)
 
 # The native engine alone, again: without isolation, in a folder that's kept.
 native: $(READY)
@@ -83,6 +102,16 @@ ifeq ($(shell command -v $(CXX)),)
 	@test -z "$$OSTINATO_REQUIRE_NATIVE" && echo 'skipped: no C++ compiler'
 else
 	$(call core_tests,core,)
+endif
+
+# In a minute: few cases, on the kernels for any CPU alone, and without the thread sanitizer.
+sanitize-quick: $(READY)
+	@printf '\n== Tests of the native core with AddressSanitizer and UBSan, in short\n'
+ifeq ($(shell command -v $(CXX)),)
+	@test -z "$$OSTINATO_REQUIRE_NATIVE" && echo 'skipped: no C++ compiler'
+else
+	$(call core_tests,asan-quick,-DOSTINATO_SANITIZE=address$(comma)undefined -DOSTINATO_CASES=5 \
+		-DOSTINATO_BASELINE_ONLY=ON)
 endif
 
 # The core and its tests once more, watched for errors of memory, undefined behaviour and races.
@@ -112,6 +141,12 @@ wheel:
 	build/try/bin/python -m pytest -q -p no:cacheprovider tests/no_backend/test_core.py
 	KERAS_BACKEND=jax build/try/bin/python -m pytest -q -p no:cacheprovider tests/native/test_jax_door.py
 
+# Writes the file for CONSTRAINTS: what .venv has now, which should be what has just passed all tests.
+constraints: $(READY)
+	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/python $(PIP) freeze --exclude-editable | sed 's/+cpu$$//'; } \
+		> build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
 # The documentation site, in build/site. Broken links and anchors fail.
 docs: $(READY)
 	$(BIN)/python docs/site.py
@@ -129,11 +164,11 @@ clean:
 $(READY): pyproject.toml
 	@printf '\n== Environment for the tests: Keras, its three backends and the tools (a few GB)\n'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP_INSTALL) '$(TORCH)'
-	$(BIN)/python $(PIP_INSTALL) --editable '.[jax,torch,guide,docs,dev]'
+	$(BIN)/python $(PIP_INSTALL) $(CONSTRAINED) '$(TORCH)'
+	$(BIN)/python $(PIP_INSTALL) $(CONSTRAINED) --editable '.[jax,torch,guide,docs,dev]'
 # Keras 2, a peer of the benchmark, asks for the package tensorflow, which tensorflow-cpu is. aeon, whose
 # data two examples read, would bring older versions of NumPy and pandas.
-	$(BIN)/python $(PIP_INSTALL) --no-deps tf_keras aeon
+	$(BIN)/python $(PIP_INSTALL) $(CONSTRAINED) --no-deps tf_keras aeon
 	touch $@
 
 $(GUIDE_READY): pyproject.toml
