@@ -1,7 +1,7 @@
 """`explain`: which engine runs each recurrent layer of a model, and why not a faster one."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -10,9 +10,10 @@ from keras import ops
 from ostinato import native
 from ostinato.conversion.directions import ACCELERATE
 from ostinato.conversion.layers_within import children
+from ostinato.engines.table import PORTABLE
 from ostinato.layers import RNN
 from ostinato.layers.cell import Cell
-from ostinato.layers.choosing import question_about
+from ostinato.layers.planning import question_about
 from ostinato.layers.running import cells_of
 from ostinato.plan import plan
 
@@ -139,16 +140,16 @@ def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
         cell_name = getattr(cell, "name", type(cell).__name__)
         question = question_about(cell, _inputs_like(layer))
         if compiled and question.kind is not None:
-            question = replace(question, framework=compiled)
+            question = question._replace(framework=compiled)
         found = plan(question)
-        on_kernel = found.engine == "fused"
+        on_kernel = found.engine is not None and found.engine.on_kernels
         yield Row(
             f"{name}/{cell_name}" if is_inner else name,
             type(cell if is_inner else layer).__name__,
-            found.engine or "none",
+            found.engine.name if found.engine else "none",
             native.target() if on_kernel else keras.config.backend(),
             native.threads() if on_kernel else None,
-            found.why_not("fused"),
+            found.why_not(),
         )
 
 
@@ -163,7 +164,7 @@ def _row_of_a_cell(cell: Cell, name: str) -> Row:
     why = (
         "a cell by itself runs one timestep, on the backend; the engines are those of an RNN of it"
     )
-    return Row(name, type(cell).__name__, "scan", keras.config.backend(), None, why)
+    return Row(name, type(cell).__name__, PORTABLE, keras.config.backend(), None, why)
 
 
 def _row_of_keras(layer: Any, name: str) -> Row:

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ostinato.plan import ENGINES
+from ostinato.engines.table import NAMES
 
 VARIABLE = "OSTINATO_ENGINE"
 
 
 def _checked(name: str | None, asked_by: str) -> str | None:
-    if name is not None and name not in ENGINES:
-        expected = " or ".join(repr(engine) for engine in ENGINES)
+    if name is not None and name not in NAMES:
+        expected = " or ".join(repr(engine) for engine in NAMES)
         raise ValueError(f"{asked_by}: expected the name of an engine, {expected}, got {name!r}.")
     return name
 

@@ -7,19 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from ostinato.engines.table import NAMES
+
 ROOT = Path(__file__).parents[2] / "src" / "ostinato"
 FILES = sorted(ROOT.rglob("*.py"))
 
 # Data flows down, and so do imports. What is in no list is a tool over the layers.
-FOUNDATION, DOORS, ENGINES, LAYERS, TOOLS = range(5)
+FOUNDATION, DOORS, CELLS, ENGINES, PLAN, LAYERS, TOOLS = range(7)
 RANKS = {
     "structure": FOUNDATION,
     "backend": FOUNDATION,
     "native": FOUNDATION,
-    "plan": FOUNDATION,
-    "forced": FOUNDATION,
+    "tensors": FOUNDATION,
     "doors": DOORS,
+    "cells": CELLS,
     "engines": ENGINES,
+    "plan": PLAN,
+    "forced": PLAN,
     "layers": LAYERS,
 }
 FRAMEWORKS = {"jax", "jaxlib", "torch", "tensorflow"}
@@ -167,6 +171,21 @@ def test_a_saved_stream_runs_without_keras():
 def test_each_door_imports_its_own_framework_only(framework):
     packages = {name.split(".")[0] for name in imports(ROOT / "doors" / f"{framework}.py")}
     assert packages & FRAMEWORKS == {framework}
+
+
+def test_only_its_own_file_and_the_table_know_an_engine_by_name():
+    names = {path.stem for path in (ROOT / "engines").glob("*.py")} & set(NAMES)
+    assert names == set(NAMES)
+
+    def named(path):
+        if path.parent.name == "engines" and path.stem in {*NAMES, "table"}:
+            return []
+        if rank(module_of(path)) == DOORS:  # where the native operation has that name
+            return []
+        constants = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant)]
+        return [f"line {node.lineno}" for node in constants if node.value in NAMES]
+
+    assert not offences(named)
 
 
 def test_keras_is_used_by_its_public_names():

@@ -16,7 +16,7 @@ from ostinato.bench.machine import describe
 from ostinato.bench.measuring import QUICK, Measured, Pace, measure
 from ostinato.bench.process import processes
 from ostinato.bench.results import CASE_KEY, Results
-from ostinato.plan import ENGINES
+from ostinato.engines import table
 
 BUSY = 0.3  # load per core
 INTERRUPTED = 130  # as shells have it of a process that Ctrl+C ends
@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         f"(default: {Pace.limit:.0f}, or {QUICK.limit:.0f} with --quick)",
     )
     parser.add_argument(
-        "--engine", choices=ENGINES, help="force an engine on Ostinato (default: the fastest)"
+        "--engine", choices=table.NAMES, help="force an engine on Ostinato (default: the fastest)"
     )
     parser.add_argument(
         "--output",

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import tree
 
+from ostinato.cells.checks import name_of
 from ostinato.conversion.attributes import (
     arguments_of,
     carry_attributes,
@@ -24,7 +25,6 @@ from ostinato.conversion.values import (
     seeds_of,
     states_of,
 )
-from ostinato.layers.checks import name_of
 
 # How a class says that its config doesn't make it again: there is none, or it doesn't fit.
 _NO_CONFIG = (NotImplementedError, TypeError, ValueError)

@@ -12,8 +12,8 @@ from typing import Any
 import keras
 
 from ostinato import layers
+from ostinato.cells.contract import call_method, parameters_of, takes
 from ostinato.layers.arguments import ZERO_OUTPUT_FOR_MASK
-from ostinato.layers.calling import call_method, parameters_of, takes
 from ostinato.structure import is_count
 
 NAMES = frozenset(layers.__all__) - {"Shape"}

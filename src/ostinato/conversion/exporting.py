@@ -9,11 +9,12 @@ import keras
 import numpy as np
 from keras import tree
 
+from ostinato.cells.checks import name_of
 from ostinato.conversion.attributes import functional_class
 from ostinato.conversion.directions import RESTORE
 from ostinato.conversion.layers_within import layers_within
+from ostinato.engines.table import PORTABLE
 from ostinato.forced import use_engine
-from ostinato.layers.checks import name_of
 from ostinato.layers.exporting import NO_STATES_IN_ONNX, ONNX
 
 SAVED_MODEL = "tf_saved_model"
@@ -56,7 +57,7 @@ def export(
         input_signature = _signature_of(model, keeps_batch=bool(stateful))
     # What is exported runs where the native engine isn't. And PyTorch warns of each size that it
     # takes for a constant, as all are but the batch's.
-    with use_engine("scan"), warnings.catch_warnings():
+    with use_engine(PORTABLE), warnings.catch_warnings():
         for known in ("Converting a tensor to a Python", "Iterating over a tensor", "Using len to"):
             warnings.filterwarnings("ignore", message=known)
         if format == ONNX and input_signature is not None:

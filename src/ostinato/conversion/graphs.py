@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import keras
 
+from ostinato.cells.checks import name_of
 from ostinato.conversion.attributes import functional_class
 from ostinato.conversion.lookups import by_config
-from ostinato.layers.checks import name_of
 
 
 class Called(NamedTuple):

@@ -9,8 +9,8 @@ import keras
 from keras import tree
 
 from ostinato import layers
+from ostinato.cells.checks import name_of
 from ostinato.conversion.graphs import is_graph, replay
-from ostinato.layers.checks import name_of
 
 
 def chain_in(model: Any) -> list[Any]:

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 
 from ostinato import layers
+from ostinato.cells.checks import name_of
 from ostinato.conversion.torch_chain import chain_in
 from ostinato.conversion.torch_names import torch_weights
-from ostinato.layers.checks import name_of
 
 _KINDS = {layers.LSTM: "LSTM", layers.GRU: "GRU", layers.SimpleRNN: "RNN"}
 _CELLS = {layers.LSTMCell: "LSTM", layers.GRUCell: "GRU", layers.SimpleRNNCell: "RNN"}

@@ -20,6 +20,8 @@ A door is a module with
 - `fused(specs, operands)`: the native engine, differentiable. Operands and results are those of
   `forward` in native/core/ostinato.h, run after run, without `saved`; floats of one dtype, float32
   or float64. A spec's `training` is a hint; `wants_dx` is the door's to set.
+- `opaque(function)`: a function of the process alone, as one that a tracing compiler takes for a
+  constant.
 - `is_exporting()`: whether a model is being exported; on PyTorch, to ONNX.
 - `native_why_not(x)`: what keeps the backend from calling it on a tensor like x (its device, the
   backend's version, an export), or None. Only asked where `ostinato.native.why_not()` has nothing.

@@ -19,6 +19,11 @@ def packed(kernel: Any) -> Any:
     return kernel
 
 
+def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function: tracing runs Python as it is."""
+    return function
+
+
 def blend(start: Any, end: Any, weight: Any) -> Any:
     """`start + weight (end - start)`."""
     return weight * end + (1 - weight) * start

@@ -7,7 +7,7 @@ import jax
 import keras
 from jax import lax
 
-from ostinato.doors.arithmetic import after, blend, gates_by, multiply_add, packed
+from ostinato.doors.arithmetic import after, blend, gates_by, multiply_add, opaque, packed
 from ostinato.doors.jax_native import fused, native_why_not
 from ostinato.doors.jax_scan import affine, scan
 from ostinato.doors.tracing import is_exporting
@@ -23,6 +23,7 @@ __all__ = [
     "loop",
     "multiply_add",
     "native_why_not",
+    "opaque",
     "packed",
 ]
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ostinato.doors.arithmetic import after, blend, gates_by, multiply_add, packed
+from ostinato.doors.arithmetic import after, blend, gates_by, multiply_add, opaque, packed
 from ostinato.doors.tensorflow_native import fused, native_why_not
 from ostinato.doors.tracing import is_exporting
 
@@ -21,6 +21,7 @@ __all__ = [
     "loop",
     "multiply_add",
     "native_why_not",
+    "opaque",
     "packed",
 ]
 

@@ -27,6 +27,7 @@ __all__ = [
     "loop",
     "multiply_add",
     "native_why_not",
+    "opaque",
     "packed",
 ]
 
@@ -103,6 +104,12 @@ multiply_add = torch.addcmul
 def is_exporting() -> bool:
     """Whether ONNX is being written; told so that torch.compile understands it."""
     return bool(torch.onnx.is_in_onnx_export())
+
+
+def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, into which torch.compile doesn't look: what it returns is a constant."""
+    torch.compiler.assume_constant_result(getattr(function, "__wrapped__", function))
+    return function
 
 
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:

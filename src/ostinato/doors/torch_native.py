@@ -17,7 +17,7 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-from ostinato import forced, native
+from ostinato import native
 from ostinato.doors.signatures import TRAINING, WANTS_DX, signature_of
 from ostinato.doors.torch_vmap import map_backward, map_forward
 from ostinato.native import FIELDS, RunSpec
@@ -265,7 +265,7 @@ class _Backward(_SingleLevelFunction):
 
 def _mark_constants() -> None:
     """Tells torch.compile not to look into what the choice of an engine asks the process."""
-    for function in (native.why_not, native.activation_names, forced.forced):
+    for function in (native.why_not, native.activation_names):
         torch.compiler.assume_constant_result(getattr(function, "__wrapped__", function))
 
 

@@ -7,13 +7,15 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from ostinato.layers.calling import cast_floats, output_sizes, state_sizes, takes
-from ostinato.layers.checks import check_one_sequence, name_of
+from ostinato.cells.checks import name_of
+from ostinato.cells.contract import output_sizes, state_sizes, takes
+from ostinato.layers.checks import check_one_sequence
 from ostinato.layers.merging import broadcast_shape, can_broadcast, joined_shape
 from ostinato.layers.rnn import RNN
-from ostinato.layers.running import all_on_kernels, can_join, run
+from ostinato.layers.running import can_join, run, run_together
 from ostinato.layers.serialization import copy_layer, of_ours
 from ostinato.structure import Structure, describe, map_shapes, spread
+from ostinato.tensors import cast_floats
 
 Tensor = Any
 
@@ -187,11 +189,11 @@ class Bidirectional(keras.layers.Layer):
         return self.forward_layer, self.backward_layer
 
     def _can_run_together(self, sequences: Structure) -> bool:
-        """Whether both directions are kernels' work, and their layers do nothing around it."""
+        """Whether one engine runs both directions at once, and the layers do nothing more."""
         return (
             all(_is_plain(layer) for layer in self._directions)
             and self.forward_layer.compute_dtype == self.backward_layer.compute_dtype
-            and all(all_on_kernels(layer.cell, sequences) for layer in self._directions)
+            and run_together([layer.cell for layer in self._directions], sequences)
         )
 
     def _can_join(self) -> bool:
@@ -212,11 +214,11 @@ class Bidirectional(keras.layers.Layer):
     ) -> list[Any]:
         """Runs both directions at the same time; the backward outputs come in the order of time."""
         given = {**given, "training": bool(given["training"])}
-        jobs = [
-            layer.job(sequences, state, **given, flip_outputs=layer is self.backward_layer)
+        tasks = [
+            layer.task(sequences, state, **given, flip_outputs=layer is self.backward_layer)
             for layer, state in zip(self._directions, states, strict=True)
         ]
-        answers = zip(self._directions, run(*jobs, joined=joined), strict=True)
+        answers = zip(self._directions, run(*tasks, joined=joined), strict=True)
         return [layer.results(answer) for layer, answer in answers]
 
     def _run_apart(

@@ -7,14 +7,12 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from ostinato.cells.builtin import BuiltinCell, Step
+from ostinato.cells.checks import name_of, need_batch_size, read_states
 from ostinato.doors import door
 from ostinato.layers.arguments import SEED, UNITS, Declared, RefusedArgument
-from ostinato.layers.checks import name_of, need_batch_size, read_states
 from ostinato.structure import sizes, spread
-
-Tensor = Any
-Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
-
+from ostinato.tensors import Tensor
 
 _read = door.lean(ops.convert_to_tensor)
 
@@ -44,7 +42,7 @@ def masked_products(
     return lambda x: [door.affine(x * mask, kernel, b) for mask, kernel, b in gates]
 
 
-class Cell(Declared, keras.layers.Layer):
+class Cell(Declared, BuiltinCell, keras.layers.Layer):
     """Base of SimpleRNNCell, GRUCell and LSTMCell.
 
     A subclass states its number of gates and its `recurrence`, the part of the mathematics that

@@ -1,31 +1,16 @@
 """What a layer refuses, before any work is done; each error names the layer."""
 
 import functools
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 from keras import ops, tree
 
-from ostinato.structure import Structure, describe, leaf_paths, repack
-
-Dimensions = tuple[int | None, ...]
+from ostinato.cells.checks import name_of
+from ostinato.structure import Structure, describe
+from ostinato.tensors import Dimensions, agree, shape_of
 
 STATES_BY_NAME = "States don't go beside the inputs, but by name: `initial_state=`."
-
-
-def name_of(thing: Any) -> str:
-    """A layer or cell as errors call it: "LSTM layer 'lstm'", "MyCell object"."""
-    kind = type(thing).__name__
-    if isinstance(thing, keras.layers.Layer):
-        return f"{kind} layer '{thing.name}'"
-    return f"{kind} object"
-
-
-def shape_of(tensor: Any) -> Dimensions:
-    """A tensor's static shape; None for an unknown dimension."""
-    return tuple(tensor.shape)
 
 
 def check_sequences(owner: str, shapes: Sequence[Dimensions], paths: Sequence[str]) -> None:
@@ -84,15 +69,6 @@ def check_batch(owner: str, expected: int | None, received: int | None) -> None:
         )
 
 
-def need_batch_size(asked: Any, batch_size: Any) -> None:
-    """Refuses to make states for no batch size."""
-    if batch_size is None:
-        raise ValueError(
-            f"{name_of(asked)}: expected a batch size to make initial states for, an int or a "
-            "scalar tensor, got None."
-        )
-
-
 def check_one_sequence(layer: Any, given: Any) -> None:
     """Refuses a container of tensors where a layer takes one: in Keras 2 states came that way."""
     if not isinstance(given, (list, tuple, dict)):
@@ -141,69 +117,10 @@ def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | No
     return None if shared is None else ops.cast(shared, "bool")
 
 
-def read_states(
-    owner: str, what: str, given: Structure, expected: Structure, batch_size: int | None
-) -> Structure:
-    """Given states in the containers of the layer's own, checked leaf by leaf.
-
-    Args:
-        owner: The layer.
-        what: What they are, such as "initial_state".
-        given: The states, in any containers.
-        expected: A structure of `Shape`s.
-        batch_size: B, or None where it's unknown.
-    """
-    states = repack(expected, given)
-    if states is None:
-        raise ValueError(
-            f"{owner}: expected {what} to be {len(tree.flatten(expected))} tensors like "
-            f"{describe(expected)}, got {describe(given)}."
-        )
-    triples = zip(leaf_paths(expected), tree.flatten(states), tree.flatten(expected), strict=True)
-    for path, state, size in triples:
-        if not hasattr(state, "shape"):
-            raise ValueError(f"{owner}: expected {what}{path} to be a tensor, got {state!r}.")
-        if not agree(shape_of(state), (batch_size, *size)):
-            wanted = ("batch" if batch_size is None else batch_size, *size)
-            raise ValueError(
-                f"{owner}: expected {what}{path} of shape {wanted}, got {shape_of(state)}."
-            )
-    return states
-
-
-def agree(shape: Dimensions, expected: Dimensions) -> bool:
-    """Whether two shapes may be the same, given that unknown dimensions fit any."""
-    return len(shape) == len(expected) and all(
-        a is None or b is None or a == b for a, b in zip(shape, expected, strict=True)
-    )
-
-
 def check_entry(owner: str, config: dict[str, Any], entry: str) -> None:
     """Refuses a config without an entry that it takes to build a layer."""
     if entry not in config:
         raise ValueError(
             f"{owner}: expected a config with an entry {entry!r}, got one with the entries "
             f"{sorted(config)}."
-        )
-
-
-def check_cell(owner: str, cell: Any) -> None:
-    """Refuses what isn't a cell."""
-    if inspect.isclass(cell):
-        raise ValueError(
-            f"{owner}: expected a cell, got the class {cell.__name__}: make one of it, as in "
-            f"`{cell.__name__}(units)`."
-        )
-    if hasattr(cell, "return_sequences") and hasattr(cell, "return_state"):
-        raise ValueError(
-            f"{owner}: expected a cell, which runs one timestep, got {name_of(cell)}, which runs "
-            "whole sequences and needs no layer around it."
-        )
-    if not callable(getattr(cell, "call", None)) and not callable(cell):
-        raise ValueError(f"{owner}: Argument `cell` should have a `call` method, got {cell!r}.")
-    if getattr(cell, "state_size", None) is None:
-        raise ValueError(
-            f"{owner}: state_size must be specified as property on the RNN cell (an int, a shape, "
-            f"or a nest of them; () for a cell without states), got {cell!r}, which has no "
-            "`state_size` attribute or None."
         )

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ostinato.cells.builtin import Step
 from ostinato.doors import door
 from ostinato.layers.arguments import (
     ACTIVATION,
@@ -24,7 +25,8 @@ from ostinato.layers.arguments import (
     flag,
 )
 from ostinato.layers.builtin import BuiltinRNN
-from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, Step, Tensor, masked_products
+from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, masked_products
+from ostinato.tensors import Tensor
 
 RESET_AFTER = flag(
     "reset_after",

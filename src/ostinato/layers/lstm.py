@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ostinato.cells.builtin import Step
 from ostinato.doors import door
 from ostinato.layers.arguments import (
     ACTIVATION,
@@ -23,7 +24,8 @@ from ostinato.layers.arguments import (
     flag,
 )
 from ostinato.layers.builtin import BuiltinRNN
-from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, Step, Tensor
+from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks
+from ostinato.tensors import Tensor
 
 UNIT_FORGET_BIAS = flag(
     "unit_forget_bias",

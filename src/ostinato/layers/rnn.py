@@ -7,37 +7,23 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from ostinato.engines.asked import Asked
+from ostinato.cells.building import build_cell, initial_states, output_shapes
+from ostinato.cells.checks import check_cell, name_of, need_batch_size, read_states
+from ostinato.cells.contract import call_method, output_sizes, state_sizes, takes_states
+from ostinato.engines.interface import Answer, CallContext, Loop, Task
 from ostinato.layers.arguments import CELL, LOOP, ZERO_OUTPUT_FOR_MASK, Argument, Declared
-from ostinato.layers.calling import (
-    Call,
-    build_cell,
-    call_method,
-    cast_floats,
-    initial_states,
-    output_shapes,
-    output_sizes,
-    size_of,
-    state_sizes,
-    takes_states,
-)
 from ostinato.layers.checks import (
     check_batch,
-    check_cell,
     check_entry,
     check_features,
     check_one_sequence,
     check_sequences,
     check_unroll,
-    name_of,
-    need_batch_size,
     read_mask,
-    read_states,
-    shape_of,
     shared_mask,
 )
 from ostinato.layers.exporting import check_stateful_export
-from ostinato.layers.running import Answer, Job, run
+from ostinato.layers.running import run
 from ostinato.layers.serialization import of_ours
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.layers.states import KeptStates
@@ -51,6 +37,7 @@ from ostinato.structure import (
     sizes,
     spread,
 )
+from ostinato.tensors import cast_floats, shape_of, size_of
 
 Tensor = Any
 
@@ -227,11 +214,11 @@ class RNN(Declared, keras.layers.Layer):
         tensor argument, and as `sequences_mask` beside other tensors.
         """
         mask = sequences_mask if mask is None else mask
-        job = self.job(sequences, initial_state, mask, training, constants)
-        (answer,) = run(job)
+        task = self.task(sequences, initial_state, mask, training, constants)
+        (answer,) = run(task)
         return self.results(answer)
 
-    def job(
+    def task(
         self,
         sequences: Structure,
         initial_state: Structure,
@@ -239,23 +226,22 @@ class RNN(Declared, keras.layers.Layer):
         training: bool,
         constants: Structure,
         flip_outputs: bool = False,
-    ) -> Job:
+    ) -> Task:
         """What a call has to run, checked; the arguments are those of `call`."""
         if self.stateful:
             check_stateful_export(name_of(self), leaves(sequences)[0].shape[0])
         initial_state, mask = self._checked(sequences, initial_state, mask)
         batch_size = size_of(leaves(sequences)[0], 0)
-        asked = Asked(
-            mask,
+        loop = Loop(
             self.return_sequences,
-            self.zero_output_for_mask,
             self.go_backwards,
-            flip_outputs,
+            self.zero_output_for_mask,
             self.unroll,
+            flip_outputs,
         )
-        call = Call(training, _as_list(constants), name_of(self), self.compute_dtype)
+        context = CallContext(training, _as_list(constants), name_of(self), self.compute_dtype)
         states = self._starting_states(initial_state, batch_size)
-        return Job(self.cell, sequences, states, asked, call)
+        return Task(self.cell, sequences, states, mask, loop, context)
 
     def _checked(
         self, sequences: Structure, initial_state: Structure, mask: Any
@@ -287,7 +273,7 @@ class RNN(Declared, keras.layers.Layer):
         )
 
     def results(self, answer: Answer) -> Any:
-        """What a call returns, from what its job gave; a stateful layer keeps the states."""
+        """What a call returns, from what its task gave; a stateful layer keeps the states."""
         output, states = answer
         if self.stateful:
             self._kept.assign(states)

@@ -1,60 +1,40 @@
-"""Runs cells over sequences: chooses the engine of each, and climbs through stacks."""
+"""Runs cells over sequences: has an engine chosen for each, and climbs through stacks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from keras import tree
-
-from ostinato.engines.asked import Asked
-from ostinato.engines.fused import run_fused
-from ostinato.engines.scan import scan, time_major
-from ostinato.layers.calling import Call, forget_foreign_masks, make_ready, takes
-from ostinato.layers.choosing import make_fused, plan_for, question_about
+from ostinato.cells.checks import name_of
+from ostinato.cells.contract import takes
+from ostinato.engines.interface import Answer, CallContext, Engine, Task
 from ostinato.layers.exporting import refuse_unknown_timesteps_in_onnx
+from ostinato.layers.planning import plan_for, question_about
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.plan import plan
-from ostinato.structure import Structure, is_tensor_like, leaves, map_leaves, pack_like
+from ostinato.structure import Structure, is_tensor_like, leaves, pack_like
 
 
-@dataclass(frozen=True)
-class Job:
-    """A cell, and the sequence to run it over.
-
-    Attributes:
-        cell: The cell, built.
-        xs: Its inputs (B, T, ...), in the order of time.
-        states: Its initial states (B, ...), in the containers of its `state_size`.
-        asked: What is wanted.
-        call: What the call of the layer gives to the cell.
-    """
-
-    cell: Any
-    xs: Structure
-    states: Structure
-    asked: Asked
-    call: Call
-
-
-Answer = tuple[Structure, Structure]  # outputs, final states
-
-
-def run(*jobs: Job, joined: bool = False) -> list[Answer]:
-    """Runs cells over their sequences, those on the native engine at the same time.
+def run(*tasks: Task, joined: bool = False) -> list[Answer]:
+    """Runs cells over their sequences, those of an engine that `runs_together` at the same time.
 
     Args:
-        *jobs: The cells, with what each has to do.
-        joined: Whether the outputs of two jobs that `can_join` are one tensor, side by side, in
+        *tasks: The cells, with what each has to do.
+        joined: Whether the outputs of two tasks that `can_join` are one tensor, side by side, in
             both answers.
 
     Returns:
-        Of each job the outputs, (B, T, ...) or (B, ...) as asked, and the final states.
+        Of each task the outputs, (B, T, ...) or (B, ...) by its loop, and the final states.
     """
+    if not any(isinstance(task.cell, StackedRNNCells) for task in tasks):
+        return [
+            (outputs, pack_like(task.states, states))
+            for task, (outputs, states) in zip(tasks, _run_level(tasks, joined), strict=True)
+        ]
     # Cell by cell over all timesteps equals timestep by timestep over all cells: what a lower
     # cell puts out at a masked step reaches no state and no output.
-    stacks = [_levels(job) for job in jobs]
-    xs = [job.xs for job in jobs]
-    final: list[list[Any]] = [[] for _ in jobs]
+    stacks = [_levels(task) for task in tasks]
+    xs = [task.xs for task in tasks]
+    final: list[list[Any]] = [[] for _ in tasks]
     for level in range(max(len(stack) for stack in stacks)):
         here = [index for index, stack in enumerate(stacks) if level < len(stack)]
         ready = [replace(stacks[index][level], xs=xs[index]) for index in here]
@@ -62,37 +42,37 @@ def run(*jobs: Job, joined: bool = False) -> list[Answer]:
             xs[index] = outputs
             final[index] += leaves(states)
     return [
-        (outputs, pack_like(job.states, states))
-        for job, outputs, states in zip(jobs, xs, final, strict=True)
+        (outputs, pack_like(task.states, states))
+        for task, outputs, states in zip(tasks, xs, final, strict=True)
     ]
 
 
-def _levels(job: Job) -> list[Job]:
-    """A stack's cells from bottom to top, each as a job; all have the inputs of the lowest."""
-    if type(job.cell) is not StackedRNNCells:
-        return [job]
-    flat = _cells(job.cell, job.states)
+def _levels(task: Task) -> list[Task]:
+    """A stack's cells from bottom to top, each as a task; all have the inputs of the lowest."""
+    if type(task.cell) is not StackedRNNCells:
+        return [task]
+    flat = _cells(task.cell, task.states)
     # Its outputs come in the order of time, since the cell above turns them by itself.
-    between = replace(
-        job.asked, every_output=True, zero_masked=True, flip_outputs=job.asked.reverse
+    between = task.loop._replace(
+        return_sequences=True, zero_output_for_mask=True, flip_outputs=task.loop.go_backwards
     )
     return [
         replace(
-            job,
+            task,
             cell=cell,
             states=states,
-            asked=job.asked if index == len(flat) - 1 else between,
-            call=_call_of(cell, job.call),
+            loop=task.loop if index == len(flat) - 1 else between,
+            context=_context_of(cell, task.context),
         )
         for index, (cell, states) in enumerate(flat)
     ]
 
 
-def _call_of(cell: Any, call: Call) -> Call:
+def _context_of(cell: Any, context: CallContext) -> CallContext:
     """What a call of the stack gives to one of its cells: constants where it takes them."""
-    if call.constants is None or takes(cell, "constants"):
-        return call
-    return replace(call, constants=None)
+    if context.constants is None or takes(cell, "constants"):
+        return context
+    return replace(context, constants=None)
 
 
 def cells_of(cell: Any) -> list[Any]:
@@ -108,31 +88,46 @@ def _cells(cell: Any, states: Structure) -> list[tuple[Any, Structure]]:
     return [(cell, [states] if is_tensor_like(states) else states)]
 
 
-def all_on_kernels(cell: Any, xs: Structure) -> bool:
-    """Whether a cell, or every cell of a stack, would run on the native engine."""
-    return all(plan(question_about(each, xs)).engine == "fused" for each in cells_of(cell))
+def run_together(cells: Sequence[Any], xs: Structure) -> bool:
+    """Whether cells, each alone or a stack, would all be run at the same time by one engine."""
+    engines = {_engine_of(each, xs) for cell in cells for each in cells_of(cell)}
+    return len(engines) == 1 and all(engine and engine.runs_together for engine in engines)
+
+
+def _engine_of(cell: Any, xs: Structure) -> Engine | None:
+    return plan(question_about(cell, xs)).engine
 
 
 def can_join(*cells: Any) -> bool:
-    """Whether the outputs of cells that are `all_on_kernels` can come as one tensor."""
+    """Whether the outputs of cells that `run_together` can come as one tensor."""
     return not any(type(cell) is StackedRNNCells for cell in cells)
 
 
-def _run_level(jobs: Sequence[Job], joined: bool) -> list[Answer]:
-    fused = {
-        index: (make_fused(job.cell, job.xs, job.states, job.call), job.asked)
-        for index, job in enumerate(jobs)
-        if plan_for(job.cell, job.xs, job.call.owner).engine == "fused"
-    }
-    ran = run_fused(list(fused.values()), joined) if fused else []
-    answers = dict(zip(fused, ran, strict=True))
-    return [answers[i] if i in answers else _run_scan(job) for i, job in enumerate(jobs)]
+def _run_level(tasks: Sequence[Task], joined: bool) -> list[Answer]:
+    """Runs cells that aren't stacks, those of each engine in one call of it."""
+    for task in tasks:
+        _check_constants(task)
+    plans = [
+        plan_for(task.cell, task.xs, task.context.owner, task.loop, task.mask is not None)
+        for task in tasks
+    ]
+    answers: dict[int, Answer] = {}
+    for engine in {found.engine: None for found in plans}:
+        if engine is None:
+            continue
+        if not engine.on_kernels:
+            refuse_unknown_timesteps_in_onnx(tasks[0].context.owner)
+        here = [index for index, found in enumerate(plans) if found.engine is engine]
+        chosen = [tasks[index] for index in here]
+        made = engine.run(chosen, [plans[index].recipe for index in here], joined)
+        answers.update(zip(here, made, strict=True))
+    return [answers[index] for index in range(len(tasks))]
 
 
-def _run_scan(job: Job) -> Answer:
-    refuse_unknown_timesteps_in_onnx(job.call.owner)
-    xs = map_leaves(lambda x: time_major(x, job.asked), job.xs)
-    recurrence, outputs = make_ready(job.cell, xs, job.states, job.call)
-    flat_outputs, states = scan(recurrence, job.asked)
-    forget_foreign_masks(job.cell)
-    return tree.pack_sequence_as(outputs, flat_outputs), states
+def _check_constants(task: Task) -> None:
+    """Refuses constants for a cell that has no place for them."""
+    if task.context.constants is not None and not takes(task.cell, "constants"):
+        raise ValueError(
+            f"{task.context.owner}: constants were given, but `call` of {name_of(task.cell)} takes "
+            "no `constants` argument."
+        )

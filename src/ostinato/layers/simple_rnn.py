@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from ostinato.cells.builtin import Step
 from ostinato.layers.arguments import (
     ACTIVATION,
     ACTIVITY_REGULARIZER,
@@ -18,7 +19,8 @@ from ostinato.layers.arguments import (
     USE_BIAS,
 )
 from ostinato.layers.builtin import BuiltinRNN
-from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, Step, Tensor
+from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks
+from ostinato.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable(package="ostinato")

@@ -5,16 +5,10 @@ from typing import Any
 import keras
 from keras import tree
 
-from ostinato.layers.calling import (
-    build_cell,
-    call_method,
-    first_state_size,
-    initial_states,
-    output_and_states,
-    output_shapes,
-    takes,
-)
-from ostinato.layers.checks import check_cell, check_entry, name_of
+from ostinato.cells.building import build_cell, initial_states, output_shapes
+from ostinato.cells.checks import check_cell, name_of
+from ostinato.cells.contract import call_method, first_state_size, output_and_states, takes
+from ostinato.layers.checks import check_entry
 from ostinato.layers.serialization import of_ours
 from ostinato.structure import Structure, repack
 

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from ostinato.layers.calling import float_or_own
-from ostinato.layers.checks import read_states
+from ostinato.cells.checks import read_states
 from ostinato.structure import Structure
+from ostinato.tensors import float_or_own
 
 
 class KeptStates:

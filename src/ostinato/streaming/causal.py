@@ -7,10 +7,10 @@ import keras
 import numpy as np
 from keras import layers, tree
 
+from ostinato.cells.builtin import is_ours
+from ostinato.cells.checks import name_of
 from ostinato.conversion.directions import ACCELERATE
 from ostinato.layers import RNN, Bidirectional
-from ostinato.layers.calling import is_ours
-from ostinato.layers.checks import name_of
 
 MERGES = (
     *(layers.Add, layers.Subtract, layers.Multiply, layers.Average),

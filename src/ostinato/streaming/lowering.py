@@ -5,8 +5,8 @@ from typing import Any
 from keras import layers
 
 from ostinato import native
+from ostinato.cells.checks import name_of
 from ostinato.layers import RNN
-from ostinato.layers.checks import name_of
 from ostinato.streaming.causal import SEES_MASKS
 from ostinato.streaming.graph import Graph, LayerCall, Ref
 from ostinato.streaming.nest import Nest, fill, flatten

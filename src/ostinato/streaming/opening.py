@@ -5,6 +5,7 @@ from typing import Any
 
 from keras.layers import Layer
 
+from ostinato.engines import fused
 from ostinato.forced import use_engine
 from ostinato.streaming.compiled import Compiled
 from ostinato.streaming.given import number_of_streams
@@ -59,7 +60,7 @@ def _reread(model: Any, runner: Compiled | Stepwise) -> None:
         done = runner.refresh(graph)
     else:
         # What is forced here and now doesn't matter: the stream has its engine.
-        with use_engine("fused"):
+        with use_engine(fused.ENGINE.name):
             if reason := why_not(graph):
                 raise ValueError(f"{owner}: {changed}: {reason}. Make a new stream.")
         program = lower(graph)

@@ -1,15 +1,16 @@
 """How each layer's timestep is made of the native engine's operations; or why it can't be."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops, tree
 
-from ostinato.engines.fused import KINDS, activation_name
-from ostinato.layers.choosing import question_about
+from ostinato.engines import fused
+from ostinato.engines.activations import activation_name
+from ostinato.layers.planning import question_about
 from ostinato.layers.running import cells_of
 from ostinato.plan import plan
 from ostinato.streaming import program as p
@@ -44,9 +45,9 @@ def why_not_recurrent(layer: Any) -> str | None:
     """Why a recurrent layer's cells aren't the kernel's."""
     for cell in cells_of(layer.cell):
         # A stream's arrays are NumPy's: what the framework can't do, or its device, doesn't matter.
-        question = replace(question_about(cell, ops.zeros((1, 1, 1))), framework=None)
+        question = question_about(cell, ops.zeros((1, 1, 1)))._replace(framework=None)
         found = plan(question)
-        if found.engine != "fused":
+        if found.engine is not fused.ENGINE:
             return found.why_not()
     return None
 
@@ -62,7 +63,7 @@ def recurrent(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
         gate = getattr(cell, "recurrent_activation", cell.activation)  # SimpleRNN has no gates
         value.mask = mask
         value = builder.cell(
-            KINDS[cell.kind],
+            fused.KINDS[cell.kind],
             value,
             initial,
             weights=[_numpy(weight) for weight in cell.kernel_weights()],

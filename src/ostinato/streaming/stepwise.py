@@ -9,11 +9,9 @@ import keras
 import numpy as np
 from keras import layers, ops, tree
 
-from ostinato.engines.asked import Asked
+from ostinato.cells.checks import name_of
+from ostinato.engines.interface import CallContext, Loop, Task
 from ostinato.layers import RNN
-from ostinato.layers.calling import Call
-from ostinato.layers.checks import name_of
-from ostinato.layers.running import Job
 from ostinato.layers.running import run as run_cells
 from ostinato.streaming.graph import Graph, LayerCall
 from ostinato.streaming.lowering import dtype_of, ports_of
@@ -237,10 +235,10 @@ class _Timestep(keras.Model):
         mask = next((m for m in flatten(masks) if m is not None), None)
         like = layer.get_initial_state(ops.shape(tree.flatten(x)[0])[0])
         initial = [ops.cast(states.pop(0), leaf.dtype) for leaf in tree.flatten(like)]
-        asked = Asked(mask, False, layer.zero_output_for_mask, False, False, False)
-        about = Call(False, None, name_of(layer), layer.compute_dtype)
-        job = Job(layer.cell, x, tree.pack_sequence_as(like, initial), asked, about)
-        ((output, new),) = run_cells(job)
+        loop = Loop(zero_output_for_mask=layer.zero_output_for_mask)
+        context = CallContext(False, None, name_of(layer), layer.compute_dtype)
+        states = tree.pack_sequence_as(like, initial)
+        ((output, new),) = run_cells(Task(layer.cell, x, states, mask, loop, context))
         kept += tree.flatten(new)
         outputs = tree.flatten(output)
         if _holds(call):

@@ -1,0 +1,113 @@
+"""What is made of a cell before its first timestep: its layers, its output's shape, its states."""
+
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from ostinato.cells.builtin import BuiltinCell, is_ours
+from ostinato.cells.checks import name_of, read_states
+from ostinato.cells.contract import (
+    first_state_size,
+    needs_constants,
+    output_and_states,
+    output_sizes,
+    parameters_of,
+    state_sizes,
+)
+from ostinato.structure import Structure, describe, leaf_paths, map_shapes
+from ostinato.tensors import shape_of
+
+
+def initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
+    """The states that a cell starts from: its own `get_initial_state`, or zeros.
+
+    Args:
+        cell: The cell.
+        batch_size: B, an int or a scalar tensor.
+        dtype: The dtype of the zeros, where the cell has no compute dtype of its own.
+
+    Returns:
+        Tensors (B, ...) in the containers of the cell's `state_size`, a single one in a list.
+    """
+    if isinstance(cell, BuiltinCell) and is_ours(cell.get_initial_state):
+        states: list[Any] = cell.get_initial_state(batch_size)  # zeros that need no check
+        return states
+    expected = state_sizes(cell)
+    own = getattr(cell, "get_initial_state", None)
+    if own is None:
+        dtype = getattr(cell, "compute_dtype", dtype)
+        return tree.map_structure(
+            lambda size: ops.zeros((batch_size, *size), dtype=dtype), expected
+        )
+    # Keras 2 called it with inputs, batch_size and dtype; cells written for it may insist.
+    parameters = parameters_of(own)
+    keywords = {"batch_size": batch_size, "inputs": None, "dtype": dtype}
+    given = {name: value for name, value in keywords.items() if name in parameters}
+    known = batch_size if isinstance(batch_size, int) else None
+    return read_states(name_of(cell), "get_initial_state", own(**given), expected, known)
+
+
+def build_cell(cell: Any, input_shape: Structure, dtype: str) -> None:
+    """Builds a cell, if it's a layer and not built yet, for one timestep's inputs (B, ...)."""
+    if not isinstance(cell, keras.layers.Layer) or cell.built:
+        return
+    if type(cell).build is keras.layers.Layer.build and _has_unbuilt_layers(cell):
+        if needs_constants(cell):
+            raise ValueError(
+                f"{name_of(cell)}: expected a `build` that builds its layers; they can't be built "
+                "by a symbolic run, since its `call` needs constants."
+            )
+        # No build of its own: a symbolic run builds the layers that its call uses. In the loop
+        # it would be too late, since JAX can't create variables inside a scan.
+        traced_output(cell, input_shape)
+    cell.build(input_shape)
+    cell.built = True
+
+
+def _has_unbuilt_layers(cell: Any) -> bool:
+    held = [
+        item
+        for value in vars(cell).values()
+        for item in (value if isinstance(value, (list, tuple)) else [value])
+    ]
+    return any(isinstance(item, keras.layers.Layer) and not item.built for item in held)
+
+
+def traced_output(cell: Any, input_shape: Structure) -> Structure:
+    """A cell's output of one symbolic timestep, from a symbolic run."""
+    dtype = cell.compute_dtype
+    batch_size = _leaves(input_shape)[0][0]
+    inputs = map_shapes(lambda shape: keras.KerasTensor(shape, dtype=dtype), input_shape)
+    states = tree.map_structure(
+        lambda size: keras.KerasTensor((batch_size, *size), dtype=dtype), state_sizes(cell)
+    )
+    result = keras.layers.Layer.compute_output_spec(cell, inputs, states)
+    output, _ = output_and_states(name_of(cell), cell, result)
+    for path, leaf in zip(leaf_paths(output), tree.flatten(output), strict=True):
+        if not getattr(leaf, "shape", ()):
+            raise ValueError(
+                f"{name_of(cell)}: expected `call` to return output{path} of shape (batch, ...), "
+                f"got {describe(leaf)}."
+            )
+    return output
+
+
+def output_shapes(cell: Any, input_shape: Structure) -> Structure:
+    """The shapes (B, ...) of a cell's outputs of one timestep, in their containers.
+
+    A cell without an `output_size` puts out what a symbolic run shows, if it's a layer, and else
+    something like its first state.
+    """
+    batch_size = _leaves(input_shape)[0][0]
+    declared = output_sizes(cell)
+    is_built = isinstance(cell, keras.layers.Layer) and cell.built
+    if declared is None and is_built and not needs_constants(cell):
+        return tree.map_structure(shape_of, traced_output(cell, input_shape))
+    if declared is None:
+        declared = first_state_size(cell)
+    return tree.map_structure(lambda size: (batch_size, *size), declared)
+
+
+def _leaves(shapes: Structure) -> list[Any]:
+    return [tensor.shape for tensor in tree.flatten(map_shapes(keras.KerasTensor, shapes))]

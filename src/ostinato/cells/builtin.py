@@ -1,0 +1,76 @@
+"""What a built-in cell offers to the engines beside `call`, and which cells are such."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from ostinato.tensors import Tensor, Tensors
+
+Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
+
+# A subclass that changes none of these has the mathematics of its base.
+_MATHEMATICS = ("call", "__call__", "projection", "recurrence", "kernel_weights")
+
+
+class BuiltinCell:
+    """The interface of SimpleRNNCell, GRUCell and LSTMCell to the engines.
+
+    Attributes:
+        kind: The native engine's name for this mathematics, one of `ostinato.native.KINDS`.
+        activation: The function of the output or candidate.
+    """
+
+    kind: Any
+    activation: Any
+    compute_dtype: str
+
+    def get_initial_state(self, batch_size: Any = None) -> list[Tensor]:
+        """Zeros (B, U) for each state."""
+        raise TypeError(f"{type(self).__name__} has no states.")
+
+    def kernel_weights(self) -> Tensors:
+        """The values of kernel, recurrent_kernel and, where there is one, bias."""
+        raise TypeError(f"{type(self).__name__} has no weights for a kernel.")
+
+    def draw_masks(self, batch_size: Any, features: int, training: bool) -> Any:
+        """Draws one call's dropout masks: `inputs` and `recurrent`, tuples of tensors."""
+        raise TypeError(f"{type(self).__name__} draws no masks.")
+
+    def projection(self, masks: Any) -> Callable[[Tensor], Tensor]:
+        """The part of a timestep that needs only the inputs, for one timestep or all at once."""
+        raise TypeError(f"{type(self).__name__} has no projection.")
+
+    def recurrence(self, masks: Any) -> Step:
+        """The part of a timestep that needs the state, on what the projection gives."""
+        raise TypeError(f"{type(self).__name__} has no recurrence.")
+
+
+def is_ours(method: Any) -> bool:
+    """Whether a built-in cell's method is the one it came with, and not a subclass's own."""
+    module: str = method.__module__
+    return module.partition(".")[0] == __package__.partition(".")[0]
+
+
+def why_not_builtin(cell: Any) -> str | None:
+    """Why a cell's mathematics isn't a built-in cell's, or None where it is."""
+    cls: Any = type(cell)
+    reason = _why_not_builtin(cls)
+    if reason is not None:
+        return reason
+    own = [name for name in _MATHEMATICS if name in vars(cell)]
+    if not own:
+        return None
+    return f"this {type(cell).__name__} has been given its own {' and '.join(map(repr, own))}"
+
+
+@functools.lru_cache(maxsize=256)
+def _why_not_builtin(cls: Any) -> str | None:
+    if not issubclass(cls, BuiltinCell):
+        owner = "Keras's own " if cls.__module__.partition(".")[0] == "keras" else ""
+        return f"{owner}{cls.__name__} is not a built-in cell of ostinato.layers"
+    plain = keras.layers.Layer.__call__
+    methods = {name: getattr(cls, name) for name in _MATHEMATICS}
+    own = [name for name, method in methods.items() if method is not plain and not is_ours(method)]
+    return f"{cls.__name__} has its own {' and '.join(map(repr, own))}" if own else None

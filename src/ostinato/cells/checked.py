@@ -1,0 +1,124 @@
+"""Any cell as a step on flat tuples of tensors, with checks of what it returns."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from ostinato.cells.checks import name_of
+from ostinato.cells.contract import call_method, output_and_states, output_sizes, takes
+from ostinato.structure import Structure, describe, leaf_paths, repack
+from ostinato.tensors import Tensor, Tensors, agree, cast_floats, shape_of
+
+
+class CheckedCell:
+    """A cell that is called by its contract, `call(inputs, states) -> (output, new_states)`.
+
+    Args:
+        cell: The cell, built.
+        states: Its initial states, in the containers of its `state_size`.
+        owner: The layer, for errors.
+        dtype: What its outputs are cast to.
+        training: Given to a cell that takes it.
+        constants: Given to the cell, where there are any.
+    """
+
+    def __init__(
+        self,
+        cell: Any,
+        states: Structure,
+        *,
+        owner: str,
+        dtype: str,
+        training: bool,
+        constants: list[Any] | None,
+    ) -> None:
+        self._cell, self._states = cell, states
+        self._owner, self._dtype = owner, dtype
+        self._keywords: dict[str, Any] = {}
+        if takes(cell, "training"):
+            self._keywords["training"] = training
+        if constants is not None:
+            self._keywords["constants"] = constants
+        self._call = cell if isinstance(cell, keras.layers.Layer) else call_method(cell)
+
+    def outputs_like(self, xs: Structure) -> Structure:
+        """Zeros like one timestep's outputs; a cell that doesn't declare its size is run once."""
+        declared = output_sizes(self._cell)
+        if declared is None:
+            first = tree.map_structure(lambda x: x[0], xs)
+            output, _ = self._pair(self._call(first, self._states, **self._keywords))
+            self._check_tensors("output", output)
+            return tree.map_structure(ops.zeros_like, cast_floats(output, self._dtype))
+        batch_size = ops.shape(tree.flatten(xs)[0])[1]
+        return tree.map_structure(
+            lambda size: ops.zeros((batch_size, *size), dtype=self._dtype), declared
+        )
+
+    def flat_step(self, xs: Structure, outputs: Structure) -> Any:
+        """The cell as a step on flat tuples. Its first run checks what the cell returns."""
+        checked, like = False, tree.flatten(outputs)
+
+        def step(x: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
+            nonlocal checked
+            packed = tree.pack_sequence_as(xs, x), tree.pack_sequence_as(self._states, states)
+            output, new = self._pair(self._call(*packed, **self._keywords))
+            flat_output = self._fit("output", "output_size", outputs, output, checked)
+            flat_new = self._fit("new state", "state_size", self._states, new, checked)
+            checked = True
+            return _cast_like(flat_output, like), _cast_like(flat_new, states)
+
+        return step
+
+    def _pair(self, result: Any) -> tuple[Any, Any]:
+        return output_and_states(self._owner, self._cell, result)
+
+    def _fit(
+        self, what: str, attribute: str, like: Structure, value: Structure, checked: bool
+    ) -> list[Any]:
+        """The leaves of what the cell returned, in the order of the declared structure."""
+        fitted = repack(like, value)
+        if fitted is None:
+            raise ValueError(
+                f"{self._owner}: {name_of(self._cell)} returned {what}s {describe(value)}, which "
+                f"don't match its {attribute} {describe(like)}."
+            )
+        flat: list[Any] = tree.flatten(fitted)
+        if not checked:
+            self._check_tensors(what, fitted)
+            for path, leaf, wanted in zip(leaf_paths(like), flat, tree.flatten(like), strict=True):
+                if not agree(shape_of(leaf), shape_of(wanted)):
+                    raise ValueError(
+                        f"{self._owner}: {name_of(self._cell)} returned {what}{path} of shape "
+                        f"{tuple(leaf.shape)}, but its {attribute} says {tuple(wanted.shape)}."
+                    )
+        return flat
+
+    def _check_tensors(self, what: str, value: Structure) -> None:
+        for path, leaf in zip(leaf_paths(value), tree.flatten(value), strict=True):
+            if not hasattr(leaf, "shape"):
+                raise ValueError(
+                    f"{self._owner}: expected {name_of(self._cell)} to return {what}{path} as a "
+                    f"tensor, got {describe(leaf)}."
+                )
+
+
+def _cast_like(values: Iterable[Tensor], like: Iterable[Tensor]) -> Tensors:
+    return tuple(ops.cast(value, old.dtype) for value, old in zip(values, like, strict=True))
+
+
+def draw_foreign_masks(cell: Any, xs: Structure, states: Structure) -> None:
+    """Lets a cell that mixes in Keras's dropout draw its masks afresh, outside the loop."""
+    if forget_foreign_masks(cell):
+        cell.get_dropout_mask(tree.map_structure(lambda x: x[0], xs))
+        cell.get_recurrent_dropout_mask(tree.flatten(states)[0])
+
+
+def forget_foreign_masks(cell: Any) -> bool:
+    """Makes such a cell drop the masks that it keeps; says whether it is one."""
+    keeps = hasattr(cell, "get_dropout_mask") and hasattr(cell, "reset_dropout_mask")
+    if keeps:
+        cell.reset_dropout_mask()
+        cell.reset_recurrent_dropout_mask()
+    return keeps

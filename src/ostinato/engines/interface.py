@@ -1,0 +1,151 @@
+"""What an engine is, what it's asked, and what it's given to run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from ostinato.structure import Structure
+from ostinato.tensors import Tensor
+
+
+class Activation(NamedTuple):
+    """A function that a cell applies.
+
+    Attributes:
+        argument: The cell's argument, "activation" or "recurrent_activation".
+        name: Its name in keras.activations, if the kernels have it, else None.
+        shown: How to call it in a reason.
+    """
+
+    argument: str
+    name: str | None
+    shown: str
+
+
+class Loop(NamedTuple):
+    """How a cell is to be run over time: the flags of the RNN layer, by their names there.
+
+    Attributes:
+        return_sequences: Whether the outputs of all timesteps are wanted, or the last only.
+        go_backwards: Whether to run from the last timestep to the first.
+        zero_output_for_mask: Whether a masked timestep's output is zero; else it repeats the
+            previous one (zeros before a row's first valid timestep). Either way a masked
+            timestep keeps every state.
+        unroll: Whether to unroll the loop, where there is one.
+        flip_outputs: Whether the outputs come in the opposite order of the run's.
+    """
+
+    return_sequences: bool = False
+    go_backwards: bool = False
+    zero_output_for_mask: bool = False
+    unroll: bool = False
+    flip_outputs: bool = False
+
+
+class Question(NamedTuple):
+    """What is asked of an engine: one cell, one sequence. Plain values, no tensor.
+
+    Attributes:
+        kind: The kernels' name of the cell's mathematics, or None where it has none.
+        not_builtin: Why it has none, where it hasn't.
+        activations: The functions that the cell applies: its own, and its gates' if it has any.
+        use_bias: Whether it has a bias.
+        dtype: The dtype that the cell computes in.
+        rank: The number of dimensions of the inputs; None where they're several tensors.
+        native: Why the native library can't run in this process, or None.
+        framework: Why the framework can't call it on such tensors, or None.
+        forced: The engine that the user forces, or None.
+        loop: How it's run over time.
+        has_mask: Whether there's a mask of timesteps.
+    """
+
+    kind: str | None
+    not_builtin: str | None = None
+    activations: tuple[Activation, ...] = ()
+    use_bias: bool = True
+    dtype: str = "float32"
+    rank: int | None = 3
+    native: str | None = None
+    framework: str | None = None
+    forced: str | None = None
+    loop: Loop = Loop()
+    has_mask: bool = False
+
+
+@dataclass(frozen=True)
+class CallContext:
+    """What a call of a layer gives to each of its cells.
+
+    Attributes:
+        training: Whether to apply dropout.
+        constants: The list passed to the cell's `call` by keyword, or None.
+        owner: The layer, for errors.
+        dtype: What outputs are cast to.
+    """
+
+    training: bool
+    constants: list[Any] | None
+    owner: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell, and the sequence to run it over.
+
+    Attributes:
+        cell: The cell, built.
+        xs: Its inputs, each (B, T, ...), in the order of time.
+        states: Its initial states, each (B, ...), in the containers of its `state_size`.
+        mask: (B, T) booleans in the order of time, or None.
+        loop: How it's run over time.
+        context: What the call of the layer gives to the cell.
+    """
+
+    cell: Any
+    xs: Structure
+    states: Structure
+    mask: Tensor | None
+    loop: Loop
+    context: CallContext
+
+
+# The outputs, each (B, T, ...) or (B, ...) by `return_sequences`, in their containers; the final
+# states, each (B, ...), in a flat tuple.
+Answer = tuple[Structure, Structure]
+
+
+class Engine(Protocol):
+    """What runs cells over sequences.
+
+    Attributes:
+        name: Its name in `explain` and `use_engine`.
+        runs_together: Whether several tasks given at once run at the same time, and the outputs
+            of two can come as one tensor. Then `Bidirectional` gives it both directions.
+        on_kernels: Whether it runs on native kernels (`explain` shows their target and threads).
+    """
+
+    name: str
+    runs_together: bool
+    on_kernels: bool
+
+    def obstacles(self, question: Question) -> tuple[str, ...]:
+        """Why it can't do what is asked, each a clause that needs no context; empty if it can."""
+        ...
+
+    def recipe(self, question: Question) -> Any:
+        """What follows from the question alone, where there's no obstacle. It's kept: immutable."""
+        ...
+
+    def run(
+        self, tasks: Sequence[Task], recipes: Sequence[Any], joined: bool = False
+    ) -> list[Answer]:
+        """Runs cells over their sequences.
+
+        Args:
+            tasks: The cells, with what each has to do.
+            recipes: The recipe of each.
+            joined: Whether the outputs of every timestep of two tasks are one tensor, side by
+                side; both answers have it then. A concatenation later costs a pass over both.
+        """
+        ...

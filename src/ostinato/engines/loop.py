@@ -1,0 +1,160 @@
+"""A recurrence over time on the framework's loop, whatever its step is.
+
+Masks, held and zeroed outputs are written here once, above the doors. Inside, everything is flat
+and time-major, in the order of the run: tensors (T, B, ...), and (B, ...) a timestep.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+from keras import ops
+
+from ostinato.doors import door
+from ostinato.engines.interface import Loop
+from ostinato.tensors import Tensor, Tensors
+
+FlatStep = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """One cell made ready for one call.
+
+    Attributes:
+        step: `(x, states) -> (outputs, new_states)` of one timestep, flat tuples all.
+        xs: What `step` takes, of all timesteps in the order of the run, each (T, B, ...).
+        states: The initial states, each (B, ...), of the shapes and dtypes of the new ones.
+        outputs_like: Zeros of the shapes and dtypes of one timestep's outputs.
+        project: What a timestep of the only `xs` goes through before `step`, whatever the states;
+            None where that's nothing. Given of built-in cells, whose only output is the first new
+            state, and whose step multiplies by weights in `door.affine` alone.
+        variables: Keras variables that `step` updates.
+    """
+
+    step: FlatStep
+    xs: Tensors
+    states: Tensors
+    outputs_like: Tensors
+    project: Callable[[Tensor], Tensor] | None = None
+    variables: tuple[keras.Variable, ...] = ()
+
+
+def time_major(tensor: Tensor, loop: Loop) -> Tensor:
+    """A tensor (B, T, ...) as (T, B, ...), in the order of the run."""
+    tensor = ops.swapaxes(tensor, 0, 1)
+    return ops.flip(tensor, axis=0) if loop.go_backwards else tensor
+
+
+def run_over_time(
+    recurrence: Recurrence, mask: Tensor | None, loop: Loop
+) -> tuple[Tensors, Tensors]:
+    """Runs a recurrence over time.
+
+    Args:
+        recurrence: The recurrence.
+        mask: (B, T) booleans in the order of time, or None.
+        loop: How it's run.
+
+    Returns:
+        The outputs, each (B, T, ...) or (B, ...) as loop, and the final states, each (B, ...).
+    """
+    mask = None if mask is None else time_major(mask, loop)
+    run = _scan_state_as_output if recurrence.project is not None else _scan_any
+    outputs, states = run(recurrence, mask, loop)
+    if loop.return_sequences:
+        outputs = tuple(ops.swapaxes(ys, 0, 1) for ys in outputs)
+        if loop.flip_outputs:
+            outputs = tuple(ops.flip(ys, axis=1) for ys in outputs)
+    return outputs, states
+
+
+def _scan_state_as_output(
+    recurrence: Recurrence, mask: Tensor | None, loop: Loop
+) -> tuple[Tensors, Tensors]:
+    """The output is the first state: it's held with the states, so no step has to hold it."""
+    where = door.lean(ops.where)
+
+    def step(states: Tensors, x: Tensors) -> tuple[Tensors, Tensors]:
+        if mask is None:
+            _, new = recurrence.step(x, states)
+        else:
+            *inputs, valid = x
+            _, new = recurrence.step(tuple(inputs), states)
+            new = tuple(where(valid, *pair) for pair in zip(new, states, strict=True))
+        return new, (new[:1] if loop.return_sequences else ())
+
+    xs = recurrence.xs
+    if mask is not None:
+        xs = (*xs, ops.expand_dims(mask, -1))
+    like = recurrence.outputs_like if loop.return_sequences else ()
+    states, outputs = _loop(step, recurrence.states, xs, like, recurrence, loop)
+    output = outputs[0] if loop.return_sequences else states[0]
+    if mask is not None:
+        shown = ops.expand_dims(_shown(mask, loop), -1)
+        output = ops.where(shown, output, ops.zeros_like(output))
+    return (output,), states
+
+
+def _shown(mask: Tensor, loop: Loop) -> Tensor:
+    """Where the output isn't zero: at valid steps, or from a row's first valid step on."""
+    if loop.zero_output_for_mask:
+        return mask if loop.return_sequences else mask[-1]
+    if not loop.return_sequences:
+        return ops.any(mask, axis=0)
+    return ops.cumsum(ops.cast(mask, "int32"), axis=0) > 0
+
+
+def _scan_any(recurrence: Recurrence, mask: Tensor | None, loop: Loop) -> tuple[Tensors, Tensors]:
+    """The outputs are anything: where one is held or only the last is wanted, it's carried."""
+    holds = mask is not None and not loop.zero_output_for_mask
+    carries_output = holds or not loop.return_sequences
+    count = len(recurrence.states)
+
+    def step(carry: Tensors, x: Tensors) -> tuple[Tensors, Tensors]:
+        states, previous = carry[:count], carry[count:]
+        if mask is None:
+            outputs, new = recurrence.step(x, states)
+        else:
+            *inputs, valid = x
+            outputs, new = recurrence.step(tuple(inputs), states)
+            new = _choose(valid, new, states)
+            outputs = _choose(valid, outputs, previous if holds else recurrence.outputs_like)
+        carry = (*new, *outputs) if carries_output else new
+        return carry, (outputs if loop.return_sequences else ())
+
+    xs = recurrence.xs if mask is None else (*recurrence.xs, mask)
+    like = recurrence.outputs_like
+    initial = (*recurrence.states, *like) if carries_output else recurrence.states
+    collected = like if loop.return_sequences else ()
+    carry, outputs = _loop(step, initial, xs, collected, recurrence, loop)
+    return (outputs if loop.return_sequences else carry[count:]), carry[:count]
+
+
+def _choose(valid: Tensor, new: Tensors, old: Tensors) -> Tensors:
+    """`new` in the valid rows (B,), `old` in the others."""
+    where = door.lean(ops.where)
+    return tuple(
+        where(ops.reshape(valid, (-1, *[1] * (len(tensor.shape) - 1))), tensor, kept)
+        for tensor, kept in zip(new, old, strict=True)
+    )
+
+
+def _loop(
+    step: FlatStep,
+    carry: Tensors,
+    xs: Tensors,
+    like: Tensors,
+    recurrence: Recurrence,
+    loop: Loop,
+) -> tuple[Tensors, Tensors]:
+    result: tuple[Tensors, Tensors] = door.loop(
+        step,
+        carry,
+        xs,
+        like,
+        project=recurrence.project,
+        unroll=loop.unroll,
+        variables=recurrence.variables,
+    )
+    return result
