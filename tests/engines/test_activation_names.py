@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ostinato import native
-from ostinato.engines.fused import activation_name
+from ostinato.engines.activations import activation_name
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
 NAMES = native.activation_names() if native.why_not() is None else ()
