@@ -13,9 +13,8 @@ from engines import cases
 from engines.cases import SINGLE, Case, assert_near, examples
 from engines.gradients import double_precision, pull_back
 from ostinato import layers, native
-from ostinato.engines import fused
+from ostinato.engines import fused, scan
 from ostinato.forced import forced
-from ostinato.layers import running
 
 WHY_NOT = native.why_not() or (forced() == "scan" and "OSTINATO_ENGINE is set")
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=str(WHY_NOT))
@@ -44,7 +43,7 @@ def no_scan(monkeypatch):
     def refuse(*args):
         raise AssertionError("the portable engine ran")
 
-    monkeypatch.setattr(running, "scan", refuse)
+    monkeypatch.setattr(scan, "_run", refuse)
 
 
 def inputs(*shape):
