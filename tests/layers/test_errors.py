@@ -67,7 +67,7 @@ def test_stateful_without_a_batch_size():
     )
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (3, 5), (4,), (4, 5, 2), (5, 4)])
+@pytest.mark.parametrize("shape", [(4, 4), (3, 5), (4,), (4, 6, 5), (5, 4), ()])
 def test_a_mask_of_the_wrong_shape(shape):
     layer = LSTM(4, name="masked")
     words = ["LSTM layer 'masked'", "mask of shape (batch, timesteps)", str(shape)]

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from ostinato import Shape
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell
 from support import array, assert_close, numpy
 
@@ -151,3 +152,109 @@ def test_masked_models_train_and_ignore_what_is_masked():
 def test_bidirectional_zeroes_masked_steps():
     layer = Bidirectional(LSTM(4, return_sequences=True))
     assert not numpy(layer(X, mask=MASK))[~MASK].any()
+
+
+DEEP = np.zeros((4, 5, 3, 2), bool)  # any True along the rest makes it MASK
+DEEP[..., 1, 0] = MASK
+DEEP[1, 2, 2, 1] = True
+
+
+@pytest.mark.parametrize("symbolic", [False, True])
+@pytest.mark.parametrize("wrap", [lambda layer: layer, Bidirectional])
+def test_a_mask_of_more_axes_counts_where_any_of_the_rest_is_true(wrap, symbolic):
+    layer = wrap(GRU(4, return_sequences=True))
+    expected = layer(X, mask=MASK)
+    for mask in (DEEP, DEEP.any(-1), 3 * DEEP.astype("int32")):
+        if symbolic:
+            inputs = keras.Input((None, 3)), keras.Input([None] * (mask.ndim - 1), dtype="bool")
+            model = keras.Model(inputs, layer(inputs[0], mask=inputs[1]))
+            assert_close(model.predict([X, mask.astype(bool)], verbose=0), expected)
+        else:
+            assert_close(layer(X, mask=mask), expected)
+    np.testing.assert_array_equal(numpy(layer.compute_mask(X, DEEP)), MASK)
+    nested = wrap(RNN(Difference(), return_sequences=True, name="nest"))
+    pair = {"a": X, "b": array(1, 4, 5, 3)}
+    masks = {"a": DEEP, "b": MASK[:, ::-1].copy()}
+    assert_close(nested(pair, mask=masks), nested(pair, mask=MASK & MASK[:, ::-1]))
+    np.testing.assert_array_equal(numpy(nested.compute_mask(pair, masks)), MASK & MASK[:, ::-1])
+
+
+def test_masks_of_words_and_of_sentences():
+    ids = np.array([[[1, 2], [3, 4]], [[5, 0], [0, 0]]])
+    words, sentences = GRU(4), Bidirectional(GRU(5, return_sequences=True))
+    embedding, last = keras.layers.Embedding(9, 3, mask_zero=True), LSTM(2)
+
+    def run(ids):
+        # The number of sentences is known: else Keras's TimeDistributed, on TensorFlow, takes as
+        # many of them as there are rows.
+        inputs = keras.Input((ids.shape[1], None), dtype="int32")
+        read = sentences(keras.layers.TimeDistributed(words)(embedding(inputs)))
+        return keras.Model(inputs, [read, last(read)]).predict(ids, verbose=0)
+
+    expected = run(ids)
+    assert_close(run(np.pad(ids, [(0, 0), (0, 0), (0, 1)])), expected)
+    read, final = run(np.pad(ids, [(0, 0), (0, 1), (0, 0)]))
+    assert_close([read[:, :2], final], expected)
+    assert not read[1, 1:].any()
+    first = numpy(words(numpy(embedding(ids[:, 0])), mask=ids[:, 0] > 0))
+    alone = np.stack([first, np.zeros((2, 4), "float32")], 1)[1:]
+    assert_close(expected[0][1:], sentences(alone, mask=np.array([[True, False]])))
+
+
+class Frames(keras.layers.Layer):
+    """A cell over matrices."""
+
+    state_size = output_size = Shape(3, 2)
+
+    def call(self, inputs, states):
+        return states[0] + inputs, [states[0] + inputs]
+
+
+def test_what_masking_gives_of_inputs_of_four_axes():
+    frames = array(3, 4, 5, 3, 2)
+    frames[2, 3:] = 0
+    frames[0, 1, 2] = 0  # a row of a frame isn't the frame
+    inputs = keras.Input((None, 3, 2))
+    layer = RNN(Frames(), return_sequences=True)
+    model = keras.Model(inputs, layer(keras.layers.Masking()(inputs)))
+    expected = layer(frames, mask=frames.any((-1, -2)))
+    assert_close(model.predict(frames, verbose=0), expected)
+    assert_close(layer(keras.layers.Masking()(frames)), expected)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("make", [lambda **k: GRU(4, **k), lambda **k: RNN([LSTMCell(4)], **k)])
+def test_the_mask_of_reversed_outputs_is_reversed_with_them(make, zero):
+    options = {"return_sequences": True, "zero_output_for_mask": zero}
+    back, again = make(go_backwards=True, **options), make(go_backwards=True, **options)
+    last = LSTM(3, return_sequences=True)
+    padded = np.concatenate([X, np.full((4, 2, 3), 7, "float32")], axis=1)
+    mask = np.pad(MASK, [(0, 0), (0, 2)])
+    np.testing.assert_array_equal(numpy(back.compute_mask(padded, mask)), mask[:, ::-1])
+    inputs, flags = keras.Input((None, 3)), keras.Input((None,), dtype="bool")
+    hidden = back(WithMask()([inputs, flags]))
+    model = keras.Model([inputs, flags], [last(hidden), last(again(hidden))])
+    short, long = (model.predict(pair, verbose=0) for pair in ([X, MASK], [padded, mask]))
+    assert_close(long[0][:, 2:], short[0])  # the padding comes first there, and is skipped
+    assert_close(long[1][:, :5], short[1])
+    states = numpy(back(X, mask=MASK))
+    assert_close(short[0], last(states, mask=MASK[:, ::-1]))
+    targets = array(9, 4, 7, 3)
+    trained = keras.Model([inputs, flags], last(hidden))
+    trained.compile(loss="mse")
+    loss = trained.evaluate([padded, mask], targets, verbose=0)
+    shown = ((long[0] - targets) ** 2).mean(-1)[mask[:, ::-1]]
+    assert_close(loss, shown.sum() / (mask.sum() or 1), 1e-4)
+
+
+class WithMask(keras.layers.Layer):
+    """Gives its first input the second one as its mask."""
+
+    def call(self, inputs):
+        return inputs[0] + 0.0
+
+    def compute_output_shape(self, shapes):
+        return shapes[0]
+
+    def compute_mask(self, inputs, mask=None):
+        return inputs[1]

@@ -1,30 +1,31 @@
 """Bidirectional: one layer over the sequence as it is, one over it backwards."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops, tree
 
 from ostinato.cells.checks import name_of
-from ostinato.cells.contract import output_sizes, state_sizes, takes
+from ostinato.cells.contract import output_sizes
 from ostinato.layers.checks import check_one_sequence
-from ostinato.layers.merging import broadcast_shape, can_broadcast, joined_shape
+from ostinato.layers.direction import (
+    count_states,
+    keywords_for,
+    output_masks,
+    reset_states,
+    result_shapes,
+)
+from ostinato.layers.masks import each_of_timesteps, turned
+from ostinato.layers.merging import MERGES, check_merge, merged_specs
 from ostinato.layers.rnn import RNN
 from ostinato.layers.running import can_join, run, run_together
 from ostinato.layers.serialization import copy_layer, of_ours
 from ostinato.structure import Structure, describe, map_shapes, spread
-from ostinato.tensors import cast_floats
+from ostinato.tensors import cast_floats, shape_of
 
 Tensor = Any
 
-_MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "concat": lambda forward, backward: ops.concatenate([forward, backward], axis=-1),
-    "sum": lambda forward, backward: forward + backward,
-    "ave": lambda forward, backward: (forward + backward) / 2,
-    "mul": lambda forward, backward: forward * backward,
-}
 _SHARED = ("stateful", "return_sequences", "return_state")
 
 
@@ -58,10 +59,10 @@ class Bidirectional(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         _check_layers(layer, backward_layer)
-        if merge_mode not in (*_MERGES, None):
+        if merge_mode not in (*MERGES, None):
             raise ValueError(
                 f"Bidirectional: Invalid merge mode. Received: {merge_mode}. Merge mode should be "
-                f"one of {[*_MERGES, None]}"
+                f"one of {[*MERGES, None]}"
             )
         super().__init__(**kwargs)
         self.forward_layer = copy_layer(layer, name=_prefixed("forward", layer.name))
@@ -103,19 +104,12 @@ class Bidirectional(keras.layers.Layer):
                 )
 
     def _verify_sizes(self) -> None:
-        cells = [getattr(layer, "cell", None) for layer in self._directions]
-        sizes = [None if cell is None else output_sizes(cell) for cell in cells]
-        if None not in sizes:  # else `compute_output_shape` sees what their cells don't declare
-            self._check_merge(*sizes)
-
-    def _check_merge(self, forward: Structure, backward: Structure) -> None:
-        """Refuses sizes or shapes that can't be added or multiplied."""
-        if self.merge_mode not in ("concat", None) and not can_broadcast(forward, backward):
-            raise ValueError(
-                f"{name_of(self)}: merge_mode {self.merge_mode!r} takes outputs of one size, got "
-                f"{describe(forward)} from the forward layer and {describe(backward)} from the "
-                "backward layer; 'concat' and None take any."
-            )
+        sizes = [
+            output_sizes(layer.cell) if isinstance(layer, RNN) else None
+            for layer in self._directions
+        ]
+        if None not in sizes:  # else `compute_output_shape` sees what they don't declare
+            check_merge(name_of(self), self.merge_mode, *sizes)
 
     def build(
         self,
@@ -145,10 +139,9 @@ class Bidirectional(keras.layers.Layer):
         sequences_mask: Structure = None,  # filled in by Keras, as in RNN
     ) -> Any:
         """Runs both layers and merges their outputs; see the class."""
-        mask = sequences_mask if mask is None else mask
-        forward_state, backward_state = self._split(initial_state)
+        mask = each_of_timesteps(sequences_mask if mask is None else mask)
         given = {"training": training, "mask": mask, "constants": constants}
-        states = forward_state, backward_state
+        states = self._split(initial_state)
         joined = False
         if self._can_run_together(sequences):
             joined = self._can_join()
@@ -166,23 +159,22 @@ class Bidirectional(keras.layers.Layer):
         if states is None:
             return None, None
         given = len(states) if isinstance(states, (list, tuple)) else 0
-        counts = self._state_counts()
-        if counts is not None and given == sum(counts):
-            return states[: counts[0]], states[counts[0] :]
+        one, other = self._state_counts(given)
+        if one + other == given and given:
+            return states[:one], states[one:]
         if given == 0 or given % 2:
-            one, other = counts or ("all", "as many")
             raise ValueError(
                 f"{name_of(self)}: expected initial_state to be a list of the forward layer's "
                 f"states, {one}, and then of the backward layer's, {other}; got {describe(states)}."
             )
         return states[: given // 2], states[given // 2 :]
 
-    def _state_counts(self) -> tuple[int, int] | None:
-        """How many tensors each direction's states are; None where one isn't a layer of ours."""
-        if not all(isinstance(layer, RNN) for layer in self._directions):
-            return None
-        one, other = (len(tree.flatten(state_sizes(layer.cell))) for layer in self._directions)
-        return one, other
+    def _state_counts(self, given: int) -> tuple[int, int]:
+        """How many tensors each direction's states are, where so many in all are given."""
+        one, other = map(count_states, self._directions)
+        if one is None:
+            one = given // 2 if other is None else max(given - other, 0)
+        return one, (max(given - one, 0) if other is None else other)
 
     @property
     def _directions(self) -> tuple[Any, Any]:
@@ -225,32 +217,22 @@ class Bidirectional(keras.layers.Layer):
         self, sequences: Structure, states: tuple[Structure, Structure], given: dict[str, Any]
     ) -> list[Any]:
         """Calls the layers one after the other, with the same result."""
-        pairs = zip(self._directions, states, strict=True)
-        forward, backward = (self._call(layer, sequences, state, given) for layer, state in pairs)
+        forward, backward = (
+            layer(sequences, **keywords_for(layer, state, given))
+            for layer, state in zip(self._directions, states, strict=True)
+        )
         if not self.return_sequences:
             return [forward, backward]
         output, *rest = backward if self.return_state else (backward,)
         output = tree.map_structure(lambda ys: ops.flip(ys, axis=1), output)
         return [forward, (output, *rest) if self.return_state else output]
 
-    def _call(
-        self, layer: Any, sequences: Structure, state: Structure, given: dict[str, Any]
-    ) -> Any:
-        keywords = {
-            name: value
-            for name, value in given.items()
-            if takes(layer, name) and not (name == "constants" and value is None)
-        }
-        if not any(m is not None for m in tree.flatten(given["mask"])):
-            keywords.pop("mask", None)
-        return layer(sequences, initial_state=state, **keywords)
-
     def _merged(self, forward: Structure, backward: Structure) -> Any:
         forward = cast_floats(forward, self.compute_dtype)
         backward = cast_floats(backward, self.compute_dtype)
         if self.merge_mode is None:
             return forward, backward
-        return tree.map_structure(_MERGES[self.merge_mode], forward, backward)
+        return tree.map_structure(MERGES[self.merge_mode], forward, backward)
 
     def compute_output_shape(
         self,
@@ -258,23 +240,20 @@ class Bidirectional(keras.layers.Layer):
         initial_state_shape: Structure = None,
     ) -> Any:
         """The shapes of the results, in their containers."""
-        forward = self.forward_layer.compute_output_shape(sequences_shape)
-        backward = self.backward_layer.compute_output_shape(sequences_shape)
+        shapes = [result_shapes(layer, sequences_shape) for layer in self._directions]
+        return tree.map_structure(shape_of, self._merged_specs(*shapes))
+
+    def _merged_specs(self, forward: Any, backward: Any) -> Any:
+        """The results, given the shapes of both layers' own."""
+        forward, backward = (self._as_specs(shapes) for shapes in (forward, backward))
         if not self.return_state:
-            return self._merged_shapes(forward, backward)
-        merged = self._merged_shapes(forward[0], backward[0])
+            return merged_specs(name_of(self), self.merge_mode, forward, backward)
+        merged = merged_specs(name_of(self), self.merge_mode, forward[0], backward[0])
         outputs = merged if self.merge_mode is None else (merged,)
         return (*outputs, *forward[1:], *backward[1:])
 
-    def _merged_shapes(self, forward: Structure, backward: Structure) -> Any:
-        if self.merge_mode is None:
-            return forward, backward
-        if self.merge_mode == "concat":
-            pair = (map_shapes(keras.KerasTensor, shapes) for shapes in (forward, backward))
-            return tree.map_structure(joined_shape, *pair)
-        self._check_merge(forward, backward)
-        pair = (map_shapes(keras.KerasTensor, shapes) for shapes in (forward, backward))
-        return tree.map_structure(broadcast_shape, *pair)
+    def _as_specs(self, shapes: Structure) -> Structure:
+        return map_shapes(lambda s: keras.KerasTensor(s, dtype=self.compute_dtype), shapes)
 
     def compute_output_spec(
         self,
@@ -290,28 +269,26 @@ class Bidirectional(keras.layers.Layer):
 
         A subclass's `call` may take more arguments; they change no shape here.
         """
-        mask = sequences_mask if mask is None else mask
-        states = self._split(initial_state)
-        for direction, state in zip(self._directions, states, strict=True):
-            keywords = {} if state is None else {"initial_state": state}
-            direction.compute_output_spec(sequences, mask=mask, **keywords)
-        shapes = self.compute_output_shape(tree.map_structure(lambda x: tuple(x.shape), sequences))
-        return map_shapes(lambda s: keras.KerasTensor(s, dtype=self.compute_dtype), shapes)
+        mask = each_of_timesteps(sequences_mask if mask is None else mask)
+        given = {"training": training, "mask": mask, "constants": constants}
+        specs = (
+            layer.compute_output_spec(sequences, **keywords_for(layer, state, given))
+            for layer, state in zip(self._directions, self._split(initial_state), strict=True)
+        )
+        return self._merged_specs(*(tree.map_structure(shape_of, spec) for spec in specs))
 
     def compute_mask(self, sequences: Structure, mask: Structure) -> Any:
-        """The mask of each result: the inputs' for a sequence, none for the rest."""
-        forward = tree.flatten(self.forward_layer.compute_mask(sequences, mask))
-        backward = tree.flatten(self.backward_layer.compute_mask(sequences, mask))
-        states = len(tree.flatten(self._state_sizes())) if self.return_state else 0
-        outputs = forward[: len(forward) - states]
-        if self.merge_mode is None:
-            outputs = [*outputs, *backward[: len(backward) - states]]
-        if len(outputs) == 1 and not states:
-            return outputs[0]
-        return [*outputs, *[None] * (2 * states)]
+        """The mask (B, T) of each result: the layers' own for a sequence, none for the rest.
 
-    def _state_sizes(self) -> Structure:
-        return state_sizes(self.forward_layer.cell)
+        It's in the order of the outputs, which is that of the forward layer's.
+        """
+        mask = each_of_timesteps(mask)
+        forward, backward = (output_masks(layer, sequences, mask) for layer in self._directions)
+        masks = forward if self.merge_mode is not None else [*forward, *map(turned, backward)]
+        if not self.return_state:
+            return masks[0] if len(masks) == 1 else masks
+        counts = map(count_states, self._directions)
+        return [*masks, *[None] * sum(1 if count is None else count for count in counts)]
 
     def reset_state(self, states: Structure = None) -> None:
         """Sets the kept states of both layers.
@@ -325,9 +302,8 @@ class Bidirectional(keras.layers.Layer):
         """
         if not self.stateful:
             raise AttributeError(f"{name_of(self)}: Layer must be stateful.")
-        forward, backward = self._split(states)
-        for direction, given in ((self.forward_layer, forward), (self.backward_layer, backward)):
-            direction.reset_state() if given is None else direction.reset_state(given)
+        for layer, given in zip(self._directions, self._split(states), strict=True):
+            reset_states(layer, given)
 
     def reset_states(self, states: Structure = None) -> None:
         """The same as `reset_state`, by Keras 2's name."""
@@ -336,7 +312,7 @@ class Bidirectional(keras.layers.Layer):
     @property
     def states(self) -> tuple[Any, ...] | None:
         """The kept states of the forward layer and then of the backward layer, or None."""
-        forward, backward = self.forward_layer.states, self.backward_layer.states
+        forward, backward = (getattr(layer, "states", None) for layer in self._directions)
         if forward is None or backward is None:
             return None
         return (*spread(forward), *spread(backward))

@@ -1,14 +1,13 @@
 """What a layer refuses, before any work is done; each error names the layer."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-from keras import ops, tree
+from keras import tree
 
 from ostinato.cells.checks import name_of
-from ostinato.structure import Structure, describe
-from ostinato.tensors import Dimensions, agree, shape_of
+from ostinato.structure import describe
+from ostinato.tensors import Dimensions, agree
 
 STATES_BY_NAME = "States don't go beside the inputs, but by name: `initial_state=`."
 
@@ -80,41 +79,6 @@ def check_one_sequence(layer: Any, given: Any) -> None:
             f"{name_of(layer)}: expected one tensor (batch, timesteps, features), got "
             f"{len(tensors)} in a {type(given).__name__}: {describe(given)}.{hint}"
         )
-
-
-def shared_mask(mask: Structure) -> Any:
-    """One mask out of those of nested inputs, or None where none has any.
-
-    Inputs without a mask go by that of the others. Of several masks a timestep has to be valid in
-    each, as the cell takes all inputs of a timestep at once. (Keras 2 took the first.)
-    """
-    masks: list[Any] = []
-    for given in tree.flatten(mask):
-        if given is not None and not any(given is other for other in masks):
-            masks.append(given)
-    flat = (ops.squeeze(m, -1) if len(m.shape) == 3 else m for m in masks)  # (B, T, 1)
-    return functools.reduce(ops.logical_and, flat) if masks else None
-
-
-def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | None) -> Any:
-    """One boolean mask (B, T) out of what came as `mask`, or None."""
-    if mask is None:
-        return None
-    expected = (batch_size, timesteps)
-    masks = [leaf for leaf in tree.flatten(mask) if leaf is not None]
-    if not all(hasattr(leaf, "shape") for leaf in masks):
-        raise ValueError(
-            f"{owner}: expected a mask that is a tensor or array of shape (batch, timesteps) = "
-            f"{expected}, got {type(mask).__name__}."
-        )
-    for shape in map(shape_of, masks):
-        if not agree(shape[:2] if shape[2:] == (1,) else shape, expected):
-            raise ValueError(
-                f"{owner}: expected a mask of shape (batch, timesteps) = {expected}, got one of "
-                f"shape {shape}."
-            )
-    shared = shared_mask(masks)
-    return None if shared is None else ops.cast(shared, "bool")
 
 
 def check_entry(owner: str, config: dict[str, Any], entry: str) -> None:

@@ -19,10 +19,9 @@ from ostinato.layers.checks import (
     check_one_sequence,
     check_sequences,
     check_unroll,
-    read_mask,
-    shared_mask,
 )
 from ostinato.layers.exporting import check_stateful_export
+from ostinato.layers.masks import read_mask, shared_mask, turned
 from ostinato.layers.running import run
 from ostinato.layers.serialization import of_ours
 from ostinato.layers.stacked import StackedRNNCells
@@ -58,8 +57,8 @@ class RNN(Declared, keras.layers.Layer):
             cell's `get_initial_state`, or zeros, or the kept states of a stateful layer.
         mask: Booleans (B, T). A timestep where it's False keeps every state of its row and
             repeats the row's previous output (zeros before the first valid timestep, or always
-            with `zero_output_for_mask`). By default the mask that came with the inputs, one for all
-            where they nest.
+            with `zero_output_for_mask`). A mask of more axes counts where any of the rest is True.
+            By default the mask that came with the inputs, one for all where they nest.
         training: Whether to apply dropout; given to cells that take it.
         constants: Tensors that the cell gets at every timestep as `constants`, always a list: one
             tensor becomes a list of one, as in Keras 2.
@@ -321,8 +320,12 @@ class RNN(Declared, keras.layers.Layer):
         return map_shapes(lambda s: keras.KerasTensor(s, dtype=self.compute_dtype), shapes)
 
     def compute_mask(self, sequences: Structure, mask: Structure) -> Any:
-        """The mask of each result: the inputs' for a sequence, none for the rest."""
+        """The mask (B, T) of each result: the inputs' for a sequence, none for the rest.
+
+        With `go_backwards` it's turned, as the outputs are: they come in the order of the run.
+        """
         output_mask = shared_mask(mask) if self.return_sequences else None
+        output_mask = turned(output_mask) if self.go_backwards else output_mask
         outputs = output_sizes(self.cell) or Shape(1)
         # Keras's losses take a mask (B, T) only for outputs (B, T, units). Beside such an output a
         # leaf of another rank goes without, so that a model of both trains.

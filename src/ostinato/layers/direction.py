@@ -1,0 +1,115 @@
+"""What `Bidirectional` asks of each of its two layers: ours, Keras's, or one of a user's own.
+
+Any layer serves that has the attributes of Keras's recurrent layers (`return_sequences`,
+`return_state`, `go_backwards`, `stateful`); it needs no cell. Each is asked for itself, since the
+two directions may be layers of unlike kinds.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import tree
+
+from ostinato.cells.checks import name_of, read_states
+from ostinato.cells.contract import output_sizes, parameters_of, state_sizes, takes
+from ostinato.layers.masks import turned
+from ostinato.layers.rnn import RNN
+from ostinato.structure import Shape, Structure, map_shapes
+from ostinato.tensors import shape_of
+
+Tensor = Any
+
+
+def count_states(layer: Any) -> int | None:
+    """How many tensors a layer's states are; None where it doesn't tell."""
+    if isinstance(layer, RNN):
+        return len(tree.flatten(state_sizes(layer.cell)))
+    make = getattr(layer, "get_initial_state", None)
+    if make is None or not layer.built or "batch_size" not in parameters_of(make):
+        return None
+    return len(tree.flatten(make(batch_size=1)))
+
+
+def keywords_for(layer: Any, initial_state: Structure, given: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a layer's call.
+
+    Args:
+        layer: The layer.
+        initial_state: Its states, or None.
+        given: `training`, `mask` and `constants`. A layer that takes no mask, or doesn't care
+            whether it's training, isn't told, as in Keras.
+
+    Raises:
+        ValueError: if there are states or constants, and the layer takes none.
+    """
+    has_mask = any(mask is not None for mask in tree.flatten(given["mask"]))
+    values = {**given, "mask": given["mask"] if has_mask else None, "initial_state": initial_state}
+    values = {k: value for k, value in values.items() if value is not None or k == "training"}
+    for name in ("initial_state", "constants"):
+        if name in values and not takes(layer, name):
+            raise ValueError(
+                f"{name_of(layer)}: {name} was given, but its `call` takes no `{name}` argument."
+            )
+    return {name: value for name, value in values.items() if takes(layer, name)}
+
+
+def result_shapes(layer: Any, sequences_shape: Structure) -> Any:
+    """The shapes of a layer's results, in their containers."""
+    if type(layer).compute_output_shape is not keras.layers.Layer.compute_output_shape:
+        return layer.compute_output_shape(sequences_shape)
+    dtype = layer.compute_dtype
+    inputs = map_shapes(lambda shape: keras.KerasTensor(shape, dtype=dtype), sequences_shape)
+    return tree.map_structure(shape_of, layer.compute_output_spec(inputs))
+
+
+def output_masks(layer: Any, sequences: Structure, mask: Structure) -> list[Any]:
+    """The masks of a layer's outputs, each (B, T) in the order of the outputs, or None.
+
+    Args:
+        layer: The layer.
+        sequences: Its inputs.
+        mask: Their masks, each (B, T) or None.
+    """
+    masks: list[Any] = tree.flatten(layer.compute_mask(sequences, mask))
+    if layer.return_state:
+        masks = masks[: _count_outputs(layer)]
+    if not layer.return_sequences:
+        return [None] * len(masks)
+    if not layer.go_backwards:
+        return masks
+    # Keras's layers pass a mask on as it came, though their outputs are turned.
+    given = [m for m in tree.flatten(mask) if m is not None]
+    return [turned(m) if any(m is one for one in given) else m for m in masks]
+
+
+def _count_outputs(layer: Any) -> int:
+    """How many tensors its output is; one, of a layer that isn't ours."""
+    sizes = output_sizes(layer.cell) if isinstance(layer, RNN) else None
+    return 1 if sizes is None else len(tree.flatten(sizes))
+
+
+def reset_states(layer: Any, states: Structure) -> None:
+    """Sets the states that a stateful layer keeps; None: to what it starts from.
+
+    Raises:
+        ValueError: if states are given that don't fit, or to a layer that doesn't show its own.
+    """
+    if states is None:
+        layer.reset_state()
+        return
+    if isinstance(layer, RNN):
+        layer.reset_state(states)
+        return
+    kept = getattr(layer, "states", None)
+    if kept is None:
+        raise ValueError(
+            f"{name_of(layer)}: expected a layer with an attribute `states`, and built, to set "
+            "them; it can only be reset to the states that it starts from."
+        )
+    variables: Sequence[Any] = tree.flatten(kept)
+    sizes = [Shape(*variable.shape[1:]) for variable in variables]
+    batch_size = variables[0].shape[0] if variables else None
+    given = read_states(name_of(layer), "states", states, sizes, batch_size)
+    for variable, value in zip(variables, tree.flatten(given), strict=True):
+        variable.assign(value)

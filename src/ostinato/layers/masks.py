@@ -1,0 +1,67 @@
+"""Masks of timesteps: one (B, T) for a layer, out of whatever came, and in the order it goes on."""
+
+import functools
+from typing import Any
+
+from keras import ops, tree
+
+from ostinato.structure import Structure
+from ostinato.tensors import agree, shape_of
+
+
+def of_timesteps(mask: Any) -> Any:
+    """A mask (B, T, ...) as one of timesteps (B, T).
+
+    A timestep is valid where anything along the other axes is. Such masks are those of words in
+    sentences, and what `Masking` gives for inputs of more than three axes.
+    """
+    others = tuple(range(2, len(mask.shape)))
+    return ops.any(ops.cast(mask, "bool"), axis=others) if others else mask
+
+
+def each_of_timesteps(mask: Structure) -> Structure:
+    """A nest of masks, each as one of timesteps; what's no tensor is left to be refused."""
+    return tree.map_structure(lambda m: of_timesteps(m) if hasattr(m, "shape") else m, mask)
+
+
+def shared_mask(mask: Structure) -> Any:
+    """One mask (B, T) for all of a layer's inputs, or None where none of them has a mask.
+
+    The cell takes all inputs of a timestep at once, so a timestep is valid where every mask says
+    so; an input without a mask goes by those of the others. (Keras 2 took the first mask.)
+    """
+    masks: list[Any] = []
+    for given in tree.flatten(mask):
+        if given is not None and not any(given is other for other in masks):
+            masks.append(given)
+    return functools.reduce(ops.logical_and, map(of_timesteps, masks)) if masks else None
+
+
+def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | None) -> Any:
+    """One boolean mask (B, T) out of what came as `mask`, or None.
+
+    Raises:
+        ValueError: if one of the masks isn't (B, T) or (B, T, ...).
+    """
+    if mask is None:
+        return None
+    expected = (batch_size, timesteps)
+    masks = [leaf for leaf in tree.flatten(mask) if leaf is not None]
+    if not all(hasattr(leaf, "shape") for leaf in masks):
+        raise ValueError(
+            f"{owner}: expected a mask that is a tensor or array of shape (batch, timesteps) = "
+            f"{expected}, got {type(mask).__name__}."
+        )
+    for shape in map(shape_of, masks):
+        if not agree(shape[:2], expected):
+            raise ValueError(
+                f"{owner}: expected a mask of shape (batch, timesteps) = {expected}, got one of "
+                f"shape {shape}."
+            )
+    shared = shared_mask(masks)
+    return None if shared is None else ops.cast(shared, "bool")
+
+
+def turned(mask: Any) -> Any:
+    """A mask (B, T) from its last timestep to its first; None for none."""
+    return None if mask is None else ops.flip(mask, axis=1)
