@@ -205,8 +205,10 @@ def _is_flat(structure: Structure) -> bool:
 def repack(template: Structure, value: Structure) -> Structure | None:
     """Fits a structure of tensors into the containers of another.
 
-    Dicts and namedtuples are matched by key; sequences of the same length item by item; anything
-    else by the order of keras.tree's leaves (dict keys sorted). A single leaf may come bare.
+    What has names on both sides (dicts, namedtuples) is matched by name, and sequences of the same
+    length item by item. Other sequences are matched leaf by leaf, in their order, and a single
+    leaf may stand in any container or in none. Names are never matched by position: a dict's
+    entries have no order that both sides would agree on.
 
     Args:
         template: The containers wanted, with any leaves.
@@ -219,18 +221,36 @@ def repack(template: Structure, value: Structure) -> Structure | None:
         return template if not tree.flatten(template) else None
     if not tree.is_nested(template) and not tree.is_nested(value):
         return value
-    by_key, given = _as_mapping(template), _as_mapping(value)
-    if by_key is not None and given is not None and by_key.keys() == given.keys():
-        items = {key: repack(by_key[key], given[key]) for key in by_key}
-        return None if _unmatched(items.values(), by_key.values()) else _like(template, items)
+    by_name, given = _as_mapping(template), _as_mapping(value)
+    if by_name is not None and given is not None:
+        return _repack_by_name(template, by_name, given)
     if _both_sequences(template, value) and len(template) == len(value):
         parts = [repack(*pair) for pair in zip(template, value, strict=True)]
         if not _unmatched(parts, template):
             return type(template)(*parts) if is_namedtuple(template) else type(template)(parts)
+    if isinstance(value, (tuple, list)) and len(value) == 1:
+        return repack(template, value[0])
     flat = tree.flatten(value)
     if len(flat) != len(tree.flatten(template)):
         return None
+    if len(flat) > 1 and (_has_dict(template) or _has_dict(value)):
+        return None
     return tree.pack_sequence_as(template, flat)
+
+
+def _repack_by_name(
+    template: Structure, by_name: Mapping[str, Any], given: Mapping[str, Any]
+) -> Structure | None:
+    if by_name.keys() != given.keys():
+        return None
+    items = {name: repack(by_name[name], given[name]) for name in by_name}
+    return None if _unmatched(items.values(), by_name.values()) else _like(template, items)
+
+
+def _has_dict(structure: Structure) -> bool:
+    if isinstance(structure, Mapping):
+        return True
+    return isinstance(structure, (tuple, list)) and any(map(_has_dict, structure))
 
 
 def _unmatched(parts: Any, templates: Any) -> bool:

@@ -1,12 +1,15 @@
 """Nested inputs, states and outputs."""
 
+from collections import namedtuple
+
 import keras
 import numpy as np
 import pytest
 from keras import ops, tree
+from refusals import refuses
 
 from ostinato import Shape
-from ostinato.layers import RNN, Bidirectional, LSTMCell
+from ostinato.layers import LSTM, RNN, Bidirectional, LSTMCell
 from support import DictCell, NestedCell, PenState, array, assert_close, dict_cell_by_numpy, numpy
 
 LOCATION, PRESSURE = array(0, 4, 5, 2), array(1, 4, 5, 3, 1)
@@ -74,6 +77,51 @@ def test_initial_state_comes_in_any_containers():
     assert_close(layer(PEN, initial_state=nested), expected)
     assert_close(layer(PEN, initial_state=loose), expected)
     assert_close(layer(PEN, initial_state=[nested]), expected)
+
+
+def test_names_are_never_matched_by_position():
+    states = {"h": array(0, 4, 4), "c": array(1, 4, 4)}
+    layer, x = LSTM(4, stateful=True, name="named"), array(2, 4, 5, 3)
+    both = Bidirectional(LSTM(4))
+    words = ["expected initial_state", "(4, 4)", "A dict fits"]
+    for call in (lambda **k: layer(x, **k), lambda **k: layer(keras.Input((5, 3), 4), **k)):
+        refuses(words, call, initial_state=states)
+        refuses(words, call, initial_state=[states])
+    refuses(["expected states", "A dict fits"], layer.reset_states, states)
+    refuses("initial_state", both, x, initial_state=[states, states])
+    refuses("initial_state", both, x, initial_state={**states, "f": states["h"], "g": states["c"]})
+    stack = RNN([LSTMCell(4), LSTMCell(4)])
+    refuses("A dict fits", stack, x, initial_state=[states, states])
+    right = layer(x, initial_state=[states["h"], states["c"]])
+    as_named = namedtuple("States", ["h", "c"])(**states)  # it has an order
+    assert_close(layer(x, initial_state=as_named), right)
+
+    class Named(keras.layers.Layer):
+        state_size = property(lambda self: {"h": 4, "c": 4})
+        returned = staticmethod(lambda h, c: {"c": c, "h": h})
+
+        def call(self, inputs, states):
+            h, c = states["h"] + 1.0, states["c"] + 2.0
+            return h + c, self.returned(h, c)
+
+    class InOrder(Named):
+        returned = staticmethod(lambda h, c: [h, c])
+
+    class Misnamed(Named):
+        returned = staticmethod(lambda h, c: {"h": h, "cell": c})
+
+    class DictForList(keras.layers.Layer):
+        state_size = property(lambda self: [4, 4])
+
+        def call(self, inputs, states):
+            return states[0], {"h": states[0], "c": states[1]}
+
+    named = RNN(Named())
+    assert_close(named(x, initial_state=states), states["h"] + states["c"] + 15.0)
+    for wrong in ([states["h"], states["c"]], {"h": states["h"], "cell": states["c"]}):
+        refuses("A dict fits" if isinstance(wrong, dict) else "'h'", named, x, initial_state=wrong)
+    for cell in (InOrder(), Misnamed(), DictForList()):
+        refuses(["returned new states", "don't match its state_size"], RNN(cell), x)
 
 
 def test_bidirectional_merges_every_leaf():

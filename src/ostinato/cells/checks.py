@@ -43,7 +43,7 @@ def read_states(
     if states is None:
         raise ValueError(
             f"{owner}: expected {what} to be {len(tree.flatten(expected))} tensors like "
-            f"{describe(expected)}, got {describe(given)}."
+            f"{describe(expected)}, got {describe(given)}.{_about_names(given)}"
         )
     triples = zip(leaf_paths(expected), tree.flatten(states), tree.flatten(expected), strict=True)
     for path, state, size in triples:
@@ -55,6 +55,13 @@ def read_states(
                 f"{owner}: expected {what}{path} of shape {wanted}, got {shape_of(state)}."
             )
     return states
+
+
+def _about_names(given: Structure) -> str:
+    inner = given if isinstance(given, (tuple, list)) else ()
+    has_dict = any(isinstance(item, dict) for item in (given, *inner))
+    hint = " A dict fits a dict with the same names alone, since its entries have no order."
+    return hint if has_dict else ""
 
 
 def check_cell(owner: str, cell: Any) -> None:
