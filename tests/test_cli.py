@@ -44,7 +44,6 @@ def test_says_which_backend(guide, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
         (["tune"], "invalid choice: 'tune'"),
         (["guide", "--backend", "numpy"], "invalid choice: 'numpy'"),
         (["guide", "--epochs", "0"], "expected a positive whole number, got '0'"),
@@ -106,6 +105,42 @@ def test_an_engine_in_the_environment_that_there_isnt(arguments):
         "ostinato: error: OSTINATO_ENGINE: expected the name of an engine, 'fused' or 'scan', got "
         "'foo'.\n"
     )
+
+
+def test_no_command_shows_what_there_is(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr().err
+    assert all(name in shown for name in ("guide", "explain", "bench", "To begin with: `ostinato"))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("none.keras", "can't load none.keras: File not found"),
+        ("a.txt", "expected a .keras or .h5 file"),
+    ],
+)
+def test_what_explain_cannot_read_is_refused_first(file, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("")
+    assert main(["explain", file]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert not captured.out
+
+
+def test_explain_says_which_class_it_does_not_know(tmp_path, monkeypatch, capsys):
+    class Mine(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    keras.Sequential([keras.Input((3, 2)), Mine(), keras.layers.LSTM(2)]).save(tmp_path / "m.keras")
+    monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
+    assert main(["explain", str(tmp_path / "m.keras")]) == 2
+    shown = capsys.readouterr().err
+    assert "m.keras: Could not locate class 'Mine'." in shown
+    assert "`print(ostinato.explain(model))`" in shown
+    assert "config=" not in shown
 
 
 def test_version(capsys):

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ostinato import __version__, backend
 from ostinato.bench import command as bench_command
@@ -18,9 +19,13 @@ EXTRAS = {"guide": ("jinja2", "matplotlib", "pygments"), "bench": ("matplotlib",
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the process's exit status."""
     parser = _parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return 2
     asked = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = asked.command
     try:
+        _check_engine()
         return command(asked)
     except _CommandError as error:
         line = " ".join(str(error).split())  # Keras's errors have several
@@ -47,6 +52,7 @@ def _guide(asked: argparse.Namespace) -> int:
 
 
 def _explain(asked: argparse.Namespace) -> int:
+    _check_file(asked.file)
     _choose_backend(asked.backend)
     # They import Keras, so they have to wait for the backend.
     from ostinato import conversion, explanation
@@ -55,8 +61,7 @@ def _explain(asked: argparse.Namespace) -> int:
     try:
         model = loading.load_unchanged(asked.file, compile=False)
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).removeprefix(f"load_model: {asked.file}: ")
-        raise _CommandError(f"can't load {asked.file}: {reason}") from None
+        raise _CommandError(f"can't load {asked.file}: {_reason(error, asked.file)}") from None
     found = explanation.explain(model)
     print(found)
     if sum(row.engine == "keras" for row in found) > len(conversion.left_alone(model)):
@@ -71,8 +76,30 @@ def _explain(asked: argparse.Namespace) -> int:
     return 0
 
 
+def _check_file(file: str) -> None:
+    """Refuses what is no model's file, before a framework is imported."""
+    path = Path(file)
+    if not path.exists():
+        raise _CommandError(f"can't load {file}: File not found (No such file or directory)")
+    if path.is_file() and path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise _CommandError(
+            f"can't load {file}: File format not supported: expected a .keras or .h5 file"
+        )
+
+
+def _reason(error: Exception, file: str) -> str:
+    """What is wrong, without the configs that Keras wraps around it; and the way out."""
+    ours = f"load_model: {file}: "
+    if str(error).startswith(ours):
+        return str(error).removeprefix(ours)
+    reason = str(error).rpartition("Exception encountered:")[2].partition("Full object config:")[0]
+    return (
+        f"{reason.strip()} (A model with classes, functions or lambdas of yours can be explained "
+        "in Python, where they are: `print(ostinato.explain(model))`.)"
+    )
+
+
 def _bench(asked: argparse.Namespace) -> int:
-    _check_engine()
     if asked.output:
         _require("bench", "the chart that --output asks for")
     return bench_command.run(asked)  # contenders are processes, each with its own backend
@@ -97,7 +124,6 @@ def _check_engine() -> None:
 
 
 def _choose_backend(requested: str | None) -> None:
-    _check_engine()
     try:
         choice = backend.choose(requested)
     except ImportError as error:
@@ -111,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ostinato",
         description="Keras's recurrent layers, whole, on JAX, PyTorch and TensorFlow.",
+        epilog="To begin with: `ostinato guide --quick`, which runs the guide in a minute or two "
+        "and writes a report to look at. `ostinato COMMAND --help` has each command's options.",
     )
     parser.add_argument("--version", action="version", version=f"ostinato {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -126,7 +154,8 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs",
         type=bench_command.positive,
         metavar="N",
-        help="epochs of training (default: the guide's)",
+        help="epochs of the longer training, in the section after the guide's own epoch "
+        "(default: 3 to 10, by how many digits there are)",
     )
     guide.add_argument(
         "--output",
@@ -134,12 +163,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder for the report (default: %(default)s)",
     )
-    guide.add_argument("--quick", action="store_true", help="less data and training: see it run")
+    guide.add_argument(
+        "--quick", action="store_true", help="a part of the digits and few steps, to see it run"
+    )
     guide.set_defaults(command=_guide)
 
     explain = commands.add_parser(
         "explain",
-        help="say which engine runs each recurrent layer of a saved model",
+        help="show which engine runs each recurrent layer of a saved model",
         description="Loads a .keras or .h5 file and prints a table of its recurrent layers: which "
         "engine runs each on this machine, and why not a faster one.",
     )
@@ -149,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser(
         "bench",
-        help="time Ostinato's layers beside every peer that is installed",
+        help="time Ostinato's layers beside Keras's and torch.nn's, where installed",
         description="Times Ostinato's layers beside torch.nn's, tf_keras's and Keras's own, on "
         "every backend that is installed, in one run; the results have to agree.",
     )

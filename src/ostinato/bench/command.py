@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a few cases: two minutes where the machine is quiet, five at most",
+        help="a few cases: two minutes, if the machine is quiet",
     )
     _add_list(parser, "--cases", SIZES, "sizes")
     _add_list(parser, "--kinds", KINDS, "kinds of layer")

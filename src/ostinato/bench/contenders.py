@@ -51,15 +51,10 @@ class Contender:
         keras_like = self.library in ("ostinato", "keras", "tf_keras")
         return ("infer", "train", "fit") if keras_like else ("infer", "train")
 
-    @property
-    def packages(self) -> tuple[str, ...]:
-        """The packages that it needs."""
-        libraries = [self.library] * (self.library in ("keras", "tf_keras", "ostinato"))
-        return (self.framework, *libraries)
-
     def missing(self) -> tuple[str, ...]:
-        """Those that aren't installed."""
-        return tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
+        """The packages that it needs and that aren't installed."""
+        needed = [self.framework] + (["tf_keras"] if self.library == "tf_keras" else [])
+        return tuple(package for package in needed if importlib.util.find_spec(package) is None)
 
     def environment(self) -> dict[str, str]:
         """The environment of its process."""

@@ -29,7 +29,8 @@ class Pace:
         most: Seconds after which a slow contender takes no more turns.
         limit: Seconds of a case, after which nothing more is begun. A contender that takes a third
             of them at once is stopped, and takes part in no further case: where cores are few and
-            busy, threads that wait for one another can make a step take minutes.
+            busy, threads that wait for one another can make a step take minutes. What it took
+            isn't the others' loss.
     """
 
     rounds: int = 20
@@ -77,7 +78,10 @@ def measure(
         start = time.monotonic()
         _ask(process, one, LOAD_SECONDS, "load")
         end += time.monotonic() - start  # that's once for all cases
+        start = time.monotonic()
         values = _prepare(process, one, pace, case, end)
+        if one.too_slow:
+            end += time.monotonic() - start  # that, too
         expected = expected or values
         if values and not one.trouble:
             one.difference, one.trouble = compare(expected, values)
@@ -138,6 +142,8 @@ def _take_turns(running: list[tuple[Process, Measured]], pace: Pace, end: float)
             runs = _ask(process, one, pace.limit / 3, "round", pace.seconds)
             times[one.contender] += [runs] if runs else []
             spent[one.contender] += time.monotonic() - start
+            if one.too_slow:
+                end += time.monotonic() - start
     for process, one in running:
         if not one.trouble:
             _ask(process, one, pace.limit, "rest")

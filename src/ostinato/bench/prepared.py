@@ -34,9 +34,18 @@ class Prepared:
         return time.perf_counter() - start
 
 
+def load(contender: Contender) -> Any:
+    """Imports all that a contender needs, which takes long; the module of its framework."""
+    if contender.library == "ostinato":
+        importlib.import_module("ostinato.layers")
+    elif contender.library in ("keras", "tf_keras"):
+        library_of(contender)
+    return importlib.import_module(f"ostinato.bench.on_{contender.framework}")
+
+
 def prepare(contender: Contender, case: Case) -> Prepared:
     """What a contender makes of a case."""
-    framework = importlib.import_module(f"ostinato.bench.on_{contender.framework}")
+    framework = load(contender)
     prepared: Prepared
     if contender.library == "sgemm":
         prepared = framework.products(case)

@@ -6,7 +6,6 @@ standard error.
 """
 
 import contextlib
-import importlib
 import os
 import pickle
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 
 from ostinato.bench.cases import Case
 from ostinato.bench.contenders import Contender, parse
-from ostinato.bench.prepared import Prepared, prepare
+from ostinato.bench.prepared import Prepared, load, prepare
 
 # Seconds of a run that needs no warming up. At 0.1 the first run after the others' turns was what
 # counted, and paid for memory that the system had taken back meanwhile (LSTM L, training, on
@@ -129,8 +128,7 @@ class Worker:
 
     def load(self) -> None:
         """Imports what takes long to import."""
-        for package in self._contender.packages:
-            importlib.import_module(package)
+        load(self._contender)
 
     def prepare(self, case: Case) -> tuple[list[Any], str]:
         """Makes a case ready: its results, and the engine that computes them."""
