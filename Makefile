@@ -49,7 +49,7 @@ endef
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: guide test lint types native test-core test-once sanitize sanitize-quick format \
-	stub wheel docs constraints bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+	wheel docs constraints bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -124,10 +124,6 @@ sanitize: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --no-cache --fix
 	$(BIN)/ruff format
-
-# The constructors as type checkers see them, after a change of the arguments.
-stub: $(READY)
-	KERAS_BACKEND=jax $(BIN)/python tests/layers/stub.py
 
 # A wheel as it's released, built in isolation, and tried in an environment that knows nothing of this
 # checkout. One from Python 3.12 on is for all later ones: make wheel PYTHON=python3.12 TRY=python3.13

@@ -110,8 +110,8 @@ def test_a_function_of_the_same_name_is_another_function():
 
 
 class Overriding(layers.LSTMCell):
-    def recurrence(self, *args):
-        return super().recurrence(*args)
+    def _cell_recurrence(self, *args):
+        return super()._cell_recurrence(*args)
 
 
 class Named(layers.LSTMCell):
@@ -122,7 +122,7 @@ class Named(layers.LSTMCell):
 
 @needs_native
 def test_a_subclass_runs_on_the_kernel_if_its_mathematics_is_the_base_s():
-    assert "Overriding has its own 'recurrence'" in chosen(Overriding(3)).why_not()
+    assert "Overriding has its own '_cell_recurrence'" in chosen(Overriding(3)).why_not()
     assert engine_of(question_about(Named(3), X)) == "fused"
 
 

@@ -155,7 +155,7 @@ def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
 
 def _inputs_like(layer: RNN) -> Any:
     """Inputs of the rank and nesting that a layer was built for; else one of (batch, time, D)."""
-    shapes = layer.built_shapes or [(1, 1, 1)]
+    shapes = layer._rnn_built_shapes or [(1, 1, 1)]
     tensors = [ops.zeros((1,) * len(shape), dtype=layer.compute_dtype) for shape in shapes]
     return tensors[0] if len(tensors) == 1 else tensors
 

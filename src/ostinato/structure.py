@@ -8,7 +8,7 @@ Shape letters, used all over the package: B batch, T timesteps, D input features
 
 import numbers
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -142,6 +142,22 @@ def map_shapes(function: Callable[[tuple[int | None, ...]], Any], shapes: Struct
     if is_namedtuple(shapes):
         return type(shapes)(*mapped)
     return tuple(mapped) if isinstance(shapes, tuple) else mapped
+
+
+def flat_shapes(shapes: Structure) -> tuple[list[tuple[int | None, ...]], list[str]]:
+    """The shapes of a nest of shapes, and how to name each."""
+    tensors = map_shapes(keras.KerasTensor, shapes)
+    return [tuple(tensor.shape) for tensor in tree.flatten(tensors)], leaf_paths(tensors)
+
+
+def without_time(shapes: Structure) -> Structure:
+    """The shapes (B, ...) of one timestep, from those of sequences (B, T, ...)."""
+    return map_shapes(lambda shape: (shape[0], *shape[2:]), shapes)
+
+
+def first_known(dimensions: Iterable[int | None]) -> int | None:
+    """The first dimension that's known; nested inputs may know it only in some of them."""
+    return next((dimension for dimension in dimensions if dimension is not None), None)
 
 
 def leaf_paths(structure: Structure) -> list[str]:

@@ -1,11 +1,23 @@
 """The constructors' arguments: what each of them takes, and in which words it's refused."""
 
+import inspect
+import re
+
 import numpy as np
 import pytest
-import stub
 from refusals import refuses
 
-from ostinato.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN
+from ostinato import layers
+from ostinato.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Bidirectional,
+    GRUCell,
+    LSTMCell,
+    SimpleRNN,
+    StackedRNNCells,
+)
 
 
 @pytest.mark.parametrize("units", [0, -3, 2.5, "4", None, True])
@@ -64,7 +76,7 @@ def test_a_flag_as_a_config_may_hold_it(given):
 def test_none_is_false_as_to_keras():
     layer = LSTM(4, return_sequences=None, unroll=None, use_bias=None, implementation=None)
     assert layer.return_sequences is layer.unroll is layer.use_bias is False
-    assert layer.implementation == 2
+    assert layer.cell.implementation == 2
 
 
 @pytest.mark.parametrize("value", [7, -1, "2", 1.0, True])
@@ -84,5 +96,43 @@ def test_a_dtype_without_fractions(dtype):
         refuses([cls.__name__, "`dtype`", "floats", repr(dtype)], cls, 4, dtype=dtype)
 
 
-def test_the_stub_shows_type_checkers_what_is_declared():
-    assert stub.PATH.read_text(encoding="utf-8") == stub.text(), "`make stub` writes it anew"
+CLASSES = [getattr(layers, name) for name in layers.__all__ if name != "Shape"]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_docstring_describes_each_argument_in_order(cls):
+    parameters = inspect.signature(cls).parameters.values()
+    names = [f"**{p.name}" if p.kind is p.VAR_KEYWORD else p.name for p in parameters]
+    section = inspect.getdoc(cls).partition("\nArgs:\n")[2].partition("\n\n")[0]
+    assert re.findall(r"^    ([*\w]+): ", section, re.MULTILINE) == names
+    assert all(p.annotation is not p.empty for p in parameters)
+
+
+def first_argument(cls):
+    """What a class can't be made without."""
+    cell = GRUCell(2)
+    own = {RNN: cell, StackedRNNCells: [cell], Bidirectional: GRU(2)}
+    return own.get(cls, 4)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_mistyped_argument_gets_a_suggestion(cls):
+    first = first_argument(cls)
+    for parameter in list(inspect.signature(cls).parameters.values())[1:-1]:
+        typed = parameter.name[:-2] + parameter.name[-1]
+        words = [f"{cls.__name__}: ", f"`{typed}`", f"did you mean `{parameter.name}`?"]
+        refuses(words, cls, first, **{typed: None})
+    for typed, meant in {"nme": "name", "dtpye": "dtype", "trainabel": "trainable"}.items():
+        refuses([cls.__name__, f"`{typed}`: did you mean `{meant}`?"], cls, first, **{typed: 1})
+
+
+def test_suggestions_know_a_subclass_s_arguments_and_none_of_a_base_s():
+    class Scaled(LSTM):
+        def __init__(self, units, scaling=1.0, **kwargs):
+            super().__init__(units, **kwargs)
+            self.scaling = scaling
+
+    words = ["Scaled: Unknown argument `scalling`: did you mean `scaling`?", "`unrol`: did"]
+    refuses(words, Scaled, 4, scalling=2.0, unrol=True)
+    refuses(["LSTM: Unknown argument `cel`."], LSTM, 4, cel=LSTMCell(4))
+    refuses(["LSTM: Unknown argument `arguments`."], LSTM, 4, arguments={})

@@ -11,38 +11,40 @@ from ostinato.tensors import Tensor, Tensors
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 # A subclass that changes none of these has the mathematics of its base.
-_MATHEMATICS = ("call", "__call__", "projection", "recurrence", "kernel_weights")
+_MATHEMATICS = ("call", "__call__", "_cell_projection", "_cell_recurrence", "_cell_weights")
 
 
 class BuiltinCell:
     """The interface of SimpleRNNCell, GRUCell and LSTMCell to the engines.
 
-    Attributes:
-        kind: The native engine's name for this mathematics, one of `ostinato.native.KINDS`.
-        activation: The function of the output or candidate.
+    What Keras's cells haven't is underscored, and begins with `_cell_`: a subclass of the user's
+    owns every other name.
     """
 
-    kind: Any
-    activation: Any
+    _cell_kind: Any  # the native engine's name for this mathematics, one of ostinato.native.KINDS
     compute_dtype: str
 
     def get_initial_state(self, batch_size: Any = None) -> list[Tensor]:
         """Zeros (B, U) for each state."""
         raise TypeError(f"{type(self).__name__} has no states.")
 
-    def kernel_weights(self) -> Tensors:
+    def _cell_activations(self) -> dict[str, Any]:
+        """The functions that it applies, by the names of the arguments; SimpleRNN has no gates."""
+        raise TypeError(f"{type(self).__name__} has no activations.")
+
+    def _cell_weights(self) -> Tensors:
         """The values of kernel, recurrent_kernel and, where there is one, bias."""
         raise TypeError(f"{type(self).__name__} has no weights for a kernel.")
 
-    def draw_masks(self, batch_size: Any, features: int, training: bool) -> Any:
+    def _cell_masks(self, batch_size: Any, features: int, training: bool) -> Any:
         """Draws one call's dropout masks: `inputs` and `recurrent`, tuples of tensors."""
         raise TypeError(f"{type(self).__name__} draws no masks.")
 
-    def projection(self, masks: Any) -> Callable[[Tensor], Tensor]:
+    def _cell_projection(self, masks: Any) -> Callable[[Tensor], Tensor]:
         """The part of a timestep that needs only the inputs, for one timestep or all at once."""
         raise TypeError(f"{type(self).__name__} has no projection.")
 
-    def recurrence(self, masks: Any) -> Step:
+    def _cell_recurrence(self, masks: Any) -> Step:
         """The part of a timestep that needs the state, on what the projection gives."""
         raise TypeError(f"{type(self).__name__} has no recurrence.")
 

@@ -13,7 +13,7 @@ import keras
 
 from ostinato import layers
 from ostinato.cells.contract import call_method, parameters_of, takes
-from ostinato.layers.arguments import ZERO_OUTPUT_FOR_MASK
+from ostinato.layers.arguments import argument_names
 from ostinato.structure import is_count
 
 NAMES = frozenset(layers.__all__) - {"Shape"}
@@ -109,8 +109,7 @@ class Direction:
                 backward_layer=copy(layer.backward_layer),
                 **base,
             )
-        declared = getattr(layers, name).arguments
-        values = {**base, **_values(layer, {a.name for a in declared})}
+        values = {**base, **_values(layer, argument_names(getattr(layers, name)))}
         if name == "RNN":
             return target(copy(values.pop("cell")), **values)
         return target(**values)
@@ -125,13 +124,11 @@ def _recurrent_name(cls: type, package: str) -> str | None:
     return cls.__name__ if package_of(cls) == package and cls.__name__ in NAMES else None
 
 
-def _values(layer: Any, names: set[str]) -> dict[str, Any]:
+def _values(layer: Any, names: tuple[str, ...]) -> dict[str, Any]:
     """A layer's arguments, from its attributes or its cell's.
 
     The values themselves, not their configs: a function needn't be registered to be kept.
     """
-    if hasattr(layer, ZERO_OUTPUT_FOR_MASK.name):
-        names = names | {ZERO_OUTPUT_FOR_MASK.name}
     places = [layer, *([layer.cell] if hasattr(layer, "cell") else [])]
     return {
         name: next(getattr(place, name) for place in places if hasattr(place, name))

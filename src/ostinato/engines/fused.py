@@ -115,11 +115,11 @@ def _prepared(task: Task, spec: RunSpec) -> _Run:
     cell: BuiltinCell = task.cell
     dtype = cell.compute_dtype
     x, states = to_dtype(task.xs, dtype), leaves(task.states)
-    masks = cell.draw_masks(size_of(x, 0), x.shape[-1], task.context.training)
+    masks = cell._cell_masks(size_of(x, 0), x.shape[-1], task.context.training)
     if task.context.training or masks.inputs or masks.recurrent:
         training = int(task.context.training)
         spec = _with_dropout(spec, len(masks.inputs), len(masks.recurrent), training)
-    operands = [x, *states, *cell.kernel_weights()]
+    operands = [x, *states, *cell._cell_weights()]
     drawn = [_stack(of_kind) for of_kind in (masks.inputs, masks.recurrent) if of_kind]
     if dtype not in DTYPES:
         operands = [ops.cast(tensor, "float32") for tensor in operands]

@@ -79,8 +79,8 @@ def _recurrence(task: Task, xs: Structure) -> tuple[Recurrence, Structure]:
 def _lean(task: Task, xs: Any) -> Recurrence:
     """A built-in cell: its masks drawn and its weights read once, before the loop."""
     cell: BuiltinCell = task.cell
-    masks = cell.draw_masks(ops.shape(xs)[1], xs.shape[-1], task.context.training)
-    timestep = cell.recurrence(masks)
+    masks = cell._cell_masks(ops.shape(xs)[1], xs.shape[-1], task.context.training)
+    timestep = cell._cell_recurrence(masks)
     xs = ops.cast(xs, cell.compute_dtype)
 
     def step(x: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
@@ -88,4 +88,4 @@ def _lean(task: Task, xs: Any) -> Recurrence:
         return (output,), new
 
     flat = tuple(leaves(task.states))
-    return Recurrence(step, (xs,), flat, flat[:1], cell.projection(masks))
+    return Recurrence(step, (xs,), flat, flat[:1], cell._cell_projection(masks))

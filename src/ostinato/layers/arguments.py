@@ -1,13 +1,14 @@
-"""The arguments of cells and layers, each declared once.
+"""The arguments of layers and cells: how each is read, and written into a config, by its name.
 
-A class lists the arguments it takes; from that list come its constructor's signature, the reading
-and checking of values, its attributes, its config and the "Args" part of its docstring.
+A constructor's signature says which arguments a class takes; what an argument is, is the same
+wherever it stands.
 """
 
+import difflib
+import functools
 import inspect
 import numbers
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,6 @@ import keras
 import numpy as np
 
 from ostinato.structure import is_count
-
-REQUIRED = inspect.Parameter.empty
-
-
-Reader = Callable[[Any], Any]  # given value -> attribute, or a ValueError
 
 # What Keras's registries take: a name, a config, or what it stands for.
 Activation = str | dict[str, Any] | Callable[..., Any] | None
@@ -41,115 +37,87 @@ class RefusedArgument(ValueError):  # noqa: N818 - to a user it's a ValueError
         self.detail = detail
 
 
-@dataclass(frozen=True)
-class Argument:
-    """One constructor argument.
+def start_layer(layer: Any, kwargs: dict[str, Any]) -> None:
+    """Calls the constructor of `keras.layers.Layer`.
 
-    Attributes:
-        name: Its name, the attribute's and the config key's.
-        doc: What it is, for docstrings.
-        hint: Its type, as an annotation.
-        default: Its default; REQUIRED where there is none.
-        read: Given value to attribute, or a ValueError.
-        write: Attribute to config entry.
-        keyword_only: Keras takes it through **kwargs, so it has no position.
-        config_if_changed: Keras's config lacks it: it's written only where it isn't the default,
-            so that an unchanged layer's config equals Keras's.
+    Args:
+        layer: A layer or cell at the beginning of its own constructor.
+        kwargs: What that has been given beside its own arguments.
+
+    Raises:
+        RefusedArgument: for an argument that nobody takes; it suggests one that is spelled alike.
     """
-
-    name: str
-    doc: str
-    hint: str
-    default: Any = REQUIRED
-    read: Reader = lambda value: value
-    write: Callable[[Any], Any] = lambda value: value
-    keyword_only: bool = False
-    config_if_changed: bool = False
-
-    def parameter(self) -> inspect.Parameter:
-        """The argument as a parameter of a signature."""
-        by_name, both = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-        kind = by_name if self.keyword_only else both
-        return inspect.Parameter(self.name, kind, default=self.default, annotation=self.hint)
+    try:
+        keras.layers.Layer.__init__(layer, **kwargs)
+    except ValueError as error:
+        known = _known_arguments(type(layer))
+        unknown = [name for name in kwargs if name not in known]
+        if not unknown:
+            raise
+        detail = " ".join(_unknown(name, known) for name in unknown)
+        raise RefusedArgument(type(layer).__name__, detail) from error
 
 
-class Declared:
-    """Gives a class the constructor that its `arguments` declare.
+def _known_arguments(cls: Any) -> set[str]:
+    """What a layer's class takes: that of ours, those that a user derived, and Keras's Layer."""
+    of_user = cls.__mro__[: cls.__mro__.index(_class_of_ours(cls))]
+    constructors = [c.__init__ for c in (*of_user, keras.layers.Layer)]
+    names = {name for function in constructors for name in inspect.signature(function).parameters}
+    return {*names, *argument_names(cls)}
 
-    A subclass that lists `arguments` gets an `__init__` with that signature, which binds the
-    values by name and hands them to `_construct(values, rest)`.
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    alike = difflib.get_close_matches(name, known, n=1)
+    hint = f": did you mean `{alike[0]}`?" if alike else "."
+    return f"Unknown argument `{name}`{hint}"
+
+
+def own_arguments(variables: dict[str, Any]) -> dict[str, Any]:
+    """A constructor's arguments by name, out of its `locals()`, without those for Keras's Layer."""
+    return {name: value for name, value in variables.items() if name in _ARGUMENTS}
+
+
+def argument_names(cls: Any) -> tuple[str, ...]:
+    """The arguments of a class of ours, without those for Keras's Layer and a subclass's own."""
+    return _argument_names(cls)
+
+
+@functools.lru_cache(maxsize=256)
+def _argument_names(cls: Any) -> tuple[str, ...]:
+    parameters = list(inspect.signature(_class_of_ours(cls).__init__).parameters.values())[1:]
+    return tuple(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+
+
+def _class_of_ours(cls: Any) -> Any:
+    package = __package__.partition(".")[0]
+    return next(c for c in cls.__mro__ if c.__module__.partition(".")[0] == package)
+
+
+def read(owner: str, name: str, value: Any) -> Any:
+    """What becomes of a given argument, as the attribute of its name.
+
+    Raises:
+        RefusedArgument: if it can't be.
     """
-
-    arguments: tuple[Argument, ...] = ()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "arguments" in cls.__dict__:
-            # setattr: a type checker rightly objects to assigning a method of a known class
-            setattr(cls, "__init__", _constructor(cls.__name__, cls.arguments))  # noqa: B010
-            cls.__doc__ = _documented(cls.__doc__ or "", cls.arguments)
-
-    def _construct(self, values: dict[str, Any], rest: dict[str, Any]) -> None:
-        raise TypeError(f"{type(self).__name__} declares arguments but no _construct.")
-
-    def _read(self, argument: Argument, value: Any) -> Any:
-        try:
-            return argument.read(value)
-        except ValueError as error:
-            detail = f"`{argument.name}`: {error}"
-            raise RefusedArgument(type(self).__name__, detail) from error
-
-    def _written(self, arguments: tuple[Argument, ...]) -> dict[str, Any]:
-        """The config entries of some arguments, from the attributes of the same names."""
-        values = {argument: getattr(self, argument.name) for argument in arguments}
-        return {
-            argument.name: argument.write(value)
-            for argument, value in values.items()
-            if not (argument.config_if_changed and value == argument.default)
-        }
+    try:
+        return _ARGUMENTS[name].read(value)
+    except ValueError as error:
+        raise RefusedArgument(owner, f"`{name}`: {error}") from error
 
 
-def _constructor(owner: str, arguments: tuple[Argument, ...]) -> Callable[..., None]:
-    parameters = sorted(
-        (argument.parameter() for argument in arguments), key=lambda parameter: parameter.kind
-    )
-    signature = inspect.Signature(
-        [
-            inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-            *parameters,
-            inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD, annotation="Any"),
-        ],
-        return_annotation="None",
-    )
-
-    def construct(self: Declared, *args: Any, **kwargs: Any) -> None:
-        try:
-            bound = signature.bind(self, *args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{owner}: {error}.") from None
-        bound.apply_defaults()
-        values = dict(bound.arguments)
-        del values["self"]
-        try:
-            self._construct(values, values.pop("kwargs"))
-        except RefusedArgument as error:
-            raise RefusedArgument(type(self).__name__, error.detail) from error.__cause__
-
-    construct.__name__ = "__init__"
-    construct.__signature__ = signature  # type: ignore[attr-defined]
-    construct.__qualname__ = f"{owner}.__init__"
-    return construct
+def set_arguments(layer: Any, given: dict[str, Any]) -> None:
+    """Reads given arguments and sets them as attributes of a layer or cell."""
+    for name, value in given.items():
+        setattr(layer, name, read(type(layer).__name__, name, value))
 
 
-def _documented(doc: str, arguments: tuple[Argument, ...]) -> str:
-    """The docstring with the arguments before its first section."""
-    about, *sections = re.split(r"\n\n(?=Call arguments:|Raises:)", inspect.cleandoc(doc))
-    lines = ["Args:"]
-    for argument in arguments:
-        default = "" if argument.default is REQUIRED else f" Default: `{argument.default!r}`."
-        lines.append(f"    {argument.name}: {argument.doc}{default}")
-    lines.append("    **kwargs: Arguments of `keras.layers.Layer`: name, dtype, trainable...")
-    return "\n\n".join([about, "\n".join(lines), *sections])
+def written(layer: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The config entries of some arguments, from the attributes of the same names."""
+    return {
+        name: _ARGUMENTS[name].write(getattr(layer, name))
+        for name in names
+        if not (name in _NOT_IN_KERAS and getattr(layer, name) == _NOT_IN_KERAS[name])
+    }
 
 
 def _units(value: Any) -> int:
@@ -191,116 +159,75 @@ def _seed(value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def _known(get: Callable[[Any], Any], kind: str) -> Reader:
-    """A reader by one of Keras's registries, whose errors don't say whose argument it was."""
-
-    def read(value: Any) -> Any:
-        try:
-            return get(value)
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"expected the name of {kind} that Keras knows, its config, a callable "
-                f"or None, got {value!r}. {error}"
-            ) from error
-
-    return read
-
-
-def _cudnn(value: Any) -> Any:
+def _use_cudnn(value: Any) -> Any:
     if value not in ("auto", True, False):
         raise ValueError(f"expected 'auto', True or False, got {value!r}.")
     return value
 
 
-def flag(name: str, doc: str, default: bool = False) -> Argument:
-    """An argument that is True or False."""
-    return Argument(name, doc, "bool", default, _flag)
+@dataclass(frozen=True)
+class _Argument:
+    """How one argument is read (to its attribute, or a ValueError), and written to a config."""
+
+    read: Callable[[Any], Any]
+    write: Callable[[Any], Any] = lambda value: value
 
 
-def _activation(name: str, default: str, doc: str) -> Argument:
-    read = _known(keras.activations.get, "an activation")
-    about = f"{doc} None: linear."
-    return Argument(name, about, "Activation", default, read, keras.activations.serialize)
+def _registered(module: Any, what: str) -> _Argument:
+    """An argument that one of Keras's registries reads; its errors don't say whose it was."""
+
+    def read(value: Any) -> Any:
+        try:
+            return module.get(value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"expected the name of {what} that Keras knows, its config, a callable "
+                f"or None, got {value!r}. {error}"
+            ) from error
+
+    return _Argument(read, module.serialize)
 
 
-def _family(kind: str, module: Any, defaults: tuple[str | None, ...]) -> tuple[Argument, ...]:
-    """The arguments of one kind (initializer...) for kernel, recurrent kernel and bias."""
-    weights = ("kernel", "recurrent_kernel", "bias")
-    roles = ("kernel", "recurrent", "bias")
-    article = "an" if kind[0] in "aeiou" else "a"
-    read = _known(module.get, f"{article} {kind}")
-    return tuple(
-        Argument(
-            f"{role}_{kind}",
-            f"{kind.capitalize()} of `{weight}`.",
-            kind.capitalize(),
-            default,
-            read,
-            module.serialize,
-        )
-        for role, weight, default in zip(roles, weights, defaults, strict=True)
-    )
+_ACTIVATION = _registered(keras.activations, "an activation")
+_INITIALIZER = _registered(keras.initializers, "an initializer")
+_REGULARIZER = _registered(keras.regularizers, "a regularizer")
+_CONSTRAINT = _registered(keras.constraints, "a constraint")
+_FLAG = _Argument(_flag)
+_RATE = _Argument(_rate)
 
-
-UNITS = Argument(
-    "units", "Positive int, the size of the output and of each state.", "int", read=_units
-)
-ACTIVATION = _activation("activation", "tanh", "Activation of the output or candidate.")
-RECURRENT_ACTIVATION = _activation("recurrent_activation", "sigmoid", "Activation of the gates.")
-USE_BIAS = flag("use_bias", "Whether there is a bias.", True)
-INITIALIZERS = _family("initializer", keras.initializers, ("glorot_uniform", "orthogonal", "zeros"))
-REGULARIZERS = _family("regularizer", keras.regularizers, (None, None, None))
-CONSTRAINTS = _family("constraint", keras.constraints, (None, None, None))
-RATES = (
-    Argument("dropout", "Fraction of the inputs dropped in training.", "float", 0.0, _rate),
-    Argument(
-        "recurrent_dropout", "Fraction of the state dropped in training.", "float", 0.0, _rate
-    ),
-)
-SEED = Argument(
-    "seed", "Int, seed of the dropout masks; None draws one.", "int | None", None, _seed
-)
-IMPLEMENTATION = Argument(
-    "implementation",
-    "Accepted for Keras's sake: 1 draws one input dropout mask a gate, 2 one for all. It chooses "
-    "no other mathematics.",
-    "int",
-    2,
-    _implementation,
-    keyword_only=True,
-    config_if_changed=True,
-)
-
-ACTIVITY_REGULARIZER = Argument(
-    "activity_regularizer",
-    "Regularizer of the layer's output.",
-    "Regularizer",
-    None,
-    _known(keras.regularizers.get, "a regularizer"),
-    keras.regularizers.serialize,
-)
-CELL = Argument(
-    "cell",
-    "A cell: an object with `call(inputs, states) -> (output, new_states)` and a `state_size`, or "
-    "a list of cells, stacked.",
-    "Any",
-)
+_ARGUMENTS = {
+    "units": _Argument(_units),
+    "activation": _ACTIVATION,
+    "recurrent_activation": _ACTIVATION,
+    "use_bias": _FLAG,
+    "kernel_initializer": _INITIALIZER,
+    "recurrent_initializer": _INITIALIZER,
+    "bias_initializer": _INITIALIZER,
+    "unit_forget_bias": _FLAG,
+    "kernel_regularizer": _REGULARIZER,
+    "recurrent_regularizer": _REGULARIZER,
+    "bias_regularizer": _REGULARIZER,
+    "activity_regularizer": _REGULARIZER,
+    "kernel_constraint": _CONSTRAINT,
+    "recurrent_constraint": _CONSTRAINT,
+    "bias_constraint": _CONSTRAINT,
+    "dropout": _RATE,
+    "recurrent_dropout": _RATE,
+    "reset_after": _FLAG,
+    "seed": _Argument(_seed),
+    "return_sequences": _FLAG,
+    "return_state": _FLAG,
+    "go_backwards": _FLAG,
+    "stateful": _FLAG,
+    "unroll": _FLAG,
+    "zero_output_for_mask": _FLAG,
+    "use_cudnn": _Argument(_use_cudnn),
+    "implementation": _Argument(_implementation),
+}
+# Those of RNN, beside its cell.
 LOOP = (
-    flag("return_sequences", "Whether to return the output of every timestep."),
-    flag("return_state", "Whether to return the final states after the output."),
-    flag("go_backwards", "Whether to run from the last timestep to the first."),
-    flag("stateful", "Whether a batch starts from the states the last one ended with."),
-    flag("unroll", "Whether to unroll the loop over time; it changes no result."),
-)
-ZERO_OUTPUT_FOR_MASK = flag(
+    *("return_sequences", "return_state", "go_backwards", "stateful", "unroll"),
     "zero_output_for_mask",
-    "Whether the output of a masked timestep is zero, not the previous output.",
 )
-USE_CUDNN = Argument(
-    "use_cudnn",
-    "Accepted for Keras's sake ('auto', True or False); it chooses no mathematics.",
-    "bool | str",
-    "auto",
-    _cudnn,
-    config_if_changed=True,
-)
+# Keras's configs lack these, so ours hold them only where they aren't the defaults.
+_NOT_IN_KERAS = {"use_cudnn": "auto", "implementation": 2}

@@ -8,6 +8,7 @@ from keras import ops, tree
 
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import output_sizes
+from ostinato.layers.arguments import start_layer
 from ostinato.layers.checks import check_one_sequence
 from ostinato.layers.direction import (
     count_states,
@@ -64,7 +65,7 @@ class Bidirectional(keras.layers.Layer):
                 f"Bidirectional: Invalid merge mode. Received: {merge_mode}. Merge mode should be "
                 f"one of {[*MERGES, None]}"
             )
-        super().__init__(**kwargs)
+        start_layer(self, kwargs)
         self.forward_layer = copy_layer(layer, name=_prefixed("forward", layer.name))
         if backward_layer is None:
             backward_layer = copy_layer(
@@ -207,11 +208,11 @@ class Bidirectional(keras.layers.Layer):
         """Runs both directions at the same time; the backward outputs come in the order of time."""
         given = {**given, "training": bool(given["training"])}
         tasks = [
-            layer.task(sequences, state, **given, flip_outputs=layer is self.backward_layer)
+            layer._rnn_task(sequences, state, **given, flip_outputs=layer is self.backward_layer)
             for layer, state in zip(self._directions, states, strict=True)
         ]
         answers = zip(self._directions, run(*tasks, joined=joined), strict=True)
-        return [layer.results(answer) for layer, answer in answers]
+        return [layer._rnn_results(answer) for layer, answer in answers]
 
     def _run_apart(
         self, sequences: Structure, states: tuple[Structure, Structure], given: dict[str, Any]

@@ -1,20 +1,27 @@
 """What SimpleRNN, GRU and LSTM share: each is an RNN around its own cell."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
 
-from ostinato.layers.arguments import ACTIVITY_REGULARIZER, ZERO_OUTPUT_FOR_MASK, Argument
+from ostinato.layers.arguments import (
+    LOOP,
+    RefusedArgument,
+    argument_names,
+    set_arguments,
+    written,
+)
 from ostinato.layers.cell import Cell
 from ostinato.layers.rnn import RNN
 
 
-class _OfCell:
-    """A layer's attribute that is its cell's."""
+class OfCell:
+    """A layer's attribute that is its cell's, of the same name."""
 
-    def __init__(self, argument: Argument) -> None:
-        self.__doc__ = argument.doc
-        self._name = argument.name
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+        self.__doc__ = f"The cell's `{name}`."
 
     def __get__(self, layer: Any, owner: type) -> Any:
         return self if layer is None else getattr(layer.cell, self._name)
@@ -24,36 +31,53 @@ class _OfCell:
 
 
 class BuiltinRNN(RNN):
-    """Base of SimpleRNN, GRU and LSTM: takes its cell's arguments, and shows them as its own."""
+    """Base of SimpleRNN, GRU and LSTM: makes its cell, and shows the cell's arguments as its own.
 
-    cell_class: ClassVar[type[Cell]]
-    cell_name: ClassVar[str]
+    Args:
+        arguments: The layer's own arguments by name, and its cell's.
+        layer_arguments: Those for `keras.layers.Layer`.
+    """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for argument in cls.cell_class.arguments:
-            setattr(cls, argument.name, _OfCell(argument))
+    _rnn_cell_class: ClassVar[Callable[..., Cell]]
+    _rnn_cell_name: ClassVar[str]
 
-    def _construct(self, values: dict[str, Any], rest: dict[str, Any]) -> None:
-        of_cell = {a.name: values.pop(a.name) for a in self.cell_class.arguments}
-        cell = self.cell_class(
-            **of_cell,
-            dtype=rest.get("dtype"),
-            trainable=rest.get("trainable", True),
-            name=self.cell_name,
-        )
-        name = ACTIVITY_REGULARIZER.name
-        rest[name] = self._read(ACTIVITY_REGULARIZER, values.pop(name))
-        zero_output_for_mask = self._read(
-            ZERO_OUTPUT_FOR_MASK, rest.pop(ZERO_OUTPUT_FOR_MASK.name, False)
-        )
-        super()._construct({"cell": cell, **values}, rest)
-        self.zero_output_for_mask = zero_output_for_mask
+    units = OfCell()
+    activation = OfCell()
+    use_bias = OfCell()
+    kernel_initializer = OfCell()
+    recurrent_initializer = OfCell()
+    bias_initializer = OfCell()
+    kernel_regularizer = OfCell()
+    recurrent_regularizer = OfCell()
+    bias_regularizer = OfCell()
+    kernel_constraint = OfCell()
+    recurrent_constraint = OfCell()
+    bias_constraint = OfCell()
+    dropout = OfCell()
+    recurrent_dropout = OfCell()
+
+    def __init__(self, arguments: dict[str, Any], layer_arguments: dict[str, Any]) -> None:
+        of_cell = {name: arguments.pop(name) for name in argument_names(self._rnn_cell_class)}
+        of_loop = {name: arguments.pop(name) for name in LOOP}
+        try:
+            cell = self._rnn_cell_class(
+                **of_cell,
+                dtype=layer_arguments.get("dtype"),
+                trainable=layer_arguments.get("trainable", True),
+                name=self._rnn_cell_name,
+            )
+        except RefusedArgument as error:
+            raise RefusedArgument(type(self).__name__, error.detail) from error.__cause__
+        super().__init__(cell, **of_loop, **layer_arguments)
+        set_arguments(self, arguments)
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
     def get_config(self) -> dict[str, Any]:
         """The config of Keras's layer: its arguments, without the cell's own config."""
-        return {**self.loop_config(), **self._written(self.arguments)}
+        of_cell = argument_names(self._rnn_cell_class)
+        of_layer = [name for name in argument_names(type(self)) if name not in of_cell]
+        config: dict[str, Any] = keras.layers.Layer.get_config(self)
+        return {**config, **written(self.cell, of_cell), **written(self, of_layer)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "BuiltinRNN":

@@ -10,11 +10,18 @@ from keras import ops
 from ostinato.cells.builtin import BuiltinCell, Step
 from ostinato.cells.checks import name_of, need_batch_size, read_states
 from ostinato.doors import door
-from ostinato.layers.arguments import SEED, UNITS, Declared, RefusedArgument
+from ostinato.layers.arguments import (
+    RefusedArgument,
+    argument_names,
+    read,
+    set_arguments,
+    start_layer,
+    written,
+)
 from ostinato.structure import sizes, spread
 from ostinato.tensors import Tensor
 
-_read = door.lean(ops.convert_to_tensor)
+_read_weight = door.lean(ops.convert_to_tensor)
 
 
 @dataclass(frozen=True)
@@ -42,75 +49,54 @@ def masked_products(
     return lambda x: [door.affine(x * mask, kernel, b) for mask, kernel, b in gates]
 
 
-class Cell(Declared, BuiltinCell, keras.layers.Layer):
+class Cell(BuiltinCell, keras.layers.Layer):
     """Base of SimpleRNNCell, GRUCell and LSTMCell.
 
-    A subclass states its number of gates and its `recurrence`, the part of the mathematics that
-    needs the state. The other part, the projection of the inputs, is the same for all and may be
-    done for all timesteps at once.
+    A subclass states its number of gates and its `_cell_recurrence`, the part of the mathematics
+    that needs the state. The other part, the projection of the inputs, is the same for all and may
+    be done for all timesteps at once.
+
+    Args:
+        arguments: The cell's own arguments by name.
+        layer_arguments: Those for `keras.layers.Layer`.
     """
 
-    gates: ClassVar[int]
-    kind: Any  # the native engine's name for this mathematics, of ostinato.engines.fused.KINDS
+    _cell_gates: ClassVar[int]
     # Whether Keras creates the seed generator before the initializers: with keras.utils.
     # set_random_seed both draw from one stream, so the order decides the initial weights.
-    seeds_first: ClassVar[bool] = False
+    _cell_seeds_first: ClassVar[bool] = False
 
-    def _construct(self, values: dict[str, Any], rest: dict[str, Any]) -> None:
-        units, seed = self._read(UNITS, values["units"]), self._read(SEED, values["seed"])
-        keras.layers.Layer.__init__(self, **rest)
+    def __init__(self, arguments: dict[str, Any], layer_arguments: dict[str, Any]) -> None:
+        start_layer(self, layer_arguments)
+        owner = type(self).__name__
         if "float" not in self.compute_dtype:
             raise RefusedArgument(
-                type(self).__name__,
-                f"`dtype`: expected floats to compute in, got {self.compute_dtype!r}.",
+                owner, f"`dtype`: expected floats to compute in, got {self.compute_dtype!r}."
             )
-        if self.seeds_first:
+        seed = read(owner, "seed", arguments["seed"])
+        if self._cell_seeds_first:
             self.seed_generator = keras.random.SeedGenerator(seed)
-        for argument in self.arguments:
-            setattr(self, argument.name, self._read(argument, values[argument.name]))
-        if not self.seeds_first:
+        set_arguments(self, arguments)
+        if not self._cell_seeds_first:
             self.seed_generator = keras.random.SeedGenerator(seed)
-        self.state_size: Any = units
-        self.output_size = units
+        self.state_size: Any = self.units
+        self.output_size = self.units
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates kernel (D, G*U), recurrent_kernel (U, G*U) and bias, for inputs (B, D)."""
-        self._add("kernel", (input_shape[-1], self.gates * self.units), "kernel")
-        self._add("recurrent_kernel", (self.units, self.gates * self.units), "recurrent")
+        columns = self._cell_gates * self.units
+        self.kernel = _add_weight(self, "kernel", (input_shape[-1], columns))
+        self.recurrent_kernel = _add_weight(self, "recurrent_kernel", (self.units, columns))
         self.bias = None
         if self.use_bias:
-            self._add("bias", self._bias_shape(), "bias", self._bias_initializer())
+            initializer = self._cell_bias_initializer()
+            self.bias = _add_weight(self, "bias", self._cell_bias_shape(), initializer)
 
-    def _add(
-        self, name: str, shape: tuple[int | None, ...], role: str, initializer: Any = None
-    ) -> None:
-        weight = self.add_weight(
-            shape=shape,
-            name=name,
-            initializer=initializer or getattr(self, f"{role}_initializer"),
-            regularizer=getattr(self, f"{role}_regularizer"),
-            constraint=getattr(self, f"{role}_constraint"),
-        )
-        setattr(self, name, weight)
+    def _cell_bias_shape(self) -> tuple[int, ...]:
+        return (self._cell_gates * self.units,)
 
-    def _bias_shape(self) -> tuple[int, ...]:
-        return (self.gates * self.units,)
-
-    def _bias_initializer(self) -> Any:
+    def _cell_bias_initializer(self) -> Any:
         return self.bias_initializer
-
-    def _input_bias(self) -> Tensor | None:
-        """The bias that the projection adds, (G*U,)."""
-        return None if self.bias is None else self._weight(self.bias)
-
-    def _weight(self, variable: keras.Variable) -> Tensor:
-        """A weight's value in the compute dtype, read once a call and not once a timestep."""
-        return _read(variable, dtype=self.compute_dtype)
-
-    def kernel_weights(self) -> tuple[Tensor, ...]:
-        """The values of kernel, recurrent_kernel and, where there is one, bias."""
-        weights = [self.kernel, self.recurrent_kernel, self.bias]
-        return tuple(self._weight(weight) for weight in weights if weight is not None)
 
     def call(self, inputs: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
         """Runs one timestep.
@@ -131,70 +117,14 @@ class Cell(Declared, BuiltinCell, keras.layers.Layer):
             )
         read_states(owner, "states", states, expected, inputs.shape[0])
         inputs = ops.cast(inputs, self.compute_dtype)
-        masks = self.draw_masks(ops.shape(inputs)[0], inputs.shape[-1], training)
-        projected = self.projection(masks)(inputs)
-        output, new_states = self.recurrence(masks)(projected, spread(states))
+        masks = self._cell_masks(ops.shape(inputs)[0], inputs.shape[-1], training)
+        projected = self._cell_projection(masks)(inputs)
+        output, new_states = self._cell_recurrence(masks)(projected, spread(states))
         if isinstance(states, (list, tuple)):
             return output, list(new_states)
         return output, new_states[0]
 
-    def draw_masks(self, batch_size: Any, features: int, training: bool) -> DropoutMasks:
-        """Draws one call's dropout masks, in Keras's order and number.
-
-        Args:
-            batch_size: B.
-            features: D.
-            training: Outside training the masks are drawn and dropped, as in Keras: the random
-                numbers of a later call depend on it (evaluation between two epochs).
-
-        Returns:
-            The masks; without any where there's no dropout.
-        """
-        inputs = self._draw(
-            self.dropout, self._input_mask_count(), (batch_size, features), training
-        )
-        recurrent = self._draw(
-            self.recurrent_dropout, self.gates, (batch_size, self.units), training
-        )
-        return DropoutMasks(inputs, recurrent)
-
-    def _input_mask_count(self) -> int:
-        by_gate = self.implementation == 1 or self.recurrent_dropout  # as in Keras
-        return self.gates if by_gate else 1
-
-    def _draw(
-        self, rate: float, count: int, shape: tuple[Any, ...], training: bool
-    ) -> tuple[Tensor, ...]:
-        if not rate:
-            return ()
-        if rate == 1.0:  # Keras's dropout divides by 1 - rate, and refuses it on some backends
-            for _ in range(count):
-                self.seed_generator.next()
-            return (ops.zeros(shape, dtype=self.compute_dtype),) * count if training else ()
-        # Outside training too: on torch an unseeded generator draws from torch's global stream, so
-        # that advancing its own state wouldn't do.
-        ones = ops.ones(shape, dtype=self.compute_dtype)
-        masks = tuple(
-            keras.random.dropout(ones, rate=rate, seed=self.seed_generator) for _ in range(count)
-        )
-        return masks if training else ()
-
-    def projection(self, masks: DropoutMasks = NO_DROPOUT) -> Callable[[Tensor], Tensor]:
-        """The part of a timestep that needs only the inputs: x W + b, masked by `masks.inputs`.
-
-        Returns:
-            A function of the inputs (B, D), or time-major (T, B, D) for all timesteps at once,
-            that returns (..., B, G*U).
-        """
-        kernel, bias = self._weight(self.kernel), self._input_bias()
-        if not masks.inputs:
-            return lambda inputs: door.affine(inputs, kernel, bias)
-        if len(masks.inputs) == 1:
-            return lambda inputs: door.affine(inputs * masks.inputs[0], kernel, bias)
-        products = masked_products(masks.inputs, ops.split(kernel, self.gates, axis=-1), bias)
-        return lambda inputs: ops.concatenate(products(inputs), axis=-1)
-
-    def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
+    def _cell_recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """The part of a timestep that needs the state.
 
         Args:
@@ -207,21 +137,55 @@ class Cell(Declared, BuiltinCell, keras.layers.Layer):
         """
         raise TypeError(f"{type(self).__name__} has no recurrence.")
 
-    def _gates(
-        self, functions: Sequence[Callable[..., Any]], masks: DropoutMasks
-    ) -> Callable[[Tensor, Tensor], list[Tensor]]:
-        """z, h -> each gate's function of its part of z + h U, (B, U) each, with `masks` on h."""
-        kernel, functions = self._weight(self.recurrent_kernel), list(map(door.lean, functions))
-        if not masks.recurrent:
-            gates: Callable[[Tensor, Tensor], list[Tensor]] = door.gates(functions, kernel)
-            return gates
-        kernels = ops.split(kernel, self.gates, axis=-1)
-        parts = list(zip(map(door.consuming, functions), masks.recurrent, kernels, strict=True))
-        split = door.lean(ops.split)
-        return lambda z, h: [
-            function(door.affine(h * mask, weight, part))
-            for part, (function, mask, weight) in zip(split(z, len(parts), -1), parts, strict=True)
-        ]
+    def _cell_activations(self) -> dict[str, Any]:
+        """A cell's activations by the names of the arguments; SimpleRNN has one, no gates."""
+        taken = argument_names(type(self))
+        names = ("activation", "recurrent_activation")
+        return {name: getattr(self, name) for name in names if name in taken}
+
+    def _cell_weights(self) -> tuple[Tensor, ...]:
+        """The values of kernel, recurrent_kernel and, where there is one, bias."""
+        weights = [self.kernel, self.recurrent_kernel, self.bias]
+        return tuple(value_of(self, weight) for weight in weights if weight is not None)
+
+    def _cell_masks(self, batch_size: Any, features: int, training: bool) -> DropoutMasks:
+        """Draws one call's dropout masks, in Keras's order and number.
+
+        Args:
+            cell: The self.
+            batch_size: B.
+            features: D.
+            training: Outside training the masks are drawn and dropped, as in Keras: the random
+                numbers of a later call depend on it (evaluation between two epochs).
+
+        Returns:
+            The masks; without any where there's no dropout.
+        """
+        takes_implementation = "implementation" in argument_names(type(self))
+        by_gate = self.recurrent_dropout or (takes_implementation and self.implementation == 1)
+        count = self._cell_gates if by_gate else 1  # as in Keras
+        inputs = _draw(self, self.dropout, count, (batch_size, features), training)
+        shape = (batch_size, self.units)
+        recurrent = _draw(self, self.recurrent_dropout, self._cell_gates, shape, training)
+        return DropoutMasks(inputs, recurrent)
+
+    def _cell_projection(self, masks: DropoutMasks = NO_DROPOUT) -> Callable[[Tensor], Tensor]:
+        """The part of a timestep that needs only the inputs: x W + b, masked by `masks.inputs`.
+
+        Returns:
+            A function of the inputs (B, D), or time-major (T, B, D) for all timesteps at once,
+            that returns (..., B, G*U).
+        """
+        kernel = value_of(self, self.kernel)
+        bias = None if self.bias is None else value_of(self, self.bias)
+        if bias is not None and len(bias.shape) == 2:
+            bias = bias[0]  # the other is of the state
+        if not masks.inputs:
+            return lambda inputs: door.affine(inputs, kernel, bias)
+        if len(masks.inputs) == 1:
+            return lambda inputs: door.affine(inputs * masks.inputs[0], kernel, bias)
+        products = masked_products(masks.inputs, ops.split(kernel, self._cell_gates, axis=-1), bias)
+        return lambda inputs: ops.concatenate(products(inputs), axis=-1)
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
         """Zeros (B, U) in the compute dtype for each state."""
@@ -234,4 +198,57 @@ class Cell(Declared, BuiltinCell, keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The config of Keras's cell."""
         config: dict[str, Any] = keras.layers.Layer.get_config(self)
-        return {**config, **self._written(self.arguments)}
+        return {**config, **written(self, argument_names(type(self)))}
+
+
+def _add_weight(
+    cell: Cell, name: str, shape: tuple[int | None, ...], initializer: Any = None
+) -> keras.Variable:
+    role = name.removesuffix("_kernel")  # of the recurrent kernel
+    return cell.add_weight(
+        shape=shape,
+        name=name,
+        initializer=initializer or getattr(cell, f"{role}_initializer"),
+        regularizer=getattr(cell, f"{role}_regularizer"),
+        constraint=getattr(cell, f"{role}_constraint"),
+    )
+
+
+def value_of(cell: Cell, weight: keras.Variable) -> Tensor:
+    """A weight's value in the compute dtype, read once a call and not once a timestep."""
+    return _read_weight(weight, dtype=cell.compute_dtype)
+
+
+def _draw(
+    cell: Cell, rate: float, count: int, shape: tuple[Any, ...], training: bool
+) -> tuple[Tensor, ...]:
+    if not rate:
+        return ()
+    if rate == 1.0:  # Keras's dropout divides by 1 - rate, and refuses it on some backends
+        for _ in range(count):
+            cell.seed_generator.next()
+        return (ops.zeros(shape, dtype=cell.compute_dtype),) * count if training else ()
+    # Outside training too: on torch an unseeded generator draws from torch's global stream, so
+    # that advancing its own state wouldn't do.
+    ones = ops.ones(shape, dtype=cell.compute_dtype)
+    masks = tuple(
+        keras.random.dropout(ones, rate=rate, seed=cell.seed_generator) for _ in range(count)
+    )
+    return masks if training else ()
+
+
+def gates_of(
+    cell: Cell, functions: Sequence[Callable[..., Any]], masks: DropoutMasks
+) -> Callable[[Tensor, Tensor], list[Tensor]]:
+    """z, h -> each gate's function of its part of z + h U, (B, U) each, with `masks` on h."""
+    kernel, functions = value_of(cell, cell.recurrent_kernel), list(map(door.lean, functions))
+    if not masks.recurrent:
+        gates: Callable[[Tensor, Tensor], list[Tensor]] = door.gates(functions, kernel)
+        return gates
+    kernels = ops.split(kernel, cell._cell_gates, axis=-1)
+    parts = list(zip(map(door.consuming, functions), masks.recurrent, kernels, strict=True))
+    split = door.lean(ops.split)
+    return lambda z, h: [
+        function(door.affine(h * mask, weight, part))
+        for part, (function, mask, weight) in zip(split(z, len(parts), -1), parts, strict=True)
+    ]

@@ -9,31 +9,15 @@ from keras import ops
 from ostinato.cells.builtin import Step
 from ostinato.doors import door
 from ostinato.layers.arguments import (
-    ACTIVATION,
-    ACTIVITY_REGULARIZER,
-    CONSTRAINTS,
-    IMPLEMENTATION,
-    INITIALIZERS,
-    LOOP,
-    RATES,
-    RECURRENT_ACTIVATION,
-    REGULARIZERS,
-    SEED,
-    UNITS,
-    USE_BIAS,
-    USE_CUDNN,
-    flag,
+    Activation,
+    Constraint,
+    Initializer,
+    Regularizer,
+    own_arguments,
 )
-from ostinato.layers.builtin import BuiltinRNN
-from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, masked_products
+from ostinato.layers.builtin import BuiltinRNN, OfCell
+from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, masked_products, value_of
 from ostinato.tensors import Tensor
-
-RESET_AFTER = flag(
-    "reset_after",
-    "Whether the reset gate applies after the matrix multiplication (cuDNN's convention, with a "
-    "bias of its own for the state) or before it (the paper's).",
-    True,
-)
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
@@ -42,36 +26,71 @@ class GRUCell(Cell):
 
     Weights: kernel (D, 3U), recurrent_kernel (U, 3U), bias (2, 3U) with `reset_after` (of the
     inputs, of the state), else (3U,). One state, (B, U).
+
+    Args:
+        units: Positive int, the size of the output and of each state.
+        activation: Activation of the output or candidate; None is linear.
+        recurrent_activation: Activation of the gates; None is linear.
+        use_bias: Whether there is a bias.
+        kernel_initializer: Initializer of `kernel`.
+        recurrent_initializer: Initializer of `recurrent_kernel`.
+        bias_initializer: Initializer of `bias`.
+        kernel_regularizer: Regularizer of `kernel`.
+        recurrent_regularizer: Regularizer of `recurrent_kernel`.
+        bias_regularizer: Regularizer of `bias`.
+        kernel_constraint: Constraint of `kernel`.
+        recurrent_constraint: Constraint of `recurrent_kernel`.
+        bias_constraint: Constraint of `bias`.
+        dropout: Fraction of the inputs dropped in training.
+        recurrent_dropout: Fraction of the state dropped in training.
+        reset_after: Whether the reset gate applies after the matrix multiplication (cuDNN's
+            convention, with a bias of its own for the state) or before it (the paper's).
+        seed: Int, seed of the dropout masks; None draws one.
+        implementation: Accepted for Keras's sake: 1 draws one input dropout mask a gate, 2 one for
+            all. It chooses no other mathematics.
+        **kwargs: Arguments of `keras.layers.Layer`: name, dtype, trainable...
     """
 
-    gates = 3
-    arguments = (
-        *(UNITS, ACTIVATION, RECURRENT_ACTIVATION, USE_BIAS, *INITIALIZERS, *REGULARIZERS),
-        *(*CONSTRAINTS, *RATES, RESET_AFTER, SEED, IMPLEMENTATION),
-    )
+    _cell_gates = 3
+
+    def __init__(
+        self,
+        units: int,
+        activation: Activation = "tanh",
+        recurrent_activation: Activation = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        recurrent_initializer: Initializer = "orthogonal",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        recurrent_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        recurrent_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        reset_after: bool = True,
+        seed: int | None = None,
+        *,
+        implementation: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(own_arguments(locals()), kwargs)
 
     @property
-    def kind(self) -> str:
+    def _cell_kind(self) -> str:
         """The native engine's name for the mathematics that `reset_after` chooses."""
         return "gru" if self.reset_after else "gru_reset_before"
 
-    def _bias_shape(self) -> tuple[int, ...]:
+    def _cell_bias_shape(self) -> tuple[int, ...]:
         return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
 
-    def _input_bias(self) -> Tensor | None:
-        if self.bias is None or not self.reset_after:
-            return super()._input_bias()
-        return self._weight(self.bias)[0]
-
-    def _state_bias(self) -> Tensor | None:
-        """The bias of the state with `reset_after`, (3U,)."""
-        return None if self.bias is None else self._weight(self.bias)[1]
-
-    def recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
+    def _cell_recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """One timestep: h' = u h + (1 - u) act(candidate(z, r, h)), u and r gates of z + h U."""
         activation, gate = map(door.consuming, (self.activation, self.recurrent_activation))
         split = door.lean(ops.split)
-        project_gates, candidate = self._state_projections(masks)
+        project_gates, candidate = _state_projections(self, masks)
 
         def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:
             h = states[0]
@@ -85,19 +104,21 @@ class GRUCell(Cell):
 
         return step
 
-    def _state_projections(self, masks: DropoutMasks) -> tuple[Any, Any]:
-        """The state's part of the gates; and the candidate, given its z and the reset gate."""
-        kernel = self._weight(self.recurrent_kernel)
-        *gates, candidate = ops.split(kernel, 3, axis=-1)
-        if self.reset_after:
-            project = _projection(kernel, [*gates, candidate], masks.recurrent, self._state_bias())
-            return project, lambda z, reset, h, projected: door.multiply_add(z, reset, projected)
-        if not masks.recurrent:
-            project = _projection(ops.concatenate(gates, axis=-1), gates, ())
-            return project, lambda z, reset, h: door.affine(reset * h, candidate, z)
-        *gate_masks, mask = masks.recurrent
-        project = _projection(kernel, gates, gate_masks)
-        return project, lambda z, reset, h: door.affine(reset * (h * mask), candidate, z)
+
+def _state_projections(cell: GRUCell, masks: DropoutMasks) -> tuple[Any, Any]:
+    """The state's part of the gates; and the candidate, given its z and the reset gate."""
+    kernel = value_of(cell, cell.recurrent_kernel)
+    *gates, candidate = ops.split(kernel, 3, axis=-1)
+    if cell.reset_after:
+        bias = None if cell.bias is None else value_of(cell, cell.bias)[1]
+        project = _projection(kernel, [*gates, candidate], masks.recurrent, bias)
+        return project, lambda z, reset, h, projected: door.multiply_add(z, reset, projected)
+    if not masks.recurrent:
+        project = _projection(ops.concatenate(gates, axis=-1), gates, ())
+        return project, lambda z, reset, h: door.affine(reset * h, candidate, z)
+    *gate_masks, mask = masks.recurrent
+    project = _projection(kernel, gates, gate_masks)
+    return project, lambda z, reset, h: door.affine(reset * (h * mask), candidate, z)
 
 
 def _projection(
@@ -117,12 +138,74 @@ class GRU(BuiltinRNN):
 
     Input (B, T, D). Output (B, U), or (B, T, U) with `return_sequences`; with `return_state`
     followed by the final state (B, U).
+
+    Args:
+        units: Positive int, the size of the output and of each state.
+        activation: Activation of the output or candidate; None is linear.
+        recurrent_activation: Activation of the gates; None is linear.
+        use_bias: Whether there is a bias.
+        kernel_initializer: Initializer of `kernel`.
+        recurrent_initializer: Initializer of `recurrent_kernel`.
+        bias_initializer: Initializer of `bias`.
+        kernel_regularizer: Regularizer of `kernel`.
+        recurrent_regularizer: Regularizer of `recurrent_kernel`.
+        bias_regularizer: Regularizer of `bias`.
+        activity_regularizer: Regularizer of the layer's output.
+        kernel_constraint: Constraint of `kernel`.
+        recurrent_constraint: Constraint of `recurrent_kernel`.
+        bias_constraint: Constraint of `bias`.
+        dropout: Fraction of the inputs dropped in training.
+        recurrent_dropout: Fraction of the state dropped in training.
+        seed: Int, seed of the dropout masks; None draws one.
+        return_sequences: Whether to return the output of every timestep.
+        return_state: Whether to return the final states after the output.
+        go_backwards: Whether to run from the last timestep to the first.
+        stateful: Whether a batch starts from the states the last one ended with.
+        unroll: Whether to unroll the loop over time; it changes no result.
+        reset_after: Whether the reset gate applies after the matrix multiplication (cuDNN's
+            convention, with a bias of its own for the state) or before it (the paper's).
+        use_cudnn: Accepted for Keras's sake ("auto", True or False); it chooses no mathematics.
+        zero_output_for_mask: Whether the output of a masked timestep is zero, not the previous
+            output.
+        implementation: Accepted for Keras's sake: 1 draws one input dropout mask a gate, 2 one for
+            all. It chooses no other mathematics.
+        **kwargs: Arguments of `keras.layers.Layer`: name, dtype, trainable...
     """
 
-    cell_class = GRUCell
-    cell_name = "gru_cell"
-    arguments = (
-        *(UNITS, ACTIVATION, RECURRENT_ACTIVATION, USE_BIAS, *INITIALIZERS, *REGULARIZERS),
-        *(ACTIVITY_REGULARIZER, *CONSTRAINTS, *RATES, SEED, *LOOP, RESET_AFTER, USE_CUDNN),
-        IMPLEMENTATION,
-    )
+    _rnn_cell_class = GRUCell
+    _rnn_cell_name = "gru_cell"
+    recurrent_activation = OfCell()
+    reset_after = OfCell()
+
+    def __init__(
+        self,
+        units: int,
+        activation: Activation = "tanh",
+        recurrent_activation: Activation = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        recurrent_initializer: Initializer = "orthogonal",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        recurrent_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        recurrent_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        reset_after: bool = True,
+        use_cudnn: bool | str = "auto",
+        *,
+        zero_output_for_mask: bool = False,
+        implementation: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(own_arguments(locals()), kwargs)

@@ -45,7 +45,7 @@ def question_about(
     is_tensor = is_tensor_like(xs)
     reason = native.why_not()
     return Question(
-        cell.kind,
+        cell._cell_kind,
         None,
         () if reason else _activations(cell),
         cell.bias is not None if cell.built else cell.use_bias,
@@ -60,9 +60,7 @@ def question_about(
 
 
 def _activations(cell: BuiltinCell) -> tuple[Activation, ...]:
-    own = _activation("activation", cell.activation)
-    gate = getattr(cell, "recurrent_activation", None)  # SimpleRNN has no gates
-    return (own,) if gate is None else (own, _activation("recurrent_activation", gate))
+    return tuple(_activation(*named) for named in cell._cell_activations().items())
 
 
 def _activation(argument: str, function: Any) -> Activation:

@@ -1,7 +1,6 @@
 """The RNN layer: a loop over time around any cell."""
 
 import inspect
-from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -11,7 +10,7 @@ from ostinato.cells.building import build_cell, initial_states, output_shapes
 from ostinato.cells.checks import check_cell, name_of, need_batch_size, read_states
 from ostinato.cells.contract import call_method, output_sizes, state_sizes, takes_states
 from ostinato.engines.interface import Answer, CallContext, Loop, Task
-from ostinato.layers.arguments import CELL, LOOP, ZERO_OUTPUT_FOR_MASK, Argument, Declared
+from ostinato.layers.arguments import own_arguments, set_arguments, start_layer
 from ostinato.layers.checks import (
     check_batch,
     check_entry,
@@ -23,18 +22,21 @@ from ostinato.layers.checks import (
 from ostinato.layers.exporting import check_stateful_export
 from ostinato.layers.masks import read_mask, shared_mask, turned
 from ostinato.layers.running import run
-from ostinato.layers.serialization import of_ours
+from ostinato.layers.serialization import loop_config, of_ours
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.layers.states import KeptStates
 from ostinato.structure import (
     Shape,
     Structure,
+    first_known,
+    flat_shapes,
     is_namedtuple,
     leaf_paths,
     leaves,
     map_shapes,
     sizes,
     spread,
+    without_time,
 )
 from ostinato.tensors import cast_floats, shape_of, size_of
 
@@ -42,7 +44,7 @@ Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
-class RNN(Declared, keras.layers.Layer):
+class RNN(keras.layers.Layer):
     """Runs a cell over the timesteps of a sequence.
 
     Inputs are a tensor (B, T, ...) or a nest of such tensors with the same B and T; a timestep
@@ -50,6 +52,18 @@ class RNN(Declared, keras.layers.Layer):
     timestep, (B, ...), or of every one, (B, T, ...), with `return_sequences`; with `return_state`
     the final states follow it. Nested outputs come in the containers of the cell's `output_size`,
     states in those of its `state_size`.
+
+    Args:
+        cell: A cell: an object with `call(inputs, states) -> (output, new_states)` and a
+            `state_size`, or a list of cells, stacked.
+        return_sequences: Whether to return the output of every timestep.
+        return_state: Whether to return the final states after the output.
+        go_backwards: Whether to run from the last timestep to the first.
+        stateful: Whether a batch starts from the states the last one ended with.
+        unroll: Whether to unroll the loop over time; it changes no result.
+        zero_output_for_mask: Whether the output of a masked timestep is zero, not the previous
+            output.
+        **kwargs: Arguments of `keras.layers.Layer`: name, dtype, trainable...
 
     Call arguments:
         sequences: The inputs.
@@ -67,10 +81,18 @@ class RNN(Declared, keras.layers.Layer):
         ValueError: for inputs, states, a mask or a cell that don't fit; it names the layer.
     """
 
-    arguments: tuple[Argument, ...] = (CELL, *LOOP, ZERO_OUTPUT_FOR_MASK)
-
-    def _construct(self, values: dict[str, Any], rest: dict[str, Any]) -> None:
-        cell = values.pop("cell")
+    def __init__(
+        self,
+        cell: Any,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        zero_output_for_mask: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        arguments = own_arguments(locals())
         if isinstance(cell, (list, tuple)):
             cell = StackedRNNCells(cell)
         check_cell(type(self).__name__, cell)
@@ -79,16 +101,14 @@ class RNN(Declared, keras.layers.Layer):
                 f"{type(self).__name__}: expected a cell whose `call` takes (inputs, states), got "
                 f"{name_of(cell)}, whose `call` takes {inspect.signature(call_method(cell))}."
             )
-        keras.layers.Layer.__init__(self, **rest)
+        start_layer(self, kwargs)
         self.cell = cell
-        for argument in self.arguments:
-            if argument.name in values:
-                setattr(self, argument.name, self._read(argument, values.pop(argument.name)))
+        set_arguments(self, arguments)
         self.supports_masking = True
         self.input_spec = None
-        self._kept = KeptStates(name_of(self))
+        self._rnn_kept_states = KeptStates(name_of(self))
         # The shapes of the inputs that it was built for, of nested ones in their order.
-        self.built_shapes: list[tuple[int | None, ...]] | None = None
+        self._rnn_built_shapes: list[tuple[int | None, ...]] | None = None
         state_sizes(cell)  # refuses a state_size that can't be read
 
     @property
@@ -112,25 +132,25 @@ class RNN(Declared, keras.layers.Layer):
         initial_state_shape: Structure = None,
     ) -> None:
         """Builds the cell for one timestep of inputs, and the kept states where stateful."""
-        shapes, paths = _flat(sequences_shape)
+        shapes, paths = flat_shapes(sequences_shape)
         check_sequences(name_of(self), shapes, paths)
-        build_cell(self.cell, _of_one_step(sequences_shape), self.compute_dtype)
-        self.built_shapes = shapes
+        build_cell(self.cell, without_time(sequences_shape), self.compute_dtype)
+        self._rnn_built_shapes = shapes
         if self.stateful:
-            batch_size = _known(shape[0] for shape in shapes)
+            batch_size = first_known(shape[0] for shape in shapes)
             if batch_size is None:
                 raise ValueError(
                     f"{name_of(self)}: When using `stateful=True` in a RNN, the batch size must be "
                     f"static. Found dynamic batch size: sequence.shape={sequences_shape}. Give it "
                     "in `Input(batch_shape=(batch, timesteps, ...))`."
                 )
-            if self._kept.variables is None:
+            if self._rnn_kept_states.variables is None:
                 self._create_kept_states(batch_size)
             elif self.built:
                 self.reset_state()
 
     def _create_kept_states(self, batch_size: int) -> None:
-        self._kept.create(
+        self._rnn_kept_states.create(
             self.get_initial_state, state_sizes(self.cell), batch_size, self.variable_dtype
         )
 
@@ -152,13 +172,13 @@ class RNN(Declared, keras.layers.Layer):
     @property
     def states(self) -> Structure | None:
         """The kept states of a stateful layer, as Keras variables; None before it's built."""
-        return self._kept.variables
+        return self._rnn_kept_states.variables
 
     @property
     def variables(self) -> list[keras.Variable]:
         """The layer's variables, kept states among them, which aren't among its `weights`."""
         # JAX's trainer carries the variables, so a kept state that weren't one would stay zero.
-        return [*super().variables, *self._kept.flat()]
+        return [*super().variables, *self._rnn_kept_states.flat()]
 
     def reset_state(self, states: Structure = None) -> None:
         """Sets the kept states.
@@ -178,13 +198,13 @@ class RNN(Declared, keras.layers.Layer):
                     f"{name_of(self)}: only a stateful layer keeps states that can be set; build "
                     "it with stateful=True."
                 )
-            if self._kept.variables is None:
+            if self._rnn_kept_states.variables is None:
                 read_states(name_of(self), "states", states, expected, None)
                 self._create_kept_states(int(tree.flatten(states)[0].shape[0]))
-        elif self._kept.variables is not None:
-            states = self.get_initial_state(self._kept.batch_size)
+        elif self._rnn_kept_states.variables is not None:
+            states = self.get_initial_state(self._rnn_kept_states.batch_size)
         if states is not None:
-            self._kept.reset(expected, states)
+            self._rnn_kept_states.reset(expected, states)
 
     def reset_states(self, states: Structure = None) -> None:
         """The same as `reset_state`, by Keras 2's name."""
@@ -213,11 +233,11 @@ class RNN(Declared, keras.layers.Layer):
         tensor argument, and as `sequences_mask` beside other tensors.
         """
         mask = sequences_mask if mask is None else mask
-        task = self.task(sequences, initial_state, mask, training, constants)
+        task = self._rnn_task(sequences, initial_state, mask, training, constants)
         (answer,) = run(task)
-        return self.results(answer)
+        return self._rnn_results(answer)
 
-    def task(
+    def _rnn_task(
         self,
         sequences: Structure,
         initial_state: Structure,
@@ -249,13 +269,13 @@ class RNN(Declared, keras.layers.Layer):
         owner, paths = name_of(self), leaf_paths(sequences)
         shapes = [shape_of(x) for x in leaves(sequences)]
         check_sequences(owner, shapes, paths)
-        if self.built_shapes is not None:
-            check_features(owner, shapes, self.built_shapes, paths)
-        batch_size = _known(shape[0] for shape in shapes)
-        timesteps = _known(shape[1] for shape in shapes)
+        if self._rnn_built_shapes is not None:
+            check_features(owner, shapes, self._rnn_built_shapes, paths)
+        batch_size = first_known(shape[0] for shape in shapes)
+        timesteps = first_known(shape[1] for shape in shapes)
         check_unroll(owner, self.unroll, timesteps)
         if self.stateful:
-            check_batch(owner, self._kept.batch_size, batch_size)
+            check_batch(owner, self._rnn_kept_states.batch_size, batch_size)
         if initial_state is not None:
             expected = state_sizes(self.cell)
             initial_state = read_states(owner, "initial_state", initial_state, expected, batch_size)
@@ -266,16 +286,16 @@ class RNN(Declared, keras.layers.Layer):
         own = self.get_initial_state(batch_size)
         if given is None and not self.stateful:
             return own
-        given = self._kept.values() if given is None else given
+        given = self._rnn_kept_states.values() if given is None else given
         return tree.map_structure(
             lambda state, like: ops.convert_to_tensor(state, like.dtype), given, own
         )
 
-    def results(self, answer: Answer) -> Any:
+    def _rnn_results(self, answer: Answer) -> Any:
         """What a call returns, from what its task gave; a stateful layer keeps the states."""
         output, states = answer
         if self.stateful:
-            self._kept.assign(states)
+            self._rnn_kept_states.assign(states)
         output = cast_floats(output, self.compute_dtype)
         if not self.return_state:
             return output
@@ -289,12 +309,12 @@ class RNN(Declared, keras.layers.Layer):
         initial_state_shape: Structure = None,
     ) -> Any:
         """The shapes of the results, in their containers."""
-        shapes, _ = _flat(sequences_shape)
-        batch_size = _known(shape[0] for shape in shapes)
-        time = [_known(shape[1] for shape in shapes)] if self.return_sequences else []
+        shapes, _ = flat_shapes(sequences_shape)
+        batch_size = first_known(shape[0] for shape in shapes)
+        time = [first_known(shape[1] for shape in shapes)] if self.return_sequences else []
         output = map_shapes(
             lambda shape: (batch_size, *time, *shape[1:]),
-            output_shapes(self.cell, _of_one_step(sequences_shape)),
+            output_shapes(self.cell, without_time(sequences_shape)),
         )
         if not self.return_state:
             return output
@@ -338,11 +358,6 @@ class RNN(Declared, keras.layers.Layer):
         count = len(tree.flatten(state_sizes(self.cell)))
         return [*tree.flatten(output), *[None] * count]
 
-    def loop_config(self) -> dict[str, Any]:
-        """The config without the cell."""
-        config: dict[str, Any] = keras.layers.Layer.get_config(self)
-        return {**config, **self._written(RNN.arguments[1:])}
-
     def get_config(self) -> dict[str, Any]:
         """The config of Keras's layer; the cell's own is its entry `cell`."""
         if not hasattr(self.cell, "get_config"):
@@ -350,7 +365,7 @@ class RNN(Declared, keras.layers.Layer):
                 f"{name_of(self)}: expected a cell with `get_config`, to be saved, got "
                 f"{name_of(self.cell)}."
             )
-        return {**self.loop_config(), "cell": keras.saving.serialize_keras_object(self.cell)}
+        return {**loop_config(self), "cell": keras.saving.serialize_keras_object(self.cell)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "RNN":
@@ -359,21 +374,6 @@ class RNN(Declared, keras.layers.Layer):
         check_entry(cls.__name__, config, "cell")
         cell = keras.saving.deserialize_keras_object(of_ours(config.pop("cell")), custom_objects)
         return cls(cell, **config)
-
-
-def _flat(shapes: Structure) -> tuple[list[tuple[int | None, ...]], list[str]]:
-    """The shapes of a nest of shapes, and how to name each."""
-    tensors = map_shapes(keras.KerasTensor, shapes)
-    return [shape_of(tensor) for tensor in tree.flatten(tensors)], leaf_paths(tensors)
-
-
-def _of_one_step(shapes: Structure) -> Structure:
-    return map_shapes(lambda shape: (shape[0], *shape[2:]), shapes)
-
-
-def _known(dimensions: Iterable[int | None]) -> int | None:
-    """The first dimension that's known; nested inputs may know it only in some of them."""
-    return next((dimension for dimension in dimensions if dimension is not None), None)
 
 
 def _as_list(constants: Structure) -> list[Any] | None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from ostinato.layers.arguments import LOOP, written
+
 # The module where each of our classes stands in for Keras's class of the same name.
 _OURS = {
     "SimpleRNNCell": "simple_rnn",
@@ -32,6 +34,11 @@ def of_ours(config: Any) -> Any:
     return {**config, "module": module, "registered_name": f"ostinato>{name}"}
 
 
+def loop_config(layer: Any) -> dict[str, Any]:
+    """The config of an RNN without its cell."""
+    return {**keras.layers.Layer.get_config(layer), **written(layer, LOOP)}
+
+
 def copy_layer(layer: Any, **changes: Any) -> Any:
     """A fresh, unbuilt layer like another one.
 
@@ -42,8 +49,7 @@ def copy_layer(layer: Any, **changes: Any) -> Any:
     cell = getattr(layer, "cell", None)
     if cell is not None and not hasattr(cell, "get_config"):
         # A plain object as the cell can't go through a config; its layer's arguments can.
-        config = {**layer.loop_config(), **changes}
-        return type(layer)(copy.deepcopy(cell), **config)
+        return type(layer)(copy.deepcopy(cell), **{**loop_config(layer), **changes})
     # Classes of cells are looked up by name; they needn't be registered to be copied.
     classes = {type(part).__name__: type(part) for part in _cells_within(cell)}
     with keras.saving.custom_object_scope(classes):

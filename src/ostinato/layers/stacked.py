@@ -8,6 +8,7 @@ from keras import tree
 from ostinato.cells.building import build_cell, initial_states, output_shapes
 from ostinato.cells.checks import check_cell, name_of
 from ostinato.cells.contract import call_method, first_state_size, output_and_states, takes
+from ostinato.layers.arguments import start_layer
 from ostinato.layers.checks import check_entry
 from ostinato.layers.serialization import of_ours
 from ostinato.structure import Structure, repack
@@ -27,7 +28,7 @@ class StackedRNNCells(keras.layers.Layer):
     """
 
     def __init__(self, cells: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        start_layer(self, kwargs)
         if not cells or not isinstance(cells, (list, tuple)):
             raise ValueError(
                 f"{name_of(self)}: expected a list of at least one cell, got {cells!r}."

@@ -60,15 +60,15 @@ def recurrent(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
     for index, cell in enumerate(cells):
         count = len(spread(cell.state_size))
         initial, states = states[:count], states[count:]
-        gate = getattr(cell, "recurrent_activation", cell.activation)  # SimpleRNN has no gates
+        activation, *gate = [activation_name(each) for each in cell._cell_activations().values()]
         value.mask = mask
         value = builder.cell(
-            fused.KINDS[cell.kind],
+            fused.KINDS[cell._cell_kind],
             value,
             initial,
-            weights=[_numpy(weight) for weight in cell.kernel_weights()],
-            activation=activation_name(cell.activation),
-            recurrent_activation=activation_name(gate),
+            weights=[_numpy(weight) for weight in cell._cell_weights()],
+            activation=activation,
+            recurrent_activation=gate[0] if gate else activation,  # SimpleRNN has no gates
             has_bias=int(cell.bias is not None),
             # What a lower cell puts out at a masked timestep reaches nobody.
             zero_output_for_mask=int(layer.zero_output_for_mask or index < len(cells) - 1),
