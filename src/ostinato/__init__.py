@@ -54,18 +54,30 @@ _HOMES = {
     "use_engine": "ostinato.forced",
 }
 _WITHOUT_KERAS = ("Stream",)
+# Not here but in ostinato.layers, which needs Keras to say so itself.
+_LAYERS = (
+    *("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional"),
+    *("LSTMCell", "GRUCell", "SimpleRNNCell", "StackedRNNCells"),
+)
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it's first asked for."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'ostinato' has no attribute {name!r}")
+        hint = f"; did you mean `ostinato.layers.{name}`?" if name in _LAYERS else ""
+        message = f"module 'ostinato' has no attribute {name!r}{hint}"
+        raise AttributeError(message, name=name, obj=sys.modules[__name__])
     if name not in _WITHOUT_KERAS:
-        backend.require()
+        backend.require()  # before Keras fails somewhere inside
     home = importlib.import_module(_HOMES[name])
     value = home if name == "layers" else getattr(home, name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*__all__, *globals()})
 
 
 def _register() -> None:
@@ -74,13 +86,10 @@ def _register() -> None:
     # that have a use for the layers import them next.)
     ours = [module for name, module in sys.modules.items() if name.startswith("ostinato.")]
     specs = [getattr(module, "__spec__", None) for module in ours]
-    if not any(getattr(spec, "_initializing", False) for spec in specs):
+    amid = any(getattr(spec, "_initializing", False) for spec in specs)
+    # Nor where Keras runs on a backend that isn't ours: other layers than ours are welcome to it.
+    if not amid and backend.configured().name in backend.BACKENDS:
         __getattr__("layers")
 
 
-# A backend that can't work is refused now, with what to do, before Keras fails at it somewhere
-# inside. Not for the command line, which is about to choose one (Python imports this package before
-# cli.main runs); nor where none is installed, as a saved stream needs none.
-if backend.installed() and not backend.started_as_command():
-    backend.require()
 once_keras_is_imported(_register)

@@ -1,7 +1,7 @@
 """Which backend Keras will run on, decided before Keras is imported; no framework is imported here.
 
 Keras doesn't look for a backend: unless told otherwise it takes TensorFlow, and where that isn't
-installed its import fails somewhere inside. So `import ostinato` calls `require` first, which
+installed its import fails somewhere inside. So what needs Keras calls `require` first, which
 refuses with what to do. The command line, where nobody has had a chance to choose, calls `choose`.
 """
 
@@ -26,7 +26,7 @@ class Choice(NamedTuple):
 def configured() -> Choice:
     """The backend that Keras runs on, or will run on once it's imported."""
     keras = sys.modules.get("keras")
-    if keras is not None:
+    if keras is not None and hasattr(keras, "config"):  # else it's half imported
         return Choice(keras.config.backend(), "Keras is already imported")
     from_environment = os.environ.get("KERAS_BACKEND")
     if from_environment:
@@ -87,18 +87,6 @@ def choose(requested: str | None = None) -> Choice:
         )
     os.environ["KERAS_BACKEND"] = choice.name
     return choice
-
-
-def started_as_command() -> bool:
-    """Whether this process is `ostinato ...` or `python -m ostinato ...`.
-
-    Python imports the package before either gets to run a line, so the package has to know that
-    the command line is still about to choose.
-    """
-    if sys.argv[:1] == ["-m"]:  # while Python looks for the module that -m names
-        module = sys.orig_argv[-len(sys.argv)]
-        return module.removeprefix("-m") == "ostinato"
-    return bool(sys.argv) and Path(sys.argv[0]).stem == "ostinato"
 
 
 def _chosen(requested: str | None) -> Choice:

@@ -186,27 +186,6 @@ class TestChoose:
             backend.choose("jax")
 
 
-class TestStartedAsCommand:
-    @pytest.mark.parametrize(
-        ("argv", "original", "expected"),
-        [
-            (["-m", "guide"], ["python", "-m", "ostinato", "guide"], True),
-            (["-m", "guide"], ["python", "-mostinato", "guide"], True),
-            (["-m"], ["python", "-X", "utf8", "-m", "ostinato"], True),
-            (["/usr/bin/ostinato", "guide"], ["python", "/usr/bin/ostinato", "guide"], True),
-            (["ostinato.exe"], ["python", "ostinato.exe"], True),
-            (["-m", "ostinato"], ["python", "-m", "pytest", "ostinato"], False),
-            (["train.py", "ostinato"], ["python", "train.py", "ostinato"], False),
-            (["-c"], ["python", "-c", "import ostinato"], False),
-            ([""], ["python"], False),
-        ],
-    )
-    def test_told_from_a_program(self, monkeypatch, argv, original, expected):
-        monkeypatch.setattr(sys, "argv", argv)
-        monkeypatch.setattr(sys, "orig_argv", original)
-        assert backend.started_as_command() is expected
-
-
 @pytest.fixture
 def python(tmp_path):
     """python("-c", code): a new process with nothing chosen, in which `hidden` isn't installed."""
@@ -242,11 +221,53 @@ def python(tmp_path):
     return run
 
 
-def test_import_without_tensorflow_says_what_to_do(python):
-    done = python("-c", IMPORT, hidden="tensorflow")
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import ostinato; ostinato.layers",
+        "from ostinato.layers import LSTM",
+        "import ostinato.layers.lstm",
+        "from ostinato import accelerate",
+        "import ostinato, keras",
+    ],
+)
+def test_the_first_use_of_keras_without_its_backend_says_what_to_do(python, use):
+    done = python(
+        "-c", f"import ostinato; ostinato.Stream.load; print('so far'); {use}", hidden="tensorflow"
+    )
     assert done.returncode == 1
-    assert "ImportError: ostinato: Keras is configured for 'tensorflow' (Keras's" in done.stderr
-    assert "export KERAS_BACKEND=jax" in done.stderr
+    assert done.stdout == "so far\n", done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ostinato: Keras is configured for 'tensorflow' (")
+    assert "export KERAS_BACKEND=jax" in last
+
+
+def test_keras_on_a_backend_that_is_none_of_ours_is_left_alone(python):
+    code = "import ostinato, keras; print(keras.config.backend()); ostinato.layers"
+    done = python("-c", code, KERAS_BACKEND="numpy")
+    assert done.stdout == "numpy\n", done.stderr
+    assert "expected one of jax, torch and tensorflow" in done.stderr.splitlines()[-1]
+
+
+def test_what_there_is_shows_before_it_is_imported(python):
+    code = (
+        "import ostinato, sys\n"
+        "print({*ostinato.__all__} <= {*dir(ostinato)}, 'keras' in sys.modules)\n"
+        "for name in ('LSTM', 'GRUCell', 'lstm'):\n"
+        "    try: getattr(ostinato, name)\n"
+        "    except AttributeError as error: print(error, error.name, error.obj is ostinato)\n"
+        "names = ostinato._LAYERS\n"
+        "print({*names, 'Shape'} == {*ostinato.layers.__all__})\n"
+    )
+    done = python("-c", code, KERAS_BACKEND="jax")
+    no, hint = "module 'ostinato' has no attribute", "; did you mean `ostinato.layers."
+    assert done.stdout.splitlines() == [
+        "True False",
+        f"{no} 'LSTM'{hint}LSTM`? LSTM True",
+        f"{no} 'GRUCell'{hint}GRUCell`? GRUCell True",
+        f"{no} 'lstm' lstm True",
+        "True",
+    ], done.stderr
 
 
 def test_import_with_a_backend_that_is_installed(python):

@@ -56,7 +56,7 @@ def test_it_builds_and_fetches_nothing_from_elsewhere(copy):
         fetched = FETCHED.findall(page.read_text(encoding="utf-8"))
         assert not fetched, f"{page.name} fetches {fetched}"
     shown = (site / "reference-layers.html").read_text(encoding="utf-8")
-    assert "unit_forget_bias" in shown  # from the declared arguments, which are no signature
+    assert "unit_forget_bias" in shown
 
 
 @pytest.mark.parametrize(

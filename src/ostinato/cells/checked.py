@@ -117,7 +117,8 @@ def draw_foreign_masks(cell: Any, xs: Structure, states: Structure) -> None:
 
 def forget_foreign_masks(cell: Any) -> bool:
     """Makes such a cell drop the masks that it keeps; says whether it is one."""
-    keeps = hasattr(cell, "get_dropout_mask") and hasattr(cell, "reset_dropout_mask")
+    methods = ("get_dropout_mask", "reset_dropout_mask")
+    keeps = all(callable(getattr(cell, name, None)) for name in methods)
     if keeps:
         cell.reset_dropout_mask()
         cell.reset_recurrent_dropout_mask()

@@ -71,7 +71,9 @@ def check_cell(owner: str, cell: Any) -> None:
             f"{owner}: expected a cell, got the class {cell.__name__}: make one of it, as in "
             f"`{cell.__name__}(units)`."
         )
-    if hasattr(cell, "return_sequences") and hasattr(cell, "return_state"):
+    # A cell of the user's may have such an attribute, which is something else.
+    flags = [getattr(cell, name, None) for name in ("return_sequences", "return_state")]
+    if all(isinstance(flag, bool) for flag in flags):
         raise ValueError(
             f"{owner}: expected a cell, which runs one timestep, got {name_of(cell)}, which runs "
             "whole sequences and needs no layer around it."

@@ -1,5 +1,10 @@
 """Keras's recurrent layers and cells, whole, on every backend."""
 
+# ruff: noqa: E402
+from ostinato import backend
+
+backend.require()  # before Keras is imported, which would fail somewhere inside
+
 from ostinato.layers.bidirectional import Bidirectional
 from ostinato.layers.gru import GRU, GRUCell
 from ostinato.layers.lstm import LSTM, LSTMCell

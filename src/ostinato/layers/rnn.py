@@ -65,18 +65,6 @@ class RNN(keras.layers.Layer):
             output.
         **kwargs: Arguments of `keras.layers.Layer`: name, dtype, trainable...
 
-    Call arguments:
-        sequences: The inputs.
-        initial_state: The states to start from, each (B, ...), in any containers; by default the
-            cell's `get_initial_state`, or zeros, or the kept states of a stateful layer.
-        mask: Booleans (B, T). A timestep where it's False keeps every state of its row and
-            repeats the row's previous output (zeros before the first valid timestep, or always
-            with `zero_output_for_mask`). A mask of more axes counts where any of the rest is True.
-            By default the mask that came with the inputs, one for all where they nest.
-        training: Whether to apply dropout; given to cells that take it.
-        constants: Tensors that the cell gets at every timestep as `constants`, always a list: one
-            tensor becomes a list of one, as in Keras 2.
-
     Raises:
         ValueError: for inputs, states, a mask or a cell that don't fit; it names the layer.
     """
@@ -227,10 +215,21 @@ class RNN(keras.layers.Layer):
         constants: Structure = None,
         sequences_mask: Structure = None,
     ) -> Any:
-        """Runs the cell over the sequence; see the class for arguments and results.
+        """Runs the cell over the sequence; the class says what comes out.
 
-        The mask that came with the inputs is filled in by Keras: as `mask` where they are the one
-        tensor argument, and as `sequences_mask` beside other tensors.
+        Args:
+            sequences: The inputs.
+            initial_state: The states to start from, each (B, ...), in any containers; by default
+                the cell's `get_initial_state`, or zeros, or the kept states of a stateful layer.
+            mask: Booleans (B, T). A timestep where it's False keeps every state of its row and
+                repeats the row's previous output (zeros before the first valid timestep, or always
+                with `zero_output_for_mask`). A mask of more axes counts where any of the rest is
+                True. By default the mask that came with the inputs, one for all where they nest.
+            training: Whether to apply dropout; given to cells that take it.
+            constants: Tensors that the cell gets at every timestep as `constants`, always a list:
+                one tensor becomes a list of one, as in Keras 2.
+            sequences_mask: Filled in by Keras: the mask that came with the inputs, where they
+                aren't the one tensor argument; else it's `mask`.
         """
         mask = sequences_mask if mask is None else mask
         task = self._rnn_task(sequences, initial_state, mask, training, constants)

@@ -237,8 +237,8 @@ class _Timestep(keras.Model):
         initial = [ops.cast(states.pop(0), leaf.dtype) for leaf in tree.flatten(like)]
         loop = Loop(zero_output_for_mask=layer.zero_output_for_mask)
         context = CallContext(False, None, name_of(layer), layer.compute_dtype)
-        states = tree.pack_sequence_as(like, initial)
-        ((output, new),) = run_cells(Task(layer.cell, x, states, mask, loop, context))
+        starting = tree.pack_sequence_as(like, initial)
+        ((output, new),) = run_cells(Task(layer.cell, x, starting, mask, loop, context))
         kept += tree.flatten(new)
         outputs = tree.flatten(output)
         if _holds(call):

@@ -1,0 +1,127 @@
+"""A subclass owns every plain name that Keras's class of the same name hasn't."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+
+from ostinato import layers, use_engine
+from support import array, assert_close
+
+X = array(0, 2, 5, 3)
+NAMES = [name for name in layers.__all__ if name != "Shape"]
+# Keras 2 had it, and users still call it.
+WE_ADD = {"reset_states"}
+# Names that a user may well take, in the house's words and in the field's.
+WORDS = {
+    *("activations", "answer", "arguments", "asked", "attention", "bias_shape", "builtin", "call_"),
+    *("config", "constants", "door", "draw_masks", "engine", "embedding", "features", "fused"),
+    *("gates", "hidden_size", "inputs_mask", "job", "kept", "kernel_weights", "kind", "length"),
+    *("loop", "loop_config", "mask", "masks", "output_projection", "plan", "projection", "read"),
+    *("recurrence", "results", "run", "scale", "sequences", "shapes", "sizes", "steps", "written"),
+}
+
+
+def make(library, name, **keywords):
+    """A layer or cell, of ours or Keras's."""
+    own = {
+        "RNN": lambda: library.GRUCell(3),
+        "StackedRNNCells": lambda: [library.GRUCell(4), library.LSTMCell(3)],
+        "Bidirectional": lambda: library.GRU(3),
+    }
+    return getattr(library, name)(own.get(name, lambda: 3)(), **keywords)
+
+
+def is_cell(name):
+    return "Cell" in name
+
+
+def run(name, layer, **keywords):
+    """One call of it."""
+    if not is_cell(name):
+        return layer(X, **keywords)
+    return layer(X[:, 0], layer.get_initial_state(2), **keywords)[0]
+
+
+def names_of(library, name):
+    """The attributes of a class, and of its instance once built and called."""
+    layer = make(library, name)
+    run(name, layer)
+    return {*dir(type(layer)), *dir(layer)}
+
+
+EVERY_NAME = {name: names_of(layers, name) for name in NAMES}
+KERAS_NAMES = {name: names_of(keras.layers, name) for name in NAMES}
+
+
+def is_plain(name):
+    return not name.startswith("_")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_names_are_keras_s(name):
+    of_rnn = {"reset_states"} if not is_cell(name) else set()
+    ours_alone = filter(is_plain, EVERY_NAME[name] - KERAS_NAMES[name])
+    assert set(ours_alone) <= of_rnn <= WE_ADD
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keras_s_plain_names_are_ours(name):
+    left_out = set(filter(is_plain, KERAS_NAMES[name] - EVERY_NAME[name]))
+    # The loop of a backend; and masks kept on a cell from call to call, which ours draws anew.
+    assert left_out <= {"inner_loop"} | {
+        f"{verb}_{mask}"
+        for verb in ("get", "reset")
+        for mask in ("dropout_mask", "recurrent_dropout_mask")
+    }
+
+
+def hostile(name):
+    """A subclass that sets every plain name which neither Keras's class has nor ours adds."""
+    base = getattr(layers, name)
+    taken = KERAS_NAMES[name] | WE_ADD
+    free = {word for words in EVERY_NAME.values() for word in words} | WORDS
+    free |= {word for words in KERAS_NAMES.values() for word in words}
+    free = sorted(word for word in free - taken if is_plain(word))
+
+    class Hostile(base):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            for word in free:
+                setattr(self, word, f"the user's {word}")
+
+    Hostile.__name__ = f"Hostile{name}"
+    return keras.saving.register_keras_serializable(package="tests")(Hostile), free
+
+
+def model_of(cls, name):
+    """A model of one layer of the class, or of an RNN of the cell."""
+    own = make(layers, name)
+    layer = cls.from_config(own.get_config())
+    layer = layers.RNN(layer) if is_cell(name) else layer
+    return keras.Sequential([keras.Input((5, 3)), layer, keras.layers.Dense(1)])
+
+
+@pytest.mark.parametrize("engine", [None, "scan"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_subclass_may_set_any_plain_name(name, engine, tmp_path):
+    with use_engine(engine) if engine else contextlib.nullcontext():
+        check_a_hostile_subclass(name, tmp_path)
+
+
+def check_a_hostile_subclass(name, tmp_path):
+    cls, free = hostile(name)
+    model, plain = model_of(cls, name), model_of(getattr(layers, name), name)
+    plain.set_weights(model.get_weights())
+    assert_close(model(X), plain(X), 1e-6)
+    for each in (model, plain):
+        each.compile("sgd", "mse")
+        each.fit(X, np.ones((2, 1)), epochs=2, verbose=0)
+    assert_close(model.get_weights(), plain.get_weights(), 1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_close(loaded(X), model(X), 1e-6)
+    of_ours = loaded.layers[0].cell if is_cell(name) else loaded.layers[0]
+    assert len(free) > 50
+    assert all(getattr(of_ours, word) == f"the user's {word}" for word in free)
