@@ -158,6 +158,22 @@ def test_bidirectional_gives_the_same_on_both_engines(go_backwards, return_seque
     assert_same(got, expected)
 
 
+def test_directions_of_unlike_sizes_lie_side_by_side(calls):
+    there = layers.LSTM(3, return_sequences=True)
+    back = layers.GRU(5, return_sequences=True, go_backwards=True)
+    layer = layers.Bidirectional(there, backward_layer=back)
+    x = np.random.default_rng(0).normal(size=(2, 6, 4)).astype("float32")
+    layer.build(x.shape)
+    mask = np.ones((2, 6), bool)
+    mask[1, 4:] = False
+    got = pull_back(layer, x, None, None, mask=mask)
+    assert [len(specs) for specs in calls] == [2]
+    with ostinato.use_engine("scan"):
+        expected = pull_back(layer, x, None, None, mask=mask)
+    for name in ("results", "inputs", "weights"):
+        assert_near(getattr(got, name), getattr(expected, name), SINGLE, name)
+
+
 class Doubling(layers.GRU):
     def call(self, *args, **kwargs):
         return 2.0 * super().call(*args, **kwargs)

@@ -1,9 +1,12 @@
 """States kept from batch to batch, and states handed from one layer to another."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 
+import ostinato
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell, SimpleRNN
 from support import array, assert_close, numpy
 
@@ -126,6 +129,23 @@ def test_gradients_flow_through_a_stateful_layer():
     before = numpy(model.layers[0].weights[1].value)
     model.fit(X, array(1, 4, 6, 3), batch_size=4, epochs=2, verbose=0)
     assert np.abs(numpy(model.layers[0].weights[1].value) - before).max() > 1e-5
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="only its variables change in place")
+@pytest.mark.parametrize("engine", ["scan", None])
+def test_a_later_call_changes_nothing_that_an_earlier_ones_gradient_needs(engine):
+    with ostinato.use_engine(engine) if engine else contextlib.nullcontext():
+        layer, other = (LSTM(3, stateful=stateful) for stateful in (True, False))
+        layer(X)
+        start = [keras.ops.copy(state) for state in keras.tree.flatten(layer.states)]
+        other.build(X.shape)
+        other.set_weights(layer.get_weights())
+        first = layer(X)
+        layer(X)  # from where that ended
+        first.sum().backward()
+        other(X, initial_state=start).sum().backward()
+    for mine, expected in zip(layer.trainable_weights, other.trainable_weights, strict=True):
+        assert_close(mine.value.grad, expected.value.grad)
 
 
 def test_kept_states_start_another_layer():
