@@ -6,7 +6,7 @@ from typing import Any
 from keras import ops, tree
 
 from ostinato.structure import Structure
-from ostinato.tensors import agree, shape_of
+from ostinato.tensors import agree, shape_of, to_dtype
 
 
 def of_timesteps(mask: Any) -> Any:
@@ -59,7 +59,7 @@ def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | No
                 f"shape {shape}."
             )
     shared = shared_mask(masks)
-    return None if shared is None else ops.cast(shared, "bool")
+    return None if shared is None else to_dtype(shared, "bool")
 
 
 def turned(mask: Any) -> Any:

@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 import keras
-from keras import ops, tree
+from keras import tree
 
 from ostinato.cells.building import build_cell, initial_states, output_shapes
 from ostinato.cells.checks import check_cell, name_of, need_batch_size, read_states
@@ -21,6 +21,7 @@ from ostinato.layers.checks import (
 )
 from ostinato.layers.exporting import check_stateful_export
 from ostinato.layers.masks import read_mask, shared_mask, turned
+from ostinato.layers.repeated import CheckedCalls, kind_of_call
 from ostinato.layers.running import run
 from ostinato.layers.serialization import loop_config, of_ours
 from ostinato.layers.stacked import StackedRNNCells
@@ -34,11 +35,12 @@ from ostinato.structure import (
     leaf_paths,
     leaves,
     map_shapes,
+    pack_like,
     sizes,
     spread,
     without_time,
 )
-from ostinato.tensors import cast_floats, shape_of, size_of
+from ostinato.tensors import cast_floats, shape_of, size_of, to_dtype
 
 Tensor = Any
 
@@ -95,6 +97,8 @@ class RNN(keras.layers.Layer):
         self.supports_masking = True
         self.input_spec = None
         self._rnn_kept_states = KeptStates(name_of(self))
+        self._rnn_checked_calls = CheckedCalls()
+        self._rnn_state_dtypes: list[str] | None = None  # of what get_initial_state gives
         # The shapes of the inputs that it was built for, of nested ones in their order.
         self._rnn_built_shapes: list[tuple[int | None, ...]] | None = None
         state_sizes(cell)  # refuses a state_size that can't be read
@@ -124,6 +128,7 @@ class RNN(keras.layers.Layer):
         check_sequences(name_of(self), shapes, paths)
         build_cell(self.cell, without_time(sequences_shape), self.compute_dtype)
         self._rnn_built_shapes = shapes
+        self._rnn_checked_calls = CheckedCalls()
         if self.stateful:
             batch_size = first_known(shape[0] for shape in shapes)
             if batch_size is None:
@@ -248,7 +253,7 @@ class RNN(keras.layers.Layer):
         """What a call has to run, checked; the arguments are those of `call`."""
         if self.stateful:
             check_stateful_export(name_of(self), leaves(sequences)[0].shape[0])
-        initial_state, mask = self._checked(sequences, initial_state, mask)
+        initial_state, mask = self._rnn_checked(sequences, initial_state, mask)
         batch_size = size_of(leaves(sequences)[0], 0)
         loop = Loop(
             self.return_sequences,
@@ -258,13 +263,25 @@ class RNN(keras.layers.Layer):
             flip_outputs,
         )
         context = CallContext(training, _as_list(constants), name_of(self), self.compute_dtype)
-        states = self._starting_states(initial_state, batch_size)
+        states = self._rnn_starting_states(initial_state, batch_size)
         return Task(self.cell, sequences, states, mask, loop, context)
 
-    def _checked(
+    def _rnn_checked(
         self, sequences: Structure, initial_state: Structure, mask: Any
     ) -> tuple[Any, Any]:
         """The initial states in the containers of the layer's own, and the mask; all checked."""
+        of_layer = (self.unroll, self.stateful and self._rnn_kept_states.batch_size)
+        kind = kind_of_call(sequences, initial_state, mask, of_layer)
+        if kind in self._rnn_checked_calls:
+            return initial_state, mask
+        states, read = self._rnn_check(sequences, initial_state, mask)
+        if type(states) is type(initial_state) and read is mask:
+            self._rnn_checked_calls.add(kind)
+        return states, read
+
+    def _rnn_check(
+        self, sequences: Structure, initial_state: Structure, mask: Any
+    ) -> tuple[Any, Any]:
         owner, paths = name_of(self), leaf_paths(sequences)
         shapes = [shape_of(x) for x in leaves(sequences)]
         check_sequences(owner, shapes, paths)
@@ -280,15 +297,16 @@ class RNN(keras.layers.Layer):
             initial_state = read_states(owner, "initial_state", initial_state, expected, batch_size)
         return initial_state, read_mask(owner, mask, batch_size, timesteps)
 
-    def _starting_states(self, given: Structure, batch_size: Any) -> Structure:
+    def _rnn_starting_states(self, given: Structure, batch_size: Any) -> Structure:
         """The states that a call starts from, each in the dtype that the cell's own has."""
-        own = self.get_initial_state(batch_size)
         if given is None and not self.stateful:
-            return own
+            return self.get_initial_state(batch_size)
         given = self._rnn_kept_states.values() if given is None else given
-        return tree.map_structure(
-            lambda state, like: ops.convert_to_tensor(state, like.dtype), given, own
-        )
+        if self._rnn_state_dtypes is None:
+            own = leaves(self.get_initial_state(batch_size))
+            self._rnn_state_dtypes = [keras.backend.standardize_dtype(s.dtype) for s in own]
+        pairs = zip(leaves(given), self._rnn_state_dtypes, strict=True)
+        return pack_like(given, [to_dtype(state, dtype) for state, dtype in pairs])
 
     def _rnn_results(self, answer: Answer) -> Any:
         """What a call returns, from what its task gave; a stateful layer keeps the states."""
@@ -334,7 +352,7 @@ class RNN(keras.layers.Layer):
 
         A subclass's `call` may take more arguments; they change no shape here.
         """
-        self._checked(sequences, initial_state, sequences_mask if mask is None else mask)
+        self._rnn_checked(sequences, initial_state, sequences_mask if mask is None else mask)
         shapes = self.compute_output_shape(tree.map_structure(shape_of, sequences))
         return map_shapes(lambda s: keras.KerasTensor(s, dtype=self.compute_dtype), shapes)
 
