@@ -17,9 +17,10 @@ A door is a module with
 - `consuming(function)`: the same of a function of one tensor, over which it may write the result.
 - `gates(functions, kernel)`: given lean functions, `(z, h) -> [f(part of z + h kernel), ...]` for
   the equal parts of the last axis; it may write over z.
-- `fused(specs, operands)`: the native engine, differentiable. Operands and results are those of
-  `forward` in native/core/ostinato.h, run after run, without `saved`; floats of one dtype, float32
-  or float64. A spec's `training` is a hint; `wants_dx` is the door's to set.
+- `fused(specs, operands, twin)`: the native engine, differentiable. Operands and results are those
+  of `forward` in native/core/ostinato.h, run after run, without `saved`; floats of one dtype,
+  float32 or float64. A spec's `training` is a hint; `wants_dx` is the door's to set.
+  `twin(specs, operands)` gives the same on the portable engine, for what this one can't do.
 - `opaque(function)`: a function of the process alone, as one that a tracing compiler takes for a
   constant.
 - `is_exporting()`: whether a model is being exported; on PyTorch, to ONNX.

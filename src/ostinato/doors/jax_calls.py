@@ -1,7 +1,6 @@
-"""XLA's calls of the native core's two functions, with their vmap rules and shardings.
+"""XLA's calls of the native core's two functions, with their shardings.
 
-A call is built in layers, each of which JAX takes apart before the one inside: custom_vmap, which
-custom_partitioning lacks; custom_partitioning, or a sharded batch would be gathered; ffi_call.
+A call is an ffi_call inside custom_partitioning, or a sharded batch would be gathered.
 """
 
 import functools
@@ -14,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -114,7 +112,9 @@ def _ffi_call(call: CoreCall, *operands: Any) -> Tensors:
 # their gradients.
 
 
-def _partitioned(call: CoreCall) -> Operation:
+@functools.cache
+def partitioned(call: CoreCall) -> Operation:
+    """The call as an operation under jit and meshes, without derivatives and vmap."""
     operand_axes, result_axes = _batch_axes(call.operands), _batch_axes(call.results)
     axes = (*operand_axes, *result_axes)
     # forward and backward are split as what the one saves for the other; inference, as its results
@@ -188,33 +188,18 @@ def _shardings(mesh: Any, split: Any, axes: Sequence[int | None], arrays: Sequen
     )
 
 
-# vmap: the mapped axis becomes a part of the batch, or there's a loop of calls that each use all
-# threads.
+# vmap: the mapped axis becomes a part of the batch.
 
 
-@functools.cache
-def mapped(call: CoreCall) -> Operation:
-    """The call as an operation under jit, vmap and meshes, without derivatives."""
-    run: Any = custom_vmap(_partitioned(call))
+def fold(call: CoreCall, size: int, is_mapped: Sequence[bool], operands: Tensors) -> Tensors | None:
+    """Operands with the axis that vmap maps, in front, made a part of the batch.
 
-    def rule(size: int, in_batched: list[bool], *operands: Any) -> tuple[Tensors, Any]:
-        if folds(call.specs, call.operands, in_batched):
-            outputs = _folded(call, run, size, in_batched, operands)
-        else:
-            outputs = _looped(run, in_batched, operands)
-        return outputs, (True,) * len(outputs)
-
-    run.def_vmap(rule)
-    operation: Operation = run
-    return operation
-
-
-def _folded(
-    call: CoreCall, run: Operation, size: int, in_batched: list[bool], operands: Tensors
-) -> Tensors:
-    triples = zip(operands, in_batched, _batch_axes(call.operands), strict=True)
-    outputs = run(*(_fold(size, *triple) for triple in triples))
-    return tuple(y.reshape(size, y.shape[0] // size, *y.shape[1:]) for y in outputs)
+    None where it can't be, as `folds` says.
+    """
+    if not folds(call.specs, call.operands, is_mapped):
+        return None
+    triples = zip(operands, is_mapped, _batch_axes(call.operands), strict=True)
+    return tuple(_fold(size, *triple) for triple in triples)
 
 
 def _fold(size: int, array: Any, is_mapped: bool, batch: int | None) -> Any:
@@ -223,14 +208,3 @@ def _fold(size: int, array: Any, is_mapped: bool, batch: int | None) -> Any:
         return array
     spread = array if is_mapped else jax.numpy.broadcast_to(array, (size, *array.shape))
     return lax.collapse(jax.numpy.moveaxis(spread, 0, batch), batch, batch + 2)
-
-
-def _looped(run: Operation, in_batched: list[bool], operands: Tensors) -> Tensors:
-    def one(mapped_operands: list[Any]) -> Tensors:
-        rest = iter(mapped_operands)
-        pairs = zip(operands, in_batched, strict=True)
-        return run(*(next(rest) if is_mapped else array for array, is_mapped in pairs))
-
-    pairs = zip(operands, in_batched, strict=True)
-    outputs: Tensors = lax.map(one, [array for array, is_mapped in pairs if is_mapped])
-    return outputs

@@ -2,22 +2,22 @@
 
 import functools
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-from jax import numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from ostinato import native
-from ostinato.doors.jax_calls import CoreCall, by_run, mapped, target
+from ostinato.doors.jax_calls import CoreCall, by_run, fold, partitioned, target
+from ostinato.doors.jax_operation import call
 from ostinato.doors.tracing import EXPORTING, is_exporting
 from ostinato.native import RunSpec
 
 __all__ = ["fused", "native_why_not"]
 
 Tensors = tuple[Any, ...]
+Twin = Callable[[tuple[RunSpec, ...], Tensors], Tensors]
 
 # Of FFI API 0.1, which the handlers are built on, and of custom_partitioning's sharding rules.
 OLDEST_JAX = (0, 7, 2)
@@ -25,18 +25,20 @@ OLDEST_JAX = (0, 7, 2)
 _REGISTERING = threading.Lock()
 
 
-def fused(specs: tuple[RunSpec, ...], operands: Tensors) -> Tensors:
-    """Runs layers over sequences on the native engine; differentiable once.
+def fused(specs: tuple[RunSpec, ...], operands: Tensors, twin: Twin | None = None) -> Tensors:
+    """Runs layers over sequences on the native engine.
 
     Args:
         specs: The runs, of one batch size. `training` and `wants_dx` are ignored: both follow from
             what is differentiated.
         operands: The inputs of `ostinato::forward` (native/core/ostinato.h), run after run.
+        twin: The same function of specs and operands on the portable engine: for forward mode,
+            second derivatives, and programs that are written for elsewhere.
 
     Returns:
         Its outputs, run after run, without `saved`.
     """
-    results: Tensors = _operation(specs)(*operands)
+    results: Tensors = _operation(specs, twin)(*operands)
     return results
 
 
@@ -84,99 +86,96 @@ def _registered() -> str | None:
     return None
 
 
-# The operation and its gradient.
+@dataclass(frozen=True)
+class _Layers:
+    """Layers over sequences, as an `Operation`.
 
-
-# What the gradient needs: run by run what `ostinato::backward` reads, its gradients aside; `rows`
-# (see CoreCall.results); and an array whose shape has a 1 for each run whose dx is wanted, else a
-# 0. Nothing else that's known while tracing is safe here: JAX calls the rule once for each set of
-# differentiated operands, but keeps for all of them the structure that the last call returned.
-Kept = tuple[tuple[Tensors, ...], Any, Any]
-
-
-@functools.cache
-def _operation(specs: tuple[RunSpec, ...]) -> Callable[..., Tensors]:
-    """The operation of these runs, under jit: outside, a custom_vjp takes 250 us instead of 5."""
-    plain = tuple(replace(spec, training=0, wants_dx=0) for spec in specs)
-    training = tuple(replace(spec, training=1) for spec in plain)
-    inference = mapped(CoreCall("forward", plain))
-
-    def infer(*operands: Any) -> Tensors:
-        return inference(*operands)
-
-    def forward(*primals: Any) -> tuple[Tensors, Kept]:
-        return _forward(training, primals)
-
-    def backward(kept: Kept, gradients: Tensors) -> Tensors:
-        return _backward(training, kept, gradients)
-
-    operation: Any = jax.custom_vjp(infer)
-    # With symbolic zeros the rules see whether x is differentiated: the first layer's isn't.
-    operation.defvjp(forward, backward, symbolic_zeros=True)
-    compiled: Callable[..., Tensors] = jax.jit(operation)
-    return compiled
-
-
-def _forward(specs: tuple[RunSpec, ...], primals: Tensors) -> tuple[Tensors, Kept]:
-    call = CoreCall("forward", specs)
-    outputs = _once(call)(*(primal.value for primal in primals))
-    inputs_by_run = by_run(call.operands, primals)
-    *outputs_by_run, (rows,) = by_run(call.results, outputs)
-    results: list[Any] = []
-    kept, wants_dx = [], []
-    for spec, names, inputs, (*shown, saved) in zip(
-        specs, call.operands, inputs_by_run, outputs_by_run, strict=True
-    ):
-        known = {name: primal.value for name, primal in zip(names, inputs, strict=True)}
-        known["saved"] = saved
-        reads = native.backward_operands(spec)
-        kept.append(tuple(known[name] for name in reads if name in known))
-        wants_dx.append(int(inputs[0].perturbed))
-        results += shown
-    return tuple(results), (tuple(kept), rows, jnp.zeros(wants_dx, bool))
-
-
-def _backward(specs: tuple[RunSpec, ...], kept: Kept, gradients: Tensors) -> Tensors:
-    """The gradients of all operands; None for masks.
-
-    For an x that isn't differentiated it's zeros, which JAX drops, and not None: JAX 0.7 wants one
-    structure for all sets of differentiated operands.
+    Attributes:
+        specs: The runs; `training` and `wants_dx` are 0.
+        twin: The same in plain JAX: see `fused`.
     """
-    tensors_by_run, rows, wanted_by_run = kept
-    pairs = zip(specs, wanted_by_run.shape, strict=True)
-    call = CoreCall("backward", tuple(replace(spec, wants_dx=wanted) for spec, wanted in pairs))
-    shown = tuple(native.forward_results(spec)[:-1] for spec in specs)
-    operands: list[Any] = []
-    for tensors, run in zip(tensors_by_run, by_run(shown, gradients), strict=True):
-        operands += [*tensors, *map(_materialised, run)]
-    pulled = by_run(call.results, _once(call)(*operands, rows))
-    wanted: list[Any] = []
-    for spec, names, (x, *_), run in zip(specs, call.results, tensors_by_run, pulled, strict=True):
-        found = {"d_x": jnp.zeros_like(x), **dict(zip(names, run, strict=True))}
-        wanted += [found.get(f"d_{name}") for name in native.forward_operands(spec)]
-    return tuple(wanted)
 
+    specs: tuple[RunSpec, ...]
+    twin: Twin | None
 
-def _materialised(gradient: Any) -> Any:
-    if isinstance(gradient, SymbolicZero):
-        return jnp.zeros(gradient.shape, gradient.dtype)
-    return gradient
+    @property
+    def _inference(self) -> CoreCall:
+        return CoreCall("forward", self.specs)
+
+    @property
+    def _training(self) -> CoreCall:
+        return CoreCall("forward", tuple(replace(spec, training=1) for spec in self.specs))
+
+    @functools.cached_property
+    def differentiable(self) -> tuple[bool, ...]:
+        """Dropout draws its masks: nothing learns them."""
+        return tuple("mask" not in name for run in self._inference.operands for name in run)
+
+    def result_types(self, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
+        return self._inference.result_types(operands)
+
+    def kept_types(self, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
+        types = iter(self._training.result_types(operands))
+        named = [(name, next(types)) for run in self._training.results[:-1] for name in run]
+        rows = jax.ShapeDtypeStruct(operands[0].shape[:1], "int32")
+        return [*(found for name, found in named if name == "saved"), rows]
+
+    def infer(self, operands: Tensors) -> Tensors:
+        return partitioned(self._inference)(*operands)
+
+    def forward(self, operands: Tensors) -> tuple[Tensors, Tensors]:
+        """Keeps what each run saved, and `rows` (see CoreCall.results)."""
+        *by_each, rows = by_run(self._training.results, partitioned(self._training)(*operands))
+        results = tuple(tensor for run in by_each for tensor in run[:-1])
+        return results, (*(run[-1] for run in by_each), *rows)
+
+    def backward(
+        self, operands: Tensors, kept: Tensors, gradients: Tensors, wanted: tuple[int, ...]
+    ) -> Tensors:
+        names = self._inference.operands
+        *all_saved, rows = kept
+        specs, reads, first = [], [], 0
+        for spec, of_run, inputs, saved, d_results in zip(
+            self.specs,
+            names,
+            by_run(names, operands),
+            all_saved,
+            by_run(self._inference.results, gradients),
+            strict=True,
+        ):
+            specs.append(replace(spec, training=1, wants_dx=int(first in wanted)))
+            known = {**dict(zip(of_run, inputs, strict=True)), "saved": saved}
+            reads += [known[name] for name in native.backward_operands(spec) if name in known]
+            reads += d_results
+            first += len(of_run)
+        core = CoreCall("backward", tuple(specs))
+        pulled = by_run(core.results, partitioned(core)(*reads, rows))
+        found: list[Any] = []
+        for of_run, given, values in zip(names, core.results, pulled, strict=True):
+            by_name = dict(zip(given, values, strict=True))
+            found += [by_name.get(f"d_{name}") for name in of_run]
+        return tuple(found[place] for place in wanted)
+
+    def folded(self, size: int, mapped: Sequence[bool], operands: Tensors) -> Tensors | None:
+        return fold(self._inference, size, mapped, operands)
+
+    def plain(self, operands: Tensors) -> Tensors:
+        if self.twin is None:
+            raise TypeError(
+                "[ostinato] forward: has first derivatives in reverse mode only, and no program "
+                "for elsewhere. The portable engine has all: "
+                '`with ostinato.use_engine("scan")`.'
+            )
+        return self.twin(self.specs, operands)
 
 
 @functools.cache
-def _once(call: CoreCall) -> Callable[..., Tensors]:
-    """The call, which says so when it's asked for a derivative."""
+def _operation(specs: tuple[RunSpec, ...], twin: Any) -> Callable[..., Tensors]:
+    """The operation of these runs, under jit: outside, it takes 250 us instead of 5."""
+    layers = _Layers(tuple(replace(spec, training=0, wants_dx=0) for spec in specs), twin)
 
     def run(*operands: Any) -> Tensors:
-        return mapped(call)(*operands)
+        return call(layers, operands)
 
-    def refuse(primals: Tensors, tangents: Tensors) -> tuple[Tensors, Tensors]:
-        raise TypeError(
-            f"[ostinato] {call.function}: expected first derivatives only, got a second one. "
-            'The portable engine has it: `with ostinato.use_engine("scan")`.'
-        )
-
-    operation: Any = jax.custom_jvp(run)
-    operation.defjvp(refuse)
-    differentiable_once: Callable[..., Tensors] = operation
-    return differentiable_once
+    compiled: Callable[..., Tensors] = jax.jit(run)
+    return compiled

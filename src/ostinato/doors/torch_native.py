@@ -52,12 +52,13 @@ def native_why_not(x: Any) -> str | None:
     return None
 
 
-def fused(specs: tuple[RunSpec, ...], operands: Tensors) -> Tensors:
+def fused(specs: tuple[RunSpec, ...], operands: Tensors, twin: Any = None) -> Tensors:
     """Runs layers over sequences on the native engine, differentiably.
 
     Args:
         specs: the runs. Whether they train is decided here, by what asks for gradients.
         operands: the inputs of `ostinato::forward` (native/core/ostinato.h), run after run.
+        twin: not needed here.
 
     Returns:
         Its outputs, run after run, without `saved`.

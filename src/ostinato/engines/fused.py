@@ -15,6 +15,7 @@ from ostinato import native
 from ostinato.cells.builtin import BuiltinCell
 from ostinato.doors import door
 from ostinato.engines.interface import Answer, Question, Task
+from ostinato.engines.twin import Twin
 from ostinato.native import RunSpec
 from ostinato.structure import leaves
 from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
@@ -89,10 +90,11 @@ class Fused:
         specs = tuple(run.spec for run in runs)
         if joined:
             specs = _side_by_side(specs[0], specs[1], *(run.units for run in runs))
+        twin = Twin(tuple([type(task.cell) for task in tasks]))
         if len(runs) == 1:
-            results = list(door.fused(specs, runs[0].operands))
+            results = list(door.fused(specs, runs[0].operands, twin))
             return [_answer(results, tasks[0])]
-        results = iter(door.fused(specs, tuple(x for run in runs for x in run.operands)))
+        results = iter(door.fused(specs, tuple(x for run in runs for x in run.operands), twin))
         by_run = [[next(results) for _ in range(spec.results)] for spec in specs]
         if joined:
             by_run[1].insert(0, by_run[0][0])

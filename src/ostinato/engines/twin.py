@@ -1,0 +1,104 @@
+"""What the native engine's operation computes, on the portable engine: of the same tensors.
+
+A door takes it where kernels won't do: for derivatives that they haven't, and in programs that are
+written for elsewhere. Cells are made anew from a spec, with operands for weights, so that what is
+compiled may keep this without keeping a model.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from ostinato import native
+from ostinato.cells.builtin import BuiltinCell
+from ostinato.engines.interface import Loop
+from ostinato.engines.loop import Recurrence, run_over_time, time_major
+from ostinato.native import RunSpec
+from ostinato.tensors import Tensor, Tensors
+
+
+class Twin(NamedTuple):
+    """Built-in cells of some classes over sequences, on the portable engine.
+
+    Attributes:
+        classes: The class of each run's cell; a subclass with its base's mathematics will do.
+    """
+
+    classes: tuple[type, ...]
+
+    def __call__(self, specs: Sequence[RunSpec], operands: Tensors) -> Tensors:
+        """What `door.fused(specs, operands)` gives."""
+        tensors = iter(operands)
+        answers = [
+            _run(_built_in(cls), spec, dict(_named(spec, tensors)))
+            for cls, spec in zip(self.classes, specs, strict=True)
+        ]
+        results: list[Tensor] = []
+        for place, (spec, (outputs, states)) in enumerate(zip(specs, answers, strict=True)):
+            if spec.ys_after:
+                outputs = (ops.concatenate((*outputs, *answers[place + 1][0]), axis=-1),)
+            results += [*(outputs if spec.owns_ys else ()), *states]
+        return tuple(results)
+
+
+class _Masks(NamedTuple):
+    inputs: Tensors
+    recurrent: Tensors
+
+
+def _built_in(cls: type) -> Any:
+    package = __name__.partition(".")[0]
+    return next(base for base in cls.__mro__ if base.__module__.partition(".")[0] == package)
+
+
+def _named(spec: RunSpec, tensors: Iterator[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    names = native.forward_operands(spec)
+    return zip(names, islice(tensors, len(names)), strict=True)
+
+
+def _run(cls: Any, spec: RunSpec, given: dict[str, Tensor]) -> tuple[Tensors, Tensors]:
+    cell = _cell(cls, spec, given)
+    loop = Loop(
+        return_sequences=bool(spec.return_sequences),
+        go_backwards=bool(spec.go_backwards),
+        zero_output_for_mask=bool(spec.zero_output_for_mask),
+        flip_outputs=bool(spec.flip_outputs),
+    )
+    drawn = (given.get("input_masks"), given.get("recurrent_masks"))
+    masks = _Masks(*(() if of_kind is None else tuple(ops.unstack(of_kind)) for of_kind in drawn))
+    timestep = cell.recurrence(masks)
+
+    def step(x: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
+        output, new = timestep(x[0], states)
+        return (output,), new
+
+    states = tuple(given[name] for name in ("h", "c")[: spec.states])
+    xs = (time_major(given["x"], loop),)
+    recurrence = Recurrence(step, xs, states, states[:1], cell.projection(masks))
+    return run_over_time(recurrence, given.get("mask"), loop)
+
+
+def _cell(cls: Any, spec: RunSpec, given: dict[str, Tensor]) -> BuiltinCell:
+    """A cell whose weights are the operands. It's given a name and a seed, so as to draw none."""
+    names = native.activation_names()
+    options = {
+        "activation": names[spec.activation],
+        "recurrent_activation": names[spec.recurrent_activation],
+        "reset_after": spec.kind == native.GRU,
+    }
+    taken = inspect.signature(cls).parameters
+    cell: Any = cls(
+        given["recurrent_kernel"].shape[0],
+        use_bias=bool(spec.has_bias),
+        name="twin",
+        seed=0,
+        dtype=str(given["x"].dtype),
+        **{name: value for name, value in options.items() if name in taken},
+    )
+    cell.kernel, cell.recurrent_kernel = given["kernel"], given["recurrent_kernel"]
+    cell.bias = given.get("bias")
+    built: BuiltinCell = cell
+    return built
