@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from ostinato import native
 from ostinato.doors.signatures import signature_of
-from ostinato.doors.tensorflow_tracing import trace_why_not
+from ostinato.doors.tensorflow_graphs import NODE, of_this_process, trace_why_not
 from ostinato.native import RunSpec
 
 __all__ = ["fused", "native_why_not"]
@@ -52,13 +52,14 @@ def _operations() -> tuple[Any, str | None]:
     return loaded, None
 
 
-def fused(specs: tuple[RunSpec, ...], operands: Tensors) -> Tensors:
+def fused(specs: tuple[RunSpec, ...], operands: Tensors, twin: Any = None) -> Tensors:
     """Runs layers over sequences on the native engine, differentiably.
 
     Args:
         specs: the runs. One that trains keeps what its gradient needs; of one that doesn't, a
             gradient runs the layer once more.
         operands: the inputs of `ostinato::forward` (native/core/ostinato.h), run after run.
+        twin: not needed here.
 
     Returns:
         Its outputs, run after run, without `saved`.
@@ -74,11 +75,14 @@ def _forward(inputs: list[Any], specs: Sequence[RunSpec]) -> list[tuple[list[Any
     """For each run its results, and what it saved: one tensor, or none."""
     count = sum(spec.results + int(spec.training) for spec in specs)
     operations, _ = _operations()
-    outputs = iter(
-        operations.ostinato_forward(
-            inputs=inputs, Tout=[inputs[0].dtype] * count, spec=native.encode(specs)
+    with of_this_process():
+        flat = operations.ostinato_forward(
+            inputs=inputs,
+            Tout=[inputs[0].dtype] * count,
+            spec=native.encode(specs),
+            name=f"OstinatoForward-{NODE}",
         )
-    )
+    outputs = iter(flat)
     return [
         (list(islice(outputs, spec.results)), list(islice(outputs, int(spec.training))))
         for spec in specs
@@ -142,6 +146,7 @@ def _backward(
             inputs=operands,
             Tout=[inputs[0].dtype] * count,
             spec=native.encode([spec for spec, _ in runs]),
+            name=f"OstinatoBackward-{NODE}",
         )
     )
     gradients: list[Any] = []

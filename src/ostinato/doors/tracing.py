@@ -7,15 +7,13 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-_EXPORTERS = ("tensorflow.python.saved_model.", "tensorflow.lite.", "jax.experimental.jax2tf.")
-
 EXPORTING = (
     "the model is being exported, and what is exported must run where Ostinato isn't installed"
 )
 
 
 def is_exporting() -> bool:
-    """Whether a model is being exported, by `model.export`, `tf.saved_model.save` or jax2tf."""
+    """Whether Keras's `model.export` is at work."""
     return any(_exports(frame.f_globals.get("__name__", "")) for frame in callers())
 
 
@@ -29,4 +27,4 @@ def callers() -> Iterator[FrameType]:
 
 def _exports(module: str) -> bool:
     package, *inner = module.split(".")
-    return module.startswith(_EXPORTERS) or (package == "keras" and "export" in inner)
+    return package == "keras" and "export" in inner
