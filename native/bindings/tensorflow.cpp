@@ -295,6 +295,9 @@ bool register_operation() {
   api.TF_OpDefinitionBuilderAddAttr(builder, "Tin: list({float, double, bool}) >= 1");
   api.TF_OpDefinitionBuilderAddAttr(builder, "Tout: list({float, double}) >= 1");
   api.TF_OpDefinitionBuilderAddAttr(builder, "spec: list(int)");
+  // For whoever prints a graph's operations and doesn't know this one; TFLite's converter does.
+  api.TF_OpDefinitionBuilderAddAttr(
+      builder, "elsewhere: string = 'with ostinato.use_engine(\"scan\") the graph has none of these'");
   api.TF_OpDefinitionBuilderSetShapeInferenceFunction(builder, unknown_shapes);
   api.TF_RegisterOpDefinition(builder, status.get());  // and deletes it
   if (!status.ok()) return false;

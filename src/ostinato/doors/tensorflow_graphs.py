@@ -47,7 +47,9 @@ def of_this_process() -> contextlib.AbstractContextManager[Any]:
     """
     if tf.executing_eagerly() or not tf.inside_function():
         return contextlib.nullcontext()
-    return tf.control_dependencies([tf.raw_ops.VarIsInitializedOp(resource=_resource())])
+    tie = tf.raw_ops.VarIsInitializedOp(resource=_resource())
+    context: contextlib.AbstractContextManager[Any] = tf.control_dependencies([tie])
+    return context
 
 
 @cache

@@ -69,7 +69,7 @@ def _run(cls: Any, spec: RunSpec, given: dict[str, Tensor]) -> tuple[Tensors, Te
     )
     drawn = (given.get("input_masks"), given.get("recurrent_masks"))
     masks = _Masks(*(() if of_kind is None else tuple(ops.unstack(of_kind)) for of_kind in drawn))
-    timestep = cell.recurrence(masks)
+    timestep = cell._cell_recurrence(masks)
 
     def step(x: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
         output, new = timestep(x[0], states)
@@ -77,7 +77,7 @@ def _run(cls: Any, spec: RunSpec, given: dict[str, Tensor]) -> tuple[Tensors, Te
 
     states = tuple(given[name] for name in ("h", "c")[: spec.states])
     xs = (time_major(given["x"], loop),)
-    recurrence = Recurrence(step, xs, states, states[:1], cell.projection(masks))
+    recurrence = Recurrence(step, xs, states, states[:1], cell._cell_projection(masks))
     return run_over_time(recurrence, given.get("mask"), loop)
 
 
