@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from ostinato import layers, use_engine
+import ostinato
+from ostinato import layers
 from support import array, assert_close
 
 X = array(0, 2, 5, 3)
@@ -66,6 +67,17 @@ def test_plain_names_are_keras_s(name):
     assert set(ours_alone) <= of_rnn <= WE_ADD
 
 
+# What our own names begin with: a user's class may well have a `_projection`.
+PREFIXES = ("_rnn_", "_cell_", "_bi_", "__")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_underscored_names_of_ours_are_told_from_a_user_s(name):
+    assert not [
+        n for n in EVERY_NAME[name] - KERAS_NAMES[name] - WE_ADD if not n.startswith(PREFIXES)
+    ]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_keras_s_plain_names_are_ours(name):
     left_out = set(filter(is_plain, KERAS_NAMES[name] - EVERY_NAME[name]))
@@ -106,7 +118,7 @@ def model_of(cls, name):
 @pytest.mark.parametrize("engine", [None, "scan"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_subclass_may_set_any_plain_name(name, engine, tmp_path):
-    with use_engine(engine) if engine else contextlib.nullcontext():
+    with ostinato.use_engine(engine) if engine else contextlib.nullcontext():
         check_a_hostile_subclass(name, tmp_path)
 
 
@@ -120,6 +132,11 @@ def check_a_hostile_subclass(name, tmp_path):
         each.fit(X, np.ones((2, 1)), epochs=2, verbose=0)
     assert_close(model.get_weights(), plain.get_weights(), 1e-5)
     model.save(tmp_path / "model.keras")
+    ostinato.explain(model)
+    if name != "Bidirectional":  # it has no timestep
+        stream = ostinato.stream(model, streams=len(X))
+        assert_close(stream.run(X)[:, -1], model(X), 1e-5)
+        layers.Bidirectional(model.layers[0])(X)  # copies it
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert_close(loaded(X), model(X), 1e-6)
     of_ours = loaded.layers[0].cell if is_cell(name) else loaded.layers[0]

@@ -76,12 +76,12 @@ class Bidirectional(keras.layers.Layer):
         self.backward_layer = backward_layer
         self._verify_layer_config()
         self.merge_mode = merge_mode
-        self._verify_sizes()
-        for direction in self._directions:
+        self._bi_verify_sizes()
+        for direction in self._bi_directions:
             # A held output would be merged with another timestep's of the other direction.
             if hasattr(direction, "zero_output_for_mask"):
                 direction.zero_output_for_mask = direction.return_sequences
-        self._initial_weights = weights
+        self._bi_initial_weights = weights
         self.stateful = layer.stateful
         self.return_sequences = layer.return_sequences
         self.return_state = layer.return_state
@@ -104,10 +104,10 @@ class Bidirectional(keras.layers.Layer):
                     f'forward layer and "{getattr(backward, name)}" for backward layer'
                 )
 
-    def _verify_sizes(self) -> None:
+    def _bi_verify_sizes(self) -> None:
         sizes = [
             output_sizes(layer.cell) if isinstance(layer, RNN) else None
-            for layer in self._directions
+            for layer in self._bi_directions
         ]
         if None not in sizes:  # else `compute_output_shape` sees what they don't declare
             check_merge(name_of(self), self.merge_mode, *sizes)
@@ -118,11 +118,11 @@ class Bidirectional(keras.layers.Layer):
         initial_state_shape: Structure = None,
     ) -> None:
         """Builds both layers."""
-        for direction in self._directions:
+        for direction in self._bi_directions:
             if not direction.built:
                 direction.build(sequences_shape)
-        if self._initial_weights:
-            self.set_weights(self._initial_weights)
+        if self._bi_initial_weights:
+            self.set_weights(self._bi_initial_weights)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer, as in RNN."""
@@ -142,25 +142,25 @@ class Bidirectional(keras.layers.Layer):
         """Runs both layers and merges their outputs; see the class."""
         mask = each_of_timesteps(sequences_mask if mask is None else mask)
         given = {"training": training, "mask": mask, "constants": constants}
-        states = self._split(initial_state)
+        states = self._bi_split(initial_state)
         joined = False
-        if self._can_run_together(sequences):
-            joined = self._can_join()
-            forward, backward = self._run_together(sequences, states, given, joined)
+        if self._bi_can_run_together(sequences):
+            joined = self._bi_can_join()
+            forward, backward = self._bi_run_together(sequences, states, given, joined)
         else:
-            forward, backward = self._run_apart(sequences, states, given)
+            forward, backward = self._bi_run_apart(sequences, states, given)
         if not self.return_state:
-            return forward if joined else self._merged(forward, backward)
-        merged = forward[0] if joined else self._merged(forward[0], backward[0])
+            return forward if joined else self._bi_merged(forward, backward)
+        merged = forward[0] if joined else self._bi_merged(forward[0], backward[0])
         outputs = merged if self.merge_mode is None else (merged,)
         return (*outputs, *forward[1:], *backward[1:])
 
-    def _split(self, states: Structure) -> tuple[Structure, Structure]:
+    def _bi_split(self, states: Structure) -> tuple[Structure, Structure]:
         """The states of each direction, which come one after the other; nests in equal halves."""
         if states is None:
             return None, None
         given = len(states) if isinstance(states, (list, tuple)) else 0
-        one, other = self._state_counts(given)
+        one, other = self._bi_state_counts(given)
         if one + other == given and given:
             return states[:one], states[one:]
         if given == 0 or given % 2:
@@ -170,35 +170,35 @@ class Bidirectional(keras.layers.Layer):
             )
         return states[: given // 2], states[given // 2 :]
 
-    def _state_counts(self, given: int) -> tuple[int, int]:
+    def _bi_state_counts(self, given: int) -> tuple[int, int]:
         """How many tensors each direction's states are, where so many in all are given."""
-        one, other = map(count_states, self._directions)
+        one, other = map(count_states, self._bi_directions)
         if one is None:
             one = given // 2 if other is None else max(given - other, 0)
         return one, (max(given - one, 0) if other is None else other)
 
     @property
-    def _directions(self) -> tuple[Any, Any]:
+    def _bi_directions(self) -> tuple[Any, Any]:
         return self.forward_layer, self.backward_layer
 
-    def _can_run_together(self, sequences: Structure) -> bool:
+    def _bi_can_run_together(self, sequences: Structure) -> bool:
         """Whether one engine runs both directions at once, and the layers do nothing more."""
         return (
-            all(_is_plain(layer) for layer in self._directions)
+            all(_is_plain(layer) for layer in self._bi_directions)
             and self.forward_layer.compute_dtype == self.backward_layer.compute_dtype
-            and run_together([layer.cell for layer in self._directions], sequences)
+            and run_together([layer.cell for layer in self._bi_directions], sequences)
         )
 
-    def _can_join(self) -> bool:
+    def _bi_can_join(self) -> bool:
         """Whether both directions, run together, can write into one tensor."""
         joins = self.merge_mode == "concat" and self.return_sequences
         return (
             joins
             and self.compute_dtype == self.forward_layer.compute_dtype
-            and can_join(*(layer.cell for layer in self._directions))
+            and can_join(*(layer.cell for layer in self._bi_directions))
         )
 
-    def _run_together(
+    def _bi_run_together(
         self,
         sequences: Structure,
         states: tuple[Structure, Structure],
@@ -209,18 +209,18 @@ class Bidirectional(keras.layers.Layer):
         given = {**given, "training": bool(given["training"])}
         tasks = [
             layer._rnn_task(sequences, state, **given, flip_outputs=layer is self.backward_layer)
-            for layer, state in zip(self._directions, states, strict=True)
+            for layer, state in zip(self._bi_directions, states, strict=True)
         ]
-        answers = zip(self._directions, run(*tasks, joined=joined), strict=True)
+        answers = zip(self._bi_directions, run(*tasks, joined=joined), strict=True)
         return [layer._rnn_results(answer) for layer, answer in answers]
 
-    def _run_apart(
+    def _bi_run_apart(
         self, sequences: Structure, states: tuple[Structure, Structure], given: dict[str, Any]
     ) -> list[Any]:
         """Calls the layers one after the other, with the same result."""
         forward, backward = (
             layer(sequences, **keywords_for(layer, state, given))
-            for layer, state in zip(self._directions, states, strict=True)
+            for layer, state in zip(self._bi_directions, states, strict=True)
         )
         if not self.return_sequences:
             return [forward, backward]
@@ -228,7 +228,7 @@ class Bidirectional(keras.layers.Layer):
         output = tree.map_structure(lambda ys: ops.flip(ys, axis=1), output)
         return [forward, (output, *rest) if self.return_state else output]
 
-    def _merged(self, forward: Structure, backward: Structure) -> Any:
+    def _bi_merged(self, forward: Structure, backward: Structure) -> Any:
         forward = cast_floats(forward, self.compute_dtype)
         backward = cast_floats(backward, self.compute_dtype)
         if self.merge_mode is None:
@@ -241,19 +241,19 @@ class Bidirectional(keras.layers.Layer):
         initial_state_shape: Structure = None,
     ) -> Any:
         """The shapes of the results, in their containers."""
-        shapes = [result_shapes(layer, sequences_shape) for layer in self._directions]
-        return tree.map_structure(shape_of, self._merged_specs(*shapes))
+        shapes = [result_shapes(layer, sequences_shape) for layer in self._bi_directions]
+        return tree.map_structure(shape_of, self._bi_merged_specs(*shapes))
 
-    def _merged_specs(self, forward: Any, backward: Any) -> Any:
+    def _bi_merged_specs(self, forward: Any, backward: Any) -> Any:
         """The results, given the shapes of both layers' own."""
-        forward, backward = (self._as_specs(shapes) for shapes in (forward, backward))
+        forward, backward = (self._bi_as_specs(shapes) for shapes in (forward, backward))
         if not self.return_state:
             return merged_specs(name_of(self), self.merge_mode, forward, backward)
         merged = merged_specs(name_of(self), self.merge_mode, forward[0], backward[0])
         outputs = merged if self.merge_mode is None else (merged,)
         return (*outputs, *forward[1:], *backward[1:])
 
-    def _as_specs(self, shapes: Structure) -> Structure:
+    def _bi_as_specs(self, shapes: Structure) -> Structure:
         return map_shapes(lambda s: keras.KerasTensor(s, dtype=self.compute_dtype), shapes)
 
     def compute_output_spec(
@@ -274,9 +274,9 @@ class Bidirectional(keras.layers.Layer):
         given = {"training": training, "mask": mask, "constants": constants}
         specs = (
             layer.compute_output_spec(sequences, **keywords_for(layer, state, given))
-            for layer, state in zip(self._directions, self._split(initial_state), strict=True)
+            for layer, state in zip(self._bi_directions, self._bi_split(initial_state), strict=True)
         )
-        return self._merged_specs(*(tree.map_structure(shape_of, spec) for spec in specs))
+        return self._bi_merged_specs(*(tree.map_structure(shape_of, spec) for spec in specs))
 
     def compute_mask(self, sequences: Structure, mask: Structure) -> Any:
         """The mask (B, T) of each result: the layers' own for a sequence, none for the rest.
@@ -284,11 +284,11 @@ class Bidirectional(keras.layers.Layer):
         It's in the order of the outputs, which is that of the forward layer's.
         """
         mask = each_of_timesteps(mask)
-        forward, backward = (output_masks(layer, sequences, mask) for layer in self._directions)
+        forward, backward = (output_masks(layer, sequences, mask) for layer in self._bi_directions)
         masks = forward if self.merge_mode is not None else [*forward, *map(turned, backward)]
         if not self.return_state:
             return masks[0] if len(masks) == 1 else masks
-        counts = map(count_states, self._directions)
+        counts = map(count_states, self._bi_directions)
         return [*masks, *[None] * sum(1 if count is None else count for count in counts)]
 
     def reset_state(self, states: Structure = None) -> None:
@@ -303,7 +303,7 @@ class Bidirectional(keras.layers.Layer):
         """
         if not self.stateful:
             raise AttributeError(f"{name_of(self)}: Layer must be stateful.")
-        for layer, given in zip(self._directions, self._split(states), strict=True):
+        for layer, given in zip(self._bi_directions, self._bi_split(states), strict=True):
             reset_states(layer, given)
 
     def reset_states(self, states: Structure = None) -> None:
@@ -313,7 +313,7 @@ class Bidirectional(keras.layers.Layer):
     @property
     def states(self) -> tuple[Any, ...] | None:
         """The kept states of the forward layer and then of the backward layer, or None."""
-        forward, backward = (getattr(layer, "states", None) for layer in self._directions)
+        forward, backward = (getattr(layer, "states", None) for layer in self._bi_directions)
         if forward is None or backward is None:
             return None
         return (*spread(forward), *spread(backward))

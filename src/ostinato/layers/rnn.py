@@ -138,11 +138,11 @@ class RNN(keras.layers.Layer):
                     "in `Input(batch_shape=(batch, timesteps, ...))`."
                 )
             if self._rnn_kept_states.variables is None:
-                self._create_kept_states(batch_size)
+                self._rnn_create_kept_states(batch_size)
             elif self.built:
                 self.reset_state()
 
-    def _create_kept_states(self, batch_size: int) -> None:
+    def _rnn_create_kept_states(self, batch_size: int) -> None:
         self._rnn_kept_states.create(
             self.get_initial_state, state_sizes(self.cell), batch_size, self.variable_dtype
         )
@@ -193,7 +193,7 @@ class RNN(keras.layers.Layer):
                 )
             if self._rnn_kept_states.variables is None:
                 read_states(name_of(self), "states", states, expected, None)
-                self._create_kept_states(int(tree.flatten(states)[0].shape[0]))
+                self._rnn_create_kept_states(int(tree.flatten(states)[0].shape[0]))
         elif self._rnn_kept_states.variables is not None:
             states = self.get_initial_state(self._rnn_kept_states.batch_size)
         if states is not None:

@@ -59,4 +59,6 @@ def copy_layer(layer: Any, **changes: Any) -> Any:
 def _cells_within(cell: Any) -> list[Any]:
     if cell is None:
         return []
-    return [cell, *(part for inner in getattr(cell, "cells", ()) for part in _cells_within(inner))]
+    cells = getattr(cell, "cells", None)  # a stack's, or anything of a user's cell
+    inner = cells if isinstance(cells, (list, tuple)) else ()
+    return [cell, *(part for each in inner for part in _cells_within(each))]
