@@ -162,6 +162,15 @@ def test_a_contender_out_of_time_is_named_and_what_it_had_counts():
     assert (unloaded.trouble, unloaded.too_slow) == ("stopped: no result in 120 s", True)
 
 
+def test_who_is_prepared_has_a_turn_though_the_case_is_out_of_time(monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(measuring.time, "monotonic", lambda: next(clock))
+    all_of_them = [Pretender("ostinato-jax"), Pretender("keras-jax")]
+    pace = Pace(pause=0, limit=9)
+    ours, theirs = measuring.measure(all_of_them, Case("LSTM", "S", "infer"), pace, lambda _: None)
+    assert [ours.runs, theirs.runs] == [2, 2]
+
+
 def test_nothing_is_begun_when_the_case_is_out_of_time():
     all_of_them = [Pretender("ostinato-jax"), Pretender("keras-jax")]
     found = measuring.measure(

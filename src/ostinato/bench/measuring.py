@@ -27,10 +27,10 @@ class Pace:
         pause: Seconds of rest before each turn, in which the one before goes to sleep: thread pools
             spin for a moment after their work.
         most: Seconds after which a slow contender takes no more turns.
-        limit: Seconds of a case, after which nothing more is begun. A contender that takes a third
-            of them at once is stopped, and takes part in no further case: where cores are few and
-            busy, threads that wait for one another can make a step take minutes. What it took
-            isn't the others' loss.
+        limit: Seconds of a case, after which no contender is prepared and no second turn begun. A
+            contender that takes a third of them at once is stopped, and takes part in no further
+            case: where cores are few and busy, threads that wait for one another can make a step
+            take minutes. What it took isn't the others' loss.
     """
 
     rounds: int = 20
@@ -135,7 +135,8 @@ def _take_turns(running: list[tuple[Process, Measured]], pace: Pace, end: float)
         first = turn % max(len(running), 1)
         for process, one in running[first:] + running[:first]:
             had_enough = turn >= FEWEST_ROUNDS and spent[one.contender] > pace.most
-            if had_enough or one.trouble or time.monotonic() > end:
+            over = turn > 0 and time.monotonic() > end  # who is prepared has one turn at least
+            if had_enough or one.trouble or over:
                 continue
             time.sleep(pace.pause)
             start = time.monotonic()
