@@ -10,8 +10,8 @@ from benchmarks import cliff, memory, verdicts
 from ostinato.bench import command
 from ostinato.bench.cases import KINDS, Case
 from ostinato.bench.contenders import NAMES
-from ostinato.bench.machine import FRAMEWORKS
 from ostinato.bench.results import Results
+from ostinato.machine import FRAMEWORKS
 
 PARTS = ("peers", "cliff", "memory", "stream", "report")
 RESULTS = Path("benchmarks/results")

@@ -9,9 +9,9 @@ from benchmarks.streaming import OURS
 from ostinato.bench import tables
 from ostinato.bench.cases import KINDS, MODES
 from ostinato.bench.contenders import NAMES
-from ostinato.bench.machine import FRAMEWORKS
 from ostinato.bench.results import Results, Row
 from ostinato.bench.tables import compare, markdown, milliseconds
+from ostinato.machine import FRAMEWORKS
 
 
 @dataclass(frozen=True)

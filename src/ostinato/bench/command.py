@@ -12,11 +12,11 @@ from pathlib import Path
 from ostinato.bench import tables
 from ostinato.bench.cases import KINDS, MODES, SIZES, Case, select
 from ostinato.bench.contenders import NAMES, Contender, choose, parse
-from ostinato.bench.machine import describe
 from ostinato.bench.measuring import QUICK, Measured, Pace, measure
 from ostinato.bench.process import processes
 from ostinato.bench.results import CASE_KEY, Results
 from ostinato.engines import table
+from ostinato.machine import describe
 
 BUSY = 0.3  # load per core
 INTERRUPTED = 130  # as shells have it of a process that Ctrl+C ends

@@ -4,7 +4,7 @@ import importlib.util
 import os
 from dataclasses import dataclass, replace
 
-from ostinato.bench.machine import FRAMEWORKS
+from ostinato.machine import FRAMEWORKS
 
 LIBRARIES = {"ostinato": "Ostinato", "keras": "Keras", "sgemm": "bare sgemm"}
 

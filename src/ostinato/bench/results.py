@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ostinato.bench.machine import describe
+from ostinato.machine import describe
 
 Row = dict[str, Any]
 CASE_KEY = ("kind", "size", "mode", "engine")

@@ -1,8 +1,7 @@
 """Tables of what was measured, as Markdown that also reads well in a terminal."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ostinato.bench.cases import KINDS, MODES, SIZES, Case
 from ostinato.bench.contenders import ALL, Contender, parse
@@ -36,9 +35,7 @@ def case_of(run: Row) -> Case:
 def timed(run: Row) -> dict[Contender, Row]:
     """The contenders of a run that have times, in their usual order."""
     found = {parse(m["contender"]): m for m in run["measured"] if not m["trouble"]}
-    order = {contender.name: place for place, contender in enumerate(ALL)}
-    # An engine's suffix doesn't change the place.
-    return dict(sorted(found.items(), key=lambda item: _place(order, item[0])))
+    return {contender: found[contender] for contender in sorted(found, key=_place)}
 
 
 def compare(run: Row) -> Comparison | None:
@@ -54,19 +51,17 @@ def compare(run: Row) -> Comparison | None:
 
 def summary(runs: Iterable[Row]) -> str:
     """A line for each case: ours, the best other, and the ratio."""
-    rows = []
-    for run in in_order(runs):
-        found = compare(run)
-        if found is not None:
-            rows.append(
-                (
-                    str(found.case),
-                    f"{milliseconds(found.ours_seconds)} ms",
-                    f"{milliseconds(found.peer_seconds)} ms",
-                    found.peer.title,
-                    f"{found.ratio:.2f}",
-                )
-            )
+    rows = [
+        (
+            str(found.case),
+            f"{milliseconds(found.ours_seconds)} ms",
+            f"{milliseconds(found.peer_seconds)} ms",
+            found.peer.title,
+            f"{found.ratio:.2f}",
+        )
+        for found in map(compare, in_order(runs))
+        if found is not None
+    ]
     if not rows:
         return "Nothing to compare: it takes Ostinato and one other."
     return markdown(("case", "Ostinato", "best other", "which", "times faster"), rows)
@@ -75,24 +70,19 @@ def summary(runs: Iterable[Row]) -> str:
 def details(runs: Iterable[Row], mode: str) -> str:
     """All contenders' times in a mode: minimum (median), in milliseconds."""
     runs = [run for run in in_order(runs) if run["mode"] == mode]
-    columns = [c for c in _contenders(runs) if any(c in timed(run) for run in runs)]
+    columns = sorted({contender for run in runs for contender in timed(run)}, key=_place)
     if not columns:
         return ""
     rows = []
     for run in runs:
-        times = timed(run)
+        times, found = timed(run), compare(run)
         B, T, D, U = SIZES[run["size"]]
-        found = compare(run)
-        cells = [_minimum_and_median(times.get(c)) for c in columns]
-        rows.append(
-            (
-                f"{run['kind']} {run['size']} (B{B} T{T} D{D} U{U})",
-                *cells,
-                "-" if found is None else f"{found.ratio:.2f}",
-            )
-        )
-    titles = [c.title for c in columns]
-    return markdown(("layer", *titles, "times faster than the best other"), rows)
+        layer = f"{run['kind']} {run['size']} (B{B} T{T} D{D} U{U})"
+        ratio = "-" if found is None else f"{found.ratio:.2f}"
+        rows.append((layer, *(_minimum_and_median(times.get(c)) for c in columns), ratio))
+    return markdown(
+        ("layer", *(c.title for c in columns), "times faster than the best other"), rows
+    )
 
 
 def troubles(runs: Iterable[Row]) -> list[str]:
@@ -165,16 +155,9 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _contenders(runs: list[Row]) -> list[Contender]:
-    found: dict[Contender, Any] = {}
-    for run in runs:
-        found |= timed(run)
-    order = {contender.name: place for place, contender in enumerate(ALL)}
-    return sorted(found, key=lambda c: _place(order, c))
-
-
-def _place(order: dict[str, int], contender: Contender) -> int:
-    return order[Contender(contender.library, contender.framework).name]
+def _place(contender: Contender) -> int:
+    """Where it stands among all; an engine's suffix doesn't change that."""
+    return ALL.index(replace(contender, engine=None))
 
 
 def _minimum_and_median(measured: Row | None) -> str:

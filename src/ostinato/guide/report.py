@@ -10,8 +10,8 @@ import pygments
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from ostinato.bench.machine import FRAMEWORKS, describe
 from ostinato.guide.section import Findings, Picture, Result, Run
+from ostinato.machine import FRAMEWORKS, describe
 
 
 def page(results: Sequence[Result], run: Run, seconds: float) -> str:

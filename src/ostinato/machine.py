@@ -1,4 +1,4 @@
-"""The machine that numbers are from, and what is installed on it."""
+"""The machine that a run is on, and what is installed there: for reports and benchmarks."""
 
 import functools
 import importlib.metadata
