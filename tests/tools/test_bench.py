@@ -346,6 +346,26 @@ def test_options_that_ask_for_nothing(measured_at_once, capsys, arguments, messa
     assert not measured_at_once
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps({"machine": {"cpu": "Another", "cores": 64}}), "of Another, 64 cores"),
+        ("half a fi", "expected a file of numbers, got "),
+        ("{}", "expected a file of numbers, got "),
+        (None, "File exists"),
+    ],
+)
+def test_a_file_that_numbers_cannot_go_into(measured_at_once, tmp_path, capsys, content, message):
+    path = tmp_path / "numbers.json"
+    path.write_text(content or "")
+    file = path if content else path / "below" / "a file"
+    assert main(["bench", "--quick", "--contenders", OURS, "--json", str(file)]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("bench: ")
+    assert message in shown or (content is None and "Not a directory" in shown)
+    assert not measured_at_once
+
+
 def test_contenders_that_run_none_of_the_cases(measured_at_once, capsys):
     assert main(["bench", "--modes", "fit", "--contenders", "sgemm-jax", "torch.nn"]) == 1
     assert "torch.nn runs none." in capsys.readouterr().out

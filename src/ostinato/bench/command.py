@@ -124,13 +124,18 @@ def run(asked: argparse.Namespace, command: str | None = None) -> int:
 
     Returns:
         The exit status: 1 where some contender failed or computed something else, or none of
-        those that are installed runs any of the cases; 2 for options that ask for nothing; 130 if
-        it's interrupted.
+        those that are installed runs any of the cases; 2 for options that ask for nothing, and for
+        a file that numbers can't go into; 130 if it's interrupted.
     """
     if reason := why_not(asked):
         print(f"bench: {reason}.", file=sys.stderr)
         return 2
-    results = Results(numbers_file(asked))
+    try:
+        results = Results(numbers_file(asked))
+        results.check()  # better refused now than after minutes of measuring
+    except (OSError, ValueError) as error:
+        print(f"bench: {str(error).removeprefix('bench: ')}", file=sys.stderr)
+        return 2
     here, absent = choose(contenders(asked), asked.engine)
     for title, reason in absent.items():
         print(f"Without {title}: {reason}.")

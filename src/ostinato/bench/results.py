@@ -26,7 +26,12 @@ class Results:
         self.path = path
         self._data: dict[str, Any] = {"machine": describe()}
         if path is not None and path.exists():
-            self._data = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                self._data = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(
+                    f"bench: expected a file of numbers, got {path}: {error}"
+                ) from None
 
     @property
     def machine(self) -> Row:
@@ -44,11 +49,12 @@ class Results:
                 return row
         return None
 
-    def put(self, name: str, row: Row, key: Sequence[str]) -> None:
-        """Adds a row of this machine, in place of the one with the same key, and writes the file.
+    def check(self) -> None:
+        """Sees to it that rows of this machine can be added.
 
         Raises:
             ValueError: if the rows before are another machine's.
+            OSError: if there can be no file of that name.
         """
         here, there = describe(), self.machine
         if (here["cpu"], here["cores"]) != (there["cpu"], there["cores"]):
@@ -56,7 +62,17 @@ class Results:
                 f"bench: expected a file of this machine's numbers ({here['cpu']}, {here['cores']} "
                 f"cores), got {self.path} of {there['cpu']}, {there['cores']} cores."
             )
-        self._data["machine"] = here
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def put(self, name: str, row: Row, key: Sequence[str]) -> None:
+        """Adds a row of this machine, in place of the one with the same key, and writes the file.
+
+        Raises:
+            ValueError: if the rows before are another machine's.
+        """
+        self.check()
+        self._data["machine"] = describe()
         rows = self._data.setdefault(name, [])
         identity = [row[k] for k in key]
         for index, old in enumerate(rows):
@@ -70,7 +86,6 @@ class Results:
     def _save(self) -> None:
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         # Written beside and put in place, so that a run that's stopped leaves a whole file.
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text(json.dumps(self._data, indent=1) + "\n", encoding="utf-8")
