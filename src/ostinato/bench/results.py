@@ -26,12 +26,7 @@ class Results:
         self.path = path
         self._data: dict[str, Any] = {"machine": describe()}
         if path is not None and path.exists():
-            try:
-                self._data = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(
-                    f"bench: expected a file of numbers, got {path}: {error}"
-                ) from None
+            self._data = _read(path)
 
     @property
     def machine(self) -> Row:
@@ -90,3 +85,13 @@ class Results:
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text(json.dumps(self._data, indent=1) + "\n", encoding="utf-8")
         unfinished.replace(self.path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"bench: expected a file of numbers, got {path}: {error}") from None
+    if not isinstance(data, dict) or not {"cpu", "cores"} <= set(data.get("machine", ())):
+        raise ValueError(f"bench: expected a file of numbers, got {path}, which names no machine.")
+    return data
