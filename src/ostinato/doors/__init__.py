@@ -17,6 +17,9 @@ A door is a module with
 - `consuming(function)`: the same of a function of one tensor, over which it may write the result.
 - `gates(functions, kernel)`: given lean functions, `(z, h) -> [f(part of z + h kernel), ...]` for
   the equal parts of the last axis; it may write over z.
+- `sizes_are_known()`: whether the sizes that tensors show now are those they'll have.
+- `sized(tensor, sizes, message)`: the tensor, refused with the message while running unless these
+  are its first sizes; None fits any. Asked only where they aren't known.
 - `fused(specs, operands, twin)`: the native engine, differentiable. Operands and results are those
   of `forward` in native/core/ostinato.h, run after run, without `saved`; floats of one dtype,
   float32 or float64. A spec's `training` is a hint; `wants_dx` is the door's to set.

@@ -25,6 +25,8 @@ __all__ = [
     "native_why_not",
     "opaque",
     "packed",
+    "sized",
+    "sizes_are_known",
 ]
 
 Tensors = tuple[Any, ...]
@@ -101,3 +103,13 @@ def lean(function: Callable[..., Any]) -> Callable[..., Any]:
 
 consuming = lean  # the compiler reuses memory by itself
 gates = gates_by(affine)
+
+
+def sizes_are_known() -> bool:
+    """True: while tracing an unknown size has a name, which no other size equals."""
+    return True
+
+
+def sized(tensor: Any, sizes: Sequence[Any], message: str) -> Any:
+    """The tensor, since its sizes are known."""
+    return tensor

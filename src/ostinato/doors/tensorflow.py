@@ -23,6 +23,8 @@ __all__ = [
     "native_why_not",
     "opaque",
     "packed",
+    "sized",
+    "sizes_are_known",
 ]
 
 Tensors = tuple[Any, ...]
@@ -100,3 +102,28 @@ def lean(function: Callable[..., Any]) -> Callable[..., Any]:
 
 consuming = lean  # the compiler reuses memory by itself
 gates = gates_by(affine)
+
+
+def sizes_are_known() -> bool:
+    """See `ostinato.doors`. In a graph they may be None, or what a model's Input says of them."""
+    return bool(tf.executing_eagerly())
+
+
+def sized(tensor: Any, sizes: Sequence[Any], message: str) -> Any:
+    """See `ostinato.doors`. The assertion has the words; the reshape XLA can't leave out."""
+    if all(size is None for size in sizes):
+        return tensor
+    actual = tf.raw_ops.Shape(input=tensor)  # not tf.shape, which believes the static shape
+    wanted = tf.stack([actual[i] if size is None else size for i, size in enumerate(sizes)])
+    first = actual[: len(sizes)]
+    if not is_exporting():
+        equal = tf.debugging.assert_equal(first, wanted, message=message)
+        with tf.control_dependencies([equal]):
+            tensor = tf.identity(tensor)
+    # With sizes that it can read, the optimizer takes for granted that a reshape succeeds, and
+    # drops the assertion: so zeros are added that it doesn't see through.
+    shape = tf.concat([wanted + tf.minimum(first, 0), actual[len(sizes) :]], axis=0)
+    static = [size if isinstance(size, int) else None for size in sizes]
+    result = tf.reshape(tensor, shape)
+    result.set_shape(tensor.shape.merge_with([*static, *tensor.shape[len(sizes) :]]))
+    return result

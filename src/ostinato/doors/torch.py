@@ -29,6 +29,8 @@ __all__ = [
     "native_why_not",
     "opaque",
     "packed",
+    "sized",
+    "sizes_are_known",
 ]
 
 Tensors = tuple[Any, ...]
@@ -159,3 +161,13 @@ def _must_not_write() -> bool:
     """Whether tensors may be more than they seem: batched, traced, or of another dtype inside."""
     traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     return bool(traced or torch.is_autocast_enabled("cpu"))
+
+
+def sizes_are_known() -> bool:
+    """True: what traces for unknown sizes has names for them."""
+    return True
+
+
+def sized(tensor: Any, sizes: Sequence[Any], message: str) -> Any:
+    """The tensor, since its sizes are known."""
+    return tensor

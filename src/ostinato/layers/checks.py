@@ -6,7 +6,7 @@ from typing import Any
 from keras import tree
 
 from ostinato.cells.checks import name_of
-from ostinato.structure import describe
+from ostinato.structure import describe, leaf_paths
 from ostinato.tensors import Dimensions, agree
 
 STATES_BY_NAME = "States don't go beside the inputs, but by name: `initial_state=`."
@@ -66,6 +66,19 @@ def check_batch(owner: str, expected: int | None, received: int | None) -> None:
             f"{owner}: If an RNN is stateful, the batch size of the inputs must be that of its "
             f"states.\n- Expected batch size: {expected}\n- Received batch size: {received}"
         )
+
+
+def check_constants(owner: str, constants: list[Any] | None, batch_size: int | None) -> None:
+    """Refuses constants of one row, which would be spread over a larger batch."""
+    if constants is None or batch_size in (None, 1):
+        return
+    for path, constant in zip(leaf_paths(constants), tree.flatten(constants), strict=True):
+        shape = tuple(getattr(constant, "shape", ()))
+        if len(shape) > 1 and shape[0] == 1:
+            raise ValueError(
+                f"{owner}: expected constants{path} with the batch size of the inputs, "
+                f"{batch_size}, got one of shape {shape}."
+            )
 
 
 def check_one_sequence(layer: Any, given: Any) -> None:

@@ -13,6 +13,7 @@ from ostinato.engines.interface import Answer, CallContext, Loop, Task
 from ostinato.layers.arguments import own_arguments, set_arguments, start_layer
 from ostinato.layers.checks import (
     check_batch,
+    check_constants,
     check_entry,
     check_features,
     check_one_sequence,
@@ -24,6 +25,7 @@ from ostinato.layers.masks import read_mask, shared_mask, turned
 from ostinato.layers.repeated import CheckedCalls, kind_of_call
 from ostinato.layers.running import run
 from ostinato.layers.serialization import loop_config, of_ours
+from ostinato.layers.sizes import checked_while_running
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.layers.states import KeptStates
 from ostinato.structure import (
@@ -254,6 +256,8 @@ class RNN(keras.layers.Layer):
         if self.stateful:
             check_stateful_export(name_of(self), leaves(sequences)[0].shape[0])
         initial_state, mask = self._rnn_checked(sequences, initial_state, mask)
+        constants = _as_list(constants)
+        check_constants(name_of(self), constants, leaves(sequences)[0].shape[0])
         batch_size = size_of(leaves(sequences)[0], 0)
         loop = Loop(
             self.return_sequences,
@@ -262,9 +266,11 @@ class RNN(keras.layers.Layer):
             self.unroll,
             flip_outputs,
         )
-        context = CallContext(training, _as_list(constants), name_of(self), self.compute_dtype)
+        context = CallContext(training, constants, name_of(self), self.compute_dtype)
         states = self._rnn_starting_states(initial_state, batch_size)
-        return Task(self.cell, sequences, states, mask, loop, context)
+        task = Task(self.cell, sequences, states, mask, loop, context)
+        given_states = self.stateful or initial_state is not None
+        return checked_while_running(task, self._rnn_kept_states.batch_size, given_states)
 
     def _rnn_checked(
         self, sequences: Structure, initial_state: Structure, mask: Any
