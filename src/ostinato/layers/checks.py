@@ -6,7 +6,7 @@ from typing import Any
 from keras import tree
 
 from ostinato.cells.checks import name_of
-from ostinato.structure import describe, leaf_paths
+from ostinato.structure import Structure, describe, leaf_paths
 from ostinato.tensors import Dimensions, agree
 
 STATES_BY_NAME = "States don't go beside the inputs, but by name: `initial_state=`."
@@ -68,10 +68,17 @@ def check_batch(owner: str, expected: int | None, received: int | None) -> None:
         )
 
 
-def check_constants(owner: str, constants: list[Any] | None, batch_size: int | None) -> None:
-    """Refuses constants of one row, which would be spread over a larger batch."""
-    if constants is None or batch_size in (None, 1):
-        return
+def read_constants(owner: str, given: Structure, batch_size: int | None) -> list[Any] | None:
+    """What was given as `constants`, in the list that a cell gets.
+
+    Raises:
+        ValueError: if one of them has a single row, which would be spread over a larger batch.
+    """
+    if given is None:
+        return None
+    constants = list(given) if isinstance(given, (tuple, list)) else [given]
+    if batch_size in (None, 1):
+        return constants
     for path, constant in zip(leaf_paths(constants), tree.flatten(constants), strict=True):
         shape = tuple(getattr(constant, "shape", ()))
         if len(shape) > 1 and shape[0] == 1:
@@ -79,6 +86,7 @@ def check_constants(owner: str, constants: list[Any] | None, batch_size: int | N
                 f"{owner}: expected constants{path} with the batch size of the inputs, "
                 f"{batch_size}, got one of shape {shape}."
             )
+    return constants
 
 
 def check_one_sequence(layer: Any, given: Any) -> None:

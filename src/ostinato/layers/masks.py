@@ -5,7 +5,8 @@ from typing import Any
 
 from keras import ops, tree
 
-from ostinato.structure import Structure
+from ostinato.cells.contract import output_sizes, state_sizes
+from ostinato.structure import Shape, Structure
 from ostinato.tensors import agree, shape_of, to_dtype
 
 
@@ -65,3 +66,17 @@ def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | No
 def turned(mask: Any) -> Any:
     """A mask (B, T) from its last timestep to its first; None for none."""
     return None if mask is None else ops.flip(mask, axis=1)
+
+
+def for_results(cell: Any, mask: Any, return_state: bool) -> Any:
+    """The mask (B, T) of a cell's outputs, or None, as the masks of all that a layer returns."""
+    outputs = output_sizes(cell) or Shape(1)
+    # Keras's losses take a mask (B, T) only for outputs (B, T, units). Beside such an output a
+    # leaf of another rank goes without, so that a model of both trains.
+    has_vector = any(len(size) == 1 for size in tree.flatten(outputs))
+    output = tree.map_structure(
+        lambda size: mask if len(size) == 1 or not has_vector else None, outputs
+    )
+    if not return_state:
+        return output
+    return [*tree.flatten(output), *[None] * len(tree.flatten(state_sizes(cell)))]

@@ -8,20 +8,20 @@ from keras import tree
 
 from ostinato.cells.building import build_cell, initial_states, output_shapes
 from ostinato.cells.checks import check_cell, name_of, need_batch_size, read_states
-from ostinato.cells.contract import call_method, output_sizes, state_sizes, takes_states
+from ostinato.cells.contract import call_method, state_sizes, takes_states
 from ostinato.engines.interface import Answer, CallContext, Loop, Task
 from ostinato.layers.arguments import own_arguments, set_arguments, start_layer
 from ostinato.layers.checks import (
     check_batch,
-    check_constants,
     check_entry,
     check_features,
     check_one_sequence,
     check_sequences,
     check_unroll,
+    read_constants,
 )
 from ostinato.layers.exporting import check_stateful_export
-from ostinato.layers.masks import read_mask, shared_mask, turned
+from ostinato.layers.masks import for_results, read_mask, shared_mask, turned
 from ostinato.layers.repeated import CheckedCalls, kind_of_call
 from ostinato.layers.running import run
 from ostinato.layers.serialization import loop_config, of_ours
@@ -256,8 +256,7 @@ class RNN(keras.layers.Layer):
         if self.stateful:
             check_stateful_export(name_of(self), leaves(sequences)[0].shape[0])
         initial_state, mask = self._rnn_checked(sequences, initial_state, mask)
-        constants = _as_list(constants)
-        check_constants(name_of(self), constants, leaves(sequences)[0].shape[0])
+        constants = read_constants(name_of(self), constants, leaves(sequences)[0].shape[0])
         batch_size = size_of(leaves(sequences)[0], 0)
         loop = Loop(
             self.return_sequences,
@@ -369,17 +368,7 @@ class RNN(keras.layers.Layer):
         """
         output_mask = shared_mask(mask) if self.return_sequences else None
         output_mask = turned(output_mask) if self.go_backwards else output_mask
-        outputs = output_sizes(self.cell) or Shape(1)
-        # Keras's losses take a mask (B, T) only for outputs (B, T, units). Beside such an output a
-        # leaf of another rank goes without, so that a model of both trains.
-        has_vector = any(len(size) == 1 for size in tree.flatten(outputs))
-        output = tree.map_structure(
-            lambda size: output_mask if len(size) == 1 or not has_vector else None, outputs
-        )
-        if not self.return_state:
-            return output
-        count = len(tree.flatten(state_sizes(self.cell)))
-        return [*tree.flatten(output), *[None] * count]
+        return for_results(self.cell, output_mask, self.return_state)
 
     def get_config(self) -> dict[str, Any]:
         """The config of Keras's layer; the cell's own is its entry `cell`."""
@@ -397,10 +386,3 @@ class RNN(keras.layers.Layer):
         check_entry(cls.__name__, config, "cell")
         cell = keras.saving.deserialize_keras_object(of_ours(config.pop("cell")), custom_objects)
         return cls(cell, **config)
-
-
-def _as_list(constants: Structure) -> list[Any] | None:
-    """What was given as `constants`, in the list that a cell gets."""
-    if constants is None:
-        return None
-    return list(constants) if isinstance(constants, (tuple, list)) else [constants]
