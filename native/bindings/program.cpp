@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "program.h"
+#include "step/program.h"
 #include "reading.h"
 
 namespace ostinato {

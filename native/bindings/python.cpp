@@ -2,10 +2,10 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include <cstring>
 #include <new>
 #include <vector>
 
+#include "kinds/layout.h"
 #include "memory.h"
 #include "openmp.h"
 #include "ostinato.h"
@@ -35,15 +35,16 @@ void run(nb::handle spec, nb::handle inputs, nb::handle outputs) {
   if (!error.empty()) throw nb::value_error(error.c_str());
 }
 
-int64_t columns(nb::handle spec) {
-  std::vector<int64_t> numbers = integers(spec, "spec");
-  if (numbers.size() != kSpecFields)
-    throw nb::value_error(("spec: expected " + std::to_string(kSpecFields) + " integers, got " +
-                           std::to_string(numbers.size()))
-                              .c_str());
-  RunSpec run;
-  std::memcpy(&run, numbers.data(), sizeof(run));
-  return saved_columns(run);
+// Of each kind of cell, in the order of their numbers: its name, gates, states, rows of its bias, and
+// columns of `saved`.
+nb::tuple kinds() {
+  nb::list result;
+  for (RunSpec run{}; run.kind < kind_count(); ++run.kind) {
+    const CellLayout& cell = layout_of(run.kind);
+    result.append(nb::make_tuple(cell.name, cell.gates, cell.states, cell.bias_rows,
+                                 saved_columns(run)));
+  }
+  return nb::tuple(result);
 }
 
 // The addresses of the functions of openmp.h, in its order.
@@ -99,7 +100,7 @@ NB_MODULE(_native, module) {
              nb::arg("outputs").none());
   module.def("backward", run<backward>, nb::arg("spec").none(), nb::arg("inputs").none(),
              nb::arg("outputs").none());
-  module.def("saved_columns", columns, nb::arg("spec"));
+  module.def("kinds", kinds);
   module.def("activation_names", [] { return names(activation_names); });
   module.def("runnable_targets", [] { return names(runnable_targets); });
   module.def("target", target);

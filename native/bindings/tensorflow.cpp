@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ostinato.h"
+#include "signature.h"
 #include "spec.h"
 #include "tensorflow_c_api.h"
 
@@ -29,10 +30,6 @@ struct Failure {
   TF_Code code;
   std::string message;
 };
-
-[[noreturn]] void refuse(const std::string& message) {
-  throw Failure{TF_INVALID_ARGUMENT, message};
-}
 
 class Status {
  public:
@@ -83,104 +80,10 @@ class Held {
   Shape shape_;
 };
 
-// The shapes of a call's outputs, from its spec and the shapes of its inputs. Checks what it reads;
-// the core checks the rest.
-class Shapes {
- public:
-  Shapes(const std::vector<int64_t>& spec, const std::vector<Tensor>& inputs)
-      : spec_(spec), inputs_(inputs) {}
-
-  std::vector<Shape> forward() {
-    for (size_t run = 0; run < runs(); ++run) {
-      const RunSpec spec = read_run(run);
-      const int64_t states = state_count(spec);
-      read_sizes(spec, 2 + states);
-      if (owns_ys(spec)) outputs_.push_back({B_, T_, U_ + spec.ys_after});
-      outputs_.insert(outputs_.end(), states, {B_, U_});
-      if (spec.training != 0) outputs_.push_back({T_ + 1, B_, saved_columns(spec) * padded(U_)});
-      first_ += 3 + states + (spec.has_bias != 0) + extras(spec);
-    }
-    return std::move(outputs_);
-  }
-
-  std::vector<Shape> backward() {
-    for (size_t run = 0; run < runs(); ++run) {
-      const RunSpec spec = read_run(run);
-      read_sizes(spec, 2);
-      const int64_t states = state_count(spec), columns = gate_count(spec) * U_;
-      if (spec.wants_dx != 0) outputs_.push_back({B_, T_, D_});
-      outputs_.insert(outputs_.end(), states, {B_, U_});
-      outputs_.push_back({D_, columns});
-      outputs_.push_back({U_, columns});
-      if (spec.has_bias != 0)
-        outputs_.push_back(spec.kind == gru ? Shape{2, columns} : Shape{columns});
-      first_ += 4 + extras(spec) + owns_ys(spec) + states;
-    }
-    return std::move(outputs_);
-  }
-
- private:
-  size_t runs() const {
-    if (spec_.empty() || spec_.size() % kSpecFields != 0)
-      refuse("expected " + std::to_string(kSpecFields) + " integers for each run as spec, " +
-             "got " + std::to_string(spec_.size()));
-    return spec_.size() / kSpecFields;
-  }
-
-  RunSpec read_run(size_t run) const {
-    const int64_t* field = spec_.data() + run * kSpecFields;
-    RunSpec spec{field[0], field[1], field[2], field[3],  field[4],  field[5], field[6],
-                 field[7], field[8], field[9], field[10], field[11], field[12], field[13], field[14]};
-    if (spec.ys_before < 0 || spec.ys_after < 0 || spec.ys_after > kMostElements)
-      refuse("expected ys_before and ys_after to be units, got " +
-             std::to_string(spec.ys_before) + " and " + std::to_string(spec.ys_after));
-    if (spec.kind < simple_rnn || spec.kind > gru_reset_before)
-      refuse("expected a kind from 0 to 3, got " + std::to_string(spec.kind));
-    return spec;
-  }
-
-  static bool owns_ys(const RunSpec& spec) { return spec.return_sequences != 0 && spec.ys_before == 0; }
-
-  static size_t extras(const RunSpec& spec) {
-    return (spec.has_mask != 0) + (spec.input_masks != 0) + (spec.recurrent_masks != 0);
-  }
-
-  const Tensor& of_rank(size_t index, int32_t rank, const char* name) const {
-    if (index >= inputs_.size())
-      refuse("expected more than " + std::to_string(inputs_.size()) + " inputs");
-    if (inputs_[index].rank != rank)
-      refuse(std::string("expected ") + name + " of rank " + std::to_string(rank) + ", got " +
-             std::to_string(inputs_[index].rank));
-    return inputs_[index];
-  }
-
-  // `recurrent`: where the recurrent kernel is, from x on.
-  void read_sizes(const RunSpec& spec, size_t recurrent) {
-    const Tensor& x = of_rank(first_, 3, "x");
-    const Tensor& weights = of_rank(first_ + recurrent, 2, "recurrent_kernel");
-    B_ = x.shape[0], T_ = x.shape[1], D_ = x.shape[2], U_ = weights.shape[0];
-    for (const int64_t size : {B_, T_, D_, U_}) {
-      if (size > kMostElements) refuse("expected sizes that fit in memory");
-    }
-    int64_t columns;
-    if (__builtin_mul_overflow(U_, gate_count(spec), &columns) || weights.shape[1] != columns)
-      refuse("expected a recurrent_kernel (units, gates x units), got (" + std::to_string(U_) +
-             ", " + std::to_string(weights.shape[1]) + ")");
-  }
-
-  const std::vector<int64_t>& spec_;
-  const std::vector<Tensor>& inputs_;
-  std::vector<Shape> outputs_;
-  size_t first_ = 0;  // the run's first input
-  int64_t B_ = 0, T_ = 0, D_ = 0, U_ = 0;
-};
-
-int64_t bytes_of(const Shape& shape, TF_DataType dtype) {
+int64_t bytes_of(const Argument& output, TF_DataType dtype) {
   int64_t count = 1;
-  for (const int64_t size : shape) {
-    if (size < 0) throw Failure{TF_INVALID_ARGUMENT, "an output of a negative size"};
-  }
-  for (const int64_t size : shape) {
+  for (int32_t i = 0; i < output.rank; ++i) {
+    const int64_t size = output.shape[i];
     if (size == 0) return 0;
     if (__builtin_mul_overflow(count, size, &count) || count > kMostElements)
       throw Failure{TF_RESOURCE_EXHAUSTED, "an output would not fit into any memory"};
@@ -190,12 +93,12 @@ int64_t bytes_of(const Shape& shape, TF_DataType dtype) {
 
 // TensorFlow keeps freed memory for the next call, as the core's pool does: outputs over blocks of
 // that were no faster (LSTM B64 T100 D128 U512, training step, CPU time: 215 ms and 214 ms).
-Held allocate(TF_OpKernelContext* context, int index, TF_DataType dtype, const Shape& shape) {
-  const int64_t bytes = bytes_of(shape, dtype);
-  const int rank = static_cast<int>(shape.size());
+Held allocate(TF_OpKernelContext* context, int index, TF_DataType dtype,
+              const Argument& output) {
+  const int64_t bytes = bytes_of(output, dtype);
   Status status;
   Held tensor(
-      api.TF_AllocateOutput(context, index, dtype, shape.data(), rank, bytes, status.get()));
+      api.TF_AllocateOutput(context, index, dtype, output.shape, output.rank, bytes, status.get()));
   if (!status.ok()) throw Failure{TF_RESOURCE_EXHAUSTED, "no memory for the outputs"};
   return tensor;
 }
@@ -207,16 +110,16 @@ struct Kernel {
 // What differs between the two operations.
 struct Forward {
   static constexpr const char* name = "OstinatoForward";
+  static constexpr auto operation = Operation::forward;
   static constexpr Core core = ostinato::forward;
-  static std::vector<Shape> shapes(Shapes shapes) { return shapes.forward(); }
 };
 struct Backward {
   static constexpr const char* name = "OstinatoBackward";
+  static constexpr auto operation = Operation::backward;
   static constexpr Core core = ostinato::backward;
-  static std::vector<Shape> shapes(Shapes shapes) { return shapes.backward(); }
 };
 
-template <class Operation>
+template <class Door>
 void run(const Kernel& kernel, TF_OpKernelContext* context) {
   std::vector<Held> held;
   std::vector<Tensor> inputs, outputs;
@@ -229,38 +132,43 @@ void run(const Kernel& kernel, TF_OpKernelContext* context) {
     if (!status.ok()) refuse("input " + std::to_string(i) + " can't be read");
     inputs.push_back(held.emplace_back(tensor).view());
   }
-  const std::vector<Shape> shapes = Operation::shapes(Shapes(kernel.spec, inputs));
-  if (size_t(n_outputs) != shapes.size())
-    refuse("expected a Tout of " + std::to_string(shapes.size()) + " dtypes, got " +
+  std::vector<Argument> wanted;
+  for (const RunSignature& run : read_signature(Door::operation, kernel.spec.data(),
+                                                kernel.spec.size(), inputs.data(), inputs.size()))
+    wanted.insert(wanted.end(), run.outputs.begin(), run.outputs.end());
+  if (size_t(n_outputs) != wanted.size())
+    refuse("expected a Tout of " + std::to_string(wanted.size()) + " dtypes, got " +
            std::to_string(n_outputs));
   const TF_DataType dtype = inputs[0].dtype == Dtype::f64 ? TF_DOUBLE : TF_FLOAT;
   for (int i = 0; i < n_outputs; ++i)
     if (api.TF_ExpectedOutputDataType(context, i) != dtype)
       refuse("expected a Tout of the dtype of x");
   for (int i = 0; i < n_outputs; ++i) {
-    held.push_back(allocate(context, i, dtype, shapes[i]));
+    held.push_back(allocate(context, i, dtype, wanted[i]));
     outputs.push_back(held.back().view());
   }
   const std::string error =
-      Operation::core(kernel.spec.data(), kernel.spec.size(), inputs.data(), inputs.size(),
+      Door::core(kernel.spec.data(), kernel.spec.size(), inputs.data(), inputs.size(),
                       outputs.data(), outputs.size());
   if (!error.empty()) refuse(error);
 }
 
 // TensorFlow is built without exceptions: none may leave these functions.
-template <class Operation>
+template <class Door>
 void compute(void* kernel, TF_OpKernelContext* context) {
   Failure failure{TF_OK, ""};
   try {
-    run<Operation>(*static_cast<const Kernel*>(kernel), context);
+    run<Door>(*static_cast<const Kernel*>(kernel), context);
     return;
   } catch (const Failure& refused) {
     failure = refused;
+  } catch (const Refusal& refused) {
+    failure = {TF_INVALID_ARGUMENT, refused.what};
   } catch (const std::exception& error) {
     failure = {TF_RESOURCE_EXHAUSTED, error.what()};
   }
   Status status;
-  failure.message = std::string("[") + Operation::name + "] " + failure.message;
+  failure.message = std::string("[") + Door::name + "] " + failure.message;
   status.set(failure);
   api.TF_OpKernelContext_Failure(context, status.get());
 }
@@ -286,10 +194,10 @@ void unknown_shapes(TF_ShapeInferenceContext* context, TF_Status* status) {
   api.TF_ShapeInferenceContextSetUnknownShape(context, status);
 }
 
-template <class Operation>
+template <class Door>
 bool register_operation() {
   Status status;
-  TF_OpDefinitionBuilder* builder = api.TF_NewOpDefinitionBuilder(Operation::name);
+  TF_OpDefinitionBuilder* builder = api.TF_NewOpDefinitionBuilder(Door::name);
   api.TF_OpDefinitionBuilderAddInput(builder, "inputs: Tin");
   api.TF_OpDefinitionBuilderAddOutput(builder, "outputs: Tout");
   api.TF_OpDefinitionBuilderAddAttr(builder, "Tin: list({float, double, bool}) >= 1");
@@ -302,8 +210,8 @@ bool register_operation() {
   api.TF_RegisterOpDefinition(builder, status.get());  // and deletes it
   if (!status.ok()) return false;
   TF_KernelBuilder* kernel =
-      api.TF_NewKernelBuilder(Operation::name, "CPU", create, compute<Operation>, destroy);
-  api.TF_RegisterKernelBuilder(Operation::name, kernel, status.get());
+      api.TF_NewKernelBuilder(Door::name, "CPU", create, compute<Door>, destroy);
+  api.TF_RegisterKernelBuilder(Door::name, kernel, status.get());
   return status.ok();
 }
 

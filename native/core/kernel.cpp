@@ -21,17 +21,21 @@ namespace {
 #include "math.inl"
 #include "activations.inl"
 #include "gemm.inl"
-#include "layout.inl"
-#include "cells.inl"
-#include "layer.inl"
-#include "forward.inl"
-#include "backward_places.inl"
-#include "weight_gradients.inl"
-#include "backward.inl"
-#include "backward_memory.inl"
-#include "running.inl"
-#include "step_cells.inl"
-#include "steps.inl"
+#include "pair.inl"
+#include "packing.inl"
+#include "kinds/cell.inl"
+#include "kinds/kinds.inl"
+#include "sequence/arena.inl"
+#include "sequence/schedule.inl"
+#include "sequence/layer.inl"
+#include "sequence/forward.inl"
+#include "sequence/backward_places.inl"
+#include "sequence/weight_gradients.inl"
+#include "sequence/backward.inl"
+#include "sequence/backward_memory.inl"
+#include "sequence/running.inl"
+#include "step/cells.inl"
+#include "step/steps.inl"
 
 template <class R>
 bool forward_all(const Run* runs, int count, int threads) {
@@ -44,7 +48,7 @@ bool backward_all(const Run* runs, int count, int threads) {
 
 constexpr Kernels kTable = {OSTINATO_TARGET_NAME, forward_all<F32>, backward_all<F32>,
                             forward_all<F64>, backward_all<F64>, step_kernels<F32>(),
-                            step_kernels<F64>()};
+                            step_kernels<F64>(), kLayouts, kKinds};
 
 }  // namespace
 

@@ -7,8 +7,9 @@
 
 #include <cstdint>
 
+#include "kinds/layout.h"
 #include "ostinato.h"
-#include "step.h"
+#include "step/step.h"
 
 namespace ostinato {
 
@@ -61,6 +62,9 @@ struct Kernels {
   RunAll forward_f32, backward_f32;
   RunAll forward_f64, backward_f64;
   StepKernels steps_f32, steps_f64;
+  // The kinds of cells, (kinds,): the same in every target.
+  const CellLayout* const* layouts = nullptr;
+  int64_t kinds = 0;
 };
 
 // One for each target that was compiled; which ones is decided by the build (OSTINATO_HAS_V3...).

@@ -26,13 +26,18 @@ struct Tensor {
   const int64_t* shape;
 };
 
-enum Kind : int64_t { simple_rnn = 0, lstm = 1, gru = 2, gru_reset_before = 3 };
+// The kinds of cells; gru is the one with reset_after.
+enum Kind : int64_t {
+#define KIND(name) name,
+#include "kinds/kinds.def"
+#undef KIND
+};
 
 // One run, as `kSpecFields` integers in this order; a call's spec is its runs' one after another.
 struct RunSpec {
-  int64_t kind;                  // a Kind; gru is the one with reset_after
+  int64_t kind;                  // a Kind
   int64_t activation;            // index into activation_names()
-  int64_t recurrent_activation;  // likewise; ignored for simple_rnn
+  int64_t recurrent_activation;  // likewise; ignored where the kind has no gates
   int64_t has_bias;
   int64_t has_mask;
   int64_t input_masks;           // number of input dropout masks: 0, 1, or G

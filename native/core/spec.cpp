@@ -1,6 +1,8 @@
 // What a spec says about counts and shapes, and the activations that it may name.
 #include "spec.h"
 
+#include "kernels.h"
+
 namespace ostinato {
 namespace {
 
@@ -17,17 +19,19 @@ size_t dtype_size(Dtype dtype) {
   return dtype == Dtype::f64 ? sizeof(double) : dtype == Dtype::f32 ? sizeof(float) : 1;
 }
 
-int64_t gate_count(const RunSpec& run) {
-  return run.kind == simple_rnn ? 1 : run.kind == lstm ? 4 : 3;
-}
+// A target's table is data: that of the baseline can be read on every CPU.
+int64_t kind_count() { return kernels_baseline()->kinds; }
 
-int64_t state_count(const RunSpec& run) { return run.kind == lstm ? 2 : 1; }
+const CellLayout& layout_of(int64_t kind) { return *kernels_baseline()->layouts[kind]; }
+
+int64_t gate_count(const RunSpec& run) { return layout_of(run.kind).gates; }
+
+int64_t state_count(const RunSpec& run) { return layout_of(run.kind).states; }
 
 int64_t padded(int64_t units) { return (units + 15) / 16 * 16; }
 
-// The gates; for gru also what the candidate has from the state; and the states.
 int64_t saved_columns(const RunSpec& run) {
-  return gate_count(run) + (run.kind == gru ? 1 : 0) + state_count(run);
+  return layout_of(run.kind).cols + layout_of(run.kind).states;
 }
 
 const char* const* activation_names(size_t* count) {

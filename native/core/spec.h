@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kinds/layout.h"
 #include "ostinato.h"
 
 namespace ostinato {

@@ -28,13 +28,12 @@ struct Case {
   int64_t ys_stride() const { return spec.ys_before + U + spec.ys_after; }
 
   std::string described() const {
-    const char* const kinds[] = {"simple_rnn", "lstm", "gru", "gru_reset_before"};
     size_t count = 0;
     const char* const* names = activation_names(&count);
     auto number = [](const char* name, int64_t n) {
       return std::string(" ") + name + " " + std::to_string(n);
     };
-    return std::string(kinds[spec.kind]) + number("B", B) + number("T", T) + number("D", D) +
+    return std::string(layout_of(spec.kind).name) + number("B", B) + number("T", T) + number("D", D) +
            number("U", U) + " " + names[spec.activation] + " " +
            names[spec.recurrent_activation] + number("bias", spec.has_bias) +
            number("mask", spec.has_mask) + number("input_masks", spec.input_masks) +
@@ -93,7 +92,7 @@ inline void fill(Case& c, Random& random) {
     per_unit /= steep ? 20 : 4, per_input /= steep ? 4 : 1;
     c.T = std::min<int64_t>(c.T, steep ? 2 : 5);
   }
-  if (c.spec.kind != simple_rnn && !bounded(c.spec.recurrent_activation)) {
+  if (layout_of(c.spec.kind).has_gates && !bounded(c.spec.recurrent_activation)) {
     // A gate beyond one multiplies the states at each step.
     per_unit /= 10, per_input /= 4;
     c.T = std::min<int64_t>(c.T, 4);
@@ -101,7 +100,7 @@ inline void fill(Case& c, Random& random) {
   c.x = numbers(random, c.B * c.T * c.D, 1);
   c.kernel = numbers(random, c.D * columns, per_input);
   c.recurrent_kernel = numbers(random, c.U * columns, per_unit);
-  if (c.spec.has_bias) c.bias = numbers(random, (c.spec.kind == gru ? 2 : 1) * columns, 0.5);
+  if (c.spec.has_bias) c.bias = numbers(random, layout_of(c.spec.kind).bias_rows * columns, 0.5);
   if (c.spec.has_mask) c.mask = random_mask(random, c.B, c.T);
   c.input_masks = dropout(random, c.spec.input_masks * c.B * c.D);
   c.recurrent_masks = dropout(random, c.spec.recurrent_masks * c.B * c.U);
@@ -222,8 +221,8 @@ class Bound {
     run_.d_kernel = out("d_kernel", case_.D * columns);
     run_.d_recurrent_kernel = out("d_recurrent_kernel", case_.U * columns);
     run_.d_bias = nullptr;
-    if (case_.spec.has_bias)
-      run_.d_bias = out("d_bias", case_.spec.kind == gru ? 2 * columns : columns);
+    const int64_t rows = layout_of(case_.spec.kind).bias_rows;
+    if (case_.spec.has_bias) run_.d_bias = out("d_bias", rows * columns);
     return run_;
   }
 

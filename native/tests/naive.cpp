@@ -325,7 +325,8 @@ bool backward_all(const Run* runs, int count, int) {
 
 const Kernels* kernels_naive() {
   static const Kernels table = {"naive", forward_all<float>, backward_all<float>,
-                                forward_all<double>, backward_all<double>, {}, {}};
+                                forward_all<double>, backward_all<double>, {}, {},
+                                nullptr, 0};
   return &table;
 }
 

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "../core/spec.h"
-#include "../core/step.h"
+#include "../core/step/step.h"
 #include "cases.h"
 #include "naive.h"
 
@@ -71,7 +71,7 @@ struct Model {
     const int64_t D = widths[size_t(first)], columns = gate_count(run) * U;
     weight({D, columns}, 1.0 / std::max<double>(1, double(D) / 4));
     weight({U, columns}, 1.0 / std::max<double>(1, double(U) / 4));
-    if (has_bias && kind == gru) weight({2, columns}, 0.5);
+    if (has_bias && layout_of(kind).bias_rows == 2) weight({2, columns}, 0.5);
     else if (has_bias) weight({columns}, 0.5);
     return int64_t(widths.size()) - 1;
   }
@@ -241,7 +241,7 @@ class Plain {
     run.kernel = next_weight().data(), run.recurrent_kernel = next_weight().data();
     if (op.has_bias) run.bias = next_weight().data();
     Numbers made[2];
-    const int64_t count = op.kind == lstm ? 2 : 1;
+    const int64_t count = layout_of(op.kind).states;
     for (int64_t s = 0; s < count; ++s) {
       made[s].resize(state.of[s].size());
       run.initial[s] = state.of[s].data(), run.final[s] = made[s].data();

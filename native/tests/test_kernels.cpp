@@ -179,7 +179,7 @@ void test_every_activation() {
   size_t count = 0;
   activation_names(&count);
   Random random(1);
-  for (int64_t kind = 0; kind < 4; ++kind)
+  for (int64_t kind = 0; kind < kind_count(); ++kind)
     for (int64_t number = 0; number < int64_t(count); ++number)
       for (bool recurrent : {false, true}) {
         Case c = plain(kind, 3, 4, 5, 18, random);
@@ -197,7 +197,7 @@ void test_sizes() {
                               {40, 3, 5, 257}, {8, 4, 300, 48}, {130, 2, 4, 5},
                               {3, 4, 0, 5},    {17, 2, 0, 257}};
   Random random(2);
-  for (int64_t kind = 0; kind < 4; ++kind)
+  for (int64_t kind = 0; kind < kind_count(); ++kind)
     for (const auto& s : sizes)
       for (int64_t training : {0, 1}) {
         Case c = plain(kind, s[0], s[1], s[2], s[3], random);
@@ -211,7 +211,7 @@ void test_crossed_options(int64_t count) {
     Random random(uint64_t(1000 + i));
     std::vector<Case> cases;
     int64_t runs = 1 + random.below(4) / 2;
-    for (int64_t run = 0; run < runs; ++run) cases.push_back(random_case(random, random.below(4)));
+    for (int64_t run = 0; run < runs; ++run) cases.push_back(random_case(random, random.below(kind_count())));
     if (random.chance(0.2))
       for (Case& c : cases) c.spec.training = 0;
     check_both(cases, int(1 + random.below(thread_count())));
@@ -221,7 +221,7 @@ void test_crossed_options(int64_t count) {
 void test_crossed_options_on_large_layers(int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     Random random(uint64_t(9000 + i));
-    const Case large = random_large_case(random, random.below(4));
+    const Case large = random_large_case(random, random.below(kind_count()));
     check_call<float>({large}, thread_count());
     if (i % 4 == 0) check_call<double>({large}, thread_count());
   }
@@ -231,7 +231,7 @@ void test_crossed_options_on_large_layers(int64_t count) {
 void test_nan_and_infinity() {
   Random random(3);
   const double odd[] = {std::nan(""), INFINITY, -INFINITY};
-  for (int64_t kind = 0; kind < 4; ++kind)
+  for (int64_t kind = 0; kind < kind_count(); ++kind)
     for (double value : odd) {
       Case c = plain(kind, 5, 4, 3, 20, random);
       c.spec.has_mask = 1;
@@ -246,7 +246,7 @@ void test_nan_and_infinity() {
 
 void test_a_long_sequence() {
   Random random(4);
-  for (int64_t kind = 0; kind < 4; ++kind) {
+  for (int64_t kind = 0; kind < kind_count(); ++kind) {
     Case c = plain(kind, 2, 3000, 2, 3, random);
     check_both({c}, thread_count());
   }

@@ -2,7 +2,7 @@
 // many streams, sequences cut anywhere; states read and written; specs that are refused.
 //
 //   test_program     OSTINATO_TARGET chooses the target
-#include "../core/program.h"
+#include "../core/step/program.h"
 
 #include <atomic>
 #include <cmath>
@@ -158,7 +158,7 @@ const int64_t kStreams[] = {1, 2, 7, 65};
 const int64_t kWidths[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 48, 65};
 
 void test_cells() {
-  for (int64_t kind = 0; kind < 4; ++kind)
+  for (int64_t kind = 0; kind < kind_count(); ++kind)
     for (int64_t N : kStreams)
       for (uint64_t seed = 0; seed < 12; ++seed) {
         Model m(N, 100 * seed + uint64_t(kind));
@@ -172,7 +172,7 @@ void test_cells() {
 
 // Weights beyond a core's cache, where another thread may help.
 void test_large_cells() {
-  for (int64_t kind = 0; kind < 4; ++kind) {
+  for (int64_t kind = 0; kind < kind_count(); ++kind) {
     Model m(1, uint64_t(kind));
     m.cell(kind, m.input(257), 300, -1, true, false, 1, 2);
     check_both(m, 40, 1, 3, "a large cell");
@@ -205,8 +205,8 @@ void test_everything_at_once() {
     const int64_t joined = m.concatenate(e, x);
     m.concatenate(m.concatenate(joined, b), e);
     const int64_t units = random.pick(kWidths);
-    const int64_t h = m.cell(random.below(4), joined, units, mask, true, false, 1, 2);
-    m.cell(random.below(4), h, random.pick(kWidths), mask, true, random.chance(0.5), 1, 2);
+    const int64_t h = m.cell(random.below(kind_count()), joined, units, mask, true, false, 1, 2);
+    m.cell(random.below(kind_count()), h, random.pick(kWidths), mask, true, random.chance(0.5), 1, 2);
     m.dense(h, random.pick(kWidths), random.chance(0.5), 1);
     check_both(m, 8, rows, seed, "everything");
   }

@@ -99,11 +99,11 @@ void test_refusals() {
   refused("expected 9 inputs, got 10", [](Call& c) { c.inputs.push_back(c.inputs[0]); });
   refused("saved: expected one more output", [](Call& c) { c.outputs.pop_back(); });
   refused("expected 3 outputs, got 4", [](Call& c) { c.spec.training = 0; });
-  refused("at least one unit", [](Call& c) { c.in_shapes[1][1] = 0; });
+  refused("at least one unit", [](Call& c) { c.in_shapes[4][0] = 0; });
   refused("x: ", [](Call& c) { c.in_shapes[0][2] = -1; });
   refused("x: expected an array that fits", [](Call& c) { c.in_shapes[0][1] = INT64_MAX; });
   refused("x: expected an array that fits", [](Call& c) { c.in_shapes[0][0] = -1; });
-  refused("fit in memory", [](Call& c) { c.in_shapes[1][1] = INT64_MAX; });
+  refused("fit in memory", [](Call& c) { c.in_shapes[4][0] = INT64_MAX; });
 }
 
 void test_specs_of_a_wrong_size() {

@@ -1,4 +1,4 @@
-"""The native CPU engine as Python sees it: specs, names and shapes of native/core/ostinato.h.
+"""The native CPU engine as Python sees it: specs, calls and threads of native/core/ostinato.h.
 
 No framework here: the doors pass their tensors as addresses. Where the extension isn't built, or
 can't run, `why_not` says so and everything else of the engine is out of reach.
@@ -12,14 +12,31 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-SIMPLE_RNN, LSTM, GRU, GRU_RESET_BEFORE = range(4)  # kinds
 FLOAT32, FLOAT64, BOOLEAN = range(3)  # dtypes of tensors
 
 # An address, one of the dtypes above, and a shape. The memory is dense, row-major and on the CPU.
 View = tuple[int, int, Sequence[int]]
-Sizes = tuple[Any, ...]  # a shape; sizes may be a framework's symbols
 
-_GATES = {SIMPLE_RNN: 1, LSTM: 4, GRU: 3, GRU_RESET_BEFORE: 3}
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of cell that is built in.
+
+    Attributes:
+        name: Its name in native/core/kinds; "gru" is the one with reset_after.
+        number: Its number, as a spec has it.
+        gates: How many columns of the kernels each unit has.
+        states: How many states a timestep hands on.
+        bias_rows: 2 where the inputs' product and the state's have a bias each.
+        saved_columns: Columns of padded units that `saved` holds a timestep and row.
+    """
+
+    name: str
+    number: int
+    gates: int
+    states: int
+    bias_rows: int
+    saved_columns: int
 
 
 @dataclass(frozen=True)
@@ -27,9 +44,9 @@ class RunSpec:
     """One layer over one sequence. The fields are those of the header, in its order; flags 0 or 1.
 
     Attributes:
-        kind: SIMPLE_RNN, LSTM, GRU (with reset_after) or GRU_RESET_BEFORE.
+        kind: The number of one of `kinds()`.
         activation: Its place in `activation_names()`.
-        recurrent_activation: Likewise; ignored for SIMPLE_RNN.
+        recurrent_activation: Likewise; ignored where the kind has no gates.
         has_bias: Whether there is a bias.
         has_mask: Whether there is a mask of timesteps.
         input_masks: Number of dropout masks of the inputs: 0, 1 or the gates.
@@ -61,9 +78,9 @@ class RunSpec:
     ys_after: int = 0
 
     @property
-    def states(self) -> int:
-        """How many states a timestep hands on."""
-        return 2 if self.kind == LSTM else 1
+    def cell(self) -> Kind:
+        """The kind itself."""
+        return _kinds()[self.kind]
 
     @property
     def owns_ys(self) -> bool:
@@ -73,32 +90,11 @@ class RunSpec:
     @property
     def results(self) -> int:
         """How many tensors `forward` gives for the run, `saved` aside."""
-        return int(self.owns_ys) + self.states
-
-    @property
-    def gates(self) -> int:
-        """How many columns of the kernels each unit has."""
-        return _GATES[self.kind]
-
-    def padded(self, units: Any) -> Any:
-        """The units rounded up to a multiple of 16, as `saved` has them."""
-        return (units + 15) // 16 * 16
+        return int(self.owns_ys) + self.cell.states
 
 
 # The integers of a run, in a spec's order.
 FIELDS = tuple(field.name for field in fields(RunSpec))
-
-# The batch axis of a tensor by its name in the header, gradients apart; weights have none.
-BATCH_AXES = {
-    "x": 0,
-    "h": 0,
-    "c": 0,
-    "mask": 0,
-    "input_masks": 1,
-    "recurrent_masks": 1,
-    "ys": 0,
-    "saved": 1,
-}
 
 
 @cache
@@ -138,6 +134,18 @@ def activation_names() -> tuple[str, ...]:
     """The activations by their names in keras.activations, in the order of their numbers."""
     names: tuple[str, ...] = _extension().activation_names()
     return names
+
+
+@cache
+def _kinds() -> tuple[Kind, ...]:
+    facts = enumerate(_extension().kinds())
+    return tuple(Kind(name, number, *rest) for number, (name, *rest) in facts)
+
+
+@cache
+def kinds() -> dict[str, Kind]:
+    """The built-in kinds of cells by their names, in the order of their numbers."""
+    return {kind.name: kind for kind in _kinds()}
 
 
 def target() -> str:
@@ -217,17 +225,6 @@ def encode(specs: Sequence[RunSpec]) -> tuple[int, ...]:
     return tuple(int(getattr(spec, name)) for spec in specs for name in FIELDS)
 
 
-def saved_columns(spec: RunSpec) -> int:
-    """Columns of `padded` units that `saved` holds a timestep and row."""
-    return _saved_columns(spec.kind)
-
-
-@cache
-def _saved_columns(kind: int) -> int:
-    columns: int = _extension().saved_columns((kind, *[0] * (len(FIELDS) - 1)))
-    return columns
-
-
 def forward(spec: Sequence[int], inputs: Sequence[View], outputs: Sequence[View]) -> None:
     """Runs layers over sequences, as the header says.
 
@@ -245,63 +242,3 @@ def forward(spec: Sequence[int], inputs: Sequence[View], outputs: Sequence[View]
 def backward(spec: Sequence[int], inputs: Sequence[View], outputs: Sequence[View]) -> None:
     """Pulls gradients back through the runs of `forward`; arguments and errors as there."""
     _extension().backward(spec, inputs, outputs)
-
-
-# Names in the order of the header. A gradient is named as what it's of, after `d_`.
-
-
-def forward_operands(spec: RunSpec) -> tuple[str, ...]:
-    """The names of what a run of `forward` reads."""
-    return (*("x", *("h", "c")[: spec.states], "kernel", "recurrent_kernel"), *_optional(spec))
-
-
-def forward_results(spec: RunSpec) -> tuple[str, ...]:
-    """The names of what a run of `forward` writes."""
-    ys, saved = ("ys",) * spec.owns_ys, ("saved",) * bool(spec.training)
-    return (*ys, *("h", "c")[: spec.states], *saved)
-
-
-def backward_operands(spec: RunSpec) -> tuple[str, ...]:
-    """The names of what a run of `backward` reads."""
-    masks = tuple(name for name in _optional(spec) if name != "bias")
-    d_ys = ("d_ys",) * spec.owns_ys
-    gradients = (*d_ys, *("d_h", "d_c")[: spec.states])
-    return ("x", "kernel", "recurrent_kernel", *masks, "saved", *gradients)
-
-
-def backward_results(spec: RunSpec) -> tuple[str, ...]:
-    """The names of what a run of `backward` writes."""
-    dx, bias = ("d_x",) * bool(spec.wants_dx), ("d_bias",) * bool(spec.has_bias)
-    return (*dx, *("d_h", "d_c")[: spec.states], "d_kernel", "d_recurrent_kernel", *bias)
-
-
-def _optional(spec: RunSpec) -> tuple[str, ...]:
-    present = {
-        "bias": spec.has_bias,
-        "mask": spec.has_mask,
-        "input_masks": spec.input_masks,
-        "recurrent_masks": spec.recurrent_masks,
-    }
-    return tuple(name for name, count in present.items() if count)
-
-
-# Shapes. Only sums, products and whole quotients of the sizes, which may be a framework's symbols.
-
-
-def forward_output_shapes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> list[Sizes]:  # noqa: N803
-    """The shapes of what a run of `forward` writes, in the order of `forward_results`."""
-    shapes: list[Sizes] = [(B, T, U + spec.ys_after)] if spec.owns_ys else []
-    shapes += [(B, U)] * spec.states
-    if spec.training:
-        shapes.append((T + 1, B, saved_columns(spec) * spec.padded(U)))
-    return shapes
-
-
-def backward_output_shapes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> list[Sizes]:  # noqa: N803
-    """The shapes of what a run of `backward` writes, in the order of `backward_results`."""
-    shapes: list[Sizes] = [(B, T, D)] if spec.wants_dx else []
-    shapes += [(B, U)] * spec.states
-    shapes += [(D, spec.gates * U), (U, spec.gates * U)]
-    if spec.has_bias:
-        shapes.append((2, 3 * U) if spec.kind == GRU else (spec.gates * U,))
-    return shapes

@@ -99,7 +99,7 @@ def test_inputs_without_features(kind, calls):
 def test_reset_before_and_initial_states_stay_on_the_kernel(no_scan, calls):
     states = [inputs(3, 4)]
     layers.GRU(4, reset_after=False)(inputs(), initial_state=states)
-    assert calls[0][0].kind == native.GRU_RESET_BEFORE
+    assert calls[0][0].cell.name == "gru_reset_before"
 
 
 def test_an_option_of_the_layer_is_an_option_of_the_kernel(calls):
@@ -114,7 +114,7 @@ def test_an_option_of_the_layer_is_an_option_of_the_kernel(calls):
 def test_rnn_of_cells_runs_each_on_the_kernel(no_scan, calls):
     layers.RNN(layers.LSTMCell(3))(inputs())
     layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)], return_sequences=True)(inputs())
-    assert [spec.kind for (spec,) in calls] == [native.LSTM, native.LSTM, native.GRU]
+    assert [spec.cell.name for (spec,) in calls] == ["lstm", "lstm", "gru"]
 
 
 def test_a_stack_of_both_engines_is_what_it_is_on_one(calls):
@@ -124,7 +124,7 @@ def test_a_stack_of_both_engines_is_what_it_is_on_one(calls):
     cells = [layers.LSTMCell(3), layers.GRUCell(2, activation=own), layers.SimpleRNNCell(4)]
     layer = layers.RNN(cells, return_sequences=True, return_state=True, go_backwards=True)
     got = layer(inputs(), mask=MASK)
-    assert [spec.kind for (spec,) in calls] == [native.LSTM, native.SIMPLE_RNN]
+    assert [spec.cell.name for (spec,) in calls] == ["lstm", "simple_rnn"]
     with ostinato.use_engine("scan"):
         expected = layer(inputs(), mask=MASK)
     assert_same(got, expected)

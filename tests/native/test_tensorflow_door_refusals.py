@@ -14,7 +14,7 @@ from native.on_tensorflow import function_of, run, tensors, total
 from native.runs import Case
 from ostinato import native
 from ostinato.doors import door, tensorflow_native
-from ostinato.native import RunSpec
+from ostinato.signatures import signature
 
 if native.why_not() is not None:
     pytest.skip(f"no native engine: {native.why_not()}", allow_module_level=True)
@@ -86,7 +86,7 @@ def test_wrong_operands_raise(wrong, training):
     operands = wrong(tensors(case))
     spec = (replace(case.spec, training=training),)
     operation = tensorflow_native._operations()[0].ostinato_forward
-    count = len(native.forward_results(spec[0]))
+    count = signature("forward", spec).n_results
 
     def call(*inputs):
         return operation(inputs=inputs, Tout=[tf.float64] * count, spec=native.encode(spec))
@@ -134,10 +134,7 @@ def test_wrong_output_dtypes_raise(dtypes):
     [((0, 2**63 - 1, 1), {}), ((0, 2**31, 1), {}), ((2, 3, 1), {"ys_after": -100})],
 )
 def test_sizes_that_no_array_has_raise(shape, change):
-    spec = RunSpec(
-        native.LSTM, *(0,) * 8, return_sequences=1, zero_output_for_mask=0, training=1, wants_dx=0
-    )
-    spec = replace(spec, **change)
+    spec = replace(Case("lstm", has_bias=False).spec, training=1, **change)
     x, state = tf.zeros(shape), tf.zeros((shape[0], 4))
     inputs = [x, state, state, tf.zeros((1, 16)), tf.zeros((4, 16))]
     operation = tensorflow_native._operations()[0].ostinato_forward

@@ -14,8 +14,8 @@ import torch
 
 from native.on_torch import assert_equal, gradients, run, tensors, total
 from native.runs import CASES, KINDS, Case, assert_close, expected
-from ostinato import layers, native
-from ostinato.doors import door, signatures
+from ostinato import layers, native, signatures
+from ostinato.doors import door
 
 if native.why_not() is not None:
     pytest.skip(f"no native engine: {native.why_not()}", allow_module_level=True)
@@ -236,7 +236,11 @@ def test_opcheck(case):
     torch.library.opcheck(FORWARD, (operands, training), test_utils=but_values)
     named = {k: t.detach() for k, t in tensors(case).items()}
     *results, named["saved"] = (t.detach() for t in FORWARD(operands, training))
-    names = [n for n in native.backward_operands(case.spec) if not n.startswith("d_")]
+    names = [
+        n
+        for n in signatures.signature("backward", (case.spec,)).operands[0]
+        if not n.startswith("d_")
+    ]
     given = [named[n] for n in names] + [torch.ones_like(y) for y in results]
     torch.library.opcheck(BACKWARD, (given, flat))
 

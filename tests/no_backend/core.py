@@ -14,6 +14,7 @@ if __name__ == "__main__":
     sys.modules["ostinato"] = package
 
 from ostinato import native
+from ostinato.signatures import signature
 
 _DTYPES = {"float32": native.FLOAT32, "float64": native.FLOAT64, "bool": native.BOOLEAN}
 
@@ -25,26 +26,23 @@ def views(arrays) -> tuple:
 
 def forward(spec, operands: dict, dtype="float32") -> list:
     """The results of one run, `saved` among them; operands in the header's order."""
-    inputs = list(operands.values())
-    units = operands["h"].shape[1]
-    shapes = native.forward_output_shapes(spec, *inputs[0].shape, units)
-    return _run(native.forward, spec, inputs, shapes, dtype)
+    return _run("forward", spec, list(operands.values()), dtype)
 
 
 def backward(spec, operands: dict, saved, d_results: list, dtype="float32") -> list:
     """The gradients of one run."""
+    (names,) = signature("backward", (spec,)).operands
     known = {**operands, "saved": saved}
-    gradients = [name for name in native.backward_operands(spec) if name.startswith("d_")]
+    gradients = [name for name in names if name.startswith("d_")]
     known.update(zip(gradients, d_results, strict=True))
-    inputs = [known[name] for name in native.backward_operands(spec)]
-    shapes = native.backward_output_shapes(spec, *inputs[0].shape, operands["h"].shape[1])
-    return _run(native.backward, spec, inputs, shapes, dtype)
+    return _run("backward", spec, [known[name] for name in names], dtype)
 
 
-def _run(function, spec, inputs, shapes, dtype) -> list:
+def _run(operation, spec, inputs, dtype) -> list:
+    (shapes,) = signature(operation, (spec,)).shapes(inputs)
     inputs = [np.ascontiguousarray(a, bool if a.dtype == bool else dtype) for a in inputs]
     outputs = [np.full(shape, np.nan, dtype) for shape in shapes]
-    function(native.encode([spec]), views(inputs), views(outputs))
+    getattr(native, operation)(native.encode([spec]), views(inputs), views(outputs))
     return outputs
 
 

@@ -16,6 +16,7 @@ import pytest
 import ostinato
 from native.runs import CASES, GATES, KINDS, Case, expected
 from ostinato import native
+from ostinato.signatures import signature
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
 
@@ -41,7 +42,8 @@ def test_values_and_gradients_against_the_reference(case, dtype):
     for got, wanted in zip(results, truth.results, strict=True):
         assert_close(got, wanted, dtype)
     gradients = core.backward(spec, operands, saved, truth.d_results, dtype)
-    wanted = [truth.gradients[name.removeprefix("d_")] for name in native.backward_results(spec)]
+    (names,) = signature("backward", (spec,)).results
+    wanted = [truth.gradients[name.removeprefix("d_")] for name in names]
     for got, gradient in zip(gradients, wanted, strict=True):
         assert_close(got, gradient, dtype)
 
@@ -50,12 +52,7 @@ def test_values_and_gradients_against_the_reference(case, dtype):
 def test_names_and_shapes_agree_with_the_core(kind):
     case = Case(kind, mask=True, input_masks=1, recurrent_masks=GATES[kind])
     spec = training(case)
-    assert tuple(case.arrays) == native.forward_operands(spec)
-    sizes = case.sizes
-    shapes = native.forward_output_shapes(spec, *sizes)
-    assert len(shapes) == len(native.forward_results(spec))
-    shapes = native.backward_output_shapes(spec, *sizes)
-    assert len(shapes) == len(native.backward_results(spec))
+    assert (tuple(case.arrays),) == signature("forward", (spec,)).operands
     core.forward(spec, case.arrays)  # which refuses all other shapes
 
 
@@ -83,7 +80,7 @@ def test_no_rows_or_no_timesteps(kind, sizes):
         np.testing.assert_array_equal(got, initial)
     d_results = [np.ones_like(result) for result in results]
     gradients = core.backward(spec, operands, saved, d_results)
-    for name, gradient in zip(native.backward_results(spec), gradients, strict=True):
+    for name, gradient in zip(signature("backward", (spec,)).results[0], gradients, strict=True):
         assert (gradient == (name in ("d_h", "d_c"))).all(), name
 
 
@@ -105,7 +102,7 @@ def test_memory_does_not_grow():
     case = Case("lstm", sizes=(2, 3, 4, 5))
     spec = native.encode([training(case)])
     inputs = [a.astype("float32") for a in case.arrays.values()]
-    shapes = native.forward_output_shapes(training(case), *case.sizes)
+    (shapes,) = signature("forward", (training(case),)).shapes(inputs)
     outputs = [np.empty(shape, "float32") for shape in shapes]
     arguments = spec, core.views(inputs), core.views(outputs)
 
@@ -182,7 +179,7 @@ SPEC = native.encode([CASE.spec]) if TARGETS else ()
 def attempt(spec=SPEC, inputs=None, outputs=None):
     """A good call of forward, but for what is given."""
     arrays = [a.astype("float32") for a in CASE.arrays.values()]
-    shapes = native.forward_output_shapes(CASE.spec, *CASE.sizes)
+    (shapes,) = signature("forward", (CASE.spec,)).shapes(arrays)
     results = [np.empty(shape, "float32") for shape in shapes]
     native.forward(
         spec,

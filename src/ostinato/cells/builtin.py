@@ -21,7 +21,7 @@ class BuiltinCell:
     owns every other name.
     """
 
-    _cell_kind: Any  # the native engine's name for this mathematics, one of ostinato.native.KINDS
+    _cell_kind: Any  # the native engine's name for this mathematics, one of native.kinds()
     compute_dtype: str
 
     def get_initial_state(self, batch_size: Any = None) -> list[Tensor]:

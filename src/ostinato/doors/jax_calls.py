@@ -7,7 +7,6 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import jax
@@ -16,15 +15,14 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ostinato import native
-from ostinato.doors.signatures import Signature, folds, signature_of
 from ostinato.native import RunSpec
+from ostinato.signatures import BATCH_AXES, Signature, folds, signature
 
 Tensors = tuple[Any, ...]
 Operation = Callable[..., Tensors]
 
 # Also of what forward tells backward beside the core's tensors: see CoreCall.results.
-_BATCH_AXES = {**native.BATCH_AXES, "rows": 0}
+_BATCH_AXES = {**BATCH_AXES, "rows": 0}
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class CoreCall:
 
     @property
     def _signature(self) -> Signature:
-        return signature_of(self.function, native.encode(self.specs))
+        return signature(self.function, self.specs)
 
     @property
     def operands(self) -> tuple[tuple[str, ...], ...]:
@@ -56,10 +54,8 @@ class CoreCall:
         `rows` (B,) holds how many rows the call ran on: fewer than B on a mesh that splits the
         batch. What is saved can't be split or joined, so backward has to run on as many.
         """
-        if self.function == "backward":
-            return tuple(native.backward_results(spec) for spec in self.specs)
-        runs = tuple(native.forward_results(spec) for spec in self.specs)
-        return (*runs, ("rows",)) if self.trains else runs
+        runs = self._signature.results
+        return (*runs, ("rows",)) if self.function == "forward" and self.trains else runs
 
     @property
     def trains(self) -> bool:
@@ -68,9 +64,9 @@ class CoreCall:
 
     def result_types(self, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
         """Shapes and dtypes of the results, without `rows`."""
-        signature = self._signature
-        runs = signature.shapes(operands[: signature.count])
-        xs = [operands[place] for place, _ in signature.anchors]
+        of_core = self._signature
+        runs = of_core.shapes(operands[: of_core.n_operands])
+        xs = [operands[place] for place, _ in of_core.anchors]
         batches = {x.shape[0] for x in xs}
         if len(batches) != 1:
             raise ValueError(
@@ -78,16 +74,6 @@ class CoreCall:
             )
         pairs = zip(xs, runs, strict=True)
         return [jax.ShapeDtypeStruct(shape, x.dtype) for x, shapes in pairs for shape in shapes]
-
-
-def by_run(names: tuple[tuple[str, ...], ...], arrays: Sequence[Any]) -> list[Tensors]:
-    """Takes a flat list of arrays apart: each run's, as many as it has names."""
-    expected = sum(map(len, names))
-    if len(arrays) != expected:
-        listed = "; ".join(", ".join(run) for run in names)
-        raise ValueError(f"[ostinato] expected {expected} arrays ({listed}), got {len(arrays)}.")
-    rest = iter(arrays)
-    return [tuple(islice(rest, len(run))) for run in names]
 
 
 def _batch_axes(names: tuple[tuple[str, ...], ...]) -> list[int | None]:
@@ -101,7 +87,7 @@ def target(function: str) -> str:
 
 def _ffi_call(call: CoreCall, *operands: Any) -> Tensors:
     run = jax.ffi.ffi_call(target(call.function), call.result_types(operands))
-    results = run(*operands, spec=np.array(native.encode(call.specs), np.int64))
+    results = run(*operands, spec=np.array(signature(call.function, call.specs).flat, np.int64))
     if call.function == "forward" and call.trains:
         rows = operands[0].shape[0]
         return (*results, jax.numpy.full(rows, rows, "int32"))

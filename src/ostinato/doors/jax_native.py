@@ -9,10 +9,11 @@ from typing import Any
 import jax
 
 from ostinato import native
-from ostinato.doors.jax_calls import CoreCall, by_run, fold, partitioned, target
+from ostinato.doors.jax_calls import CoreCall, fold, partitioned, target
 from ostinato.doors.jax_operation import call
 from ostinato.doors.tracing import EXPORTING, is_exporting
 from ostinato.native import RunSpec
+from ostinato.signatures import Signature, pullback, signature
 
 __all__ = ["fused", "native_why_not"]
 
@@ -106,6 +107,10 @@ class _Layers:
     def _training(self) -> CoreCall:
         return CoreCall("forward", tuple(replace(spec, training=1) for spec in self.specs))
 
+    @property
+    def _signature(self) -> Signature:
+        return signature("forward", self._training.specs)
+
     @functools.cached_property
     def differentiable(self) -> tuple[bool, ...]:
         """Dropout draws its masks: nothing learns them."""
@@ -115,46 +120,30 @@ class _Layers:
         return self._inference.result_types(operands)
 
     def kept_types(self, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
-        types = iter(self._training.result_types(operands))
-        named = [(name, next(types)) for run in self._training.results[:-1] for name in run]
+        types = self._training.result_types(operands)
         rows = jax.ShapeDtypeStruct(operands[0].shape[:1], "int32")
-        return [*(found for name, found in named if name == "saved"), rows]
+        return [*(types[place] for place in self._signature.saved), rows]
 
     def infer(self, operands: Tensors) -> Tensors:
         return partitioned(self._inference)(*operands)
 
     def forward(self, operands: Tensors) -> tuple[Tensors, Tensors]:
         """Keeps what each run saved, and `rows` (see CoreCall.results)."""
-        *by_each, rows = by_run(self._training.results, partitioned(self._training)(*operands))
-        results = tuple(tensor for run in by_each for tensor in run[:-1])
-        return results, (*(run[-1] for run in by_each), *rows)
+        *outputs, rows = partitioned(self._training)(*operands)
+        results = tuple(outputs[place] for place in self._signature.shown)
+        return results, (*(outputs[place] for place in self._signature.saved), rows)
 
     def backward(
         self, operands: Tensors, kept: Tensors, gradients: Tensors, wanted: tuple[int, ...]
     ) -> Tensors:
-        names = self._inference.operands
         *all_saved, rows = kept
-        specs, reads, first = [], [], 0
-        for spec, of_run, inputs, saved, d_results in zip(
-            self.specs,
-            names,
-            by_run(names, operands),
-            all_saved,
-            by_run(self._inference.results, gradients),
-            strict=True,
-        ):
-            specs.append(replace(spec, training=1, wants_dx=int(first in wanted)))
-            known = {**dict(zip(of_run, inputs, strict=True)), "saved": saved}
-            reads += [known[name] for name in native.backward_operands(spec) if name in known]
-            reads += d_results
-            first += len(of_run)
-        core = CoreCall("backward", tuple(specs))
-        pulled = by_run(core.results, partitioned(core)(*reads, rows))
-        found: list[Any] = []
-        for of_run, given, values in zip(names, core.results, pulled, strict=True):
-            by_name = dict(zip(given, values, strict=True))
-            found += [by_name.get(f"d_{name}") for name in of_run]
-        return tuple(found[place] for place in wanted)
+        route = pullback(self.specs, tuple(x in wanted for x, _ in self._signature.anchors))
+        known = (*operands, *all_saved)
+        known = (*(known[place] for place in route.kept), *gradients)
+        core = CoreCall("backward", route.backward.specs)
+        pulled = partitioned(core)(*(known[place] for place in route.operands), rows)
+        places = (route.gradients[place] for place in wanted)
+        return tuple(pulled[place] for place in places if place is not None)
 
     def folded(self, size: int, mapped: Sequence[bool], operands: Tensors) -> Tensors | None:
         return fold(self._inference, size, mapped, operands)

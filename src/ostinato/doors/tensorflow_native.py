@@ -3,18 +3,16 @@
 They live in a shared object of their own, next to `_native`, that goes through TensorFlow's C API.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import islice
 from typing import Any
 
 import tensorflow as tf
 
 from ostinato import native
-from ostinato.doors.signatures import signature_of
 from ostinato.doors.tensorflow_graphs import NODE, of_this_process, trace_why_not
 from ostinato.native import RunSpec
+from ostinato.signatures import Signature, pullback, signature, signature_of
 
 __all__ = ["fused", "native_why_not"]
 
@@ -64,100 +62,62 @@ def fused(specs: tuple[RunSpec, ...], operands: Tensors, twin: Any = None) -> Te
     Returns:
         Its outputs, run after run, without `saved`.
     """
-    outputs = _forward(list(operands), specs)
-    results = [tensor for run in outputs for tensor in run[0]]
+    call = signature("forward", specs)
+    outputs = _forward(call, list(operands))
     if not tf.executing_eagerly():
-        _set_shapes(results, specs, operands)
-    return tuple(results)
+        _set_shapes(call, operands, outputs)
+    return tuple(outputs[place] for place in call.shown)
 
 
-def _forward(inputs: list[Any], specs: Sequence[RunSpec]) -> list[tuple[list[Any], list[Any]]]:
-    """For each run its results, and what it saved: one tensor, or none."""
-    count = sum(spec.results + int(spec.training) for spec in specs)
+def _set_shapes(call: Signature, operands: Tensors, outputs: list[Any]) -> None:
+    if any(operands[place].shape.rank is None for run in call.anchors for place in run):
+        return
+    shapes = (shape for run in call.shapes(operands) for shape in run)
+    for output, shape in zip(outputs, shapes, strict=True):
+        output.set_shape(shape)
+
+
+def _forward(call: Signature, inputs: list[Any]) -> list[Any]:
     operations, _ = _operations()
     with of_this_process():
-        flat = operations.ostinato_forward(
+        outputs: list[Any] = operations.ostinato_forward(
             inputs=inputs,
-            Tout=[inputs[0].dtype] * count,
-            spec=native.encode(specs),
+            Tout=[inputs[0].dtype] * call.n_results,
+            spec=call.flat,
             name=f"OstinatoForward-{NODE}",
         )
-    outputs = iter(flat)
-    return [
-        (list(islice(outputs, spec.results)), list(islice(outputs, int(spec.training))))
-        for spec in specs
-    ]
-
-
-def _set_shapes(results: Sequence[Any], specs: Sequence[RunSpec], operands: Tensors) -> None:
-    tensors, outputs = iter(operands), iter(results)
-    for spec in specs:
-        run = {name: next(tensors) for name in native.forward_operands(spec)}
-        x, units = run["x"].shape, run["recurrent_kernel"].shape[0]
-        if spec.owns_ys:
-            width = None if units is None else units + spec.ys_after
-            next(outputs).set_shape((x[0], x[1], width))
-        for _ in range(spec.states):
-            next(outputs).set_shape((x[0], units))
+    return outputs
 
 
 def _forward_gradient(op: Any, *grads: Any) -> list[Any]:
-    specs = signature_of("forward", tuple(op.get_attr("spec"))).specs
-    inputs, outputs, given = list(op.inputs), iter(op.outputs), iter(grads)
-    d_results, saved = [], []
-    for spec in specs:
-        results = list(islice(outputs, spec.results))
-        d_results.append([_dense(next(given), result) for result in results])
-        saved.append([(next(outputs), next(given))[0]] if spec.training else [])
-    if not all(spec.training for spec in specs):
-        specs = tuple(replace(spec, training=True) for spec in specs)
-        saved = [run[1] for run in _forward(inputs, specs)]
+    """The gradients of the inputs of OstinatoForward; None for masks."""
+    call = signature_of("forward", tuple(op.get_attr("spec")))
+    inputs, outputs = list(op.inputs), list(op.outputs)
+    shown = [_dense(grads[place], outputs[place]) for place in call.shown]
+    if not all(spec.training for spec in call.specs):
+        call = signature("forward", tuple(replace(spec, training=1) for spec in call.specs))
+        outputs = _forward(call, inputs)
     # A tape tells which inputs need no gradient; a graph doesn't, and then every one is computed.
     unneeded = set(getattr(op, "skip_input_indices", None) or ())
-    return _backward(specs, inputs, saved, d_results, unneeded)
+    route = pullback(call.specs, tuple(x not in unneeded for x, _ in call.anchors))
+    known = [*inputs, *(outputs[place] for place in call.saved)]
+    known = [*(known[place] for place in route.kept), *shown]
+    pulled = _operations()[0].ostinato_backward(
+        inputs=[known[place] for place in route.operands],
+        Tout=[inputs[0].dtype] * route.backward.n_results,
+        spec=route.backward.flat,
+        name=f"OstinatoBackward-{NODE}",
+    )
+    gradients = [None if place is None else pulled[place] for place in route.gradients]
+    for gradient, tensor in zip(gradients, inputs, strict=True):
+        if gradient is not None and not tf.executing_eagerly():
+            gradient.set_shape(tensor.shape)
+    return gradients
 
 
 def _dense(grad: Any, result: Any) -> Any:
     """The gradient of a result; that of tf.gather is sparse, that of an unused one may be None."""
     return tf.zeros_like(result) if grad is None else tf.convert_to_tensor(grad)
-
-
-def _backward(
-    specs: Sequence[RunSpec],
-    inputs: list[Any],
-    saved: list[list[Any]],
-    d_results: list[list[Any]],
-    unneeded: set[int],
-) -> list[Any]:
-    """The gradients of the inputs of OstinatoForward; None for masks."""
-    tensors, first = iter(inputs), 0
-    operands: list[Any] = []
-    runs: list[tuple[RunSpec, dict[str, Any]]] = []
-    for spec, run_saved, d_run in zip(specs, saved, d_results, strict=True):
-        names = native.forward_operands(spec)
-        run = dict(zip(names, islice(tensors, len(names)), strict=True))
-        operands += [run[name] for name in native.backward_operands(spec) if name in run]
-        operands += [*run_saved, *d_run]
-        runs.append((replace(spec, wants_dx=first not in unneeded), run))
-        first += len(names)
-    count = sum(len(native.backward_results(spec)) for spec, _ in runs)
-    outputs = iter(
-        _operations()[0].ostinato_backward(
-            inputs=operands,
-            Tout=[inputs[0].dtype] * count,
-            spec=native.encode([spec for spec, _ in runs]),
-            name=f"OstinatoBackward-{NODE}",
-        )
-    )
-    gradients: list[Any] = []
-    for spec, run in runs:
-        names = native.backward_results(spec)
-        found = dict(zip(names, islice(outputs, len(names)), strict=True))
-        for name, tensor in run.items():
-            gradients.append(found.get(f"d_{name}"))
-            if gradients[-1] is not None and not tf.executing_eagerly():
-                gradients[-1].set_shape(tensor.shape)
-    return gradients
 
 
 def _backward_gradient(op: Any, *grads: Any) -> list[Any]:

@@ -18,9 +18,9 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from ostinato import native
-from ostinato.doors.signatures import TRAINING, WANTS_DX, signature_of
 from ostinato.doors.torch_vmap import map_backward, map_forward
 from ostinato.native import FIELDS, RunSpec
+from ostinato.signatures import TRAINING, Pullback, Signature, pullback, signature, signature_of
 
 __all__ = ["fused", "native_why_not"]
 
@@ -168,50 +168,35 @@ class _Forward(_SingleLevelFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Tensors, output: Tensors) -> None:
-        ctx.flat, *tensors = inputs
-        signature = signature_of("forward", tuple(ctx.flat))
-        outputs = iter(output)
-        kept: list[Any] = []
-        all_saved: list[Any] = []
-        for spec, run in zip(signature.specs, signature.by_run(tensors), strict=True):
-            _check_training(spec, run)
-            saved = next(islice(outputs, spec.results, None))
-            kept += [run[name] for name in native.backward_operands(spec) if name in run]
-            kept.append(saved)
-            all_saved.append(saved)
+        flat, *tensors = inputs
+        signature = signature_of("forward", tuple(flat))
+        _check_training(signature, tensors)
+        ctx.specs = signature.specs
+        ctx.shapes = [output[place].shape for place in signature.shown]
+        saved = [output[place] for place in signature.saved]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*all_saved)
-        ctx.save_for_backward(*kept)
+        ctx.mark_non_differentiable(*saved)
+        known = (*tensors, *saved)
+        ctx.save_for_backward(*(known[place] for place in _pullback(ctx).kept))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Tensors:
         _check_single(grads)
-        specs = signature_of("forward", tuple(ctx.flat)).specs
-        kept, given, needed = iter(ctx.saved_tensors), iter(grads), iter(ctx.needs_input_grad[1:])
-        flat = list(ctx.flat)
-        inputs: list[Any] = []
-        for index, spec in enumerate(specs):
-            results = spec.results
-            constants = list(islice(kept, len(native.backward_operands(spec)) - results))
-            x, recurrent_kernel = constants[0], constants[2]
-            batch, time, features = x.shape
-            units = recurrent_kernel.shape[0]
-            shapes = native.forward_output_shapes(spec, batch, time, features, units)
-            inputs += constants
-            inputs += [
-                x.new_zeros(shape) if grad is None else grad
-                for grad, shape in zip(islice(given, results), shapes, strict=False)
-            ]
-            next(given)  # saved has none
-            of_run = list(islice(needed, len(native.forward_operands(spec))))
-            flat[index * len(FIELDS) + WANTS_DX] = int(of_run[0])
-        outputs = iter(torch.ops.ostinato.backward.default(inputs, flat))
-        gradients: list[Any] = []
-        for spec, wants_dx in zip(specs, flat[WANTS_DX :: len(FIELDS)], strict=True):
-            weights = spec.states + 2 + int(spec.has_bias)
-            gradients += [next(outputs) if wants_dx else None, *islice(outputs, weights)]
-            gradients += [None] * (len(native.forward_operands(spec)) - 1 - weights)
-        return (None, *gradients)
+        route, kept = _pullback(ctx), ctx.saved_tensors
+        shown = zip(signature("forward", ctx.specs).shown, ctx.shapes, strict=True)
+        known = (
+            *kept,
+            *(kept[0].new_zeros(shape) if grads[i] is None else grads[i] for i, shape in shown),
+        )
+        inputs = [known[place] for place in route.operands]
+        outputs = torch.ops.ostinato.backward.default(inputs, list(route.backward.flat))
+        return (None, *(None if place is None else outputs[place] for place in route.gradients))
+
+
+def _pullback(ctx: Any) -> Pullback:
+    """Where gradients go, given which of the inputs want some."""
+    places = signature("forward", ctx.specs).anchors
+    return pullback(ctx.specs, tuple(ctx.needs_input_grad[1 + x] for x, _ in places))
 
 
 def _check_single(grads: Sequence[Any]) -> None:
@@ -224,13 +209,14 @@ def _check_single(grads: Sequence[Any]) -> None:
         )
 
 
-def _check_training(spec: RunSpec, run: dict[str, Any]) -> None:
-    if not spec.training:
+def _check_training(signature: Signature, inputs: Sequence[Any]) -> None:
+    if not all(spec.training for spec in signature.specs):
         raise ValueError(
             "[ostinato::forward] expected a spec with `training` set, since gradients are wanted."
         )
-    for name in ("input_masks", "recurrent_masks"):
-        if name in run and run[name].requires_grad:
+    names = (name for run in signature.operands for name in run)
+    for name, tensor in zip(names, inputs, strict=True):
+        if name in ("input_masks", "recurrent_masks") and tensor.requires_grad:
             raise ValueError(
                 f"[ostinato::forward] expected {name} that need no gradient: dropout draws them."
             )
@@ -266,7 +252,7 @@ class _Backward(_SingleLevelFunction):
 
 def _mark_constants() -> None:
     """Tells torch.compile not to look into what the choice of an engine asks the process."""
-    for function in (native.why_not, native.activation_names):
+    for function in (native.why_not, native.activation_names, native.kinds, native._kinds):
         torch.compiler.assume_constant_result(getattr(function, "__wrapped__", function))
 
 

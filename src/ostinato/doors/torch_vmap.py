@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from ostinato.doors.signatures import folds, signature_of
-from ostinato.native import BATCH_AXES
+from ostinato.signatures import BATCH_AXES, folds, signature_of
 
 
 def map_forward(

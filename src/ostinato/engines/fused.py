@@ -20,12 +20,6 @@ from ostinato.native import RunSpec
 from ostinato.structure import leaves
 from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
 
-KINDS = {
-    "simple_rnn": native.SIMPLE_RNN,
-    "lstm": native.LSTM,
-    "gru": native.GRU,
-    "gru_reset_before": native.GRU_RESET_BEFORE,
-}
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 DTYPES = ("float32", "float64")  # the kernel's; other floats are run in float32
 
@@ -67,7 +61,7 @@ class Fused:
         functions = [known.index(activation.name or "") for activation in question.activations]
         loop = question.loop
         return RunSpec(
-            kind=KINDS[question.kind or ""],
+            kind=native.kinds()[question.kind or ""].number,
             activation=functions[0],
             recurrent_activation=functions[-1],  # of SimpleRNN, which has no gates, its own
             has_bias=int(question.use_bias),

@@ -6,7 +6,7 @@ compiled may keep this without keeping a model.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from ostinato.cells.builtin import BuiltinCell
 from ostinato.engines.interface import Loop
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
 from ostinato.native import RunSpec
+from ostinato.signatures import signature
 from ostinato.tensors import Tensor, Tensors
 
 
@@ -32,9 +33,11 @@ class Twin(NamedTuple):
     def __call__(self, specs: Sequence[RunSpec], operands: Tensors) -> Tensors:
         """What `door.fused(specs, operands)` gives."""
         tensors = iter(operands)
+        names = signature("forward", tuple(specs)).operands
+        runs = [dict(zip(run, islice(tensors, len(run)), strict=True)) for run in names]
         answers = [
-            _run(_built_in(cls), spec, dict(_named(spec, tensors)))
-            for cls, spec in zip(self.classes, specs, strict=True)
+            _run(_built_in(cls), spec, run)
+            for cls, spec, run in zip(self.classes, specs, runs, strict=True)
         ]
         results: list[Tensor] = []
         for place, (spec, (outputs, states)) in enumerate(zip(specs, answers, strict=True)):
@@ -54,11 +57,6 @@ def _built_in(cls: type) -> Any:
     return next(base for base in cls.__mro__ if base.__module__.partition(".")[0] == package)
 
 
-def _named(spec: RunSpec, tensors: Iterator[Tensor]) -> Iterator[tuple[str, Tensor]]:
-    names = native.forward_operands(spec)
-    return zip(names, islice(tensors, len(names)), strict=True)
-
-
 def _run(cls: Any, spec: RunSpec, given: dict[str, Tensor]) -> tuple[Tensors, Tensors]:
     cell = _cell(cls, spec, given)
     loop = Loop(
@@ -75,7 +73,7 @@ def _run(cls: Any, spec: RunSpec, given: dict[str, Tensor]) -> tuple[Tensors, Te
         output, new = timestep(x[0], states)
         return (output,), new
 
-    states = tuple(given[name] for name in ("h", "c")[: spec.states])
+    states = tuple(given[name] for name in ("h", "c")[: spec.cell.states])
     xs = (time_major(given["x"], loop),)
     recurrence = Recurrence(step, xs, states, states[:1], cell._cell_projection(masks))
     return run_over_time(recurrence, given.get("mask"), loop)
@@ -87,7 +85,7 @@ def _cell(cls: Any, spec: RunSpec, given: dict[str, Tensor]) -> BuiltinCell:
     options = {
         "activation": names[spec.activation],
         "recurrent_activation": names[spec.recurrent_activation],
-        "reset_after": spec.kind == native.GRU,
+        "reset_after": spec.cell.name == "gru",
     }
     taken = inspect.signature(cls).parameters
     cell: Any = cls(

@@ -23,7 +23,7 @@ class Operation:
 
     Attributes:
         code: One of the codes above.
-        kind: Of a cell one of `native`'s kinds; of COMBINE and NORMALIZE see above.
+        kind: Of a cell the number of one of `native.kinds()`; of COMBINE and NORMALIZE see above.
         activation: The name of a function in `native.activation_names()`.
         recurrent_activation: Likewise.
         has_bias: 0 or 1.

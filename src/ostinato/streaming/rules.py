@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops, tree
 
+from ostinato import native
 from ostinato.engines import fused
 from ostinato.engines.activations import activation_name
 from ostinato.layers.planning import question_about
@@ -63,7 +64,7 @@ def recurrent(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
         activation, *gate = [activation_name(each) for each in cell._cell_activations().values()]
         value.mask = mask
         value = builder.cell(
-            fused.KINDS[cell._cell_kind],
+            native.kinds()[cell._cell_kind].number,
             value,
             initial,
             weights=[_numpy(weight) for weight in cell._cell_weights()],

@@ -48,7 +48,7 @@ constexpr size_t kStepFields = 12;
 struct Step {
   StepOp op;
   int64_t D;  // width of what it reads
-  void *kernel, *recurrent, *candidate, *bias;
+  void *kernel, *recurrent, *late, *bias;
   void *state[2], *next[2];
   uint8_t* started;  // (N,) whether a row has had a valid timestep
   const void *first, *second;

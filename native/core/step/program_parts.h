@@ -23,8 +23,6 @@ struct ProgramFailure {
 void expect(bool holds, const char* what, int64_t got);
 bool within(int64_t value, int64_t low, int64_t high);
 
-RunSpec as_run(const StepOp& op);  // for the questions of spec.h
-
 // Reads a spec front to back, checks it, and lays out the memory of its values, masks and states.
 class ProgramLayout {
  public:

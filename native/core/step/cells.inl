@@ -3,44 +3,6 @@
 // With one row a step reads all weights for two operations each, so that it goes at the speed of the
 // cache they're in; what is done here is to keep its loads coming.
 
-// acc += a w for one row, even and odd k apart: a chain of sums is 4 cycles a link, and 4 columns
-// alone would wait for it. The row is dense, since [block][row][lane] of one row is.
-template <class R, int NC, int FIRST, int N>
-OSTINATO_INLINE void add_row(const typename R::S* a, I depth, const typename R::S* w,
-                             typename R::V (&acc)[2][NC]) {
-  constexpr int L = R::kLanes;
-  I k = 0;
-#pragma GCC unroll 2
-  for (; k + 1 < depth; k += 2, w += 2 * N * L) {
-#pragma GCC unroll 2
-    for (int odd = 0; odd < 2; ++odd) {
-      const typename R::V left = splat<R>(a[k + odd]);
-#pragma GCC unroll 4
-      for (int j = 0; j < N; ++j) acc[odd][FIRST + j] += left * load<R>(w + (odd * N + j) * L);
-    }
-  }
-  if (k < depth) {
-    const typename R::V left = splat<R>(a[k]);
-#pragma GCC unroll 4
-    for (int j = 0; j < N; ++j) acc[0][FIRST + j] += left * load<R>(w + j * L);
-  }
-}
-
-// z = bias + x W + h U for the columns of one panel, or of up to four together; as Pair, whose
-// template arguments these are.
-template <class R, int NC, int XN, int H0, int HN>
-void step_columns(const Pair<R>& p, I rows, typename R::S* z, I ldz, I z_column) {
-  constexpr int L = R::kLanes;
-  if (rows != 1 || p.x_block != L) return pair_columns<R, NC, XN, H0, HN>(p, rows, z, ldz, z_column);
-  typename R::V acc[2][NC] = {};
-  add_row<R, NC, 0, XN>(p.x, p.x_depth, p.w, acc);
-  add_row<R, NC, H0, HN>(p.h, p.h_depth, p.u, acc);
-#pragma GCC unroll 4
-  for (int j = 0; j < NC; ++j) {
-    store<R>(z + j * z_column, load<R>(p.bias + j * L) + (acc[0][j] + acc[1][j]));
-  }
-}
-
 // Threads that share the sets of panels of a step: each has its own sets, always the same ones, so that
 // their weights stay in its core's cache, and then helps with the others'. A thread that is asleep is
 // not waited for.
@@ -93,8 +55,8 @@ struct StepCell {
   const Step& step;
   const I N;
   S* const scratch;
-  const I kind;
-  const Columns& c;
+  const Cell<R>& cell;
+  const CellLayout& c;
   const I U, panels;
   const Functions<R> functions;
   const bool backwards, hurried;
@@ -102,7 +64,7 @@ struct StepCell {
   // A dense layer is a simple_rnn without the state's product.
   StepCell(const Step& s, I rows, void* memory, bool from_the_end, bool in_a_hurry)
       : step(s), N(rows), scratch(static_cast<S*>(memory)),
-        kind(s.op.code == step_cell ? s.op.kind : I{simple_rnn}), c(columns_of(kind)),
+        cell(kCells<R>[s.op.code == step_cell ? s.op.kind : I{simple_rnn}]), c(*cell.layout),
         U(s.op.width), panels(blocks_of(U, L)),
         functions{activation_at<R>(s.op.activation), activation_at<R>(s.op.recurrent_activation),
                   false, false},
@@ -121,15 +83,14 @@ struct StepCell {
     pack_weights<R>(in(kernel), step.D, U, c.gates, c.gate_of_x, c.x_cols, all, to(step.kernel));
     if (recurrent != nullptr) {
       pack_weights<R>(in(recurrent), U, U, c.gates, c.gate_of_h, c.h_cols, all, to(step.recurrent));
-      if (kind == gru_reset_before) {
-        pack_weights<R>(in(recurrent), U, U, c.gates, kCandidateGate, 1, all, to(step.candidate));
+      if (c.has_late()) {
+        pack_weights<R>(in(recurrent), U, U, c.gates, &c.late_gate, 1, all, to(step.late));
       }
     }
-    pack_bias<R>(in(bias), kind, U, all, to(step.bias));
+    pack_bias<R>(in(bias), c, U, all, to(step.bias));
   }
 
-  // Preactivations of `together` panels from p on, rows [r, r + count), without the candidate's part
-  // of the state where the gates come first.
+  // Preactivations of `together` panels from p on, rows [r, r + count), without the late product.
   void products(I p, I together, I r, I count, S* z, I z_panel) const {
     const I h_depth = is_dense() ? 0 : U;
     const Pair<R> pair = {in(step.first) + r * L,
@@ -141,18 +102,7 @@ struct StepCell {
                           N * L,
                           step.D,
                           h_depth};
-    switch (kind) {
-      case lstm: return step_columns<R, 4, 4, 0, 4>(pair, count, z, 4 * L, L);
-      case gru: return step_columns<R, 4, 3, 1, 3>(pair, count, z, 4 * L, L);
-      case gru_reset_before: return step_columns<R, 3, 3, 1, 2>(pair, count, z, 3 * L, L);
-      default: break;
-    }
-    switch (together) {
-      case 4: return step_columns<R, 4, 4, 0, 4>(pair, count, z, L, z_panel);
-      case 3: return step_columns<R, 3, 3, 0, 3>(pair, count, z, L, z_panel);
-      case 2: return step_columns<R, 2, 2, 0, 2>(pair, count, z, L, z_panel);
-      default: return step_columns<R, 1, 1, 0, 1>(pair, count, z, L, z_panel);
-    }
+    cell.project_few(pair, count, together, z, z_panel);
   }
 
   Tile<R> tile_of(I p, I r, I count, S* z, S* work) const {
@@ -160,15 +110,6 @@ struct StepCell {
     Tile<R> t = {count, c.cols * L, z, nullptr, {}, {}, work};
     for (I s = 0; s < c.states; ++s) t.old_state[s] = state(s) + at, t.new_state[s] = next(s) + at;
     return t;
-  }
-
-  void finish_tile(Tile<R>& t) const {
-    switch (kind) {
-      case lstm: return lstm_forward(functions, t);
-      case gru: return gru_forward(functions, t);
-      case gru_reset_before: return gru_before_forward(functions, t);
-      default: return simple_forward(functions, t);
-    }
   }
 
   // f(set, number of the thread) for each set of panels.
@@ -185,8 +126,8 @@ struct StepCell {
   }
 
   void run() const {
-    if (kind == gru_reset_before) {
-      run_before();
+    if (c.has_late()) {
+      run_late();
     } else {
       const I most = c.cols > 1 ? 1 : 4;
       over_sets(blocks_of(panels, most), [&](I set, I thread) { run_panels(set * most, thread); });
@@ -207,30 +148,31 @@ struct StepCell {
           functions.activation.apply(z, to(step.out) + ((p + q) * N + r) * L, count, L, 1);
         } else {
           Tile<R> t = tile_of(p + q, r, count, z, work);
-          finish_tile(t);
+          cell.forward(functions, t);
         }
       }
     }
   }
 
-  // gru_reset_before: all gates, then the product of r h.
-  void run_before() const {
+  // All gates, then the late product.
+  void run_late() const {
     const I panel = N * L;
-    S *reset = scratch, *tiles = scratch + panels * panel;
+    S *late = scratch, *tiles = scratch + panels * panel;
     over_sets(panels, [&](I p, I) {
-      products(p, 1, 0, N, tiles + p * 3 * panel, 0);
-      Tile<R> t = tile_of(p, 0, N, tiles + p * 3 * panel, reset + p * panel);
-      gru_before_gates(functions, t, static_cast<const S*>(state(0)) + p * panel);
+      S* z = tiles + p * c.cols * panel;
+      products(p, 1, 0, N, z, 0);
+      Tile<R> t = tile_of(p, 0, N, z, late + p * panel);
+      cell.gates(functions, t, static_cast<const S*>(state(0)) + p * panel);
     });
     over_sets(blocks_of(panels, 4), [&](I set, I) {
       I p = set * 4;
       const I together = panels_together(1, p, panels);
-      const Product<R> product = {reset, panel, L, 1, U, in(step.candidate) + p * U * L,
-                                  together * L, false};
-      multiply(product, N, together, tiles + p * 3 * panel, 3 * L, 3 * panel);
+      const Product<R> product = {late, panel, L, 1, U, in(step.late) + p * U * L, together * L,
+                                  false};
+      multiply(product, N, together, tiles + p * c.cols * panel, c.cols * L, c.cols * panel);
       for (I q = 0; q < together; ++q, ++p) {
-        Tile<R> t = tile_of(p, 0, N, tiles + p * 3 * panel, nullptr);
-        finish_tile(t);
+        Tile<R> t = tile_of(p, 0, N, tiles + p * c.cols * panel, nullptr);
+        cell.forward(functions, t);
       }
     });
   }

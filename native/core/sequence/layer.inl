@@ -9,8 +9,9 @@ struct GroupMemory {
   S* x[2];       // packed inputs of this timestep and the next: [mask][block of D][row][L]
   S* states;     // inference: [t & 1][state][panel][row][L]
   S* dropped;    // recurrent dropout: [t & 1][gate][panel][row][L]
-  S* reset;      // gru_reset_before: r h, [panel][row][L]
-  S* tiles;      // tiles that aren't kept: gru_reset_before [panel][row][cols L]
+  // Where a product comes late: what takes the state's place in it, [panel][row][L], and tiles that
+  // aren't kept, [panel][row][cols L].
+  S *late, *tiles;
   S* private_;   // (members, private_size): a member's own scratch
   I private_size;
 };
@@ -21,7 +22,8 @@ struct Layer {
   static constexpr I L = R::kLanes;
 
   const Run* run;
-  Columns columns;
+  Cell<R> cell;
+  CellLayout layout;
   I B, T, D, U, panels, d_blocks;
   Functions<R> functions;
   Schedule schedule;
@@ -29,8 +31,8 @@ struct Layer {
   bool keeps_tiles;  // whether tiles lie in `saved`
   bool pairs;        // whether both products of a tile are done at once
   bool ahead;        // whether weights are fetched ahead
-  // packed: see layout.inl
-  S *kernel, *recurrent, *candidate, *bias;
+  // packed: see packing.inl
+  S *kernel, *recurrent, *late, *bias;
   S *input_masks, *recurrent_masks;
   GroupMemory<R>* memory;  // (groups,)
 
@@ -42,10 +44,10 @@ struct Layer {
 
   // Kept tiles, [t][panel][slot][cols L], and after them states, [state][t][panel][slot][L].
   S* kept_tile(I t, I panel, I slot) const {
-    return saved() + ((t * panels + panel) * B + slot) * columns.cols * L;
+    return saved() + ((t * panels + panel) * B + slot) * layout.cols * L;
   }
   S* kept_state(I s, I t, I panel, I slot) const {
-    const I tiles = keeps_tiles ? T * panels * B * columns.cols * L : 0;
+    const I tiles = keeps_tiles ? T * panels * B * layout.cols * L : 0;
     return saved() + tiles + (((s * (T + 1) + t) * panels + panel) * B + slot) * L;
   }
 };
@@ -59,17 +61,22 @@ I l2_cache() {
   return size > 0 ? size : I{1} << 20;
 }
 
+template <class R>
+const CellLayout& layout_of_run(const Run& run) {
+  return *kCells<R>[run.spec.kind].layout;
+}
+
 // Bytes of a run's weights.
 template <class R>
 I weights_of(const Run& run) {
-  return (run.D + run.U) * columns_of(run.spec.kind).gates * run.U *
+  return (run.D + run.U) * layout_of_run<R>(run).gates * run.U *
          static_cast<I>(sizeof(typename R::S));
 }
 
 // Whether both products of a tile are done in one pass: see Pair.
 template <class R>
 bool pairs_products(const Run& run) {
-  const I weights = (run.D + run.U) * columns_of(run.spec.kind).h_cols;
+  const I weights = (run.D + run.U) * layout_of_run<R>(run).h_cols;
   return run.spec.input_masks <= 1 && run.spec.recurrent_masks == 0 && run.D <= kPiece &&
          run.U <= kPiece && weights <= 768;
 }
@@ -78,18 +85,18 @@ bool pairs_products(const Run& run) {
 template <class R>
 void describe(const Run& run, Layer<R>& l) {
   l.run = &run;
-  l.columns = columns_of(run.spec.kind);
+  l.cell = kCells<R>[run.spec.kind];
+  l.layout = *l.cell.layout;
   l.B = run.B, l.T = run.T, l.D = run.D, l.U = run.U;
   l.panels = blocks_of(run.U, R::kLanes);
   l.d_blocks = blocks_of(run.D, R::kLanes);
   l.functions.activation = activation_at<R>(run.spec.activation);
-  const bool has_gates = run.spec.kind != simple_rnn;
-  l.functions.gate = activation_at<R>(has_gates ? run.spec.recurrent_activation : 0);
+  l.functions.gate = activation_at<R>(l.layout.has_gates ? run.spec.recurrent_activation : 0);
   l.functions.keeps_inputs = run.spec.training && l.functions.activation.needs_input;
   l.functions.keeps_gate_inputs = run.spec.training && l.functions.gate.needs_input;
   l.pairs = pairs_products<R>(run);
   l.ahead = weights_of<R>(run) > 8 * l2_cache();
-  l.keeps_tiles = run.spec.training && (has_gates || l.functions.activation.needs_input);
+  l.keeps_tiles = run.spec.training && (l.layout.has_gates || l.functions.activation.needs_input);
 }
 
 // --- who does what --------------------------------------------------------------------------------
@@ -126,52 +133,26 @@ Split split_of(const Run& run, I threads) {
 template <class R>
 bool take_forward_weights(Layer<R>& l, Arena& arena) {
   constexpr I L = R::kLanes;
-  const Columns& c = l.columns;
+  const CellLayout& c = l.layout;
   l.kernel = arena.take<typename R::S>(l.panels * l.D * c.x_cols * L);
   l.recurrent = arena.take<typename R::S>(l.panels * l.U * c.h_cols * L);
-  const bool before = l.run->spec.kind == gru_reset_before;
-  l.candidate = before ? arena.take<typename R::S>(l.panels * l.U * L) : nullptr;
+  l.late = c.has_late() ? arena.take<typename R::S>(l.panels * l.U * L) : nullptr;
   l.bias = arena.take<typename R::S>(l.panels * c.cols * L);
   return !arena.failed;
-}
-
-constexpr I kCandidateGate[1] = {2};
-
-// A cell's bias as Keras has it, or null, by column.
-template <class R>
-void pack_bias(const typename R::S* bias, I kind, I U, Span panels, typename R::S* out) {
-  typedef typename R::V V;
-  constexpr I L = R::kLanes;
-  const Columns& c = columns_of(kind);
-  const bool has_state_bias = kind == gru;
-  for (I p = panels.first; p < panels.last; ++p) {
-    const I unit = p * L, lanes = U - unit;
-    for (I column = 0; column < c.cols; ++column) {
-      V sum{};
-      if (bias != nullptr && column < c.x_cols) {
-        sum = load_part<R>(bias + c.gate_of_x[column] * U + unit, lanes);
-      }
-      if (bias != nullptr && has_state_bias && column >= c.h_first) {
-        const I gate = c.gates + c.gate_of_h[column - c.h_first];
-        sum = sum + load_part<R>(bias + gate * U + unit, lanes);
-      }
-      store<R>(out + (p * c.cols + column) * L, sum);
-    }
-  }
 }
 
 template <class R>
 void pack_forward_weights(const Layer<R>& l, Span panels) {
   typedef typename R::S S;
-  const Columns& c = l.columns;
+  const CellLayout& c = l.layout;
   const S* kernel = static_cast<const S*>(l.run->kernel);
   const S* recurrent = static_cast<const S*>(l.run->recurrent_kernel);
   pack_weights<R>(kernel, l.D, l.U, c.gates, c.gate_of_x, c.x_cols, panels, l.kernel);
   pack_weights<R>(recurrent, l.U, l.U, c.gates, c.gate_of_h, c.h_cols, panels, l.recurrent);
-  if (l.candidate != nullptr) {
-    pack_weights<R>(recurrent, l.U, l.U, c.gates, kCandidateGate, 1, panels, l.candidate);
+  if (l.late != nullptr) {
+    pack_weights<R>(recurrent, l.U, l.U, c.gates, &c.late_gate, 1, panels, l.late);
   }
-  pack_bias<R>(static_cast<const S*>(l.run->bias), l.run->spec.kind, l.U, panels, l.bias);
+  pack_bias<R>(static_cast<const S*>(l.run->bias), c, l.U, panels, l.bias);
 }
 
 // Dropout masks by slot.

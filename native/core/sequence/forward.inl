@@ -8,7 +8,7 @@ struct ForwardMember {
   static constexpr I L = R::kLanes;
 
   const Layer<R>& l;
-  const Columns& c;
+  const CellLayout& c;
   const Rows& rows;
   const GroupMemory<R>& memory;
   const I member, members;
@@ -18,7 +18,7 @@ struct ForwardMember {
   Int *valid, *shown;
 
   ForwardMember(const Layer<R>& layer, I group, I member, I members, Barrier* barrier)
-      : l(layer), c(layer.columns), rows(layer.schedule.groups[group]),
+      : l(layer), c(layer.layout), rows(layer.schedule.groups[group]),
         memory(layer.memory[group]), member(member), members(members), barrier(barrier),
         own(part_of(layer.panels, rows.count, member, members, splits_rows(layer))) {
     const I block = rows.count < kRowBlock ? rows.count : kRowBlock;
@@ -35,10 +35,8 @@ struct ForwardMember {
     return 2 * blocks_of(count, L) * L + (1 + 4 + 4) * block * L + 64 * L;
   }
 
-  // Where panels are computed together, they stay whole.
-  static bool splits_rows(const Layer<R>& l) {
-    return l.run->spec.kind == lstm || l.run->spec.kind == gru;
-  }
+  // Where panels are computed together, they stay whole; and where a product comes late.
+  static bool splits_rows(const Layer<R>& l) { return l.layout.cols > 1 && !l.layout.has_late(); }
 
   // --- where things are ---
 
@@ -199,18 +197,7 @@ struct ForwardMember {
                           panel_stride(),
                           l.D,
                           l.U};
-    switch (l.run->spec.kind) {
-      case lstm: return pair_columns<R, 4, 4, 0, 4>(pair, count, z, 4 * L, L);
-      case gru: return pair_columns<R, 4, 3, 1, 3>(pair, count, z, 4 * L, L);
-      case gru_reset_before: return pair_columns<R, 3, 3, 1, 2>(pair, count, z, 3 * L, L);
-      default: break;
-    }
-    switch (together) {
-      case 4: return pair_columns<R, 4, 4, 0, 4>(pair, count, z, L, z_panel);
-      case 3: return pair_columns<R, 3, 3, 0, 3>(pair, count, z, L, z_panel);
-      case 2: return pair_columns<R, 2, 2, 0, 2>(pair, count, z, L, z_panel);
-      default: return pair_columns<R, 1, 1, 0, 1>(pair, count, z, L, z_panel);
-    }
+    l.cell.project(pair, count, together, z, z_panel);
   }
 
   Tile<R> tile_of(I t, I p, I r, I count, S* z) const {
@@ -220,15 +207,6 @@ struct ForwardMember {
       result.new_state[s] = state(s, t + 1, p) + r * L;
     }
     return result;
-  }
-
-  void run_cell(Tile<R>& t) const {
-    switch (l.run->spec.kind) {
-      case lstm: return lstm_forward(l.functions, t);
-      case gru: return gru_forward(l.functions, t);
-      case gru_reset_before: return gru_before_forward(l.functions, t);
-      default: return simple_forward(l.functions, t);
-    }
   }
 
   // Masked rows keep their states; results go out; dropout for the next timestep.
@@ -259,7 +237,6 @@ struct ForwardMember {
   }
 
   void step(I t) const {
-    const bool before = l.run->spec.kind == gru_reset_before;
     for (I p = own.first; p < own.last;) {
       const I together = panels_together(c.cols, p, own.last);
       const Span all = own.of(p, {0, rows.running[t]});
@@ -276,30 +253,30 @@ struct ForwardMember {
         }
         for (I q = 0; q < together; ++q) {
           Tile<R> now = tile_of(t, p + q, some.first, some.size(), z + q * z_panel);
-          if (before) {
-            gates_before(now, t, p + q, some.first);
+          if (c.has_late()) {
+            run_gates(now, t, p + q, some.first);
           } else {
-            run_cell(now);
+            l.cell.forward(l.functions, now);
             finish(t, p + q, some.first, some.size());
           }
         }
       }
       p += together;
     }
-    if (before) {
+    if (c.has_late()) {
       wait();
-      candidate_before(t);
+      finish_late(t);
     }
   }
 
-  void gates_before(Tile<R>& tile, I t, I p, I r) const {
+  void run_gates(Tile<R>& tile, I t, I p, I r) const {
     const bool drops = l.run->spec.recurrent_masks != 0;
-    tile.work = memory.reset + (p * rows.count + r) * L;
-    gru_before_gates(l.functions, tile, (drops ? dropped(2, t, p) : state(0, t, p)) + r * L);
+    tile.work = memory.late + (p * rows.count + r) * L;
+    l.cell.gates(l.functions, tile, (drops ? dropped(c.late_gate, t, p) : state(0, t, p)) + r * L);
   }
 
-  // gru_reset_before's second stage: the product of r h, and the new state.
-  void candidate_before(I t) const {
+  // The late product, and the new state.
+  void finish_late(I t) const {
     const I blocks = blocks_of(rows.running[t], kRowBlock);
     for (I p = own.first; p < own.last;) {
       const I together = panels_together(1, p, own.last);
@@ -307,12 +284,12 @@ struct ForwardMember {
         const Span some = share(rows.running[t], b, blocks);
         S* z = tile_at(t, p, some.first);
         const I z_panel = tile_panel_stride(some.size());
-        const Product<R> product = {memory.reset + some.first * L, rows.count * L, L, 1, l.U,
-                                    l.candidate + p * l.U * L, together * L, l.ahead};
+        const Product<R> product = {memory.late + some.first * L, rows.count * L, L, 1, l.U,
+                                    l.late + p * l.U * L, together * L, l.ahead};
         multiply(product, some.size(), together, z, c.cols * L, z_panel);
         for (I q = 0; q < together; ++q) {
           Tile<R> now = tile_of(t, p + q, some.first, some.size(), z + q * z_panel);
-          run_cell(now);
+          l.cell.forward(l.functions, now);
           finish(t, p + q, some.first, some.size());
         }
       }
@@ -356,11 +333,11 @@ bool take_forward_memory(Layer<R>& l, Arena& arena) {
     GroupMemory<R>& m = l.memory[g];
     const I count = l.schedule.groups[g].count, all = l.panels * count * L;
     for (S*& x : m.x) x = arena.take<S>(copies * l.d_blocks * count * L);
-    m.states = spec.training ? nullptr : arena.take<S>(2 * l.columns.states * all);
+    m.states = spec.training ? nullptr : arena.take<S>(2 * l.layout.states * all);
     m.dropped = spec.recurrent_masks ? arena.take<S>(2 * spec.recurrent_masks * all) : nullptr;
-    const bool before = spec.kind == gru_reset_before;
-    m.reset = before ? arena.take<S>(all) : nullptr;
-    m.tiles = before && !l.keeps_tiles ? arena.take<S>(l.columns.cols * all) : nullptr;
+    const bool has_late = l.layout.has_late();
+    m.late = has_late ? arena.take<S>(all) : nullptr;
+    m.tiles = has_late && !l.keeps_tiles ? arena.take<S>(l.layout.cols * all) : nullptr;
     m.private_size = ForwardMember<R>::private_size(count);
     m.private_ = arena.take<S>(l.members * m.private_size);
   }

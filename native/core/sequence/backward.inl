@@ -11,9 +11,9 @@ struct BackwardMember : BackwardPlaces<R> {
   typedef typename R::Int Int;
   static constexpr I L = R::kLanes;
 
-  using Places::c, Places::d_state, Places::d_z, Places::dropped, Places::l, Places::member;
-  using Places::members, Places::memory, Places::old_state, Places::own, Places::own_d;
-  using Places::panel_size, Places::recurrent_mask, Places::reset, Places::row_of, Places::rows;
+  using Places::c, Places::d_state, Places::d_z, Places::dropped, Places::l, Places::late;
+  using Places::member, Places::members, Places::memory, Places::old_state, Places::own, Places::own_d;
+  using Places::panel_size, Places::recurrent_mask, Places::row_of, Places::rows;
   using Places::spec, Places::x;
 
   const WeightGradients<R> weights;
@@ -123,15 +123,6 @@ struct BackwardMember : BackwardPlaces<R> {
     return b;
   }
 
-  void run_cell(BackTile<R>& b) const {
-    switch (spec.kind) {
-      case lstm: return lstm_backward(l.functions, b);
-      case gru: return gru_backward(l.functions, b);
-      case gru_reset_before: return gru_before_backward(l.functions, b);
-      default: return simple_backward(l.functions, b);
-    }
-  }
-
   // Masked rows pass their gradients through; lanes beyond U stay zero, whatever NaN made of them.
   void finish_tile(BackTile<R>& b, I p, Span some, I columns_first, I columns_last) const {
     if (l.schedule.holes) {
@@ -167,21 +158,20 @@ struct BackwardMember : BackwardPlaces<R> {
   // dz of this member's panels, and what of the states' gradients passes no product.
   void pointwise(I t, I slot) const {
     const I blocks = blocks_of(rows.running[t], kRowBlock);
-    const bool before = spec.kind == gru_reset_before;
     for (I p = own.first; p < own.last; ++p) {
       for (I i = 0; i < blocks; ++i) {
         const Span some = share(rows.running[t], i, blocks);
         add_d_outputs(t, p, some);
         BackTile<R> b = tile_of(t, slot, p, some);
-        run_cell(b);
-        finish_tile(b, p, some, 0, before ? 2 : c.cols);
+        l.cell.backward(l.functions, b);
+        finish_tile(b, p, some, 0, c.cols - c.late_cols);
         keep_masked(b, p, some);
       }
       for (I g = 0; g < spec.recurrent_masks; ++g) drop(t, slot, p, g);
     }
-    if (before) {
+    if (c.has_late()) {
       wait();
-      pointwise_reset(t, slot);
+      pull_late(t, slot);
     }
   }
 
@@ -193,8 +183,8 @@ struct BackwardMember : BackwardPlaces<R> {
     }
   }
 
-  // gru_reset_before's first stage, backward: the gradient of r h, and from it that of r and h.
-  void pointwise_reset(I t, I slot) const {
+  // The gradient of what took the state's place in the late product, and those that need it.
+  void pull_late(I t, I slot) const {
     const I blocks = blocks_of(rows.running[t], kRowBlock);
     const bool drops = spec.recurrent_masks != 0;
     const I k = l.panels * L;
@@ -205,21 +195,17 @@ struct BackwardMember : BackwardPlaces<R> {
         const I size = some.size() * L, at = some.first * L;
         fill_zero(tile, together * size);
         const Product<R> product = {d_z(slot, 0, some.first), c.cols * panel_size(), L, c.cols, k,
-                                    l.candidate_t + p * k * L, together * L, l.ahead};
+                                    l.late_t + p * k * L, together * L, l.ahead};
         multiply(product, some.size(), together, tile, L, size);
         for (I q = p; q < p + together; ++q) {
           BackTile<R> b = tile_of(t, slot, q, some);
           for (I s = 0; s < c.states; ++s) b.d_old[s] = d_state(s, q) + at;
-          const S* h = drops ? dropped(slot, 2, q) + at : b.old_state[0];
-          S* d_product = tile + (q - p) * size;
-          gru_before_backward_reset(l.functions, b, d_product, h,
-                                    drops ? recurrent_mask(2, q) + at : nullptr);
-          finish_tile(b, q, some, 2, 3);
-          const S* r = (l.functions.gate.needs_input ? b.value : b.kept) + 2 * L;
-          for (I j = 0; j < some.size(); ++j) {
-            const V kept = load<R>(r + j * b.stride) * load<R>(h + j * L);
-            store<R>(reset(slot, q) + at + j * L, kept);
-          }
+          const LateTile<R> pulled = {tile + (q - p) * size,
+                                      drops ? dropped(slot, c.late_gate, q) + at : b.old_state[0],
+                                      drops ? recurrent_mask(c.late_gate, q) + at : nullptr,
+                                      late(slot, q) + at};
+          l.cell.backward_gates(l.functions, b, pulled);
+          finish_tile(b, q, some, c.cols - c.late_cols, c.cols);
         }
       }
       p += together;

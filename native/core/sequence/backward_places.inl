@@ -9,9 +9,9 @@ struct BackMemory {
   S* d_z;      // [ring][panel][row][cols L]
   S* x;        // [ring][mask][block of D][row][L]
   S* dropped;  // [ring][gate][panel][row][L]
-  S* reset;    // gru_reset_before: r h, [ring][panel][row][L]
+  S* late;     // what took the state's place in a late product, [ring][panel][row][L]
   S* d_state[2];  // [panel][row][L]
-  S *d_kernel, *d_recurrent, *d_candidate, *d_bias;  // packed as the weights are
+  S *d_kernel, *d_recurrent, *d_late, *d_bias;  // packed as the weights are
   S* private_;
   I private_size;
 };
@@ -19,7 +19,7 @@ struct BackMemory {
 template <class R>
 struct BackLayer : Layer<R> {
   // transposed, packed: see pack_transposed
-  typename R::S *kernel_t, *recurrent_t, *candidate_t;
+  typename R::S *kernel_t, *recurrent_t, *late_t;
   BackMemory<R>* back;
 };
 
@@ -30,7 +30,7 @@ struct BackwardPlaces {
 
   const BackLayer<R>& l;
   const RunSpec& spec;
-  const Columns& c;
+  const CellLayout& c;
   const Rows& rows;
   const BackMemory<R>& memory;
   const I member, members;
@@ -40,7 +40,7 @@ struct BackwardPlaces {
       : BackwardPlaces(layer, group, member, members,
                        shares_of(layer.panels, layer.d_blocks, member, members)) {}
   BackwardPlaces(const BackLayer<R>& layer, I group, I member, I members, const Shares& shares)
-      : l(layer), spec(layer.run->spec), c(layer.columns), rows(layer.schedule.groups[group]),
+      : l(layer), spec(layer.run->spec), c(layer.layout), rows(layer.schedule.groups[group]),
         memory(layer.back[group]), member(member), members(members), own(shares.units),
         own_d(shares.inputs), own_kernel(shares.kernel) {}
 
@@ -55,8 +55,8 @@ struct BackwardPlaces {
   S* dropped(I slot, I gate, I panel) const {
     return memory.dropped + ((slot * spec.recurrent_masks + gate) * l.panels + panel) * panel_size();
   }
-  S* reset(I slot, I panel) const {
-    return memory.reset + (slot * l.panels + panel) * panel_size();
+  S* late(I slot, I panel) const {
+    return memory.late + (slot * l.panels + panel) * panel_size();
   }
   S* d_state(I s, I panel) const { return memory.d_state[s] + panel * panel_size(); }
   const S* old_state(I s, I t, I panel) const { return l.kept_state(s, t, panel, rows.first); }

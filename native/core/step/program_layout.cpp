@@ -16,12 +16,6 @@ void expect(bool holds, const char* what, int64_t got) {
 
 bool within(int64_t value, int64_t low, int64_t high) { return value >= low && value <= high; }
 
-RunSpec as_run(const StepOp& op) {
-  RunSpec run{};
-  run.kind = op.kind;
-  return run;
-}
-
 int64_t ProgramLayout::integer() {
   if (next_ == spec_.size()) fail_program("the spec ends too soon");
   return spec_[next_++];
@@ -151,15 +145,17 @@ void ProgramLayout::read_second(Step& step) {
 
 void ProgramLayout::make_cell(Step& step) {
   const StepOp& op = step.op;
-  expect(within(op.kind, simple_rnn, gru_reset_before), "a kind of cell", op.kind);
-  for (int64_t s = 0; s < state_count(as_run(op)); ++s) {
+  expect(within(op.kind, 0, kind_count() - 1), "a kind of cell", op.kind);
+  const CellLayout& layout = layout_of(op.kind);
+  for (int64_t s = 0; s < layout.states; ++s) {
     step.state[s] = matrix(op.width);
     step.next[s] = matrix(op.width);
     program_.state_bytes_.push_back(streams() * op.width * int64_t(dtype_size(program_.dtype_)));
     program_.state_is_flags_.push_back(false);
   }
-  const int64_t all_gates = 4 * streams() * padded(op.width);  // gru_reset_before's, and r h
-  if (op.kind == gru_reset_before && scratch_ < all_gates) scratch_ = all_gates;
+  // All tiles, and what takes the state's place in the late product: step/cells.inl.
+  const int64_t tiles = (layout.cols + 1) * streams() * padded(op.width);
+  if (layout.has_late() && scratch_ < tiles) scratch_ = tiles;
   if (op.mask_in < 0) return;
   step.mask_in = mask(op.mask_in);
   step.started = static_cast<uint8_t*>(take(streams(), 1));
@@ -184,7 +180,7 @@ void ProgramLayout::finish(const std::vector<int64_t>& outputs) {
     program_.output_bytes_.push_back(streams() * shown.width * int64_t(dtype_size(program_.dtype_)));
   }
   StepMemory& m = program_.memory_;
-  // For each thread that there may be, work and four columns of 64 rows: step_cells.inl.
+  // For each thread that there may be, work and four columns of 64 rows: step/cells.inl.
   const int64_t tiles = int64_t{5} * 64 * 16 * most_threads();
   m.scratch = floats(scratch_ > tiles ? scratch_ : tiles);
   m.steps = program_.steps_.data();

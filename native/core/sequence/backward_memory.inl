@@ -5,12 +5,11 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
   typedef typename R::S S;
   constexpr I L = R::kLanes;
   const RunSpec& spec = l.run->spec;
-  const Columns& c = l.columns;
-  const bool before = spec.kind == gru_reset_before;
+  const CellLayout& c = l.layout;
   const I k = l.panels * L;
   l.recurrent_t = arena.take<S>(l.panels * k * c.h_cols * L);
   l.kernel_t = spec.wants_dx ? arena.take<S>(l.d_blocks * k * c.x_cols * L) : nullptr;
-  l.candidate_t = before ? arena.take<S>(l.panels * k * L) : nullptr;
+  l.late_t = c.has_late() ? arena.take<S>(l.panels * k * L) : nullptr;
   l.back = arena.take<BackMemory<R>>(l.schedule.group_count);
   const I copies = spec.input_masks > 1 ? spec.input_masks : 1;
   // Rows times timesteps that the weights' gradients take in at once. Where these don't fit the L2
@@ -18,7 +17,7 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
   const I depth = weights_of<R>(*l.run) < l2_cache() / 4 * 3 ? 128 : l.ahead ? 512 : 256;
   // Gradients of all groups side by side, so that unpacking adds them up by a stride.
   const I sizes[4] = {l.panels * l.D * c.x_cols * L, l.panels * l.U * c.h_cols * L,
-                      l.panels * c.cols * L, before ? l.panels * l.U * L : 0};
+                      l.panels * c.cols * L, c.has_late() ? l.panels * l.U * L : 0};
   S* gradients[4];
   for (int i = 0; i < 4; ++i) gradients[i] = arena.take<S>(sizes[i] * l.schedule.group_count);
   if (arena.failed) return false;
@@ -30,12 +29,12 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
     m.d_z = arena.take<S>(m.ring * all * c.cols);
     m.x = arena.take<S>(m.ring * copies * l.d_blocks * count * L);
     m.dropped = spec.recurrent_masks ? arena.take<S>(m.ring * spec.recurrent_masks * all) : nullptr;
-    m.reset = before ? arena.take<S>(m.ring * all) : nullptr;
+    m.late = c.has_late() ? arena.take<S>(m.ring * all) : nullptr;
     for (I s = 0; s < c.states; ++s) m.d_state[s] = arena.take<S>(all);
     m.d_kernel = gradients[0] + g * sizes[0];
     m.d_recurrent = gradients[1] + g * sizes[1];
     m.d_bias = gradients[2] + g * sizes[2];
-    m.d_candidate = before ? gradients[3] + g * sizes[3] : nullptr;
+    m.d_late = c.has_late() ? gradients[3] + g * sizes[3] : nullptr;
     m.private_size = BackwardMember<R>::private_size(count);
     m.private_ = arena.take<S>(l.members * m.private_size);
   }
@@ -46,12 +45,12 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
 template <class R>
 void pack_backward_weights(const BackLayer<R>& l, const Shares& shares) {
   typedef typename R::S S;
-  const Columns& c = l.columns;
+  const CellLayout& c = l.layout;
   const Span own = shares.units;
   const S* recurrent = static_cast<const S*>(l.run->recurrent_kernel);
   pack_transposed<R>(recurrent, l.U, l.U, c.gates, c.gate_of_h, c.h_cols, own, l.recurrent_t);
-  if (l.candidate_t != nullptr) {
-    pack_transposed<R>(recurrent, l.U, l.U, c.gates, kCandidateGate, 1, own, l.candidate_t);
+  if (l.late_t != nullptr) {
+    pack_transposed<R>(recurrent, l.U, l.U, c.gates, &c.late_gate, 1, own, l.late_t);
   }
   if (l.kernel_t == nullptr) return;
   pack_transposed<R>(static_cast<const S*>(l.run->kernel), l.D, l.U, c.gates, c.gate_of_x, c.x_cols,
@@ -62,7 +61,7 @@ template <class R>
 void unpack_bias(const BackLayer<R>& l, Span panels, I parts, I part_stride) {
   typedef typename R::S S;
   constexpr I L = R::kLanes;
-  const Columns& c = l.columns;
+  const CellLayout& c = l.layout;
   S* out = static_cast<S*>(l.run->d_bias);
   for (I p = panels.first; p < panels.last; ++p) {
     for (I column = 0; column < c.cols; ++column) {
@@ -71,7 +70,7 @@ void unpack_bias(const BackLayer<R>& l, Span panels, I parts, I part_stride) {
       for (I i = 1; i < parts; ++i) sum += load<R>(from + i * part_stride);
       const I unit = p * L, lanes = l.U - unit;
       if (column < c.x_cols) store_part<R>(out + c.gate_of_x[column] * l.U + unit, sum, lanes);
-      if (l.run->spec.kind == gru && column >= c.h_first) {
+      if (c.bias_rows == 2 && column >= c.h_first) {
         const I gate = c.gates + c.gate_of_h[column - c.h_first];
         store_part<R>(out + gate * l.U + unit, sum, lanes);
       }
@@ -84,7 +83,7 @@ template <class R>
 void unpack_gradients(const BackLayer<R>& l, const Shares& shares) {
   typedef typename R::S S;
   constexpr I L = R::kLanes;
-  const Columns& c = l.columns;
+  const CellLayout& c = l.layout;
   const Span own = shares.units;
   const I parts = l.schedule.group_count;
   const BackMemory<R>& m = l.back[0];
@@ -93,9 +92,9 @@ void unpack_gradients(const BackLayer<R>& l, const Shares& shares) {
                     c.x_cols, shares.kernel, static_cast<S*>(l.run->d_kernel));
   unpack_weights<R>(m.d_recurrent, parts, l.panels * l.U * c.h_cols * L, l.U, l.U, c.gates,
                     c.gate_of_h, c.h_cols, own, d_recurrent);
-  if (m.d_candidate != nullptr) {
-    unpack_weights<R>(m.d_candidate, parts, l.panels * l.U * L, l.U, l.U, c.gates, kCandidateGate, 1,
-                      own, d_recurrent);
+  if (m.d_late != nullptr) {
+    unpack_weights<R>(m.d_late, parts, l.panels * l.U * L, l.U, l.U, c.gates, &c.late_gate, 1, own,
+                      d_recurrent);
   }
   if (l.run->d_bias != nullptr) unpack_bias(l, own, parts, l.panels * c.cols * L);
 }

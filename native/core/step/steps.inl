@@ -96,7 +96,7 @@ struct Steps {
         centred = load_part<R>(to(s.out) + at, lanes);
         total += centred * centred;
       });
-      const S variance = sum(total) / static_cast<S>(width) + *in(s.candidate);
+      const S variance = sum(total) / static_cast<S>(width) + *in(s.late);
       const V by = splat<R>(S{1} / static_cast<S>(__builtin_sqrt(static_cast<double>(variance))));
       each(in(s.out), N, r, width, [&](I at, V v, I) { store<R>(to(s.out) + at, v * by); });
     }

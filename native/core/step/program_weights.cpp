@@ -7,7 +7,7 @@
 namespace ostinato {
 namespace {
 
-int64_t gates_of(const StepOp& op) { return op.code == step_cell ? gate_count(as_run(op)) : 1; }
+int64_t gates_of(const StepOp& op) { return op.code == step_cell ? layout_of(op.kind).gates : 1; }
 
 struct Queue {
   const Tensor* tensors;
@@ -48,7 +48,7 @@ StepWeights read_one(const Step& step, Queue& queue) {
     case step_cell:
       w.kernel = queue.take("kernel", {step.D, columns});
       w.recurrent = queue.take("recurrent kernel", {op.width, columns});
-      if (op.has_bias && op.kind == gru) w.bias = queue.take("bias", {2, columns});
+      if (op.has_bias && layout_of(op.kind).bias_rows == 2) w.bias = queue.take("bias", {2, columns});
       else if (op.has_bias) w.bias = queue.take("bias", {columns});
       break;
     case step_dense:
@@ -93,7 +93,8 @@ void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
       case step_mask: step.bias = layout.floats(1); break;
       case step_cell:
         step.recurrent = layout.floats(columns * op.width);
-        if (op.kind == gru_reset_before) step.candidate = layout.floats(padded(op.width) * op.width);
+        if (layout_of(op.kind).has_late())
+          step.late = layout.floats(padded(op.width) * op.width);
         program.work_ += 2 * program.memory_.N * columns * op.width;
         [[fallthrough]];
       case step_dense:
@@ -101,7 +102,7 @@ void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
         step.bias = layout.floats(4 * padded(op.width));
         program.work_ += 2 * program.memory_.N * columns * step.D;
         break;
-      case step_normalize: step.candidate = layout.floats(1); [[fallthrough]];
+      case step_normalize: step.late = layout.floats(1); [[fallthrough]];
       case step_scale:
         step.kernel = layout.floats(padded(op.width));
         step.bias = layout.floats(padded(op.width));
@@ -123,7 +124,7 @@ void ProgramWeights::pack(Program& program, const std::vector<StepWeights>& all)
       case step_mask: std::memcpy(step.bias, w.number, size); break;
       case step_cell:
       case step_dense: kernels.pack(step, w.kernel, w.recurrent, w.bias); break;
-      case step_normalize: std::memcpy(step.candidate, w.number, size); [[fallthrough]];
+      case step_normalize: std::memcpy(step.late, w.number, size); [[fallthrough]];
       case step_scale:
         std::memcpy(step.kernel, w.kernel, row);
         std::memcpy(step.bias, w.bias, row);

@@ -33,7 +33,7 @@ template <class F>
 void each_state(const std::vector<Step>& steps, F f) {
   for (const Step& step : steps) {
     if (step.op.code != step_cell) continue;
-    for (int64_t s = 0; s < state_count(as_run(step.op)); ++s)
+    for (int64_t s = 0; s < layout_of(step.op.kind).states; ++s)
       f(step.state[s], step.op.width, nullptr);
     if (step.started != nullptr) f(nullptr, 0, step.started);
   }

@@ -8,7 +8,8 @@ struct WeightGradients : BackwardPlaces<R> {
   static constexpr I L = R::kLanes;
   using Places::Places;
   using Places::c, Places::d_z, Places::dropped, Places::l, Places::memory, Places::old_state;
-  using Places::own, Places::own_kernel, Places::panel_size, Places::reset, Places::rows, Places::spec, Places::x;
+  using Places::own, Places::own_kernel, Places::panel_size, Places::rows;
+  using Places::late, Places::spec, Places::x;
 
   // Each member's own part of the accumulators.
   void clear() const {
@@ -16,7 +17,7 @@ struct WeightGradients : BackwardPlaces<R> {
     fill_zero(memory.d_kernel + own_kernel.first * panel, own_kernel.size() * panel);
     fill_zero(memory.d_recurrent + p * l.U * c.h_cols * L, n * l.U * c.h_cols);
     fill_zero(memory.d_bias + p * c.cols * L, n * c.cols);
-    if (memory.d_candidate != nullptr) fill_zero(memory.d_candidate + p * l.U * L, n * l.U);
+    if (memory.d_late != nullptr) fill_zero(memory.d_late + p * l.U * L, n * l.U);
   }
 
   // Takes in the timesteps t, t + 1 ... of the ring's slots [0, count), the last first.
@@ -33,10 +34,10 @@ struct WeightGradients : BackwardPlaces<R> {
       for (I q = p; q < p + together; ++q) accumulate_bias(t, count, q);
       p += together;
     }
-    if (spec.kind != gru_reset_before) return;
+    if (!c.has_late()) return;
     for (I p = own.first; p < own.last;) {
       const I together = panels_together(1, p, own.last);
-      accumulate_candidate(segments, t, count, p, together);
+      accumulate_late(segments, t, count, p, together);
       p += together;
     }
   }
@@ -77,14 +78,14 @@ struct WeightGradients : BackwardPlaces<R> {
     }
   }
 
-  // gru_reset_before: the candidate's column against r h.
-  void accumulate_candidate(Segment<R>* segments, I t, I count, I p, I together) const {
+  // The first column against what took the state's place.
+  void accumulate_late(Segment<R>* segments, I t, I count, I p, I together) const {
     for (I slot = 0; slot < count; ++slot) {
-      segments[slot] = {reset(slot, 0), d_z(slot, 0, 0), running_in(slot, t, count)};
+      segments[slot] = {late(slot, 0), d_z(slot, 0, 0), running_in(slot, t, count)};
     }
     OuterShape shape = outer_shape(p, together, l.U, panel_size(), 0, 1);
     shape.b_column = c.cols * panel_size();  // one column of each panel
-    accumulate_outer(segments, count, shape, together, memory.d_candidate + p * l.U * L);
+    accumulate_outer(segments, count, shape, together, memory.d_late + p * l.U * L);
   }
 
   void accumulate_bias(I t, I count, I p) const {

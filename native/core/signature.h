@@ -1,0 +1,65 @@
+// What `forward` and `backward` take and give, run by run, in order: ostinato.h's lists as data. The
+// core checks calls against it, and TensorFlow's door makes its outputs by it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ostinato.h"
+
+namespace ostinato {
+
+enum class Operation { forward, backward };
+
+struct Sizes {
+  int64_t B, T, D, U;
+};
+
+// A tensor of a run.
+struct Argument {
+  const char* name;  // as errors call it
+  size_t place;      // of its address in a Run
+  bool is_boolean;   // else it has the dtype of x
+  int32_t rank;
+  int64_t shape[3];
+};
+
+struct Arguments {
+  static constexpr size_t kMost = 10;
+  Argument at[kMost];
+  size_t count = 0;
+
+  const Argument* begin() const { return at; }
+  const Argument* end() const { return at + count; }
+};
+
+struct RunSignature {
+  RunSpec spec;
+  Sizes sizes;
+  Arguments inputs, outputs;
+};
+
+// What is wrong with a call.
+struct Refusal {
+  std::string what;
+};
+[[noreturn]] void refuse(const std::string& what);
+
+// f(), whose refusals then begin with the run's number.
+template <class F>
+void in_run(size_t run, F f) {
+  try {
+    f();
+  } catch (const Refusal& refusal) {
+    refuse("run " + std::to_string(run) + ": " + refusal.what);
+  }
+}
+
+// The runs of a call, from its spec and from the inputs that have the sizes in their shapes. Throws a
+// Refusal where the spec or those can't be; the other tensors may be anything.
+std::vector<RunSignature> read_signature(Operation operation, const int64_t* spec, size_t spec_size,
+                                         const Tensor* inputs, size_t n_inputs);
+
+}  // namespace ostinato
