@@ -80,7 +80,10 @@ class RunSpec:
     @property
     def cell(self) -> Kind:
         """The kind itself."""
-        return _kinds()[self.kind]
+        known = _kinds()
+        if not 0 <= self.kind < len(known):
+            raise ValueError(f"[ostinato] kind: expected 0 to {len(known) - 1}, got {self.kind}.")
+        return known[self.kind]
 
     @property
     def owns_ys(self) -> bool:

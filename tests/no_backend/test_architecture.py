@@ -18,6 +18,7 @@ RANKS = {
     "structure": FOUNDATION,
     "backend": FOUNDATION,
     "native": FOUNDATION,
+    "signatures": FOUNDATION,
     "tensors": FOUNDATION,
     "doors": DOORS,
     "cells": CELLS,

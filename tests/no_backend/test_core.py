@@ -16,7 +16,7 @@ import pytest
 import ostinato
 from native.runs import CASES, GATES, KINDS, Case, expected
 from ostinato import native
-from ostinato.signatures import signature
+from ostinato.signatures import pullback, signature
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
 
@@ -46,6 +46,28 @@ def test_values_and_gradients_against_the_reference(case, dtype):
     wanted = [truth.gradients[name.removeprefix("d_")] for name in names]
     for got, gradient in zip(gradients, wanted, strict=True):
         assert_close(got, gradient, dtype)
+
+
+def test_gradients_are_routed_to_their_operands():
+    cases = [Case("lstm", mask=True), Case("gru", seed=3, sizes=(3, 4, 2, 5), recurrent_masks=3)]
+    specs, known, d_outputs = tuple(training(case) for case in cases), [], []
+    for case in cases:
+        known += case.arrays.values()
+        d_outputs += expected(case).d_results
+    known += [core.forward(training(case), case.arrays, "float64")[-1] for case in cases]  # saved
+    route = pullback(specs, (True, False))
+    known = [*(known[place] for place in route.kept), *d_outputs]
+    operands = [np.ascontiguousarray(known[place]) for place in route.operands]
+    shapes = [shape for run in route.backward.shapes(operands) for shape in run]
+    pulled = [np.full(shape, np.nan) for shape in shapes]
+    native.backward(route.backward.flat, core.views(operands), core.views(pulled))
+    places = iter(route.gradients)
+    for case, wants_dx in zip(cases, (True, False), strict=True):
+        truth = expected(case).gradients
+        for name, place in zip(case.arrays, places, strict=False):
+            assert (place is not None) == (name in truth and (name != "x" or wants_dx)), name
+            if place is not None:
+                assert_close(pulled[place], truth[name], "float64")
 
 
 @pytest.mark.parametrize("kind", KINDS)
