@@ -107,6 +107,15 @@ def test_an_engine_in_the_environment_that_there_isnt(arguments):
     )
 
 
+def test_ctrl_c_leaves_no_traceback(guide, capsys, monkeypatch):
+    def run(**options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(guide, "run", run)
+    assert main(["guide"]) == 130
+    assert capsys.readouterr().err == "\nostinato: stopped\n"
+
+
 def test_no_command_shows_what_there_is(capsys):
     assert main([]) == 2
     shown = capsys.readouterr().err

@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = " ".join(str(error).split())  # Keras's errors have several
         print(f"{parser.prog}: error: {line}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\n{parser.prog}: stopped", file=sys.stderr)
+        return 130  # as shells have it of a process that Ctrl+C ends
     except BrokenPipeError:  # `ostinato explain ... | head`: nobody reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
