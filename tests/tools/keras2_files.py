@@ -97,7 +97,61 @@ def recurrent_after_time_distributed():
     )
 
 
+def beside():
+    """Layers beside a recurrent one that masks reach: two columns of the output for each."""
+    ids = keras.Input((6,), name="ids", dtype="int32")
+    free, g = keras.Input((6, D), name="free"), keras.Input((6, D), name="padded")
+    e, padded = layers.Embedding(9, D, mask_zero=True)(ids), layers.Masking()(g)
+    merging = [layers.Add, layers.Multiply, layers.Maximum, layers.Minimum, layers.Average]
+    merging += [layers.Subtract, layers.Concatenate]
+    tensors = [merge()(pair) for merge in merging for pair in ([e, free], [padded, e])]
+    tensors += [layers.Concatenate(axis=1)([e, padded]), layers.Add()([e, layers.GRU(D)(free)])]
+    single = [layers.SpatialDropout1D(0.2), layers.Reshape((6, D)), layers.Permute((1, 2))]
+    single += [
+        layers.Identity(),
+        layers.Rescaling(0.5),
+        layers.Normalization(mean=0.1, variance=2.0),
+    ]
+    single += [
+        layers.Conv1D(D, 2, padding="same"),
+        layers.BatchNormalization(),
+        layers.LeakyReLU(0.2),
+    ]
+    single += [layers.SeparableConv1D(3, 2, padding="same"), layers.Cropping1D(0)]
+    single += [layers.TimeDistributed(layers.Masking()), layers.TimeDistributed(layers.Dense(2))]
+    single += [
+        layers.TimeDistributed(keras.Sequential([layers.Dense(3), layers.Activation("tanh")]))
+    ]
+    tensors += [layer(e) for layer in single]
+    tensors += [layers.Attention()([e, padded]), layers.Attention(use_scale=True)([free, e])]
+    tensors += [layers.AdditiveAttention()([padded, e], use_causal_mask=True)]
+    heads = layers.MultiHeadAttention(2, 3, dropout=0.1)
+    tensors += [heads(e, padded), heads(free, e, use_causal_mask=True)]
+    y, scores = layers.MultiHeadAttention(2, 3)(e, e, return_attention_scores=True)
+    tensors += [layers.Reshape((6, D))(y), layers.Reshape((6, 12))(scores)]
+    x, z = keras.Input((6, D)), keras.Input((6, D))
+    tensors += [keras.Model(x, layers.Conv1D(2, 1)(x))(e)]
+    tensors += [keras.Model([x, z], layers.Add()([x, z]))([e, free])]
+    ends = [layers.LSTM(2)(tensor) for tensor in tensors]
+    return keras.Model({"ids": ids, "free": free, "padded": g}, layers.Concatenate()(ends))
+
+
+def by_sentence():
+    """Layers called at each timestep, and masks of the timesteps' own timesteps."""
+    x = keras.Input((5, 4, D))
+    each = layers.TimeDistributed
+    inside, outside = each(layers.Masking())(x), layers.Masking()(x)
+    tensors = [each(layers.LSTM(2))(inside), each(layers.Bidirectional(layers.GRU(2)))(inside)]
+    tensors += [each(layers.LSTM(2))(outside), each(layers.GRU(2))(each(layers.Dense(3))(outside))]
+    tensors += [each(keras.Sequential([layers.Masking(), layers.LSTM(2)]))(x)]
+    tensors += [each(layers.LSTM(2))(each(each(layers.Dense(3)))(inside))]
+    tensors += [each(layers.GRU(2))(layers.BatchNormalization()(outside))]
+    return keras.Model(x, layers.Concatenate()([layers.LSTM(2)(tensor) for tensor in tensors]))
+
+
 MODELS = {
+    "beside": beside,
+    "by_sentence": by_sentence,
     "simple_rnn": lambda: sequential(layers.SimpleRNN(U, "relu", return_sequences=True)),
     "lstm": lambda: sequential(layers.LSTM(U, dropout=0.1, recurrent_dropout=0.2, unroll=True)),
     "gru_reset_after": lambda: sequential(layers.GRU(U, go_backwards=True)),
@@ -133,7 +187,17 @@ MODELS = {
     "masked_directions": masked_directions,
     "time_major": lambda: sequential(layers.LSTM(U, time_major=True), shape=(B, D)),
 }
+SIX = RANDOM.normal(size=(2, 3, 6, D)).astype("float32")
+SIX[1, [0, 0, 1, 2, 2], [4, 5, 1, 0, 3]] = 0
+SENTENCES = RANDOM.normal(size=(3, 5, 4, D)).astype("float32")
+SENTENCES[0, 3:], SENTENCES[1, :, 2:], SENTENCES[2, 1] = 0, 0, 0
 INPUTS = {
+    "beside": {
+        "ids": np.array([[1, 2, 3, 4, 0, 0], [5, 6, 7, 0, 0, 0], [0, 1, 2, 0, 3, 4]], "int32"),
+        "free": SIX[0],
+        "padded": SIX[1],
+    },
+    "by_sentence": SENTENCES,
     "masking": PADDED,
     "embedding": IDS,
     "ragged": X,
@@ -174,7 +238,10 @@ def cudnn_models():
 
 
 def scramble(model):
-    model.set_weights([RANDOM.normal(size=w.shape) / 2 for w in model.get_weights()])
+    # Positive where a variance may be meant.
+    model.set_weights(
+        [np.abs(RANDOM.normal(size=w.shape)) / 2 - 0.3 * (w.ndim > 1) for w in model.get_weights()]
+    )
 
 
 def main(folder):
@@ -186,10 +253,13 @@ def main(folder):
         results[name] = model(tf.RaggedTensor.from_tensor(x) if name == "ragged" else x).numpy()
         for suffix in (".h5", ".keras"):
             model.save(folder / f"{name}{suffix}")
+        (folder / f"{name}.json").write_text(model.to_json())
         model.save_weights(folder / f"{name}.weights.h5")  # of Keras 2.13 and later
         model.save_weights(folder / f"{name}_weights.h5")  # of all older ones
     for name, model, twin in cudnn_models():
         model.save(folder / f"{name}.h5")
+        (folder / f"{name}.json").write_text(model.to_json())
+        model.save_weights(folder / f"{name}_weights.h5")
         twin.load_weights(folder / f"{name}.h5")
         results[name] = twin(X).numpy()
     np.savez(folder / "results.npz", **results)

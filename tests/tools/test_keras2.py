@@ -34,7 +34,7 @@ MODELS = (
     *("simple_rnn", "lstm", "gru_reset_after", "gru_reset_before", "no_bias", "hard_sigmoid"),
     *("bidirectional", "cell", "stacked_cells", "masking", "embedding", "ragged", "stateful"),
     *("time_distributed", "encoder_decoder", "bidirectional_states", "nested_twice", "several"),
-    *("mask_by_keyword", "constants", "masked_directions"),
+    *("mask_by_keyword", "constants", "masked_directions", "beside", "by_sentence"),
 )
 
 
@@ -114,7 +114,7 @@ def test_a_model_of_keras_2(files, name, suffix):
     assert_computes_the_same(files, model, name)
 
 
-@pytest.mark.parametrize("name", ["lstm", "hard_sigmoid"])
+@pytest.mark.parametrize("name", ["lstm", "hard_sigmoid", "beside", "by_sentence"])
 def test_on_every_backend(files, name):
     assert_computes_the_same(files, loaded(files / f"{name}.h5"), name)
 
@@ -136,6 +136,84 @@ def test_weights_alone(files, name, ending):
         warnings.filterwarnings("ignore", message=OTHER_OPTIMIZER)
         model.load_weights(files / f"{name}{ending}")
     assert_computes_the_same(files, model, name)
+
+
+@on_jax_only
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        ("lstm", "_weights.h5"),
+        ("beside", ".weights.h5"),
+        ("nested_twice", "_weights.h5"),
+        ("cell", ".h5"),
+        ("cudnn_gru_lstm", "_weights.h5"),
+    ],
+)
+def test_json_with_weights_in_another_file(files, name, ending):
+    model = loaded(files / f"{name}.json", weights=files / f"{name}{ending}")
+    assert_computes_the_same(files, model, name)
+    if not name.startswith("cudnn"):
+        model = loaded(files / f"{name}.json")
+        model.load_weights(files / f"{name}{ending}")
+        assert_computes_the_same(files, model, name)
+
+
+@on_jax_only
+def test_json_of_keras_3_and_what_is_none(files, tmp_path):
+    model, path = keras_model(), tmp_path / "model.json"
+    path.write_text(model.to_json())
+    model.save_weights(tmp_path / "model.weights.h5")
+    fast, x = load_model(path, weights=tmp_path / "model.weights.h5"), np.ones((2, 7, 3), "float32")
+    assert type(fast.layers[0]) is layers.Bidirectional
+    np.testing.assert_allclose(np.asarray(fast(x)), np.asarray(model(x)), atol=1e-6)
+    with pytest.raises(ValueError, match="load_model: expected `weights` to be an .h5 file"):
+        load_model(path, weights=tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match=r"load_model: `weights` goes with a .json file"):
+        load_model(files / "lstm.h5", weights=files / "lstm.h5")
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"load_model: .*: expected what a model's `to_json`"):
+        load_model(path)
+    with pytest.raises(ValueError, match=r"load_model: .*: expected a .json file, found none"):
+        load_model(tmp_path / "none.json")
+
+
+@on_jax_only
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_masks_by_keras_2s_rules_survive_a_file_and_a_restore(files, tmp_path, suffix):
+    model = loaded(files / f"beside{suffix}")
+    model.save(tmp_path / "new.keras")
+    again = keras.saving.load_model(tmp_path / "new.keras")
+    assert_computes_the_same(files, again, "beside")
+    assert_computes_the_same(
+        files, ostinato.restore(loaded(files / f"by_sentence{suffix}")), "by_sentence"
+    )
+
+
+@on_jax_only
+@pytest.mark.parametrize(
+    ("class_name", "own", "message"),
+    [
+        (
+            "ThresholdedReLU",
+            {"theta": 1.0},
+            "ThresholdedReLU layer 'one': Keras 3 has no such layer",
+        ),
+        (
+            "TFOpLambda",
+            {"function": "math.add"},
+            "TFOpLambda layer 'one': Keras 3 has no such layer",
+        ),
+        (
+            "SpatialDropout1D",
+            {"rate": 0.1, "noise_shape": [1]},
+            "layer 'one': .* argument 'noise_shape'",
+        ),
+    ],
+)
+def test_a_layer_that_cant_be_translated_is_refused_by_name(class_name, own, message):
+    layer = {"class_name": class_name, "config": {"name": "one", "trainable": True, **own}}
+    with pytest.raises(ValueError, match=f"load_model: .*{message}"):
+        translated({"class_name": "Sequential", "config": {"name": "all", "layers": [layer]}})
 
 
 @on_jax_only

@@ -4,12 +4,15 @@ Pure: JSON in, JSON out. What isn't about recurrent layers is left to Keras 3, w
 Keras 2's configs, but for what it reads wrongly: `hard_sigmoid` was another function.
 """
 
-from collections.abc import Collection, Mapping
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import ops
 
+from ostinato.conversion import keras2_masks
 from ostinato.conversion.attributes import functional_class
 from ostinato.layers.serialization import of_ours
 
@@ -22,6 +25,8 @@ _CUDNN: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Arguments of Keras 2 that Keras 3 and we don't have, and that change nothing as they are here.
 _GONE = ("time_major", "num_constants", "input_dim", "input_length")
+_BUILT_FOR = ("query_shape", "key_shape", "value_shape")  # of MultiHeadAttention
+_BUILT_ANEW = ("MultiHeadAttention", "TimeDistributed")
 _MODELS = ("Functional", "Model", "Sequential")
 _SHORT = {
     "mse": "mean_squared_error",
@@ -67,32 +72,160 @@ def translated_training(config: Any) -> Any:
     return {**config, "class_name": config["class_name"].removeprefix("Custom>"), "config": own}
 
 
-def translated(config: Any) -> Any:
+def translated(config: Any, custom: Collection[str] = ()) -> Any:
     """A model's config of Keras 2, with our recurrent layers, for Keras 3.
 
     All serialised objects inside it come in Keras 3's words, innermost first.
 
+    Args:
+        config: The config, as JSON.
+        custom: The names of classes that aren't Keras's, where they are known.
+
     Raises:
-        ValueError: if a recurrent layer has `time_major=True`.
+        ValueError: if a layer can't be said in Keras 3's words: a recurrent one with
+            `time_major=True`, one that Keras 3 hasn't, one with arguments that it hasn't.
     """
+    return _Translation(custom, makes_masks(config, custom)).of(config)
+
+
+def makes_masks(config: Any, custom: Collection[str] = ()) -> bool:
+    """Whether a mask may arise in a model; a layer of somebody else's may make one."""
+    if isinstance(config, list):
+        return any(makes_masks(item, custom) for item in config)
     if not isinstance(config, dict):
-        return [translated(item) for item in config] if isinstance(config, list) else config
-    if config.get("class_name") in _MODELS and isinstance(config.get("config"), (dict, list)):
-        config = _model(config)
-    if "compile_config" in config:
-        training = translated_training(config["compile_config"]) or {}
-        # What was None, as by default, has other defaults now.
-        training = {key: value for key, value in training.items() if value is not None}
-        config = {**config, "compile_config": training}
-    config = {key: translated(value) for key, value in config.items()}
-    for key in ("activation", "recurrent_activation"):
-        if config.get(key) == "hard_sigmoid":
-            config[key] = keras.activations.serialize(hard_sigmoid)
-    if "class_name" not in config:
+        return False
+    own = config.get("config")
+    if config.get("class_name") == "Masking" or _is_the_users(config, custom):
+        return True
+    if isinstance(own, dict) and own.get("mask_zero"):
+        return True
+    return any(makes_masks(v, custom) or (k == "mask" and bool(v)) for k, v in config.items())
+
+
+def _is_the_users(config: Mapping[str, Any], custom: Collection[str]) -> bool:
+    name = config.get("class_name")
+    return isinstance(name, str) and (
+        name in custom
+        or ">" in f"{name}{config.get('registered_name')}"
+        or keras.saving.get_registered_object(name) is not None
+    )
+
+
+@dataclass(frozen=True)
+class _Translation:
+    """One model's.
+
+    Attributes:
+        custom: The names of classes that aren't Keras's.
+        has_masks: Whether layers get Keras 2's rule of masks.
+    """
+
+    custom: Collection[str]
+    has_masks: bool
+
+    def of(self, config: Any, is_whole: bool = True) -> Any:
+        """Translates a config; `is_whole` for the whole model's, not for a part."""
+        if isinstance(config, list):
+            return [self.of(item, is_whole=False) for item in config]
+        if not isinstance(config, dict):
+            return config
+        if config.get("class_name") in _MODELS and isinstance(config.get("config"), (dict, list)):
+            config = _model(config)
+        if "compile_config" in config:
+            training = translated_training(config["compile_config"]) or {}
+            # What was None, as by default, has other defaults now.
+            training = {key: value for key, value in training.items() if value is not None}
+            config = {**config, "compile_config": training}
+        config = {key: self.of(value, is_whole=False) for key, value in config.items()}
+        for key in ("activation", "recurrent_activation"):
+            if config.get(key) == "hard_sigmoid":
+                config[key] = keras.activations.serialize(hard_sigmoid)
+        return self._object(config, is_whole) if "class_name" in config else config
+
+    def _object(self, config: dict[str, Any], is_whole: bool) -> Any:
+        """A serialised object, itself; what it holds is translated."""
+        if config["class_name"] in ("Policy", "PolicyV1"):
+            return config["config"]["name"]
+        config = _object(config)
+        if not _is_kerass(config) or _is_the_users(config, self.custom):
+            return config
+        self._check_known(config)
+        if config["class_name"] == "Lambda":
+            _fit_lambda(config["config"])
+        _fit_arguments(config)
+        if config["class_name"] in _BUILT_ANEW:
+            config.pop("build_config", None)  # its shape isn't what Keras 3's `build` takes
+        if self.has_masks and not is_whole and config["class_name"] in keras2_masks.CLASSES:
+            cls = keras2_masks.CLASSES[config["class_name"]]
+            name = keras.saving.get_registered_name(cls)
+            config.update(module=cls.__module__, class_name=cls.__name__, registered_name=name)
         return config
-    if config["class_name"] in ("Policy", "PolicyV1"):
-        return config["config"]["name"]
-    return _object(config)
+
+    def _check_known(self, config: dict[str, Any]) -> None:
+        """Refuses a layer that Keras 3 hasn't; only layers have calls in a graph, or a name."""
+        name, own = config["class_name"], config["config"]
+        is_layer = "inbound_nodes" in config or {"name", "trainable"} <= own.keys()
+        if is_layer and name not in _MODELS and not hasattr(keras.layers, name):
+            raise ValueError(
+                f"load_model: {name} layer {own.get('name')!r}: Keras 3 has no such layer. If it "
+                "is a class of yours, give it in `custom_objects`."
+            )
+
+
+def _fit_lambda(own: dict[str, Any]) -> None:
+    """A Lambda's functions in Keras 3's words: code, in a list, or a name."""
+    for key in ("function", "output_shape"):
+        if own.get(f"{key}_type") == "lambda":
+            # Keras takes all three as the code, too, and then knows JSON's lists for tuples.
+            code = {"code": own[key], "defaults": None, "closure": None}
+            own[key] = {"class_name": "__lambda__", "config": code}
+    for gone in ("function_type", "module", "output_shape_type", "output_shape_module"):
+        own.pop(gone, None)
+
+
+def _fit_arguments(config: dict[str, Any]) -> None:
+    """Leaves out arguments that Keras 3's class doesn't have, where they say nothing.
+
+    Raises:
+        ValueError: if one says something.
+    """
+    cls, own = getattr(keras.layers, config["class_name"], None), config["config"]
+    if cls is None or config["class_name"] in (*_MODELS, "InputLayer"):
+        return
+    if config["class_name"] == "BatchNormalization" and isinstance(own.get("axis"), list):
+        own["axis"] = own["axis"][0] if len(own["axis"]) == 1 else own["axis"]
+    accepted, takes_others = _parameters(cls)
+    has_no_kernel = "depthwise_initializer" in own  # but two, with arguments of their own
+    for key in own.keys() - accepted:
+        says_nothing = (
+            own[key] is None
+            or own[key] is False
+            or key in _BUILT_FOR
+            or (key, own[key]) == ("groups", 1)
+            or (key.startswith("kernel_") and has_no_kernel)
+            or (key == "trainable" and not takes_others)  # a layer of Keras 3 without weights
+        )
+        if says_nothing:
+            del own[key]
+        elif not takes_others:
+            raise ValueError(
+                f"load_model: {config['class_name']} layer {own.get('name')!r}: Keras 3's has no "
+                f"argument {key!r}, which is {own[key]!r} here."
+            )
+
+
+def _parameters(cls: type) -> tuple[set[str], bool]:
+    """The names of a class's arguments, and whether it takes others (then Keras judges them)."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if base is keras.layers.Layer:
+            break
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            names |= parameters.keys()
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                return names, False
+    return names, True
 
 
 def _object(config: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +237,19 @@ def _object(config: dict[str, Any]) -> dict[str, Any]:
         if config["class_name"] != "InputLayer":
             config["config"].pop("batch_input_shape", None)
     return config
+
+
+def names_in(config: Any) -> Iterator[str]:
+    """The names of all layers of a model, however deep."""
+    if isinstance(config, list):
+        for item in config:
+            yield from names_in(item)
+    elif isinstance(config, dict):
+        name = config.get("name")
+        if isinstance(name, str):
+            yield name
+        for value in config.values():
+            yield from names_in(value)
 
 
 def _at_home(config: dict[str, Any]) -> None:

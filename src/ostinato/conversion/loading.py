@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 
 from ostinato.conversion import accelerate
 from ostinato.conversion.directions import ACCELERATE
-from ostinato.conversion.keras2_configs import translated, translated_training
+from ostinato.conversion.keras2_configs import names_in, translated, translated_training
 from ostinato.conversion.layers_within import layers_within
 
 _H5 = (".h5", ".hdf5")
-_TRANSLATIONS = {"model_config": translated, "training_config": translated_training}
+_JSON = ".json"
+_MOST_NUMBERS = 100_000  # a name may end in a date
 
 
 def load_model(
@@ -28,30 +29,34 @@ def load_model(
     custom_objects: Any = None,
     compile: bool = True,  # noqa: A002 - as in keras.saving.load_model
     safe_mode: bool = True,
+    weights: Any = None,
 ) -> Any:
     """Loads a saved Keras model, with our recurrent layers in place of Keras's.
 
     It reads what `keras.saving.load_model` reads, and the files of Keras 2 (tf_keras, or Keras up
-    to 2.15) with recurrent layers, which Keras 3 refuses: `.h5` and `.keras`. What Keras 2
-    computed, the model computes: initial states that were inputs, `hard_sigmoid` as it was then,
-    cuDNN's layers.
+    to 2.15) with recurrent layers, which Keras 3 refuses: `.h5`, `.keras`, and `.json` with the
+    weights in another file. What Keras 2 computed, the model computes: initial states that were
+    inputs, `hard_sigmoid` as it was then, cuDNN's layers, masks by Keras 2's rules where layers
+    merge inputs or are called at each timestep. A layer that can't be translated is refused.
 
     Args:
-        filepath: A `.keras` or `.h5` file.
+        filepath: A `.keras` or `.h5` file, or the `.json` file of a model's `to_json`.
         custom_objects: The classes and functions of yours that aren't registered, by name.
         compile: Whether to compile it as it was. A file of Keras 2 says that in Keras 2's words;
             where Keras 3 doesn't understand them, pass False. The state of a Keras 2 optimizer
             isn't read.
         safe_mode: Whether to refuse lambdas, which are code.
+        weights: With a `.json` file, the `.h5` file of the model's `save_weights`. Without one the
+            model has new weights.
 
     Returns:
         The model. Layers that stay Keras's are listed in a warning, as by `accelerate`.
 
     Raises:
         OSError: if there's no such .h5 file.
-        ValueError: if it can't be read, or a layer of Keras 2 is `time_major`.
+        ValueError: if it can't be read, or a layer of Keras 2 is `time_major`, or isn't in Keras 3.
     """
-    model = load_unchanged(filepath, custom_objects, compile, safe_mode)
+    model = load_unchanged(filepath, custom_objects, compile, safe_mode, weights)
     inside = [layer for _, layer in layers_within(model, ACCELERATE)]
     return accelerate(model) if any(map(ACCELERATE.concerns, inside)) else model
 
@@ -61,6 +66,7 @@ def load_unchanged(
     custom_objects: Any = None,
     compile: bool = True,  # noqa: A002 - as in keras.saving.load_model
     safe_mode: bool = True,
+    weights: Any = None,
 ) -> Any:
     """Loads what `load_model` loads, and leaves Keras 3's recurrent layers as they are.
 
@@ -76,14 +82,57 @@ def load_unchanged(
             f"names, got {custom_objects!r}."
         )
     path = Path(filepath)
+    if weights is not None and path.suffix != _JSON:
+        raise ValueError(
+            f"load_model: `weights` goes with a .json file, got {path}, which has its own."
+        )
+    if path.suffix == _JSON:
+        return _from_json(path, custom_objects or {}, weights)
     options = {"custom_objects": custom_objects, "compile": compile, "safe_mode": safe_mode}
     _check_kind(path)
     if not _is_of_keras_2(path):
         return keras.saving.load_model(filepath, **options)
     with tempfile.TemporaryDirectory() as folder:
         renewed = Path(folder, path.name)
-        (_renew_h5 if path.suffix in _H5 else _renew_zip)(path, renewed)
+        (_renew_h5 if path.suffix in _H5 else _renew_zip)(path, renewed, custom_objects or {})
         return keras.saving.load_model(renewed, **options)
+
+
+def _from_json(path: Path, custom_objects: Mapping[str, Any], weights: Any) -> Any:
+    """A model by what `to_json` said of it, of Keras 2 or 3, and its weights."""
+    if not path.is_file():
+        raise ValueError(f"load_model: {path}: expected a .json file, found none.")
+    config = _json(path, "to_json", path.read_bytes())
+    if "class_name" not in config or not isinstance(config.get("config"), (dict, list)):
+        raise ValueError(
+            f"load_model: {path}: expected what a model's `to_json` gives, got an object with "
+            f"{sorted(config)[:6]}."
+        )
+    if not _is_old(config.get("keras_version", "3" if "module" in config else "1")):
+        model = keras.models.model_from_json(json.dumps(config), custom_objects)
+    else:
+        new = json.loads(_in_new_words(_translation(custom_objects), path, "to_json", config))
+        kind = keras.Sequential if new["class_name"] == "Sequential" else keras.Model
+        with keras.saving.custom_object_scope(custom_objects):
+            own = keras.saving.get_registered_object(config["class_name"])
+            model = (own or kind).from_config(new["config"])
+    if weights is not None:
+        _read_weights(model, Path(weights))
+    return model
+
+
+def _read_weights(model: Any, path: Path) -> None:
+    if path.suffix not in _H5 or not path.is_file() or not h5py.is_hdf5(path):
+        raise ValueError(
+            "load_model: expected `weights` to be an .h5 file, as of `save_weights('weights.h5')`, "
+            f"got {path}. Save what Keras 2 wrote as a TensorFlow checkpoint in that way first."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        renewed = Path(folder, path.name)
+        _copy(path, renewed)
+        with h5py.File(renewed, "r+") as file:
+            _renew_all_cudnn(file)
+        model.load_weights(renewed)
 
 
 def _check_kind(path: Path) -> None:
@@ -152,7 +201,8 @@ def _json(path: Path, name: str, content: Any) -> dict[str, Any]:
 
 def _in_new_words(translate: Callable[[Any], Any], path: Path, name: str, content: Any) -> str:
     """A config in JSON, translated."""
-    config = _json(path, name, content)
+    config = content if isinstance(content, dict) else _json(path, name, content)
+    _reserve(names_in(config))
     try:
         return json.dumps(translate(config))
     except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -170,19 +220,47 @@ def _text(attribute: Any) -> str:
     return attribute.decode() if isinstance(attribute, bytes) else str(attribute)
 
 
-def _renew_h5(path: Path, renewed: Path) -> None:
+def _translation(custom_objects: Mapping[str, Any]) -> Callable[[Any], Any]:
+    return lambda config: translated(config, custom=custom_objects.keys())
+
+
+def _reserve(names: Iterable[str]) -> None:
+    """Keeps Keras from giving an operation a name that a layer of a file has.
+
+    Masks are operations of a graph, and a name twice in one is an error.
+    """
+    for name in names:
+        prefix, _, number = name.rpartition("_")
+        prefix, last = (prefix, int(number)) if prefix and number.isdecimal() else (name, 0)
+        while last < _MOST_NUMBERS and keras.backend.get_uid(prefix) <= last:
+            pass
+
+
+def _copy(path: Path, renewed: Path) -> None:
     shutil.copyfile(path, renewed)
     renewed.chmod(0o600)
+
+
+def _renew_h5(path: Path, renewed: Path, custom_objects: Mapping[str, Any]) -> None:
+    _copy(path, renewed)
+    translations = {
+        "model_config": _translation(custom_objects),
+        "training_config": translated_training,
+    }
     with h5py.File(renewed, "r+") as file:
-        for name, translate in _TRANSLATIONS.items():
+        for name, translate in translations.items():
             if name in file.attrs:
                 file.attrs[name] = _in_new_words(translate, path, name, file.attrs[name])
         file.pop("optimizer_weights", None)
-        groups: list[Any] = []
-        file["model_weights"].visititems(lambda _, item: groups.append(item))
-        for group in groups:
-            if isinstance(group, h5py.Group):
-                _renew_cudnn(group)
+        _renew_all_cudnn(file["model_weights"])
+
+
+def _renew_all_cudnn(weights: Any) -> None:
+    groups: list[Any] = []
+    weights.visititems(lambda _, item: groups.append(item))
+    for group in groups:
+        if isinstance(group, h5py.Group):
+            _renew_cudnn(group)
 
 
 def _renew_cudnn(group: Any) -> None:
@@ -209,10 +287,11 @@ def _renew_cudnn(group: Any) -> None:
         group[name] = value
 
 
-def _renew_zip(path: Path, renewed: Path) -> None:
+def _renew_zip(path: Path, renewed: Path, custom_objects: Mapping[str, Any]) -> None:
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(renewed, "w") as new:
         for item in old.infolist():
             content = old.read(item)
             if item.filename == "config.json":
-                content = _in_new_words(translated, path, item.filename, content).encode()
+                translate = _translation(custom_objects)
+                content = _in_new_words(translate, path, item.filename, content).encode()
             new.writestr(item, content)
