@@ -166,7 +166,7 @@ def test_json_of_keras_3_and_what_is_none(files, tmp_path):
     fast, x = load_model(path, weights=tmp_path / "model.weights.h5"), np.ones((2, 7, 3), "float32")
     assert type(fast.layers[0]) is layers.Bidirectional
     np.testing.assert_allclose(np.asarray(fast(x)), np.asarray(model(x)), atol=1e-6)
-    with pytest.raises(ValueError, match="load_model: expected `weights` to be an .h5 file"):
+    with pytest.raises(ValueError, match=r"load_model: expected `weights` to be an .h5 file"):
         load_model(path, weights=tmp_path / "checkpoint")
     with pytest.raises(ValueError, match=r"load_model: `weights` goes with a .json file"):
         load_model(files / "lstm.h5", weights=files / "lstm.h5")

@@ -11,8 +11,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from ostinato.cells.contract import parameters_of
 from ostinato.conversion.attributes import functional_class
-from ostinato.layers.calling import parameters_of
 
 
 class _Agreeing:
