@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ostinato.explanation import explain
     from ostinato.forced import use_engine
     from ostinato.layers import Shape
+    from ostinato.layers.states import saving_states
     from ostinato.streaming.opening import stream
     from ostinato.streaming.stream import Stream
 
@@ -32,6 +33,7 @@ __all__ = [
     "layers",
     "load_model",
     "restore",
+    "saving_states",
     "stream",
     "to_torch",
     "use_engine",
@@ -49,6 +51,7 @@ _HOMES = {
     "layers": "ostinato.layers",
     "load_model": "ostinato.conversion.loading",
     "restore": "ostinato.conversion",
+    "saving_states": "ostinato.layers.states",
     "stream": "ostinato.streaming.opening",
     "to_torch": "ostinato.conversion.writing_torch",
     "use_engine": "ostinato.forced",

@@ -4,8 +4,17 @@ import keras
 import numpy as np
 import pytest
 
-from ostinato.layers import GRU, LSTM, RNN, Bidirectional, GRUCell, LSTMCell, SimpleRNN
-from support import array, numpy
+from ostinato.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Bidirectional,
+    GRUCell,
+    LSTMCell,
+    SimpleRNN,
+    SimpleRNNCell,
+)
+from support import array, assert_close, numpy
 
 X = array(0, 3, 5, 4)
 MAKERS = {
@@ -71,3 +80,71 @@ def test_integer_inputs_stay_integers_for_other_cells():
     tokens = np.array([[[1], [2], [4]]], "int32")
     output = numpy(layer(tokens))
     assert np.abs(output - numpy(layer.cell.table.value)[[1, 2, 4]].sum(0)).max() < 1e-6
+
+
+HALF = ["bfloat16", "float16"]
+INITIALIZERS = {
+    "orthogonal": "orthogonal",
+    "truncated normal": keras.initializers.VarianceScaling(2.0, distribution="truncated_normal"),
+    "identity": keras.initializers.Identity(),
+    "a function": lambda shape, dtype: keras.ops.full(shape, 0.1234567, dtype),
+}
+
+
+def as_float32(tensor):
+    return numpy(keras.ops.cast(tensor, "float32"))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("initializer", INITIALIZERS)
+def test_half_precision_starts_from_float32_rounded(initializer, dtype):
+    def weights(dtype):
+        keras.utils.set_random_seed(5)
+        given = INITIALIZERS[initializer]
+        layer = SimpleRNN(
+            6, kernel_initializer=given, recurrent_initializer=given, dtype=dtype, seed=1
+        )
+        layer.build((None, None, 6))
+        return layer.weights
+
+    for half, whole in zip(weights(dtype), weights("float32"), strict=True):
+        assert half.dtype == dtype
+        assert np.array_equal(as_float32(half), as_float32(keras.ops.cast(whole, dtype)))
+
+
+def states_of(layer):
+    return keras.tree.flatten(layer.states)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("kind", MAKERS)
+def test_half_precision_trains_keeps_states_and_is_saved(kind, dtype, tmp_path):
+    layer = MAKERS[kind](dtype=dtype, return_sequences=True, stateful=True)
+    model = keras.Sequential([keras.Input(batch_shape=(3, 5, 4)), layer])
+    mask = np.array([[1, 1, 1, 1, 1], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0]], bool)
+    whole = MAKERS[kind](dtype="float32", return_sequences=True, stateful=True)
+    reference = keras.Sequential([keras.Input(batch_shape=(3, 5, 4)), whole])
+    whole.set_weights([as_float32(weight) for weight in layer.weights])
+    assert_close(as_float32(layer(X, mask=mask)), whole(X, mask=mask), 0.03)
+    for each in (model, reference):
+        each.compile(keras.optimizers.SGD(3.0), loss="mse")
+        each.fit(X, array(1, 3, 5, 6), verbose=0, batch_size=3, shuffle=False)
+    assert_close(list(map(as_float32, layer.weights)), list(whole.weights), 0.03)
+    assert_close(list(map(as_float32, states_of(layer))), list(states_of(whole)), 0.03)
+    model.save(tmp_path / "a.keras")
+    layer.reset_state()
+    for other in (keras.saving.load_model(tmp_path / "a.keras"), keras.models.clone_model(model)):
+        assert {weight.dtype for weight in other.weights} == {dtype}
+        other.set_weights(model.get_weights())
+        assert np.array_equal(as_float32(other(X)), as_float32(model(X)))
+        layer.reset_state()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("cls", [LSTMCell, GRUCell, SimpleRNNCell])
+def test_a_half_cell_runs_by_itself_with_dropout(cls, dtype):
+    cell = cls(6, dropout=0.5, recurrent_dropout=0.5, dtype=dtype)
+    output, _ = cell(X[:, 0], cell.get_initial_state(3), training=True)
+    assert keras.backend.standardize_dtype(output.dtype) == dtype
+    layer = RNN(cell, dtype=dtype)
+    assert np.isfinite(as_float32(layer(X, training=True))).all()

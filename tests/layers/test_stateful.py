@@ -225,3 +225,145 @@ def test_stacked_cells_are_stateful_together():
     halves = np.concatenate([numpy(layer(X[:, :2])), numpy(layer(X[:, 2:]))], axis=1)
     layer.reset_state()
     assert_close(layer(X), halves)
+
+
+def counting_layer():
+    """A layer whose only state counts the timesteps since it was set."""
+    weights = {"kernel_initializer": "ones", "recurrent_initializer": "ones", "use_bias": False}
+    return SimpleRNN(1, activation="linear", stateful=True, trainable=False, **weights)
+
+
+class OnceInABatch(keras.callbacks.Callback):
+    """Notes a layer's states, then does something to it, at one moment; knows no model."""
+
+    def __init__(self, layer, moment, act):
+        super().__init__()
+        self.seen = []
+
+        def once(*args, **kwargs):
+            self.seen.append([float(value[0, 0]) for value in kept(layer)])
+            act(layer)
+
+        setattr(self, moment, once)
+
+
+def assign_three(layer):
+    for variable in keras.tree.flatten(layer.states):
+        variable.assign(np.full((1, 1), 3.0, "float32"))
+
+
+ACTS = {
+    "reset": (lambda layer: layer.reset_state(), 0.0),
+    "assign": (assign_three, 3.0),
+    "set": (lambda layer: layer.reset_states([np.full((1, 1), 7.0)] * len(kept(layer))), 7.0),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("moment", ["train_batch_begin", "train_batch_end", "test_batch_end"])
+def test_states_are_read_and_set_amid_training(act, moment):
+    layer = counting_layer()
+    model = keras.Sequential([keras.Input(batch_shape=(1, 2, 1)), layer, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    do, value = ACTS[act]
+    callback = OnceInABatch(layer, f"on_{moment}", do)
+    x, y = np.ones((3, 2, 1), "float32"), np.zeros((3, 1), "float32")
+    options = {"batch_size": 1, "verbose": 0, "callbacks": [callback]}
+    if moment.startswith("test"):
+        model.evaluate(x, y, **options)
+    else:
+        model.fit(x, y, shuffle=False, **options)
+    # A batch of two timesteps adds two.
+    if moment.endswith("begin"):
+        assert callback.seen == [[0.0], [value + 2], [value + 2]]
+        assert kept(layer)[0] == value + 2
+    else:
+        assert callback.seen == [[2.0], [value + 2], [value + 2]]
+        assert kept(layer)[0] == value
+
+
+def test_states_of_both_directions_are_set_amid_predict_and_training_goes_on():
+    layer = Bidirectional(counting_layer())
+    model = keras.Sequential([keras.Input(batch_shape=(1, 2, 1)), layer])
+    callback = OnceInABatch(layer, "on_predict_batch_end", ACTS["set"][0])
+    model.predict(np.ones((3, 2, 1)), batch_size=1, verbose=0, callbacks=[callback])
+    assert callback.seen == [[2.0, 2.0], [9.0, 9.0], [9.0, 9.0]]
+    assert_close(kept(layer), [np.full((1, 1), 7.0)] * 2)
+
+
+def test_values_that_nobody_can_hand_back_are_asked_for_plainly(monkeypatch):
+    layer = counting_layer()
+    layer(np.ones((1, 2, 1)))
+    if keras.config.backend() != "jax":
+        return  # nobody takes them
+    monkeypatch.setattr(layer.states[0], "_value", None)
+    for act in (layer.reset_state, lambda: layer.states):
+        with pytest.raises(RuntimeError, match=r"SimpleRNN layer .* trainer holds .*sync"):
+            act()
+
+
+def test_a_cells_initial_state_is_asked_for_once():
+    asked = []
+
+    class Cell(LSTMCell):
+        def get_initial_state(self, batch_size=None):
+            asked.append(batch_size)
+            return super().get_initial_state(batch_size)
+
+    RNN(Cell(3), stateful=True).build((4, 6, 3))
+    assert asked == [4]
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_files_hold_kept_states_where_the_user_asks(tmp_path, suffix):
+    def make():
+        cells = RNN([LSTMCell(3), LSTMCell(2)], stateful=True, return_sequences=True)
+        both = Bidirectional(GRU(2, stateful=True))
+        return keras.Sequential([keras.Input(batch_shape=(4, 6, 3)), cells, both])
+
+    def loaded(path):
+        if suffix == ".keras":
+            return keras.saving.load_model(path)
+        other = make()
+        other.load_weights(path)
+        return other
+
+    model, path = make(), tmp_path / f"a{suffix}"
+    model(X)
+    save = model.save if suffix == ".keras" else model.save_weights
+    states = [kept(layer) for layer in model.layers]
+    save(path)
+    assert not any(value.any() for layer in loaded(path).layers for value in kept(layer))
+    with ostinato.saving_states():
+        save(path)
+    other = loaded(path)
+    assert_close([kept(layer) for layer in other.layers], states)
+    assert_close(other(X), model(X))
+
+
+def test_kept_states_of_another_batch_size_are_refused(tmp_path):
+    model, path = stateful_model(LSTM(3, stateful=True, name="a")), tmp_path / "a.weights.h5"
+    model(X)
+    with ostinato.saving_states():
+        model.save_weights(path)
+    stateless = keras.Sequential([keras.Input((6, 3)), LSTM(3)])
+    stateless.load_weights(path)
+    assert_close(stateless.get_weights(), model.get_weights())
+    with pytest.raises(ValueError, match=r"expected states.* of shape \(2, 3\), got \(4, 3\)"):
+        stateful_model(LSTM(3, stateful=True), batch=2).load_weights(path)
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="TensorFlow's checkpoints")
+def test_tensorflows_checkpoints_hold_kept_states(tmp_path):
+    import tensorflow as tf
+
+    layers = [RNN([LSTMCell(3), LSTMCell(2)], stateful=True, return_sequences=True)]
+    layers.append(Bidirectional(GRU(2, stateful=True)))
+    model = keras.Sequential([keras.Input(batch_shape=(4, 6, 3)), *layers])
+    model(X)
+    states = [kept(layer) for layer in layers]
+    path = tf.train.Checkpoint(model=model).save(tmp_path / "a")
+    for layer in layers:
+        layer.reset_state()
+    tf.train.Checkpoint(model=model).restore(path).assert_consumed()
+    assert_close([kept(layer) for layer in layers], states)

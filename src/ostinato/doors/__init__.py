@@ -24,6 +24,8 @@ A door is a module with
   of `forward` in native/core/ostinato.h, run after run, without `saved`; floats of one dtype,
   float32 or float64. A spec's `training` is a hint; `wants_dx` is the door's to set.
   `twin(specs, operands)` gives the same on the portable engine, for what this one can't do.
+- `for_checkpoints(variables)`: what a layer has as an attribute, so that the framework's own
+  checkpoints hold variables that Keras doesn't track; None where there are no such checkpoints.
 - `opaque(function)`: a function of the process alone, as one that a tracing compiler takes for a
   constant.
 - `is_exporting()`: whether a model is being exported; on PyTorch, to ONNX.

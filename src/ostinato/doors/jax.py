@@ -16,6 +16,7 @@ __all__ = [
     "affine",
     "blend",
     "consuming",
+    "for_checkpoints",
     "fused",
     "gates",
     "is_exporting",
@@ -94,6 +95,10 @@ def _eager(step: Step, carry: Tensors, xs: Tensors, like: Tensors) -> tuple[Tens
 def _assign(variables: Sequence[keras.Variable], values: Tensors) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+def for_checkpoints(variables: Sequence[keras.Variable]) -> None:
+    """Nothing: only TensorFlow's checkpoints look for variables by themselves."""
 
 
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:

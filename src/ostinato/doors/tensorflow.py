@@ -14,6 +14,7 @@ __all__ = [
     "affine",
     "blend",
     "consuming",
+    "for_checkpoints",
     "fused",
     "gates",
     "is_exporting",
@@ -93,6 +94,19 @@ def affine(x: Any, kernel: Any, bias: Any | None) -> Any:
     if len(bias.shape) > 1:
         return product + bias
     return tf.nn.bias_add(tf.ensure_shape(product, [None] * len(product.shape)), bias)
+
+
+class _ForCheckpoints(tf.Module):
+    """Variables that `tf.train.Checkpoint` finds, and Keras doesn't take for weights."""
+
+    def __init__(self, variables: Sequence[keras.Variable]) -> None:
+        super().__init__(name="states")
+        self.states = list(variables)
+
+
+def for_checkpoints(variables: Sequence[keras.Variable]) -> Any:
+    """See `ostinato.doors`."""
+    return _ForCheckpoints(variables)
 
 
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ __all__ = [
     "affine",
     "blend",
     "consuming",
+    "for_checkpoints",
     "fused",
     "gates",
     "is_exporting",
@@ -112,6 +113,10 @@ def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, into which torch.compile doesn't look: what it returns is a constant."""
     torch.compiler.assume_constant_result(getattr(function, "__wrapped__", function))
     return function
+
+
+def for_checkpoints(variables: Sequence[keras.Variable]) -> None:
+    """Nothing: only TensorFlow's checkpoints look for variables by themselves."""
 
 
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:

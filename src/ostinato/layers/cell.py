@@ -23,6 +23,8 @@ from ostinato.tensors import Tensor
 
 _read_weight = door.lean(ops.convert_to_tensor)
 
+_HALF = ("bfloat16", "float16")
+
 
 @dataclass(frozen=True)
 class DropoutMasks:
@@ -47,6 +49,15 @@ def masked_products(
     biases = [None] * len(kernels) if bias is None else ops.split(bias, len(kernels))
     gates = list(zip(masks, kernels, biases, strict=True))
     return lambda x: [door.affine(x * mask, kernel, b) for mask, kernel, b in gates]
+
+
+def _rounded(initializer: Any) -> Callable[..., Tensor]:
+    """An initializer of half-precision weights: the float32 values of another, rounded.
+
+    Not every initializer can work in half precision (orthogonal's QR decomposition can't), and a
+    seed should give the same weights in every precision.
+    """
+    return lambda shape, dtype: ops.cast(initializer(shape, dtype="float32"), dtype)
 
 
 class Cell(BuiltinCell, keras.layers.Layer):
@@ -205,10 +216,11 @@ def _add_weight(
     cell: Cell, name: str, shape: tuple[int | None, ...], initializer: Any = None
 ) -> keras.Variable:
     role = name.removesuffix("_kernel")  # of the recurrent kernel
+    initializer = initializer or getattr(cell, f"{role}_initializer")
     return cell.add_weight(
         shape=shape,
         name=name,
-        initializer=initializer or getattr(cell, f"{role}_initializer"),
+        initializer=_rounded(initializer) if cell.variable_dtype in _HALF else initializer,
         regularizer=getattr(cell, f"{role}_regularizer"),
         constraint=getattr(cell, f"{role}_constraint"),
     )

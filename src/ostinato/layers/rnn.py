@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import tree
 
-from ostinato.cells.building import build_cell, initial_states, output_shapes
-from ostinato.cells.checks import check_cell, name_of, need_batch_size, read_states
+from ostinato.cells.building import build_cell, output_shapes
+from ostinato.cells.checks import check_cell, name_of, read_states
 from ostinato.cells.contract import call_method, state_sizes, takes_states
 from ostinato.engines.interface import Answer, CallContext, Loop, Task
 from ostinato.layers.arguments import own_arguments, set_arguments, start_layer
@@ -27,7 +27,7 @@ from ostinato.layers.running import run
 from ostinato.layers.serialization import loop_config, of_ours
 from ostinato.layers.sizes import checked_while_running
 from ostinato.layers.stacked import StackedRNNCells
-from ostinato.layers.states import KeptStates
+from ostinato.layers.states import KeepsStates, KeptStates
 from ostinato.structure import (
     Shape,
     Structure,
@@ -48,7 +48,7 @@ Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
-class RNN(keras.layers.Layer):
+class RNN(KeepsStates):
     """Runs a cell over the timesteps of a sequence.
 
     Inputs are a tensor (B, T, ...) or a nest of such tensors with the same B and T; a timestep
@@ -94,11 +94,11 @@ class RNN(keras.layers.Layer):
                 f"{name_of(cell)}, whose `call` takes {inspect.signature(call_method(cell))}."
             )
         start_layer(self, kwargs)
+        self._rnn_kept_states = KeptStates()
         self.cell = cell
         set_arguments(self, arguments)
         self.supports_masking = True
         self.input_spec = None
-        self._rnn_kept_states = KeptStates(name_of(self))
         self._rnn_checked_calls = CheckedCalls()
         self._rnn_state_dtypes: list[str] | None = None  # of what get_initial_state gives
         # The shapes of the inputs that it was built for, of nested ones in their order.
@@ -143,67 +143,6 @@ class RNN(keras.layers.Layer):
                 self._rnn_create_kept_states(batch_size)
             elif self.built:
                 self.reset_state()
-
-    def _rnn_create_kept_states(self, batch_size: int) -> None:
-        self._rnn_kept_states.create(
-            self.get_initial_state, state_sizes(self.cell), batch_size, self.variable_dtype
-        )
-
-    # --- states -----------------------------------------------------------------------------
-
-    def get_initial_state(self, batch_size: Any) -> Structure:
-        """The states that a sequence starts from, by default.
-
-        Args:
-            batch_size: B.
-
-        Returns:
-            The cell's `get_initial_state`, or zeros, each (B, ...), in the containers of the
-            cell's `state_size` (a single state in a list).
-        """
-        need_batch_size(self, batch_size)
-        return initial_states(self.cell, batch_size, self.compute_dtype)
-
-    @property
-    def states(self) -> Structure | None:
-        """The kept states of a stateful layer, as Keras variables; None before it's built."""
-        return self._rnn_kept_states.variables
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """The layer's variables, kept states among them, which aren't among its `weights`."""
-        # JAX's trainer carries the variables, so a kept state that weren't one would stay zero.
-        return [*super().variables, *self._rnn_kept_states.flat()]
-
-    def reset_state(self, states: Structure = None) -> None:
-        """Sets the kept states.
-
-        Args:
-            states: Arrays or tensors, each (B, ...), in any containers; by default what
-                `get_initial_state` gives. Before the layer is built their B becomes its batch
-                size. (Keras 2 has the argument, Keras 3 has not.)
-
-        Raises:
-            ValueError: if states are given and the layer isn't stateful, or they don't fit.
-        """
-        expected = state_sizes(self.cell)
-        if states is not None:
-            if not self.stateful:
-                raise ValueError(
-                    f"{name_of(self)}: only a stateful layer keeps states that can be set; build "
-                    "it with stateful=True."
-                )
-            if self._rnn_kept_states.variables is None:
-                read_states(name_of(self), "states", states, expected, None)
-                self._rnn_create_kept_states(int(tree.flatten(states)[0].shape[0]))
-        elif self._rnn_kept_states.variables is not None:
-            states = self.get_initial_state(self._rnn_kept_states.batch_size)
-        if states is not None:
-            self._rnn_kept_states.reset(expected, states)
-
-    def reset_states(self, states: Structure = None) -> None:
-        """The same as `reset_state`, by Keras 2's name."""
-        self.reset_state(states)
 
     # --- calling ----------------------------------------------------------------------------
 
