@@ -55,12 +55,19 @@ def is_ours(method: Any) -> bool:
     return module.partition(".")[0] == __package__.partition(".")[0]
 
 
+def regularizes(cell: Any) -> bool:
+    """Whether a cell has an activity regularizer, which takes the outputs of every timestep."""
+    return getattr(cell, "activity_regularizer", None) is not None
+
+
 def why_not_builtin(cell: Any) -> str | None:
     """Why a cell's mathematics isn't a built-in cell's, or None where it is."""
     cls: Any = type(cell)
     reason = _why_not_builtin(cls)
     if reason is not None:
         return reason
+    if regularizes(cell):
+        return f"this {type(cell).__name__} has an activity_regularizer"
     own = [name for name in _MATHEMATICS if name in vars(cell)]
     if not own:
         return None

@@ -8,6 +8,7 @@ from keras import ops, tree
 
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import call_method, output_and_states, output_sizes, takes
+from ostinato.doors.losses import LossesTaken
 from ostinato.structure import Structure, describe, leaf_paths, repack
 from ostinato.tensors import Tensor, Tensors, agree, cast_floats, shape_of
 
@@ -48,7 +49,8 @@ class CheckedCell:
         declared = output_sizes(self._cell)
         if declared is None:
             first = tree.map_structure(lambda x: x[0], xs)
-            output, _ = self._pair(self._call(first, self._states, **self._keywords))
+            with LossesTaken():  # and forgotten: it's no timestep
+                output, _ = self._pair(self._call(first, self._states, **self._keywords))
             self._check_tensors("output", output)
             return tree.map_structure(ops.zeros_like, cast_floats(output, self._dtype))
         batch_size = ops.shape(tree.flatten(xs)[0])[1]

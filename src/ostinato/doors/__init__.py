@@ -2,13 +2,15 @@
 
 A door is a module with
 
-- `loop(step, carry, xs, like, *, project, unroll, variables)`: runs `step(carry, x) -> (carry, y)`
-  over the first axis of `xs`. All of them are flat tuples of tensors; `like` holds a tensor of each
-  y's shape and dtype (empty where no y is collected); `variables` are Keras variables that `step`
-  updates. Returns the last carry and the ys, stacked. `project`, if it isn't None, is what the
-  first of `xs` goes through before `step`: of a timestep, or of all at once, whichever is faster.
-  It's given for a built-in cell, whose products with weights are all `affine`, and whose other
-  `xs` are no floats.
+- `loop(step, carry, xs, like, *, project, unroll, variables, add_loss)`: runs
+  `step(carry, x) -> (carry, y)` over the first axis of `xs`. All of them are flat tuples of
+  tensors; `like` holds a tensor of each y's shape and dtype (empty where no y is collected);
+  `variables` are Keras variables that `step` updates. Returns the last carry and the ys, stacked.
+  `project`, if it isn't None, is what the first of `xs` goes through before `step`: of a timestep,
+  or of all at once, whichever is faster. It's given for a built-in cell, whose products with
+  weights are all `affine`, and whose other `xs` are no floats. Losses that layers add in a step of
+  a compiled loop are taken out of it, and `add_loss` gets their sum over time; in a loop of
+  Python's they can stay as they are.
 - `affine(x, kernel, bias)`: `x kernel + bias`; the bias may be None, or a tensor like the product.
 - `packed(kernel)`: the kernel, laid out for an `affine` at every timestep.
 - `blend(start, end, weight)`: `start + weight (end - start)`, all of one shape and dtype.

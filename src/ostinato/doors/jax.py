@@ -10,6 +10,7 @@ from jax import lax
 from ostinato.doors.arithmetic import after, blend, gates_by, multiply_add, opaque, packed
 from ostinato.doors.jax_native import fused, native_why_not
 from ostinato.doors.jax_scan import affine, scan
+from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
 from ostinato.doors.tracing import is_exporting
 
 __all__ = [
@@ -51,6 +52,7 @@ def loop(
     project: Callable[[Any], Any] | None = None,
     unroll: bool,
     variables: Sequence[keras.Variable] = (),
+    add_loss: Callable[[Any], None] | None = None,
 ) -> tuple[Tensors, Tensors]:
     """Runs `step` over time; see `ostinato.doors`."""
     if _is_eager() and xs[0].shape[0] <= EAGER_TIMESTEPS:
@@ -63,17 +65,22 @@ def loop(
 
     def body(
         carried: tuple[Tensors, Tensors], x: Tensors
-    ) -> tuple[tuple[Tensors, Tensors], Tensors]:
+    ) -> tuple[tuple[Tensors, Tensors], tuple[Tensors, Any]]:
         inner, values = carried
         _assign(variables, values)
-        inner, ys = step(inner, x)
-        return (inner, tuple(variable.value for variable in variables)), ys
+        with LossesTaken() as taken:
+            inner, ys = step(inner, x)
+        loss = summed(taken.losses, dtype_of_sum(taken.losses)) if taken.losses else None
+        return (inner, tuple(variable.value for variable in variables)), (ys, loss)
 
     last = first
     try:
-        (carry, last), ys = lax.scan(body, (carry, first), xs, unroll=True if unroll else 1)
+        unrolled = True if unroll else 1
+        (carry, last), (ys, losses) = lax.scan(body, (carry, first), xs, unroll=unrolled)
     finally:
         _assign(variables, last)
+    if losses is not None and add_loss is not None:
+        add_loss(losses.sum())
     return carry, ys
 
 

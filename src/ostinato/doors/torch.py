@@ -63,8 +63,9 @@ def loop(
     project: Callable[[Any], Any] | None = None,
     unroll: bool,
     variables: Sequence[keras.Variable] = (),
+    add_loss: Callable[[Any], None] | None = None,
 ) -> tuple[Tensors, Tensors]:
-    """Runs `step` over time; see `ostinato.doors`. Variables are updated in place."""
+    """Runs `step` over time; see `ostinato.doors`. Variables and losses need no care in it."""
     if project is not None:  # one product for all timesteps saves T calls forward, 2 T backward
         xs = (project(xs[0]), *xs[1:])
     collected: list[Tensors] = []

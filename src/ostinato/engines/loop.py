@@ -30,6 +30,8 @@ class Recurrence:
             None where that's nothing. Given of built-in cells, whose only output is the first new
             state, and whose step multiplies by weights in `door.affine` alone.
         variables: Keras variables that `step` updates.
+        add_loss: Takes the sum over time of the losses that `step` adds, where the loop is
+            compiled and they can't be left in it; None where a step adds none.
     """
 
     step: FlatStep
@@ -38,6 +40,7 @@ class Recurrence:
     outputs_like: Tensors
     project: Callable[[Tensor], Tensor] | None = None
     variables: tuple[keras.Variable, ...] = ()
+    add_loss: Callable[[Tensor], None] | None = None
 
 
 def time_major(tensor: Tensor, loop: Loop) -> Tensor:
@@ -156,5 +159,6 @@ def _loop(
         project=recurrence.project,
         unroll=loop.unroll,
         variables=recurrence.variables,
+        add_loss=recurrence.add_loss,
     )
     return result

@@ -3,19 +3,20 @@
 A built-in cell is run lean, its weights read and its masks drawn once; any other by its contract.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops, tree
 
-from ostinato.cells.builtin import BuiltinCell, is_ours
+from ostinato.cells.builtin import BuiltinCell, is_ours, regularizes
 from ostinato.cells.checked import CheckedCell, draw_foreign_masks, forget_foreign_masks
+from ostinato.cells.checks import name_of
 from ostinato.cells.contract import call_method
 from ostinato.engines.interface import Answer, Question, Task
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
 from ostinato.structure import Structure, leaves, map_leaves
-from ostinato.tensors import Tensors
+from ostinato.tensors import Tensor, Tensors
 
 
 class Scan:
@@ -53,7 +54,7 @@ def _run(task: Task) -> Answer:
 def _recurrence(task: Task, xs: Structure) -> tuple[Recurrence, Structure]:
     """A task's cell made ready for inputs (T, B, ...), and the containers of its outputs."""
     cell, states, context = task.cell, task.states, task.context
-    if isinstance(cell, BuiltinCell) and is_ours(call_method(cell)):
+    if isinstance(cell, BuiltinCell) and is_ours(call_method(cell)) and not regularizes(cell):
         return _lean(task, xs), 0
     checked = CheckedCell(
         cell,
@@ -72,8 +73,19 @@ def _recurrence(task: Task, xs: Structure) -> tuple[Recurrence, Structure]:
         tuple(tree.flatten(states)),
         tuple(tree.flatten(outputs)),
         variables=tuple(cell.non_trainable_variables) if is_layer else (),
+        add_loss=cell.add_loss if is_layer else _refuse_losses(context.owner, cell),
     )
     return recurrence, outputs
+
+
+def _refuse_losses(owner: str, cell: Any) -> Callable[[Tensor], None]:
+    def refuse(loss: Tensor) -> None:
+        raise ValueError(
+            f"{owner}: a layer in {name_of(cell)} added a loss, which can't be kept, since the "
+            "cell is no Keras layer: make it a keras.layers.Layer."
+        )
+
+    return refuse
 
 
 def _lean(task: Task, xs: Any) -> Recurrence:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ostinato.cells.builtin import regularizes
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import takes
 from ostinato.engines.interface import Answer, CallContext, Engine, Task
@@ -47,9 +48,14 @@ def run(*tasks: Task, joined: bool = False) -> list[Answer]:
     ]
 
 
+def _is_plain_stack(cell: Any) -> bool:
+    """Whether a cell is a stack, and calling it is calling its cells and nothing else."""
+    return type(cell) is StackedRNNCells and not regularizes(cell)
+
+
 def _levels(task: Task) -> list[Task]:
     """A stack's cells from bottom to top, each as a task; all have the inputs of the lowest."""
-    if type(task.cell) is not StackedRNNCells:
+    if not _is_plain_stack(task.cell):
         return [task]
     flat = _cells(task.cell, task.states)
     # Its outputs come in the order of time, since the cell above turns them by itself.
@@ -82,7 +88,7 @@ def cells_of(cell: Any) -> list[Any]:
 
 def _cells(cell: Any, states: Structure) -> list[tuple[Any, Structure]]:
     """The cells of a stack, or of stacks in a stack, with their states."""
-    if type(cell) is StackedRNNCells:
+    if _is_plain_stack(cell):
         pairs = zip(cell.cells, states, strict=True)
         return [found for pair in pairs for found in _cells(*pair)]
     return [(cell, [states] if is_tensor_like(states) else states)]
@@ -100,7 +106,7 @@ def _engine_of(cell: Any, xs: Structure) -> Engine | None:
 
 def can_join(*cells: Any) -> bool:
     """Whether the outputs of cells that `run_together` can come as one tensor."""
-    return not any(type(cell) is StackedRNNCells for cell in cells)
+    return not any(_is_plain_stack(cell) for cell in cells)
 
 
 def _run_level(tasks: Sequence[Task], joined: bool) -> list[Answer]:

@@ -1,0 +1,65 @@
+"""Losses that a cell adds in a compiled loop, where they have to leave it with its results.
+
+`add_loss` and activity regularizers put a loss where the model finds it after the call. Inside a
+loop that is compiled, that would be a tensor of one timestep of the loop, which nothing outside may
+touch. So the losses of a timestep are taken there, and their sum over all timesteps is added after.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+# Keras knows a layer's losses by their ids, so none may be reused before the scope around is gone.
+_alive: WeakKeyDictionary[Any, list[Tensor]] = WeakKeyDictionary()
+
+
+class LossesTaken(keras.StatelessScope):
+    """A scope that takes the losses which layers add in it; all else is as if it weren't there.
+
+    Attributes:
+        losses: What was added, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(initialize_variables=False)
+        self._updates: dict[int, tuple[keras.Variable, Tensor]] = {}
+
+    def __enter__(self) -> "LossesTaken":
+        super().__enter__()
+        around = self.original_scope
+        self.collect_losses = around is None or around.collect_losses
+        return self
+
+    def get_current_value(self, variable: keras.Variable) -> Tensor | None:
+        """A variable's value here: an update's, or the one that it has around this scope."""
+        if id(variable) in self._updates:
+            return self._updates[id(variable)][1]
+        around = self.original_scope
+        return None if around is None else around.get_current_value(variable)
+
+    def add_update(self, update: tuple[keras.Variable, Tensor]) -> None:
+        """Notes what's assigned to a variable, for the scope around."""
+        self._updates[id(update[0])] = update
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        if self.original_scope is not None and self.losses:
+            _alive.setdefault(self.original_scope, []).extend(self.losses)
+        for variable, value in self._updates.values():
+            variable.assign(value)
+
+
+def dtype_of_sum(tensors: Iterable[Tensor]) -> str:
+    """What losses are summed in, where such tensors are computed with: float32, or float64."""
+    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
+    return "float64" if "float64" in dtypes else "float32"
+
+
+def summed(losses: Sequence[Tensor], dtype: str) -> Tensor:
+    """The sum of losses of any shapes, in a dtype."""
+    return sum((ops.sum(ops.cast(loss, dtype)) for loss in losses), ops.zeros((), dtype))
