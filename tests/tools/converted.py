@@ -26,14 +26,22 @@ def trained(make, steps=2, **options):
     return model, x, y
 
 
+def train_on(model, x, y, steps=2):
+    """What `fit` returns of some more steps."""
+    return model.fit(x, y, epochs=steps, verbose=0, shuffle=False).history
+
+
 def assert_same_training(model, other, x, y, steps=2, tolerance=2e-5):
     """Both train on, with the same losses, and end with the same weights and optimizer."""
-    histories = [
-        m.fit(x, y, epochs=steps, verbose=0, shuffle=False).history for m in (model, other)
-    ]
-    assert histories[0].keys() == histories[1].keys()
-    for name, values in histories[0].items():
-        np.testing.assert_allclose(histories[1][name], values, rtol=1e-4, atol=1e-5, err_msg=name)
+    expected, got = (train_on(m, x, y, steps) for m in (model, other))
+    assert_trained_alike(model, other, expected, got, tolerance)
+
+
+def assert_trained_alike(model, other, expected, got, tolerance=2e-5):
+    """Two models have trained with the same losses, to the same weights and optimizer."""
+    assert got.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(got[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
     close(other.get_weights(), model.get_weights(), tolerance)
     state = [[v.value for v in m.optimizer.variables] for m in (model, other)]
     close(state[1], state[0], 1e-3)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
-from converted import assert_same_training, close, trained
+from converted import assert_same_training, assert_trained_alike, close, train_on, trained
 from keras import layers, ops
 from zoo import ZOO, B, D, T, U, X
 
@@ -42,44 +42,35 @@ def recurrent_of(package, model):
 
 
 @pytest.mark.parametrize("make", ZOO, ids=lambda make: make.__name__)
-def test_outputs_names_and_training_go_on(make):
+def test_there_and_back_with_the_training_going_on(make):
+    """One test, since most of its time goes into tracing the steps of three models."""
     model, x, y = trained(make)
-    before = [w.copy() for w in model.get_weights()]
+    before, said = [w.copy() for w in model.get_weights()], model.predict(x, verbose=0)
     drawn = random.getstate()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         fast = accelerate(model)
     assert random.getstate() == drawn
+    again = restore(accelerate(model))
+
     assert type(fast) is type(model)
     assert not recurrent_of("keras", fast)
     assert len(recurrent_of("ostinato", fast)) == len(recurrent_of("keras", model)) > 0
     assert [*classes(fast)] == [*classes(model)]
+    assert classes(again) == classes(model)
     for weights in ("weights", "trainable_weights", "non_trainable_weights"):
         assert [w.path for w in getattr(fast, weights)] == [w.path for w in getattr(model, weights)]
-    assert all(np.array_equal(a, b) for a, b in zip(fast.get_weights(), before, strict=True))
-    close(fast.predict(x, verbose=0), model.predict(x, verbose=0))
-    assert_same_training(model, fast, x, y)
+    for other in (fast, again):
+        assert all(np.array_equal(a, b) for a, b in zip(other.get_weights(), before, strict=True))
+    close(fast.predict(x, verbose=0), said)
+    close(again.predict(x, verbose=0), said, 0)
 
-
-@pytest.mark.parametrize("make", ZOO, ids=lambda make: make.__name__)
-def test_restore_gives_the_very_model_back(make):
-    model, x, y = trained(make)
-    again = restore(accelerate(model))
-    assert classes(again) == classes(model)
-    assert all(
-        np.array_equal(a, b) for a, b in zip(again.get_weights(), model.get_weights(), strict=True)
-    )
-    close(again.predict(x, verbose=0), model.predict(x, verbose=0), 0)
-    assert_same_training(model, again, x, y, tolerance=1e-6)
-
-
-@pytest.mark.parametrize("make", ZOO, ids=lambda make: make.__name__)
-def test_the_original_stays_as_it_is(make):
-    model, x, y = trained(make)
-    weights, said = model.get_weights(), model.predict(x, verbose=0)
-    accelerate(model).fit(x, y, epochs=2, verbose=0)
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), weights, strict=True))
-    close(model.predict(x, verbose=0), said, 0)
+    histories = [train_on(other, x, y) for other in (fast, again)]
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
+    close(model.predict(x, verbose=0), said, 0)  # the original is as it was
+    expected = train_on(model, x, y)
+    assert_trained_alike(model, fast, expected, histories[0])
+    assert_trained_alike(model, again, expected, histories[1], tolerance=1e-6)
 
 
 @pytest.mark.parametrize(
