@@ -32,6 +32,45 @@ def test_inputs_without_a_time_axis():
     )
 
 
+@pytest.mark.parametrize(
+    "wrap", [lambda layer: layer, Bidirectional, lambda layer: RNN(layer.cell)]
+)
+def test_stacked_layers_of_which_the_lower_gives_its_last_output_alone(wrap):
+    for inputs in (keras.Input((5, 3)), X):
+        refuses(
+            ["(batch, timesteps, features)", "return_sequences=True"], wrap(GRU(2)), LSTM(4)(inputs)
+        )
+    refuses("return_sequences=True", GRU(2).build, (None, 4))
+    lower = LSTM(4, return_sequences=True, return_state=True)
+    words = ["return_state=True", "A Sequential can't take the two apart"]
+    refuses(words, lambda: keras.Sequential([keras.Input((5, 3)), lower, GRU(3)]))
+
+
+@pytest.mark.parametrize(
+    "make", [GRU, lambda u, **k: RNN(GRUCell(u), **k), lambda u, **k: Bidirectional(GRU(u), **k)]
+)
+def test_sequences_of_unlike_lengths(make):
+    layer, words = make(3, name="reader"), ["'reader'", "Pad the sequences"]
+    objects = np.empty(2, object)
+    objects[:] = [X[0], X[0, :2]]
+    refuses([*words, "an array of objects"], layer, objects)
+    refuses([*words, "a list of numbers"], layer, [[[1.0, 2.0]], [[1.0, 2.0], [3.0, 4.0]]])
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        ragged = tf.RaggedTensor.from_row_lengths(tf.zeros((7, 3)), [5, 2])
+        refuses([*words, "a RaggedTensor"], layer, ragged)
+        refuses([*words, "a RaggedTensor"], keras.Sequential([layer]).predict, ragged)
+    if keras.config.backend() == "torch":
+        import torch
+
+        parts = [torch.zeros(5, 3), torch.zeros(2, 3)]
+        for layout in (torch.strided, torch.jagged):
+            nested = torch.nested.nested_tensor(parts, layout=layout)
+            refuses([*words, "a nested tensor"], layer, nested)
+        refuses([*words, "PackedSequence"], layer, torch.nn.utils.rnn.pack_sequence(parts))
+
+
 def test_states_beside_the_inputs_as_in_keras_2():
     h = array(1, 4, 6)
     words = ["'reader'", "one tensor", "3 in a list", "[(4, 5, 3), (4, 6), (4, 6)]"]

@@ -9,6 +9,11 @@ from keras import tree
 from ostinato.structure import Structure, describe, leaf_paths, repack
 from ostinato.tensors import agree, shape_of
 
+STACKED = (
+    "Where recurrent layers are stacked, all but the last take return_sequences=True, which gives "
+    "the output of every timestep."
+)
+
 
 def name_of(thing: Any) -> str:
     """A layer or cell as errors call it: "LSTM layer 'lstm'", "MyCell object"."""

@@ -9,7 +9,7 @@ from keras import ops, tree
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import output_sizes
 from ostinato.layers.arguments import start_layer
-from ostinato.layers.checks import check_one_sequence
+from ostinato.layers.checks import check_given
 from ostinato.layers.direction import (
     count_states,
     keywords_for,
@@ -126,8 +126,8 @@ class Bidirectional(keras.layers.Layer):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer, as in RNN."""
-        if args and self.input_spec is not None:
-            check_one_sequence(self, args[0])
+        if args:
+            check_given(self, args[0])
         return super().__call__(*args, **kwargs)
 
     def call(

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from ostinato.cells.builtin import BuiltinCell, Step
-from ostinato.cells.checks import name_of, need_batch_size, read_states
+from ostinato.cells.checks import STACKED, name_of, need_batch_size, read_states
 from ostinato.doors import door
 from ostinato.layers.arguments import (
     RefusedArgument,
@@ -95,6 +95,12 @@ class Cell(BuiltinCell, keras.layers.Layer):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates kernel (D, G*U), recurrent_kernel (U, G*U) and bias, for inputs (B, D)."""
+        if len(input_shape) != 2:
+            raise ValueError(
+                f"{name_of(self)}: expected inputs of shape (batch, features) at a timestep, and "
+                f"(batch, timesteps, features) for a layer around it, got {input_shape} at a "
+                f"timestep. {STACKED}"
+            )
         columns = self._cell_gates * self.units
         self.kernel = _add_weight(self, "kernel", (input_shape[-1], columns))
         self.recurrent_kernel = _add_weight(self, "recurrent_kernel", (self.units, columns))

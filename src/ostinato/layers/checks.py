@@ -3,13 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from keras import tree
 
-from ostinato.cells.checks import name_of
+from ostinato.cells.checks import STACKED, name_of
 from ostinato.structure import Structure, describe, leaf_paths
 from ostinato.tensors import Dimensions, agree
 
 STATES_BY_NAME = "States don't go beside the inputs, but by name: `initial_state=`."
+RETURNS_STATES = (
+    "A layer with return_state=True returns its states after its output. A Sequential can't take "
+    "the two apart: use the functional API, or leave return_state at False."
+)
+NESTED = "a nested tensor of PyTorch's"
+PAD = (
+    "Pad the sequences to one length (`keras.utils.pad_sequences`), and mask the padding, by "
+    "`Masking`, `Embedding(mask_zero=True)` or `mask=`."
+)
 
 
 def check_sequences(owner: str, shapes: Sequence[Dimensions], paths: Sequence[str]) -> None:
@@ -89,17 +99,69 @@ def read_constants(owner: str, given: Structure, batch_size: int | None) -> list
     return constants
 
 
-def check_one_sequence(layer: Any, given: Any) -> None:
-    """Refuses a container of tensors where a layer takes one: in Keras 2 states came that way."""
-    if not isinstance(given, (list, tuple, dict)):
-        return
-    tensors = tree.flatten(given)
-    if all(hasattr(tensor, "shape") for tensor in tensors):
-        hint = "" if isinstance(given, dict) else f" {STATES_BY_NAME}"
+def check_given(layer: Any, given: Any) -> None:
+    """Refuses, as inputs, what holds sequences of unlike lengths, or what other layers' calls give.
+
+    Args:
+        layer: The layer; one with an `input_spec` takes a single tensor of so many axes.
+        given: The first argument of its call.
+    """
+    owner = name_of(layer)
+    for tensor in (given, *given) if isinstance(given, (list, tuple)) else (given,):
+        kind = _unlike_lengths(tensor)
+        if kind is not None:
+            raise ValueError(
+                f"{owner}: expected inputs whose sequences are of one length, got {kind}. {PAD}"
+            )
+    if isinstance(given, (list, tuple)) and given and not any(map(_holds_tensor, given)):
         raise ValueError(
-            f"{name_of(layer)}: expected one tensor (batch, timesteps, features), got "
-            f"{len(tensors)} in a {type(given).__name__}: {describe(given)}.{hint}"
+            f"{owner}: expected a tensor or an array, got a {type(given).__name__} of numbers or "
+            f"of lists. {PAD}"
         )
+    if layer.input_spec is None:
+        return
+    if isinstance(given, (list, tuple, dict)):
+        _refuse_several(owner, given)
+    elif layer.input_spec.ndim == 3 and len(getattr(given, "shape", ())) == 2:
+        raise ValueError(
+            f"{owner}: expected ndim=3, found ndim=2: expected inputs of shape (batch, timesteps, "
+            f"features), got {describe(given)}. {STACKED}"
+        )
+
+
+def _unlike_lengths(given: Any) -> str | None:
+    """What something is that holds sequences of unlike lengths; None of anything else."""
+    if isinstance(given, np.ndarray):
+        return "an array of objects" if given.dtype == object else None
+    kind = _ragged_kind(type(given))
+    return None if kind == NESTED and not given.is_nested else kind
+
+
+def _ragged_kind(cls: type) -> str | None:
+    if hasattr(cls, "row_lengths"):
+        return "a RaggedTensor"
+    if hasattr(cls, "batch_sizes") and hasattr(cls, "sorted_indices"):
+        return "a PackedSequence"
+    return NESTED if hasattr(cls, "is_nested") else None
+
+
+def _holds_tensor(item: Any) -> bool:
+    return any(hasattr(leaf, "shape") for leaf in tree.flatten(item))
+
+
+def _refuse_several(owner: str, given: Any) -> None:
+    """Refuses several tensors for one: other layers' states, or states as in Keras 2."""
+    tensors = tree.flatten(given)
+    if not all(hasattr(tensor, "shape") for tensor in tensors):
+        return
+    hint = ""
+    if not isinstance(given, dict):
+        ranks = [len(tensor.shape) for tensor in tensors]
+        hint = f" {STATES_BY_NAME}" + (f" {RETURNS_STATES}" if 2 in ranks[1:] else "")
+    raise ValueError(
+        f"{owner}: expected one tensor (batch, timesteps, features), got {len(tensors)} in a "
+        f"{type(given).__name__}: {describe(given)}.{hint}"
+    )
 
 
 def check_entry(owner: str, config: dict[str, Any], entry: str) -> None:

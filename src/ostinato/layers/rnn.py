@@ -15,7 +15,7 @@ from ostinato.layers.checks import (
     check_batch,
     check_entry,
     check_features,
-    check_one_sequence,
+    check_given,
     check_sequences,
     check_unroll,
     read_constants,
@@ -148,8 +148,8 @@ class RNN(KeepsStates):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer; one that takes a single tensor refuses a container of them."""
-        if args and self.input_spec is not None:
-            check_one_sequence(self, args[0])
+        if args:
+            check_given(self, args[0])
         return super().__call__(*args, **kwargs)
 
     def call(
