@@ -13,8 +13,8 @@ from ostinato.conversion.layers_within import children
 from ostinato.engines.table import PORTABLE
 from ostinato.layers import RNN
 from ostinato.layers.cell import Cell
+from ostinato.layers.dispatch import cells_of
 from ostinato.layers.planning import question_about
-from ostinato.layers.running import cells_of
 from ostinato.plan import plan
 
 _HEADINGS = ("layer", "class", "engine", "target", "threads", "why not a faster engine")

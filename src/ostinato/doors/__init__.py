@@ -12,6 +12,9 @@ A door is a module with
   a compiled loop are taken out of it, and `add_loss` gets their sum over time; in a loop of
   Python's they can stay as they are.
 - `affine(x, kernel, bias)`: `x kernel + bias`; the bias may be None, or a tensor like the product.
+- `read(variable, dtype)`: a Keras variable's value, in a dtype.
+- `zeros(shape, dtype)`: zeros where Keras puts its tensors; neither to be given away nor written
+  over.
 - `packed(kernel)`: the kernel, laid out for an `affine` at every timestep.
 - `blend(start, end, weight)`: `start + weight (end - start)`, all of one shape and dtype.
 - `multiply_add(addend, first, second)`: `addend + first second`, all of one shape and dtype.

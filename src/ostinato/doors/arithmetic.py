@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 from keras import ops
 
 Tensors = tuple[Any, ...]
@@ -22,6 +23,11 @@ def packed(kernel: Any) -> Any:
 def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function: tracing runs Python as it is."""
     return function
+
+
+def read(variable: keras.Variable, dtype: str) -> Any:
+    """A variable's value in a dtype."""
+    return keras.ops.convert_to_tensor(variable, dtype=dtype)
 
 
 def blend(start: Any, end: Any, weight: Any) -> Any:

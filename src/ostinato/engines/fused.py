@@ -24,6 +24,18 @@ FLOATS = ("float32", "float64", "float16", "bfloat16")
 DTYPES = ("float32", "float64")  # the kernel's; other floats are run in float32
 
 
+class Recipe(NamedTuple):
+    """What follows from the question about a cell and a call.
+
+    Attributes:
+        spec: The run in the core's terms, without dropout and training.
+        dtype: The dtype that the cell computes in.
+    """
+
+    spec: RunSpec
+    dtype: str
+
+
 class Fused:
     """Built-in cells on the native kernels; see `ostinato.engines.interface.Engine`."""
 
@@ -55,12 +67,12 @@ class Fused:
             found.append(question.framework)
         return tuple(found)
 
-    def recipe(self, question: Question) -> RunSpec:
-        """The run in the core's terms, without dropout and training."""
+    def recipe(self, question: Question) -> Recipe:
+        """The run in the core's terms, and what a run is done in."""
         known = native.activation_names()
         functions = [known.index(activation.name or "") for activation in question.activations]
         loop = question.loop
-        return RunSpec(
+        spec = RunSpec(
             kind=native.kinds()[question.kind or ""].number,
             activation=functions[0],
             recurrent_activation=functions[-1],  # of SimpleRNN, which has no gates, its own
@@ -75,9 +87,10 @@ class Fused:
             training=0,
             wants_dx=1,  # which the door knows better
         )
+        return Recipe(spec, question.dtype)
 
     def run(
-        self, tasks: Sequence[Task], recipes: Sequence[RunSpec], joined: bool = False
+        self, tasks: Sequence[Task], recipes: Sequence[Recipe], joined: bool = False
     ) -> list[Answer]:
         """Runs built-in cells over their sequences, all at the same time, in one call."""
         runs = [_prepared(*pair) for pair in zip(tasks, recipes, strict=True)]
@@ -87,12 +100,15 @@ class Fused:
         twin = Twin(tuple([type(task.cell) for task in tasks]))
         if len(runs) == 1:
             results = list(door.fused(specs, runs[0].operands, twin))
-            return [_answer(results, tasks[0])]
+            return [_answer(results, tasks[0], recipes[0].dtype)]
         results = iter(door.fused(specs, tuple(x for run in runs for x in run.operands), twin))
         by_run = [[next(results) for _ in range(spec.results)] for spec in specs]
         if joined:
             by_run[1].insert(0, by_run[0][0])
-        return [_answer(*pair) for pair in zip(by_run, tasks, strict=True)]
+        return [
+            _answer(of_run, task, recipe.dtype)
+            for of_run, task, recipe in zip(by_run, tasks, recipes, strict=True)
+        ]
 
 
 ENGINE = Fused()
@@ -106,10 +122,10 @@ class _Run(NamedTuple):
     units: int
 
 
-def _prepared(task: Task, spec: RunSpec) -> _Run:
+def _prepared(task: Task, recipe: Recipe) -> _Run:
     """Draws a built-in cell's dropout masks and reads its weights, once for the whole sequence."""
     cell: BuiltinCell = task.cell
-    dtype = cell.compute_dtype
+    spec, dtype = recipe
     x, states = to_dtype(task.xs, dtype), leaves(task.states)
     masks = cell._cell_masks(size_of(x, 0), x.shape[-1], task.context.training)
     if task.context.training or masks.inputs or masks.recurrent:
@@ -139,22 +155,24 @@ def _stack(masks: Tensors) -> Tensor:
     return ops.stack(masks) if len(masks) > 1 else ops.expand_dims(masks[0], 0)
 
 
-def _answer(results: list[Tensor], task: Task) -> Answer:
+def _answer(results: list[Tensor], task: Task, dtype: str) -> Answer:
     """A run's results as the output and the final states."""
-    dtype = task.cell.compute_dtype
     if dtype not in DTYPES:
         results = [ops.cast(result, dtype) for result in results]
     if task.loop.return_sequences:
         return results[0], tuple(results[1:])
     output = results[0]
-    if task.mask is not None:
+    if task.mask is not None and (task.loop.zero_output_for_mask or not task.starts_from_zeros):
         shown = ops.expand_dims(_last_is_shown(task), -1)
         output = ops.where(shown, output, ops.zeros_like(output))
     return output, tuple(results)
 
 
 def _last_is_shown(task: Task) -> Tensor:
-    """Where the last output isn't zero: in rows with a valid step, or if that last one is valid."""
+    """Where the last output isn't zero: in rows with a valid step, or if that last one is valid.
+
+    A row without any has kept the states that it started from.
+    """
     mask: Any = task.mask
     if task.loop.zero_output_for_mask:
         mask = mask[:, :1] if task.loop.go_backwards else mask[:, -1:]

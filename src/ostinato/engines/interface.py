@@ -100,6 +100,7 @@ class Task:
         mask: (B, T) booleans in the order of time, or None.
         loop: How it's run over time.
         context: What the call of the layer gives to the cell.
+        starts_from_zeros: Whether it's known that all initial states are zero.
     """
 
     cell: Any
@@ -108,6 +109,7 @@ class Task:
     mask: Tensor | None
     loop: Loop
     context: CallContext
+    starts_from_zeros: bool = False
 
 
 # The outputs, each (B, T, ...) or (B, ...) by `return_sequences`, in their containers; the final

@@ -17,10 +17,10 @@ from ostinato.layers.direction import (
     reset_states,
     result_shapes,
 )
+from ostinato.layers.dispatch import can_join, run, run_together
 from ostinato.layers.masks import each_of_timesteps, turned
 from ostinato.layers.merging import MERGES, check_merge, merged_specs
 from ostinato.layers.rnn import RNN
-from ostinato.layers.running import can_join, run, run_together
 from ostinato.layers.serialization import copy_layer, of_ours
 from ostinato.structure import Structure, describe, map_shapes, spread
 from ostinato.tensors import cast_floats, shape_of

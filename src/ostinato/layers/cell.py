@@ -21,8 +21,6 @@ from ostinato.layers.arguments import (
 from ostinato.structure import sizes, spread
 from ostinato.tensors import Tensor
 
-_read_weight = door.lean(ops.convert_to_tensor)
-
 _HALF = ("bfloat16", "float16")
 
 
@@ -162,14 +160,13 @@ class Cell(BuiltinCell, keras.layers.Layer):
 
     def _cell_weights(self) -> tuple[Tensor, ...]:
         """The values of kernel, recurrent_kernel and, where there is one, bias."""
-        weights = [self.kernel, self.recurrent_kernel, self.bias]
-        return tuple(value_of(self, weight) for weight in weights if weight is not None)
+        dtype, weights = self.compute_dtype, (self.kernel, self.recurrent_kernel, self.bias)
+        return tuple(door.read(weight, dtype) for weight in weights if weight is not None)
 
     def _cell_masks(self, batch_size: Any, features: int, training: bool) -> DropoutMasks:
         """Draws one call's dropout masks, in Keras's order and number.
 
         Args:
-            cell: The self.
             batch_size: B.
             features: D.
             training: Outside training the masks are drawn and dropped, as in Keras: the random
@@ -178,6 +175,8 @@ class Cell(BuiltinCell, keras.layers.Layer):
         Returns:
             The masks; without any where there's no dropout.
         """
+        if not (self.dropout or self.recurrent_dropout):
+            return NO_DROPOUT
         takes_implementation = "implementation" in argument_names(type(self))
         by_gate = self.recurrent_dropout or (takes_implementation and self.implementation == 1)
         count = self._cell_gates if by_gate else 1  # as in Keras
@@ -207,10 +206,8 @@ class Cell(BuiltinCell, keras.layers.Layer):
     def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
         """Zeros (B, U) in the compute dtype for each state."""
         need_batch_size(self, batch_size)
-        return [
-            ops.zeros((batch_size, size), dtype=self.compute_dtype)
-            for size in spread(self.state_size)
-        ]
+        dtype = self.compute_dtype
+        return [ops.zeros((batch_size, size), dtype) for size in spread(self.state_size)]
 
     def get_config(self) -> dict[str, Any]:
         """The config of Keras's cell."""
@@ -234,7 +231,7 @@ def _add_weight(
 
 def value_of(cell: Cell, weight: keras.Variable) -> Tensor:
     """A weight's value in the compute dtype, read once a call and not once a timestep."""
-    return _read_weight(weight, dtype=cell.compute_dtype)
+    return door.read(weight, cell.compute_dtype)
 
 
 def _draw(

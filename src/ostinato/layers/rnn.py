@@ -7,8 +7,10 @@ import keras
 from keras import tree
 
 from ostinato.cells.building import build_cell, output_shapes
+from ostinato.cells.builtin import BuiltinCell, is_ours
 from ostinato.cells.checks import check_cell, name_of, read_states
 from ostinato.cells.contract import call_method, state_sizes, takes_states
+from ostinato.doors import door
 from ostinato.engines.interface import Answer, CallContext, Loop, Task
 from ostinato.layers.arguments import own_arguments, set_arguments, start_layer
 from ostinato.layers.checks import (
@@ -20,10 +22,10 @@ from ostinato.layers.checks import (
     check_unroll,
     read_constants,
 )
+from ostinato.layers.dispatch import run
 from ostinato.layers.exporting import check_stateful_export
 from ostinato.layers.masks import for_results, read_mask, shared_mask, turned
 from ostinato.layers.repeated import CheckedCalls, kind_of_call
-from ostinato.layers.running import run
 from ostinato.layers.serialization import loop_config, of_ours
 from ostinato.layers.sizes import checked_while_running
 from ostinato.layers.stacked import StackedRNNCells
@@ -205,10 +207,29 @@ class RNN(KeepsStates):
             flip_outputs,
         )
         context = CallContext(training, constants, name_of(self), self.compute_dtype)
-        states = self._rnn_starting_states(initial_state, batch_size)
-        task = Task(self.cell, sequences, states, mask, loop, context)
+        from_zeros = initial_state is None and self._rnn_starts_from_zeros()
+        states = (
+            self._rnn_zeros(batch_size)
+            if from_zeros
+            else self._rnn_starting_states(initial_state, batch_size)
+        )
+        task = Task(self.cell, sequences, states, mask, loop, context, from_zeros)
         given_states = self.stateful or initial_state is not None
         return checked_while_running(task, self._rnn_kept_states.batch_size, given_states)
+
+    def _rnn_starts_from_zeros(self) -> bool:
+        """Whether a call that is given no states starts from zeros, as with built-in cells."""
+        return (
+            not self.stateful
+            and isinstance(self.cell, BuiltinCell)
+            and is_ours(self.cell.get_initial_state)
+            and is_ours(self.get_initial_state)
+        )
+
+    def _rnn_zeros(self, batch_size: Any) -> list[Tensor]:
+        """A built-in cell's initial states, not to be given away."""
+        dtype, units = self.cell.compute_dtype, spread(self.cell.state_size)
+        return [door.zeros((batch_size, size), dtype) for size in units]
 
     def _rnn_checked(
         self, sequences: Structure, initial_state: Structure, mask: Any

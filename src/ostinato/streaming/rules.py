@@ -11,8 +11,8 @@ from keras import layers, ops, tree
 from ostinato import native
 from ostinato.engines import fused
 from ostinato.engines.activations import activation_name
+from ostinato.layers.dispatch import cells_of
 from ostinato.layers.planning import question_about
-from ostinato.layers.running import cells_of
 from ostinato.plan import plan
 from ostinato.streaming import program as p
 from ostinato.streaming.causal import SILENT
