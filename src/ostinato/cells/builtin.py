@@ -45,7 +45,16 @@ class BuiltinCell:
         raise TypeError(f"{type(self).__name__} has no projection.")
 
     def _cell_recurrence(self, masks: Any) -> Step:
-        """The part of a timestep that needs the state, on what the projection gives."""
+        """The part of a timestep that needs the state.
+
+        Args:
+            masks: This call's masks.
+
+        Returns:
+            A function of a timestep's projected inputs (B, G*U) and the tuple of states, each
+            (B, U), that returns the output and the tuple of new states. The output is the first
+            of them.
+        """
         raise TypeError(f"{type(self).__name__} has no recurrence.")
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from ostinato.cells.builtin import BuiltinCell, Step
+from ostinato.cells.builtin import BuiltinCell
 from ostinato.cells.checks import STACKED, name_of, need_batch_size, read_states
 from ostinato.doors import door
 from ostinato.layers.arguments import (
@@ -138,19 +138,6 @@ class Cell(BuiltinCell, keras.layers.Layer):
         if isinstance(states, (list, tuple)):
             return output, list(new_states)
         return output, new_states[0]
-
-    def _cell_recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
-        """The part of a timestep that needs the state.
-
-        Args:
-            masks: This call's masks.
-
-        Returns:
-            A function of a timestep's projected inputs (B, G*U) and the tuple of states, each
-            (B, U), that returns the output and the tuple of new states. The output is the first
-            of them.
-        """
-        raise TypeError(f"{type(self).__name__} has no recurrence.")
 
     def _cell_activations(self) -> dict[str, Any]:
         """A cell's activations by the names of the arguments; SimpleRNN has one, no gates."""
