@@ -126,7 +126,7 @@ def test_no_command_shows_what_there_is(capsys):
     ("file", "message"),
     [
         ("none.keras", "can't load none.keras: File not found"),
-        ("a.txt", "expected a .keras or .h5 file"),
+        ("a.txt", "expected a .keras, .h5 or .json file"),
     ],
 )
 def test_what_explain_cannot_read_is_refused_first(file, message, tmp_path, monkeypatch, capsys):

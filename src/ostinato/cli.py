@@ -84,9 +84,9 @@ def _check_file(file: str) -> None:
     path = Path(file)
     if not path.exists():
         raise _CommandError(f"can't load {file}: File not found (No such file or directory)")
-    if path.is_file() and path.suffix not in (".keras", ".h5", ".hdf5"):
+    if path.is_file() and path.suffix not in (".keras", ".h5", ".hdf5", ".json"):
         raise _CommandError(
-            f"can't load {file}: File format not supported: expected a .keras or .h5 file"
+            f"can't load {file}: File format not supported: expected a .keras, .h5 or .json file"
         )
 
 
@@ -174,10 +174,10 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain",
         help="show which engine runs each recurrent layer of a saved model",
-        description="Loads a .keras or .h5 file and prints a table of its recurrent layers: which "
-        "engine runs each on this machine, and why not a faster one.",
+        description="Loads a model's .keras, .h5 or .json file and prints a table of its recurrent "
+        "layers: which engine runs each on this machine, and why not a faster one.",
     )
-    explain.add_argument("file", metavar="FILE", help="a model that Keras 3 or Keras 2 has saved")
+    explain.add_argument("file", metavar="FILE", help="a model that Keras 3 or 2 has saved")
     _add_backend(explain)
     explain.set_defaults(command=_explain)
 
