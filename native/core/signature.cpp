@@ -22,45 +22,53 @@ constexpr int64_t kMostColumns = 16;
 // Lists one side of a run.
 class List {
  public:
-  List(const RunSpec& spec, const Sizes& sizes)
-      : spec_(spec), cell_(layout_of(spec.kind)), n_(sizes), columns_(cell_.gates * sizes.U) {}
+  List(const RunSpec& spec, const Sizes& sizes, Arguments& list)
+      : spec_(spec), cell_(layout_of(spec.kind)), n_(sizes), columns_(cell_.gates * sizes.U),
+        list_(list) {
+    list_.count = 0;
+  }
 
-  Arguments forward_inputs() {
+  void inputs(Operation operation) {
+    if (operation == Operation::forward) forward_inputs();
+    else backward_inputs();
+  }
+  void outputs(Operation operation) {
+    if (operation == Operation::forward) forward_outputs();
+    else backward_outputs();
+  }
+
+ private:
+  void forward_inputs() {
     add("x", PLACE(x), {n_.B, n_.T, n_.D});
     add_states(kInitial, PLACE(initial));
     add_weights();
     if (spec_.has_bias) add_bias("bias", PLACE(bias));
     add_masks();
-    return list_;
   }
 
-  Arguments forward_outputs() {
+  void forward_outputs() {
     if (owns_ys()) add("ys", PLACE(ys), {n_.B, n_.T, ys_columns()});
     add_states(kFinal, PLACE(final));
     if (spec_.training) add_saved();
-    return list_;
   }
 
-  Arguments backward_inputs() {
+  void backward_inputs() {
     add("x", PLACE(x), {n_.B, n_.T, n_.D});
     add_weights();
     add_masks();
     add_saved();
     if (owns_ys()) add("gradient of ys", PLACE(d_ys), {n_.B, n_.T, ys_columns()});
     add_states(kFinalGradient, PLACE(d_final));
-    return list_;
   }
 
-  Arguments backward_outputs() {
+  void backward_outputs() {
     if (spec_.wants_dx) add("gradient of x", PLACE(dx), {n_.B, n_.T, n_.D});
     add_states(kInitialGradient, PLACE(d_initial));
     add("gradient of kernel", PLACE(d_kernel), {n_.D, columns_});
     add("gradient of recurrent kernel", PLACE(d_recurrent_kernel), {n_.U, columns_});
     if (spec_.has_bias) add_bias("gradient of bias", PLACE(d_bias));
-    return list_;
   }
 
- private:
   using Names = const char* const[2];
   static constexpr Names kInitial = {"initial state h", "initial state c"};
   static constexpr Names kFinal = {"final state h", "final state c"};
@@ -71,7 +79,8 @@ class List {
 
   void add(const char* name, size_t place, Shape shape, bool is_boolean = false) {
     Argument& argument = list_.at[list_.count++];
-    argument = {name, place, is_boolean, int32_t(shape.size()), {}};
+    argument.name = name, argument.place = place, argument.is_boolean = is_boolean;
+    argument.rank = int32_t(shape.size());
     std::memcpy(argument.shape, shape.begin(), shape.size() * sizeof(int64_t));
   }
   void add_states(const Names& names, size_t place) {
@@ -103,7 +112,7 @@ class List {
   const CellLayout& cell_;
   const Sizes n_;
   const int64_t columns_;
-  Arguments list_;
+  Arguments& list_;
 };
 
 // --- the spec -------------------------------------------------------------------------------------
@@ -200,19 +209,16 @@ Sizes read_sizes(const RunSpec& spec, const Inputs& inputs, const Arguments& lis
   return n;
 }
 
-RunSignature read_run(Operation operation, const int64_t* fields, const Inputs& inputs) {
-  RunSignature run;
+void read_run(Operation operation, const int64_t* fields, const Inputs& inputs,
+              RunSignature& run) {
   std::memcpy(&run.spec, fields, sizeof(RunSpec));
   check_spec(run.spec);
-  const bool forward = operation == Operation::forward;
-  if (!forward) run.spec.training = 1;  // of `forward`; the kernels look at it here too
-  List names(run.spec, Sizes{});
-  run.inputs = forward ? names.forward_inputs() : names.backward_inputs();
+  // Of `forward`; the kernels look at it here too.
+  if (operation == Operation::backward) run.spec.training = 1;
+  List(run.spec, Sizes{}, run.inputs).inputs(operation);  // where those are that have the sizes
   run.sizes = read_sizes(run.spec, inputs, run.inputs);
-  List in(run.spec, run.sizes), out(run.spec, run.sizes);
-  run.inputs = forward ? in.forward_inputs() : in.backward_inputs();
-  run.outputs = forward ? out.forward_outputs() : out.backward_outputs();
-  return run;
+  List(run.spec, run.sizes, run.inputs).inputs(operation);
+  List(run.spec, run.sizes, run.outputs).outputs(operation);
 }
 
 }  // namespace
@@ -226,15 +232,14 @@ std::vector<RunSignature> read_signature(Operation operation, const int64_t* spe
   if (spec_size == 0 || spec_size % kSpecFields != 0)
     refuse("spec: expected " + std::to_string(kSpecFields) + " integers a run, got " +
            std::to_string(spec_size));
-  std::vector<RunSignature> runs;
-  runs.reserve(spec_size / kSpecFields);
+  std::vector<RunSignature> runs(spec_size / kSpecFields);
   size_t first = 0;
-  for (size_t i = 0; i < spec_size; i += kSpecFields) {
-    in_run(runs.size(), [&] {
+  for (size_t i = 0; i < runs.size(); ++i) {
+    in_run(i, [&] {
       const size_t left = first < n_inputs ? n_inputs - first : 0;
-      runs.push_back(read_run(operation, spec + i, {inputs + first, left, n_inputs}));
+      read_run(operation, spec + i * kSpecFields, {inputs + first, left, n_inputs}, runs[i]);
     });
-    first += runs.back().inputs.count;
+    first += runs[i].inputs.count;
   }
   return runs;
 }
