@@ -19,6 +19,15 @@ from ostinato.layers import (
     StackedRNNCells,
 )
 
+CLASSES = [getattr(layers, name) for name in layers.__all__ if name != "Shape"]
+
+
+def first_argument(cls):
+    """What a class can't be made without."""
+    cell = GRUCell(2)
+    own = {RNN: cell, StackedRNNCells: [cell], Bidirectional: GRU(2)}
+    return own.get(cls, 4)
+
 
 @pytest.mark.parametrize("units", [0, -3, 2.5, "4", None, True])
 @pytest.mark.parametrize("cls", [LSTM, GRU, SimpleRNN, LSTMCell, GRUCell])
@@ -96,7 +105,12 @@ def test_a_dtype_without_fractions(dtype):
         refuses([cls.__name__, "`dtype`", "floats", repr(dtype)], cls, 4, dtype=dtype)
 
 
-CLASSES = [getattr(layers, name) for name in layers.__all__ if name != "Shape"]
+@pytest.mark.parametrize("given", [{"dtype": "flot32"}, {"trainable": 1}, {"name": "a/b"}])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_what_keras_refuses_names_the_class(cls, given):
+    (value,) = given.values()
+    with pytest.raises(ValueError, match=rf"^{cls.__name__}: .*{value}"):
+        cls(first_argument(cls), **given)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -106,13 +120,6 @@ def test_the_docstring_describes_each_argument_in_order(cls):
     section = inspect.getdoc(cls).partition("\nArgs:\n")[2].partition("\n\n")[0]
     assert re.findall(r"^    ([*\w]+): ", section, re.MULTILINE) == names
     assert all(p.annotation is not p.empty for p in parameters)
-
-
-def first_argument(cls):
-    """What a class can't be made without."""
-    cell = GRUCell(2)
-    own = {RNN: cell, StackedRNNCells: [cell], Bidirectional: GRU(2)}
-    return own.get(cls, 4)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

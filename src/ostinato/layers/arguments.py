@@ -45,16 +45,16 @@ def start_layer(layer: Any, kwargs: dict[str, Any]) -> None:
         kwargs: What that has been given beside its own arguments.
 
     Raises:
-        RefusedArgument: for an argument that nobody takes; it suggests one that is spelled alike.
+        RefusedArgument: for an argument that nobody takes (it suggests one that is spelled alike),
+            or that Keras refuses.
     """
     try:
         keras.layers.Layer.__init__(layer, **kwargs)
     except ValueError as error:
         known = _known_arguments(type(layer))
         unknown = [name for name in kwargs if name not in known]
-        if not unknown:
-            raise
-        detail = " ".join(_unknown(name, known) for name in unknown)
+        # Of one that it takes but can't read, Keras says what's wrong, but not whose it is.
+        detail = " ".join(_unknown(name, known) for name in unknown) or str(error)
         raise RefusedArgument(type(layer).__name__, detail) from error
 
 
