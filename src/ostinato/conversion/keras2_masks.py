@@ -108,6 +108,9 @@ class _AttendingAnyway:
         use_causal_mask: bool = False,
     ) -> Any:
         """As Keras's, which of such a query gives zeros, or this, by which kernel it takes."""
+        # Copies, since Keras 3 takes the masks off the tensors, which others may read as well.
+        query, value = ops.copy(query), ops.copy(value)
+        key = None if key is None else ops.copy(key)
         own = functools.partial(super().call, return_attention_scores=return_attention_scores)  # type: ignore[misc]
         masks = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask}
         masks["attention_mask"] = attention_mask
