@@ -301,3 +301,11 @@ def test_what_isnt_a_signature(tmp_path, signature):
 def test_what_isnt_a_built_model(tmp_path, thing):
     with pytest.raises(ValueError, match="export: expected a Keras model that is built"):
         ostinato.export(thing, tmp_path / "model")
+
+
+def test_the_format_is_what_the_name_says(tmp_path):
+    model = keras.Sequential([keras.Input((3, 2)), ostinato.layers.GRU(2)])
+    with pytest.raises(ValueError, match=r"export: .*format='tf_saved_model', got .*'\.onnx' says"):
+        ostinato.export(model, tmp_path / "x.onnx", format="tf_saved_model")
+    ostinato.export(model, tmp_path / "x.onnx")
+    assert (tmp_path / "x.onnx").is_file()

@@ -348,3 +348,10 @@ def test_what_it_says_of_itself():
     assert "on Keras, timestep by timestep" in repr(
         ostinato.stream(ZOO["a cell over nests"].make())
     )
+
+
+def test_a_number_for_a_timestep_isnt_refused_for_its_dtype():
+    layer = GRU(4)
+    layer.build((None, None, 3))
+    with pytest.raises(ValueError, match=r"of shape \(3,\) and float32, got the number 1\.0\.$"):
+        ostinato.stream(layer).step(1.0)

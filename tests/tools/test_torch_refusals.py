@@ -334,3 +334,25 @@ def test_half_precision(make, dtype):
     cell = getattr(layer, "forward_layer", layer)
     cell = getattr(cell, "cell", cell)
     assert isinstance(cell.recurrent_initializer, keras.initializers.Orthogonal)
+
+
+@pytest.mark.parametrize("key", ["model_state_dict", "state_dict", "net"])
+def test_a_checkpoint_says_where_its_state_dict_is(key):
+    state = torch.nn.LSTM(3, 4).state_dict()
+    checkpoint = {"epoch": 3, "optimizer_state": {"state": {}}, key: state}
+    with pytest.raises(ValueError, match=rf"from_torch: .*a checkpoint: .*'{key}'.*\[.*\]"):
+        from_torch(checkpoint)
+
+
+def test_layers_beside_the_recurrent_one_are_not_dropped_without_a_word():
+    class Tagger(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = torch.nn.Sequential(torch.nn.LSTM(3, 4), torch.nn.ReLU())
+            self.fc = torch.nn.Linear(4, 2)
+
+    with pytest.raises(
+        ValueError, match=r"Tagger has other layers .*'fc \(Linear\)'.*prefix='body.0'"
+    ):
+        from_torch(Tagger())
+    assert from_torch(Tagger(), prefix="body.0").units == 4

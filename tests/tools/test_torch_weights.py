@@ -182,7 +182,7 @@ def test_a_module_that_holds_one_and_its_state_dict():
     expected = torch_results(module, x)[0]
     arrays = {name: numpy(tensor) for name, tensor in net.state_dict().items()}
     for source, prefix in [
-        (net, None),
+        (net.encoder, None),
         (net, "encoder.lstm"),
         (net.state_dict(), None),
         (arrays, "encoder.lstm."),

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,12 +19,13 @@ from ostinato.forced import use_engine
 from ostinato.layers.exporting import NO_STATES_IN_ONNX, ONNX
 
 SAVED_MODEL = "tf_saved_model"
+_FORMATS = {".onnx": ONNX, ".tflite": "litert"}  # by the end of a file's name
 
 
 def export(
     model: Any,
     filepath: Any,
-    format: str = SAVED_MODEL,  # noqa: A002 - as in model.export
+    format: str | None = None,  # noqa: A002 - as in model.export
     input_signature: Any = None,
     verbose: bool = False,
     **kwargs: Any,
@@ -37,7 +39,8 @@ def export(
     Args:
         model: A Keras model, built.
         filepath: The folder of a SavedModel, or the file.
-        format: "tf_saved_model", "onnx", or another one of Keras's.
+        format: "tf_saved_model", "onnx", or another one of Keras's. By default what the name says:
+            ONNX of one that ends in ".onnx", else a SavedModel.
         input_signature: As in `model.export`: one `keras.InputSpec` an argument of the model, with
             shape and dtype, None for sizes that may vary. By default of the model's inputs.
         verbose: Whether Keras reports on it.
@@ -45,10 +48,11 @@ def export(
 
     Raises:
         ImportError: if a package is missing that Keras's exporter needs; it names it.
-        ValueError: if it isn't a model that's built, `filepath` isn't a path, `input_signature`
-            has other things than specs, or the backend can't export it so.
+        ValueError: if it isn't a model that's built, `filepath` isn't a path or has another
+            format's name, `input_signature` has other things than specs, or the backend can't.
     """
     _check_arguments(model, filepath, input_signature)
+    format = _format_of(filepath, format)  # noqa: A001
     inside = [layer for _, layer in layers_within(model, RESTORE)]
     stateful = [layer for layer in inside if getattr(layer, "stateful", False)]
     if reason := _why_not(format, stateful):
@@ -93,6 +97,18 @@ def _check_arguments(model: Any, filepath: Any, signature: Any) -> None:
             "export: expected `input_signature` to be a list of one keras.InputSpec(shape=..., "
             f"dtype=...) an argument of the model, got {signature!r}."
         )
+
+
+def _format_of(filepath: Any, given: str | None) -> str:
+    """The format: what is asked for, which the name mustn't gainsay, or what the name says."""
+    suffix = Path(filepath).suffix
+    named = _FORMATS.get(suffix)
+    if given is not None and named is not None and given != named:
+        raise ValueError(
+            f"export: expected a name that goes with format={given!r}, got "
+            f"{os.fspath(filepath)!r}, whose {suffix!r} says {named!r}."
+        )
+    return given or named or SAVED_MODEL
 
 
 def _why_not(kind: str, stateful: list[Any]) -> str | None:

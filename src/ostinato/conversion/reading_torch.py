@@ -88,6 +88,7 @@ def _check_options(prefix: Any, nonlinearity: Any, dropout: Any) -> None:
 def _module_in(source: Any, prefix: str | None) -> Any:
     """The recurrent module that `source` is or holds; None for a state dict."""
     if isinstance(source, Mapping):
+        _refuse_checkpoint(source)
         return None
     if isinstance(source, type) or not hasattr(source, "named_modules"):
         got = f"the class {source.__name__}" if isinstance(source, type) else type(source).__name__
@@ -97,6 +98,7 @@ def _module_in(source: Any, prefix: str | None) -> Any:
     if wanted is not None and wanted in found:
         return found[wanted]
     if wanted is None and len(found) == 1:
+        _refuse_others(source, *found)
         return next(iter(found.values()))
     name, kinds = type(source).__name__, "(nn.LSTM, nn.GRU, nn.RNN or a cell)"
     itself = f" ('' is the {name} itself)" if "" in found else ""
@@ -109,6 +111,37 @@ def _module_in(source: Any, prefix: str | None) -> Any:
         f"from_torch: expected `prefix` to say where in the {name} a recurrent module {kinds} is, "
         f"one of {some(sorted(found))}{itself}, got {prefix!r}."
     )
+
+
+def _refuse_checkpoint(source: Mapping[Any, Any]) -> None:
+    """Refuses a dict that holds a state dict among other things of a training, say."""
+    inner = [key for key, value in source.items() if isinstance(value, Mapping) and value]
+    if inner:
+        likely = next(
+            (key for key in inner if "model" in str(key) or "state" in str(key)), inner[0]
+        )
+        raise ValueError(
+            "from_torch: expected a module or a state dict, got a dict with state dicts in it, a "
+            f"checkpoint: its keys are {some(sorted(map(str, source)))}. Give the one of the "
+            f"model, such as from_torch(checkpoint[{likely!r}])."
+        )
+
+
+def _refuse_others(source: Any, recurrent: str) -> None:
+    """Refuses a module with layers beside the recurrent one, which the result wouldn't have."""
+    modules = [(path, module) for path, module in source.named_modules() if path != recurrent]
+    inside = f"{recurrent}." if recurrent else ""
+    others = [
+        f"{path} ({type(module).__name__})"
+        for path, module in modules
+        if not any(module.children()) and not path.startswith(inside or "\0")
+    ]
+    if recurrent and others:
+        raise ValueError(
+            f"from_torch: {type(source).__name__} has other layers than the recurrent one, which "
+            f"aren't converted: {some(others)}. Say prefix={recurrent!r} to have the "
+            f"{recurrent!r} alone."
+        )
 
 
 def _is_recurrent(module: Any) -> bool:

@@ -57,10 +57,7 @@ def timestep(
         size in ("T", got) for size, got in zip(expected, array.shape, strict=True)
     )
     if not same or not _holds_such(array, dtype):
-        # Of anything at all NumPy makes an array without axes.
-        is_array = array.dtype != object or array.shape
-        got = f"{array.shape} of {array.dtype}" if is_array else type(value).__name__
-        raise ValueError(f"{what}, got {got}.")
+        raise ValueError(f"{what}, got {_found(value, array)}.")
     _check_range(f"{owner}: expected {name}", array, dtype)
     return np.require(array, dtype, ("C", "A"))
 
@@ -86,6 +83,14 @@ def _array(what: str, value: Any) -> np.ndarray:
         return np.asarray(value)
     except (RuntimeError, TypeError, ValueError) as error:  # ragged; a tensor with a gradient...
         raise ValueError(f"{what}, got what NumPy makes no array of: {error}") from error
+
+
+def _found(value: Any, array: np.ndarray) -> str:
+    """What came; of a number no dtype, which would have done, or made the shape seem right."""
+    if not array.shape and array.dtype == object:
+        return type(value).__name__  # of anything at all NumPy makes an array without axes
+    is_number = not array.shape and isinstance(value, (int, float, complex, np.number))
+    return f"the number {value}" if is_number else f"{array.shape} of {array.dtype}"
 
 
 def _kind(dtype: str) -> str:

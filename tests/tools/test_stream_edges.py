@@ -1,0 +1,61 @@
+"""Streams at the edges of their rules: options that look like defaults, steps that fail, flags."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import ostinato
+from ostinato.layers import GRU, RNN
+from tools.stream_zoo import Own
+from tools.streamed import floats, run_whole
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.ReLU(threshold=0.2),
+        lambda: layers.ReLU(max_value=0.3),
+        lambda: layers.ReLU(negative_slope=0.5),
+        lambda: layers.Normalization(mean=[0.1, 0.2, 0.3, 0.4], variance=[0.0, 1e-20, 1.0, 2.0]),
+    ],
+)
+def test_what_a_layers_options_say(layer):
+    model = keras.Sequential([keras.Input((None, 3)), GRU(4, return_sequences=True), layer()])
+    x = floats(2, 5, 3)
+    made = ostinato.stream(model, streams=2).run(x)
+    np.testing.assert_allclose(made, run_whole(model, x), rtol=1e-4, atol=1e-6)
+
+
+def test_a_chunk_that_fails_in_the_middle_changes_no_state(monkeypatch):
+    layer = RNN(Own(4), return_sequences=True)
+    layer.build((None, None, 3))
+    stream, x = ostinato.stream(layer), floats(5, 3)
+    stream.step(x[0])
+    before, runner, calls = stream.state, stream._runner, []
+    whole = runner._model.predict_on_batch
+
+    def failing(data):
+        calls.append(data)
+        if len(calls) == 3:
+            raise MemoryError
+        return whole(data)
+
+    monkeypatch.setattr(runner._model, "predict_on_batch", failing)
+    with pytest.raises(MemoryError):
+        stream.run(x[1:])
+    for name, arrays in stream.state.items():
+        assert len(calls) == 3
+        assert all(map(np.array_equal, arrays, before[name]))
+
+
+@pytest.mark.parametrize("cell", [None, Own])
+def test_states_that_are_set_have_held_no_output_yet(cell):
+    rnn = GRU(4, return_sequences=True, name="r")
+    rnn = rnn if cell is None else RNN(cell(4), return_sequences=True, name="r")
+    model = keras.Sequential([keras.Input((None, 3)), layers.Masking(), rnn])
+    stream, x = ostinato.stream(model), floats(3)
+    seen = stream.step(x)
+    np.testing.assert_array_equal(stream.step(0 * x), seen)  # held
+    stream.state = {"r": stream.state["r"][:1]}
+    assert not stream.step(0 * x).any()
