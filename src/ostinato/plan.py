@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from ostinato.engines.interface import Engine, Question
 from ostinato.engines.table import engines
 
+_ENGINES = engines()  # here, as torch.compile can't trace an import
+
 
 class Plan(NamedTuple):
     """The answer.
@@ -34,7 +36,7 @@ class Plan(NamedTuple):
 def plan(question: Question) -> Plan:
     """Chooses the fastest engine that can do what is asked, or the one that the user forces."""
     passed_over: list[tuple[str, str]] = []
-    for engine in engines():
+    for engine in _ENGINES:
         obstacles = engine.obstacles(question)
         if question.forced in (None, engine.name) and not obstacles:
             return Plan(engine, engine.recipe(question), tuple(passed_over))
