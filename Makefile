@@ -132,7 +132,7 @@ wheel:
 	rm -rf dist build/try
 	OSTINATO_REQUIRE_NATIVE=1 $(PYTHON) $(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	$(TRY) -m venv build/try
-	build/try/bin/python $(PIP_INSTALL) '$(JAX)' pytest hypothesis dist/*.whl
+	build/try/bin/python $(PIP_INSTALL) '$(JAX)' flatbuffers pytest hypothesis dist/*.whl
 	@ls dist
 	build/try/bin/python -m pytest -q -p no:cacheprovider tests/no_backend/test_core.py
 	KERAS_BACKEND=jax build/try/bin/python -m pytest -q -p no:cacheprovider tests/native/test_jax_door.py

@@ -30,7 +30,7 @@ PACKAGE = TESTS.parent / "src" / "ostinato"
 # What is changed, and the tests that are nearest to it, the quickest first.
 AREAS = {
     "plan": (["plan.py"], ["test_plan.py", "engines/test_fused.py"]),
-    "engines": (["engines"], ["test_plan.py", "engines", "layers/test_masks.py"]),
+    "engines": (["engines"], ["test_plan.py", "engines", "layers/test_precision.py"]),
     "layers": (["layers"], ["layers", "test_plan.py", "engines/test_fused.py"]),
     "conversion": (["conversion"], ["tools/test_accelerate.py", "tools"]),
     "streaming": (["streaming"], ["tools/test_stream.py", "tools"]),
