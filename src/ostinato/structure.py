@@ -74,6 +74,17 @@ class Shape:
         return cls(*config["dimensions"])
 
 
+class SharedShape(Shape):
+    """The shape of a state without a batch axis, such as a count of the timesteps: always ()."""
+
+    __slots__ = ()
+
+
+def with_batch(size: Shape, batch_size: Any) -> tuple[Any, ...]:
+    """The shape of a state of a size: (batch, ...), or () of one that all rows share."""
+    return () if isinstance(size, SharedShape) else (batch_size, *size)
+
+
 def is_count(value: object) -> bool:
     """Whether a value is an integer (NumPy's too), and not a bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -315,7 +326,7 @@ def describe(structure: Structure) -> str:
             items.append(f"... {len(structure)} in all")
         return f"[{', '.join(items)}]" if isinstance(structure, list) else f"({', '.join(items)})"
     if isinstance(structure, Shape):
-        return str(("batch", *structure)).replace("'", "")
+        return str(with_batch(structure, "batch")).replace("'", "")
     if hasattr(structure, "shape"):
         return str(tuple(structure.shape)) if len(structure.shape) else "a scalar"
     return reprlib.repr(structure)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 from ostinato.cells.builtin import BuiltinCell, is_ours
@@ -12,11 +13,11 @@ from ostinato.cells.contract import (
     needs_constants,
     output_and_states,
     output_sizes,
-    parameters_of,
+    own_initial_states,
     state_sizes,
 )
-from ostinato.structure import Structure, describe, leaf_paths, map_shapes
-from ostinato.tensors import shape_of
+from ostinato.structure import Structure, describe, leaf_paths, map_shapes, repack, with_batch
+from ostinato.tensors import float_or_own, shape_of, to_dtype
 
 
 def initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
@@ -40,12 +41,24 @@ def initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
         return tree.map_structure(
             lambda size: ops.zeros((batch_size, *size), dtype=dtype), expected
         )
-    # Keras 2 called it with inputs, batch_size and dtype; cells written for it may insist.
-    parameters = parameters_of(own)
-    keywords = {"batch_size": batch_size, "inputs": None, "dtype": dtype}
-    given = {name: value for name, value in keywords.items() if name in parameters}
+    given = own_initial_states(cell, batch_size, dtype)
+    fitted = repack(expected, given)
+    if fitted is not None:
+        dtype = getattr(cell, "compute_dtype", dtype)
+        given = tree.map_structure(lambda state: _for_all_rows(state, batch_size, dtype), fitted)
     known = batch_size if isinstance(batch_size, int) else None
-    return read_states(name_of(cell), "get_initial_state", own(**given), expected, known)
+    return read_states(name_of(cell), "get_initial_state", given, expected, known)
+
+
+def _for_all_rows(state: Any, batch_size: Any, dtype: str) -> Any:
+    """A cell's own initial state as a tensor; one of a single row is every row's."""
+    if isinstance(state, np.ndarray):
+        state = ops.convert_to_tensor(state)
+        state = to_dtype(state, float_or_own(state, dtype))
+    shape = tuple(getattr(state, "shape", ()))
+    if len(shape) == 0 or shape[0] != 1 or (isinstance(batch_size, int) and batch_size == 1):
+        return state
+    return ops.copy(ops.broadcast_to(state, (batch_size, *shape[1:])))  # PyTorch gives a view
 
 
 def build_cell(cell: Any, input_shape: Structure, dtype: str) -> None:
@@ -80,7 +93,7 @@ def traced_output(cell: Any, input_shape: Structure) -> Structure:
     batch_size = _leaves(input_shape)[0][0]
     inputs = map_shapes(lambda shape: keras.KerasTensor(shape, dtype=dtype), input_shape)
     states = tree.map_structure(
-        lambda size: keras.KerasTensor((batch_size, *size), dtype=dtype), state_sizes(cell)
+        lambda size: keras.KerasTensor(with_batch(size, batch_size), dtype=dtype), state_sizes(cell)
     )
     result = keras.layers.Layer.compute_output_spec(cell, inputs, states)
     output, _ = output_and_states(name_of(cell), cell, result)

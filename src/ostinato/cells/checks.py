@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import tree
 
-from ostinato.structure import Structure, describe, leaf_paths, repack
+from ostinato.structure import Structure, describe, leaf_paths, repack, with_batch
 from ostinato.tensors import agree, shape_of
 
 STACKED = (
@@ -54,8 +54,8 @@ def read_states(
     for path, state, size in triples:
         if not hasattr(state, "shape"):
             raise ValueError(f"{owner}: expected {what}{path} to be a tensor, got {state!r}.")
-        if not agree(shape_of(state), (batch_size, *size)):
-            wanted = ("batch" if batch_size is None else batch_size, *size)
+        if not agree(shape_of(state), with_batch(size, batch_size)):
+            wanted = with_batch(size, "batch" if batch_size is None else batch_size)
             raise ValueError(
                 f"{owner}: expected {what}{path} of shape {wanted}, got {shape_of(state)}."
             )

@@ -2,19 +2,111 @@
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 from keras import tree
 
 from ostinato.cells.checks import name_of
-from ostinato.structure import Shape, Structure, describe, sizes
+from ostinato.structure import (
+    Shape,
+    SharedShape,
+    Structure,
+    describe,
+    is_count,
+    is_torch_size,
+    repack,
+    sizes,
+)
+
+# Of built cells whose `state_size` doesn't say what their states are; see `state_sizes`.
+_FOUND: "weakref.WeakKeyDictionary[Any, Structure]" = weakref.WeakKeyDictionary()
 
 
 def state_sizes(cell: Any) -> Structure:
-    """A cell's states as a structure of `Shape`s; a single state becomes a list of one."""
+    """A cell's states as a structure of `Shape`s; a single state becomes a list of one.
+
+    An int is a vector of so many units, unless the initial states that the cell makes for itself
+    have other axes: these are what its timesteps get. Where it's -1, as in Keras's ConvLSTM cells,
+    they alone tell what the states are, once the cell is built; until then it has none.
+    """
+    if _is_of_package(cell) and hasattr(cell, "cells"):
+        return [_sizes_in_stack(inner) for inner in cell.cells]
+    if not _has_open_sizes(cell.state_size) or not _makes_states(cell):
+        return _declared_sizes(cell)
+    if isinstance(cell, keras.layers.Layer) and not cell.built:
+        return [] if _is_open(cell.state_size) else _declared_sizes(cell)
+    try:
+        return _FOUND[cell]
+    except KeyError:
+        _FOUND[cell] = found = _sizes_by_states(cell)
+        return found
+    except TypeError:  # it can't be weakly referred to, or hashed
+        return _sizes_by_states(cell)
+
+
+def _declared_sizes(cell: Any) -> Structure:
     read = sizes(cell.state_size, f"state_size of {name_of(cell)}")
     return [read] if isinstance(read, Shape) else read
+
+
+def _sizes_in_stack(cell: Any) -> Structure:
+    """As in the stack's `state_size`: a single size in no container."""
+    read, size = state_sizes(cell), cell.state_size
+    is_single = isinstance(sizes(size, "state_size"), Shape) if not _is_open(size) else False
+    return read[0] if is_single else read
+
+
+def _sizes_by_states(cell: Any) -> Structure:
+    initial = own_initial_states(cell, 1, getattr(cell, "compute_dtype", "float32"))
+    if _is_open(cell.state_size):
+        initial = initial if isinstance(initial, (tuple, list, dict)) else [initial]
+        return tree.map_structure(_size_of_state, initial)
+    declared = _declared_sizes(cell)
+    fitted = repack(declared, initial)
+    if fitted is None:
+        return declared  # it's refused where the states are needed
+    return tree.map_structure(
+        lambda size, state: size if len(state.shape) == 1 + len(size) else _size_of_state(state),
+        declared,
+        fitted,
+    )
+
+
+def _size_of_state(state: Any) -> Shape:
+    return Shape(*state.shape[1:]) if len(state.shape) else SharedShape()
+
+
+def own_initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
+    """What a cell's own `get_initial_state` gives; Keras 2's took inputs, batch_size and dtype."""
+    own = cell.get_initial_state
+    keywords = {"batch_size": batch_size, "inputs": None, "dtype": dtype}
+    parameters = parameters_of(own)
+    return own(**{name: value for name, value in keywords.items() if name in parameters})
+
+
+def _makes_states(cell: Any) -> bool:
+    return not _is_of_package(cell) and getattr(cell, "get_initial_state", None) is not None
+
+
+def _is_of_package(cell: Any) -> bool:
+    method = getattr(type(cell), "get_initial_state", None)
+    return getattr(method, "__module__", "").partition(".")[0] == __package__.partition(".")[0]
+
+
+def _is_open(size: Any) -> bool:
+    return is_count(size) and size < 0
+
+
+def _has_open_sizes(size: Any) -> bool:
+    """Whether a `state_size` holds ints, which say less than shapes do."""
+    if isinstance(size, dict):
+        size = list(size.values())
+    if isinstance(size, (tuple, list)) and not is_torch_size(size):
+        return any(map(_has_open_sizes, size))
+    return is_count(size)
 
 
 def output_sizes(cell: Any) -> Structure | None:

@@ -44,6 +44,11 @@ ENGINE = Scan()
 
 
 def _run(task: Task) -> Answer:
+    if task.mask is not None and any(len(state.shape) == 0 for state in leaves(task.states)):
+        raise ValueError(
+            f"{task.context.owner}: expected no mask: a masked timestep keeps the states of its "
+            f"rows, and {name_of(task.cell)} has a state without rows."
+        )
     xs = map_leaves(lambda x: time_major(x, task.loop), task.xs)
     recurrence, outputs = _recurrence(task, xs)
     flat_outputs, states = run_over_time(recurrence, task.mask, task.loop)

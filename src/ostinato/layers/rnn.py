@@ -35,6 +35,7 @@ from ostinato.structure import (
     Structure,
     first_known,
     flat_shapes,
+    is_count,
     is_namedtuple,
     leaf_paths,
     leaves,
@@ -42,6 +43,7 @@ from ostinato.structure import (
     pack_like,
     sizes,
     spread,
+    with_batch,
     without_time,
 )
 from ostinato.tensors import cast_floats, shape_of, size_of, to_dtype
@@ -118,7 +120,8 @@ class RNN(KeepsStates):
     @property
     def single_state(self) -> bool:
         """Whether the cell's state_size is one size, in no container."""
-        return isinstance(sizes(self.cell.state_size, "state_size"), Shape)
+        size = self.cell.state_size
+        return is_count(size) or isinstance(sizes(size, "state_size"), Shape)
 
     # --- building ---------------------------------------------------------------------------
 
@@ -300,7 +303,9 @@ class RNN(KeepsStates):
         )
         if not self.return_state:
             return output
-        states = tree.map_structure(lambda size: (batch_size, *size), state_sizes(self.cell))
+        states = tree.map_structure(
+            lambda size: with_batch(size, batch_size), state_sizes(self.cell)
+        )
         return (output, *spread(states))
 
     def compute_output_spec(

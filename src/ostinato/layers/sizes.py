@@ -10,7 +10,7 @@ from typing import Any
 from ostinato.cells.contract import state_sizes
 from ostinato.doors import door
 from ostinato.engines.interface import Task
-from ostinato.structure import Structure, describe, leaf_paths, leaves, pack_like
+from ostinato.structure import Structure, describe, leaf_paths, leaves, pack_like, with_batch
 from ostinato.tensors import shape_of, size_of
 
 
@@ -73,7 +73,9 @@ class _Checks:
         sizes = leaves(state_sizes(task.cell))
         checked = [
             self._sized(
-                state, (self._batch_size, *size), f"initial_state{path} of shape {describe(size)}"
+                state,
+                with_batch(size, self._batch_size),
+                f"initial_state{path} of shape {describe(size)}",
             )
             for path, state, size in zip(
                 leaf_paths(task.states), leaves(task.states), sizes, strict=True

@@ -1,0 +1,112 @@
+"""Cells whose states are other than their `state_size` says, as Keras's RNN takes them."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from refusals import refuses
+
+from ostinato import Shape
+from ostinato.layers import RNN, Bidirectional, LSTMCell
+from support import array, assert_close, numpy
+
+X = array(0, 3, 5, 4)
+
+
+class Matrix(keras.layers.Layer):
+    """An int as its size, and a state (B, 2, 4)."""
+
+    state_size = output_size = 4
+
+    def get_initial_state(self, batch_size=None):
+        return [ops.zeros((batch_size, 2, 4))]
+
+    def call(self, inputs, states):
+        state = states[0] * 0.5 + ops.expand_dims(inputs, 1)
+        return state[:, 0] + state[:, 1], [state]
+
+
+class OneRow(keras.layers.Layer):
+    """An initial state of one row, by NumPy, whatever the batch."""
+
+    state_size = output_size = 4
+
+    def get_initial_state(self, inputs=None, batch_size=None, dtype=None):
+        return np.arange(4.0).reshape(1, 4)
+
+    def call(self, inputs, states):
+        return states[0] + inputs, [states[0] + inputs]
+
+
+class Counter(keras.layers.Layer):
+    """A state without rows: the time."""
+
+    output_size = 4
+    state_size = property(lambda self: [4, Shape()])
+
+    def get_initial_state(self, batch_size=None):
+        return [ops.zeros((batch_size, 4)), ops.zeros(())]
+
+    def call(self, inputs, states):
+        total, time = states
+        return total + time * inputs, [total + time * inputs, time + 1.0]
+
+
+def halves(x):
+    state, outputs = np.zeros_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        state = state * 0.5 + x[:, t]
+        outputs.append(2 * state)
+    return np.stack(outputs, 1)
+
+
+EXPECTED = {
+    Matrix: halves(X),
+    OneRow: np.arange(4.0) + X.cumsum(1),
+    Counter: (np.arange(5.0)[:, None] * X).cumsum(1),
+}
+SHAPES = {Matrix: [(3, 2, 4)], OneRow: [(3, 4)], Counter: [(3, 4), ()]}
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_states_are_what_the_cell_starts_from(kind):
+    layer = RNN(kind(), return_sequences=True, return_state=True)
+    output, *states = numpy(layer(X))
+    assert_close(output, EXPECTED[kind].astype("float32"))
+    assert [state.shape for state in states] == SHAPES[kind]
+    again = numpy(layer(X[:, 3:], initial_state=numpy(layer(X[:, :3]))[1:]))
+    assert_close(again[0], EXPECTED[kind][:, 3:].astype("float32"))
+    inputs = keras.Input((None, 4))
+    model = keras.Model(inputs, layer(inputs)[0])
+    assert_close(model.predict(X, verbose=0), output)
+    kept = RNN(kind(), stateful=True, return_sequences=True)
+    assert_close(kept(X[:, :3]), output[:, :3])
+    assert_close(kept(X[:, 3:]), output[:, 3:])
+    stack = RNN([kind(), LSTMCell(2)])
+    assert tuple(stack(X).shape) == (3, 2)
+    both = Bidirectional(RNN(kind(), return_sequences=True))
+    assert_close(numpy(both(X))[..., :4], output)
+
+
+def test_masks_of_such_cells():
+    mask = np.array([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]], bool)
+    short = RNN(Matrix())(X[:1, :3])
+    assert_close(numpy(RNN(Matrix())(X, mask=mask))[:1], short)
+    refuses(["expected no mask", "a state without rows"], RNN(Counter()), X, mask=mask)
+
+
+def test_initial_states_given_by_the_user_arent_spread():
+    refuses("initial_state[0] of shape (3, 4)", RNN(OneRow()), X, initial_state=[X[:1, 0]])
+
+
+@pytest.mark.parametrize("options", [{}, {"return_sequences": True, "go_backwards": True}])
+def test_the_cell_of_a_conv_lstm(options):
+    frames = array(1, 2, 3, 4, 4, 1)
+    theirs = keras.layers.ConvLSTM2D(2, 3, padding="same", return_state=True, **options)
+    expected = numpy(theirs(frames))
+    ours = RNN(theirs.cell, return_state=True, **options)
+    assert_close(list(numpy(ours(frames))), list(expected))
+    inputs = keras.Input((3, 4, 4, 1))
+    fresh = keras.layers.ConvLSTM2D(2, 3, padding="same").cell
+    model = keras.Model(inputs, RNN(fresh, **options)(inputs))
+    assert model.predict(frames, verbose=0).shape == expected[0].shape
