@@ -45,7 +45,7 @@ MEASURES_FRAMEWORKS = "ostinato.bench"
 MEASURES_KERAS = {"ostinato.guide.timing", "ostinato.bench.prepared"}
 # The report of the guide shows it as it stands: code as a reader of the guide would write it.
 SHOWN = "ostinato.guide.examples"
-MAX_LINES_OF_FILE = 400
+MAX_LINES_OF_FILE = 450
 MAX_LINES_OF_FUNCTION = 60
 
 

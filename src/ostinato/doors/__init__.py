@@ -13,7 +13,7 @@ A door is a module with
   Python's they can stay as they are.
 - `affine(x, kernel, bias)`: `x kernel + bias`; the bias may be None, or a tensor like the product.
 - `read(variable, dtype)`: a Keras variable's value, in a dtype.
-- `zeros(shape, dtype)`: zeros where Keras puts its tensors; neither to be given away nor written
+- `zeros(shape, dtype, like)`: zeros beside another tensor; neither to be given away nor written
   over.
 - `packed(kernel)`: the kernel, laid out for an `affine` at every timestep.
 - `blend(start, end, weight)`: `start + weight (end - start)`, all of one shape and dtype.

@@ -103,7 +103,7 @@ def _untraced() -> Any:
         return thread.submit(get_opaque_trace_state).result()
 
 
-def zeros(shape: tuple[Any, ...], dtype: str) -> Any:
+def zeros(shape: tuple[Any, ...], dtype: str, like: Any) -> Any:
     """Zeros where JAX puts new arrays.
 
     Outside jit they're the same arrays again where they can be: to fill two anew takes 150 us.

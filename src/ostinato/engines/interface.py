@@ -1,7 +1,6 @@
 """What an engine is, what it's asked, and what it's given to run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from ostinato.structure import Structure
@@ -72,8 +71,7 @@ class Question(NamedTuple):
     has_mask: bool = False
 
 
-@dataclass(frozen=True)
-class CallContext:
+class CallContext(NamedTuple):
     """What a call of a layer gives to each of its cells.
 
     Attributes:
@@ -89,8 +87,7 @@ class CallContext:
     dtype: str
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """A cell, and the sequence to run it over.
 
     Attributes:

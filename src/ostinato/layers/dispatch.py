@@ -1,7 +1,6 @@
 """Runs cells over sequences: has an engine chosen for each, and climbs through stacks."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from ostinato.cells.builtin import regularizes
@@ -38,7 +37,7 @@ def run(*tasks: Task, joined: bool = False) -> list[Answer]:
     final: list[list[Any]] = [[] for _ in tasks]
     for level in range(max(len(stack) for stack in stacks)):
         here = [index for index, stack in enumerate(stacks) if level < len(stack)]
-        ready = [replace(stacks[index][level], xs=xs[index]) for index in here]
+        ready = [stacks[index][level]._replace(xs=xs[index]) for index in here]
         for index, (outputs, states) in zip(here, _run_level(ready, joined), strict=True):
             xs[index] = outputs
             final[index] += leaves(states)
@@ -63,8 +62,7 @@ def _levels(task: Task) -> list[Task]:
         return_sequences=True, zero_output_for_mask=True, flip_outputs=task.loop.go_backwards
     )
     return [
-        replace(
-            task,
+        task._replace(
             cell=cell,
             states=states,
             loop=task.loop if index == len(flat) - 1 else between,
@@ -78,7 +76,7 @@ def _context_of(cell: Any, context: CallContext) -> CallContext:
     """What a call of the stack gives to one of its cells: constants where it takes them."""
     if context.constants is None or takes(cell, "constants"):
         return context
-    return replace(context, constants=None)
+    return context._replace(constants=None)
 
 
 def cells_of(cell: Any) -> list[Any]:

@@ -212,7 +212,7 @@ class RNN(KeepsStates):
         context = CallContext(training, constants, name_of(self), self.compute_dtype)
         from_zeros = initial_state is None and self._rnn_starts_from_zeros()
         states = (
-            self._rnn_zeros(batch_size)
+            self._rnn_zeros(batch_size, leaves(sequences)[0])
             if from_zeros
             else self._rnn_starting_states(initial_state, batch_size)
         )
@@ -229,10 +229,10 @@ class RNN(KeepsStates):
             and is_ours(self.get_initial_state)
         )
 
-    def _rnn_zeros(self, batch_size: Any) -> list[Tensor]:
-        """A built-in cell's initial states, not to be given away."""
+    def _rnn_zeros(self, batch_size: Any, like: Tensor) -> list[Tensor]:
+        """A built-in cell's initial states, where another tensor is; not to be given away."""
         dtype, units = self.cell.compute_dtype, spread(self.cell.state_size)
-        return [door.zeros((batch_size, size), dtype) for size in units]
+        return [door.zeros((batch_size, size), dtype, like) for size in units]
 
     def _rnn_checked(
         self, sequences: Structure, initial_state: Structure, mask: Any

@@ -4,7 +4,6 @@ A tensor with a batch or a length of its own would otherwise be spread (broadcas
 inputs, or cut, without a word: a last batch of one row, a mask of another sequence.
 """
 
-from dataclasses import replace
 from typing import Any
 
 from ostinato.cells.contract import state_sizes
@@ -29,12 +28,11 @@ def checked_while_running(task: Task, kept: int | None, given_states: bool) -> T
     batch_size = _known([kept, *(size[0] for size in sizes)], xs[0], 0)
     timesteps = _known([size[1] for size in sizes], xs[0], 1)
     checks = _Checks(task.context.owner, batch_size, timesteps)
-    return replace(
-        task,
+    return task._replace(
         xs=checks.inputs(task.xs, kept),
         states=checks.initial_states(task) if given_states else task.states,
         mask=task.mask if task.mask is None else checks.mask(task.mask),
-        context=replace(task.context, constants=checks.constants(task.context.constants)),
+        context=task.context._replace(constants=checks.constants(task.context.constants)),
     )
 
 
