@@ -28,9 +28,9 @@ def calls(monkeypatch):
     seen = []
     door_fused = fused.door.fused
 
-    def spy(specs, operands):
+    def spy(specs, operands, twin):
         seen.append(specs)
-        return door_fused(specs, operands)
+        return door_fused(specs, operands, twin)
 
     monkeypatch.setattr(fused.door, "fused", spy)
     return seen
