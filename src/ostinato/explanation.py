@@ -8,13 +8,13 @@ import keras
 from keras import ops
 
 from ostinato import native
-from ostinato.conversion.directions import ACCELERATE
-from ostinato.conversion.layers_within import children
 from ostinato.engines.table import PORTABLE
 from ostinato.layers import RNN
 from ostinato.layers.cell import Cell
 from ostinato.layers.dispatch import cells_of
 from ostinato.layers.planning import question_about
+from ostinato.models.directions import ACCELERATE
+from ostinato.models.layers_within import children
 from ostinato.plan import plan
 
 _HEADINGS = ("layer", "class", "engine", "target", "threads", "why not a faster engine")

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 
 from ostinato.conversion.copying import Copier
-from ostinato.conversion.directions import ACCELERATE, RESTORE, Direction
-from ostinato.conversion.layers_within import layers_within
 from ostinato.conversion.training import carry_compilation, carry_held_optimizer
+from ostinato.models.directions import ACCELERATE, RESTORE, Direction
+from ostinato.models.layers_within import layers_within
 
 __all__ = ["LeftAlone", "accelerate", "left_alone", "restore"]
 

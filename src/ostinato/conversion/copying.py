@@ -7,14 +7,6 @@ import keras
 from keras import tree
 
 from ostinato.cells.checks import name_of
-from ostinato.conversion.attributes import (
-    arguments_of,
-    carry_attributes,
-    functional_class,
-)
-from ostinato.conversion.directions import KERAS, OTHER, Direction, package_of
-from ostinato.conversion.layers_within import children, layers_within
-from ostinato.conversion.lookups import by_config, names_used_by
 from ostinato.conversion.values import (
     Variables,
     build_as,
@@ -25,6 +17,14 @@ from ostinato.conversion.values import (
     seeds_of,
     states_of,
 )
+from ostinato.models.attributes import (
+    arguments_of,
+    carry_attributes,
+    functional_class,
+)
+from ostinato.models.directions import KERAS, OTHER, Direction, package_of
+from ostinato.models.layers_within import children, layers_within
+from ostinato.models.lookups import by_config, names_used_by
 
 # How a class says that its config doesn't make it again: there is none, or it doesn't fit.
 _NO_CONFIG = (NotImplementedError, TypeError, ValueError)

@@ -4,6 +4,7 @@ Pure: JSON in, JSON out. What isn't about recurrent layers is left to Keras 3, w
 Keras 2's configs, but for what it reads wrongly: `hard_sigmoid` was another function.
 """
 
+import functools
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ import keras
 from keras import ops
 
 from ostinato.conversion import keras2_masks
-from ostinato.conversion.attributes import functional_class
 from ostinato.layers.serialization import of_ours
+from ostinato.models.attributes import functional_class
 
 _RECURRENT = ("SimpleRNN", "GRU", "LSTM", "RNN", "Bidirectional")
 _CELLS = ("SimpleRNNCell", "GRUCell", "LSTMCell", "StackedRNNCells")
@@ -189,7 +190,7 @@ def _fit_arguments(config: dict[str, Any]) -> None:
     Raises:
         ValueError: if one says something.
     """
-    cls, own = getattr(keras.layers, config["class_name"], None), config["config"]
+    cls, own = _classes().get(config["class_name"]), config["config"]
     if cls is None or config["class_name"] in (*_MODELS, "InputLayer"):
         return
     if config["class_name"] == "BatchNormalization" and isinstance(own.get("axis"), list):
@@ -212,6 +213,12 @@ def _fit_arguments(config: dict[str, Any]) -> None:
                 f"load_model: {config['class_name']} layer {own.get('name')!r}: Keras 3's has no "
                 f"argument {key!r}, which is {own[key]!r} here."
             )
+
+
+@functools.cache
+def _classes() -> dict[str, type]:
+    """Keras's layers by name, of which nothing is used here but which arguments they take."""
+    return dict(inspect.getmembers(keras.layers, inspect.isclass))
 
 
 def _parameters(cls: type) -> tuple[set[str], bool]:

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from ostinato.cells.contract import parameters_of
-from ostinato.conversion.attributes import functional_class
+from ostinato.models.attributes import functional_class
 
 
 class _Agreeing:
@@ -173,16 +173,39 @@ def _steps(tensor: Any, like: Any) -> Any:
     return ops.reshape(tensor, (-1, ops.shape(like)[1], *ops.shape(tensor)[1:]))
 
 
-_RULES: tuple[tuple[type, Sequence[str]], ...] = (
-    (_Agreeing, ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")),
-    (_AgreeingInEach, ("Concatenate",)),
-    (_AsTheQuery, ("Attention", "AdditiveAttention")),
-    (_AttendingAnyway, ("MultiHeadAttention",)),
-    (_ByTimestep, ("TimeDistributed",)),
+_RULES: tuple[tuple[type, Sequence[type]], ...] = (
+    (
+        _Agreeing,
+        (
+            keras.layers.Add,
+            keras.layers.Subtract,
+            keras.layers.Multiply,
+            keras.layers.Average,
+            keras.layers.Maximum,
+            keras.layers.Minimum,
+        ),
+    ),
+    (_AgreeingInEach, (keras.layers.Concatenate,)),
+    (_AsTheQuery, (keras.layers.Attention, keras.layers.AdditiveAttention)),
+    (_AttendingAnyway, (keras.layers.MultiHeadAttention,)),
+    (_ByTimestep, (keras.layers.TimeDistributed,)),
     # In Keras 3 these pass a mask on, or give back the tensor that came, and its mask on it.
-    (_StoppingLayer, ("Identity", "Rescaling", "Normalization", "Reshape", "Permute", "Flatten")),
-    (_StoppingLayer, ("Cropping1D", "ZeroPadding1D", "UpSampling1D")),
-    (_StoppingFunction, ("Lambda",)),
+    (
+        _StoppingLayer,
+        (
+            keras.layers.Identity,
+            keras.layers.Rescaling,
+            keras.layers.Normalization,
+            keras.layers.Reshape,
+            keras.layers.Permute,
+            keras.layers.Flatten,
+        ),
+    ),
+    (
+        _StoppingLayer,
+        (keras.layers.Cropping1D, keras.layers.ZeroPadding1D, keras.layers.UpSampling1D),
+    ),
+    (_StoppingFunction, (keras.layers.Lambda,)),
 )
 
 
@@ -196,9 +219,7 @@ def _with_rule(rule: type, base: type, name: str) -> type:
 
 
 CLASSES = {
-    name: _with_rule(rule, getattr(keras.layers, name), name)
-    for rule, names in _RULES
-    for name in names
+    base.__name__: _with_rule(rule, base, base.__name__) for rule, bases in _RULES for base in bases
 }
 CLASSES["Sequential"] = _with_rule(_Stopping, keras.Sequential, "Sequential")
 CLASSES["Functional"] = _with_rule(_Stopping, functional_class(), "Functional")

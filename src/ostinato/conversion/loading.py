@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from ostinato.conversion import accelerate
-from ostinato.conversion.directions import ACCELERATE
 from ostinato.conversion.keras2_configs import names_in, translated, translated_training
-from ostinato.conversion.layers_within import layers_within
+from ostinato.models.directions import ACCELERATE
+from ostinato.models.layers_within import layers_within
 
 _H5 = (".h5", ".hdf5")
 _JSON = ".json"

@@ -12,8 +12,8 @@ from typing import Any
 
 import keras
 
-from ostinato.conversion.lookups import by_config
 from ostinato.conversion.values import Variables
+from ostinato.models.lookups import by_config
 from ostinato.structure import is_namedtuple
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, re.Pattern, types.FunctionType, type)

@@ -10,7 +10,7 @@ from keras import tree
 
 from ostinato import layers
 from ostinato.cells.checks import name_of
-from ostinato.conversion.graphs import is_graph, replay
+from ostinato.models.graphs import is_graph, replay
 
 
 def chain_in(model: Any) -> list[Any]:

@@ -6,9 +6,9 @@ from typing import Any
 import keras
 
 from ostinato.cells.checks import name_of
-from ostinato.conversion.lookups import names_used_by
 from ostinato.conversion.optimizers import carry_knowledge, trained_by
 from ostinato.conversion.values import Variables
+from ostinato.models.lookups import names_used_by
 
 
 def carry_compilation(operation: str, old: Any, new: Any, variables: Variables) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from ostinato.conversion.lookups import by_config
+from ostinato.models.lookups import by_config
 
 
 class Variables:

@@ -9,8 +9,8 @@ from keras import layers, tree
 
 from ostinato.cells.builtin import is_ours
 from ostinato.cells.checks import name_of
-from ostinato.conversion.directions import ACCELERATE
 from ostinato.layers import RNN, Bidirectional
+from ostinato.models.directions import ACCELERATE
 
 MERGES = (
     *(layers.Add, layers.Subtract, layers.Multiply, layers.Average),

@@ -8,8 +8,8 @@ import keras
 from keras import tree
 
 from ostinato.cells.checks import name_of
-from ostinato.conversion.graphs import is_graph, replay
 from ostinato.layers import RNN
+from ostinato.models.graphs import is_graph, replay
 from ostinato.streaming.causal import only_input, refuse
 from ostinato.streaming.masks import EVERY, Origin, origin_of, output_mask
 from ostinato.streaming.nest import Nest, flatten, map_leaves

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import keras
 
 from ostinato.cells.checks import name_of
-from ostinato.conversion.attributes import functional_class
-from ostinato.conversion.lookups import by_config
+from ostinato.models.attributes import functional_class
+from ostinato.models.lookups import by_config
 
 
 class Called(NamedTuple):

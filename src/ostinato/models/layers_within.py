@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from ostinato.conversion.directions import Direction
+from ostinato.models.directions import Direction
 
 
 def children(layer: Any) -> list[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import tree
 
-from ostinato.conversion.directions import KERAS, OURS, package_of
+from ostinato.models.directions import KERAS, OURS, package_of
 
 _DEPTH = 4  # a wrapped cell's layer's regularizer
 

@@ -1,0 +1,1 @@
+"""Reading a Keras model: its graph, the layers within, what each is, and how it is made again."""
