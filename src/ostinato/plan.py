@@ -3,7 +3,6 @@
 Decided from plain values: no tensor, no framework and no state of the process is looked at here.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 from ostinato.engines.interface import Engine, Question
@@ -32,7 +31,6 @@ class Plan(NamedTuple):
         return "; ".join(dict.fromkeys(reasons))
 
 
-@functools.lru_cache(maxsize=4096)
 def plan(question: Question) -> Plan:
     """Chooses the fastest engine that can do what is asked, or the one that the user forces."""
     passed_over: list[tuple[str, str]] = []

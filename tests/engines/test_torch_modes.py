@@ -91,3 +91,28 @@ def test_forward_mode_without_gradients(name):
         _, slope = torch.func.jvp(layer, (x,), (step,))
     _, expected = torch.func.jvp(layer, (x,), (step,))
     assert_near(numpy([slope]), numpy([expected]), 1e-6, "slope")
+
+
+@every_layer
+def test_autocast_without_gradients(name):
+    """A product is of another dtype there than what it's added to, so nothing is added in place."""
+    layer, x = layer_and_inputs(name)
+    expected = layer(x)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        got = layer(x).float()
+    assert_near(numpy([got]), numpy([expected]), 5e-2, "outputs")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        cell_output, _ = layer.cell(x[:, 0], [torch.zeros(B, U) for _ in range(_states(layer))])
+    assert_near(numpy([cell_output.float()]), numpy([expected[:, 0]]), 5e-2, "the first output")
+
+
+def _states(layer):
+    return 2 if isinstance(layer, layers.LSTM) else 1
+
+
+@every_layer
+def test_a_trace_checks_itself(name):
+    """torch.jit.trace traces once with gradients and once without: both must be one graph."""
+    layer, x = layer_and_inputs(name)
+    traced = torch.jit.trace(keras.Sequential([keras.Input((T, D)), layer]).eval(), x)
+    assert_near(numpy([traced(2 * x)]), numpy([layer(2 * x)]), 1e-6, "outputs")

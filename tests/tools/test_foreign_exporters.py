@@ -22,6 +22,10 @@ def model():
     return keras.Model(inputs, LSTM(4)(inputs))
 
 
+def values(tensor):
+    return tensor.detach().numpy()
+
+
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's")
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="JAX's")
 
@@ -102,3 +106,41 @@ def test_readers_of_jaxprs_are_told(model):
     run = lambda x: model.stateless_call(trainable, others, x)[0]  # noqa: E731
     with pytest.raises(NotImplementedError, match=HINT):
         jax2onnx.to_onnx(run, [X.shape])
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's")
+class TestPyTorch:
+    """What jit.trace and torch.export make is saved and loaded elsewhere; torch.compile's isn't."""
+
+    def test_a_trace(self, model):
+        import torch
+
+        traced = torch.jit.trace(model.eval(), torch.tensor(X))
+        assert "ostinato::" not in str(traced.inlined_graph)
+        assert_near([values(traced(torch.tensor(X)))], [values(model(X))], 1e-6, "outputs")
+
+    def test_an_exported_program(self, model, tmp_path):
+        import torch
+
+        program = torch.export.export(model.eval(), (torch.tensor(X),))
+        assert "ostinato" not in str([node.target for node in program.graph.nodes])
+        torch.export.save(program, tmp_path / "model.pt2")
+        loaded = torch.export.load(tmp_path / "model.pt2").module()
+        assert_near([values(loaded(torch.tensor(X)))], [values(model(X))], 1e-6, "outputs")
+
+    @pytest.mark.slow  # Keras 3.10 can't be compiled
+    def test_a_compiled_model_has_kernels_and_no_warning(self, model, recwarn):
+        import torch
+
+        torch._dynamo.reset()
+        kinds = []
+
+        def backend(graph, inputs):
+            kinds.extend(str(node.target) for node in graph.graph.nodes)
+            return graph
+
+        with torch.no_grad():
+            found = torch.compile(model, backend=backend, fullgraph=True)(torch.tensor(X))
+        assert any("ostinato" in kind for kind in kinds)
+        assert not [str(w.message) for w in recwarn if "lru_cache" in str(w.message)]
+        assert_near([values(found)], [values(model(X))], 1e-6, "outputs")

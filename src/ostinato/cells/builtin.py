@@ -1,11 +1,11 @@
 """What a built-in cell offers to the engines beside `call`, and which cells are such."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
+from ostinato.doors import remembered
 from ostinato.tensors import Tensor, Tensors
 
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
@@ -83,7 +83,7 @@ def why_not_builtin(cell: Any) -> str | None:
     return f"this {type(cell).__name__} has been given its own {' and '.join(map(repr, own))}"
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _why_not_builtin(cls: Any) -> str | None:
     if not issubclass(cls, BuiltinCell):
         owner = "Keras's own " if cls.__module__.partition(".")[0] == "keras" else ""

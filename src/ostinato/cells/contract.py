@@ -1,6 +1,5 @@
 """The contract of a cell: what is read off it before it's called, and what it returns."""
 
-import functools
 import inspect
 import weakref
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ import keras
 from keras import tree
 
 from ostinato.cells.checks import name_of
+from ostinato.doors import remembered
 from ostinato.structure import (
     Shape,
     SharedShape,
@@ -156,7 +156,7 @@ def parameters_of(method: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
     return _parameters(getattr(method, "__func__", method))
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(function).parameters
 

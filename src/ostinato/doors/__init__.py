@@ -33,13 +33,17 @@ A door is a module with
   checkpoints hold variables that Keras doesn't track; None where there are no such checkpoints.
 - `opaque(function)`: a function of the process alone, as one that a tracing compiler takes for a
   constant.
+- `remembered(function)`: the function with its answers kept by its arguments; a tracing compiler
+  sees the function itself.
 - `is_exporting()`: whether a model is being exported; on PyTorch, to ONNX.
 - `native_why_not(x)`: what keeps the backend from calling it on a tensor like x (its device, the
   backend's version, an export), or None. Only asked where `ostinato.native.why_not()` has nothing.
 """
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any, TypeVar
 
 import keras
 
@@ -49,3 +53,17 @@ def _open() -> ModuleType:
 
 
 door = _open()
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def opaque(function: Function) -> Function:
+    """The door's `opaque`, as a decorator."""
+    wrapped: Function = door.opaque(function)
+    return wrapped
+
+
+def remembered(function: Function) -> Function:
+    """The door's `remembered`, as a decorator."""
+    wrapped: Function = door.remembered(function)
+    return wrapped

@@ -1,5 +1,6 @@
 """What the doors to compilers share: these fuse plain operators by themselves."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
 def read(variable: keras.Variable, dtype: str) -> Any:
     """A variable's value in a dtype."""
     return keras.ops.convert_to_tensor(variable, dtype=dtype)
+
+
+def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its answers kept, by its arguments."""
+    return functools.lru_cache(maxsize=4096)(function)
 
 
 def blend(start: Any, end: Any, weight: Any) -> Any:

@@ -10,7 +10,16 @@ import keras
 from jax import lax
 from jax.extend.core import get_opaque_trace_state
 
-from ostinato.doors.arithmetic import after, blend, gates_by, multiply_add, opaque, packed, read
+from ostinato.doors.arithmetic import (
+    after,
+    blend,
+    gates_by,
+    multiply_add,
+    opaque,
+    packed,
+    read,
+    remembered,
+)
 from ostinato.doors.jax_native import fused, native_why_not
 from ostinato.doors.jax_scan import affine, scan
 from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
@@ -31,6 +40,7 @@ __all__ = [
     "opaque",
     "packed",
     "read",
+    "remembered",
     "sized",
     "sizes_are_known",
     "zeros",

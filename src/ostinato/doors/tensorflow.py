@@ -7,7 +7,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ostinato.doors.arithmetic import after, blend, gates_by, multiply_add, opaque, packed, read
+from ostinato.doors.arithmetic import (
+    after,
+    blend,
+    gates_by,
+    multiply_add,
+    opaque,
+    packed,
+    read,
+    remembered,
+)
 from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
 from ostinato.doors.tensorflow_native import fused, native_why_not
 from ostinato.doors.tracing import is_exporting
@@ -27,6 +36,7 @@ __all__ = [
     "opaque",
     "packed",
     "read",
+    "remembered",
     "sized",
     "sizes_are_known",
     "zeros",

@@ -1,5 +1,6 @@
 """The door to PyTorch: the loop is Python's."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "opaque",
     "packed",
     "read",
+    "remembered",
     "sized",
     "sizes_are_known",
     "zeros",
@@ -110,11 +112,18 @@ def packed(kernel: Any) -> Any:
 
     Products take 24 us where by rows they take 26 (B32 U128; 12 either way at B64 U64).
     """
-    return kernel if torch.is_grad_enabled() else kernel.t().contiguous().t()
+    plain = torch.is_grad_enabled() or torch.jit.is_tracing()
+    return kernel if plain else kernel.t().contiguous().t()
 
 
-# One operation where the plain operators are two or four, at 2 us each.
-blend = torch.lerp
+def blend(start: Any, end: Any, weight: Any) -> Any:
+    """`start + weight (end - start)`, in one operation; autocast doesn't make its dtypes one."""
+    if torch.is_autocast_enabled("cpu"):
+        return start + weight * (end - start)
+    return torch.lerp(start, end, weight)
+
+
+# One operation where the plain operators are two, at 2 us each.
 multiply_add = torch.addcmul
 
 
@@ -124,9 +133,29 @@ def is_exporting() -> bool:
 
 
 def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, into which torch.compile doesn't look: what it returns is a constant."""
-    torch.compiler.assume_constant_result(getattr(function, "__wrapped__", function))
-    return function
+    """The function, into which torch.compile doesn't look: what it returns is a constant.
+
+    A function around it, as torch.compile warns of each one that functools has wrapped.
+    """
+
+    def answer(*args: Any) -> Any:
+        return function(*args)
+
+    constant: Callable[..., Any] = torch.compiler.assume_constant_result(answer)
+    return constant
+
+
+def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its answers kept, which torch.compile looks into as into the plain one.
+
+    It warns of each function that functools has wrapped: it would look inside all the same.
+    """
+    kept = functools.lru_cache(maxsize=4096)(function)
+
+    def answer(*args: Any) -> Any:
+        return function(*args) if torch.compiler.is_compiling() else kept(*args)
+
+    return answer
 
 
 def for_checkpoints(variables: Sequence[keras.Variable]) -> None:
@@ -141,7 +170,8 @@ def lean(function: Callable[..., Any]) -> Callable[..., Any]:
 def consuming(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same in place, unless autograd needs the argument (LSTM's loop: 2 % faster)."""
     function = lean(function)
-    return function if torch.is_grad_enabled() else _IN_PLACE.get(function, function)
+    plain = torch.is_grad_enabled() or torch.jit.is_tracing()
+    return function if plain else _IN_PLACE.get(function, function)
 
 
 def gates(functions: Sequence[Callable[..., Any]], kernel: Any) -> Callable[[Any, Any], list[Any]]:
@@ -178,7 +208,11 @@ def gates(functions: Sequence[Callable[..., Any]], kernel: Any) -> Callable[[Any
 
 def _must_not_write() -> bool:
     """Whether tensors may be more than they seem: batched, traced, or of another dtype inside."""
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    traced = (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )
     return bool(traced or torch.is_autocast_enabled("cpu"))
 
 

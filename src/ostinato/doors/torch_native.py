@@ -49,6 +49,9 @@ def native_why_not(x: Any) -> str | None:
         return "it has no forward-mode derivative"
     if torch.onnx.is_in_onnx_export():
         return "ONNX has no such operation"
+    # torch.compile's graphs stay in the process; those of jit.trace and torch.export are saved.
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return "the model is traced into a graph that has to run where Ostinato isn't installed"
     return None
 
 

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from ostinato import native
+from ostinato.doors import opaque
 
 # Functions of keras.ops that are, with their defaults, what keras.activations has by that name.
 _SAME_IN_OPS = ("tanh", "sigmoid", "relu", "relu6", "silu", "softplus", "softsign", "elu", "selu")
@@ -18,6 +19,7 @@ def activation_name(function: Callable[..., Any]) -> str | None:
     return _activation_names().get(id(function))
 
 
+@opaque
 @functools.cache
 def _activation_names() -> dict[int, str]:
     """By identity: a user's own function may have any name, and Keras's live on in their module."""

@@ -4,7 +4,6 @@ The kernel has the loop over time inside, with masks, held outputs, dropout and 
 What is left for here is to say what is wanted in the core's terms (native/core/ostinato.h).
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from keras import ops
 
 from ostinato import native
 from ostinato.cells.builtin import BuiltinCell
-from ostinato.doors import door
+from ostinato.doors import door, opaque, remembered
 from ostinato.engines.interface import Answer, Question, Task
 from ostinato.engines.twin import Twin
 from ostinato.native import RunSpec
@@ -69,7 +68,7 @@ class Fused:
 
     def recipe(self, question: Question) -> Recipe:
         """The run in the core's terms, and what a run is done in."""
-        known = native.activation_names()
+        known = _activation_names()
         functions = [known.index(activation.name or "") for activation in question.activations]
         loop = question.loop
         spec = RunSpec(
@@ -112,6 +111,7 @@ class Fused:
 
 
 ENGINE = Fused()
+_activation_names = opaque(native.activation_names)
 
 
 class _Run(NamedTuple):
@@ -141,12 +141,12 @@ def _prepared(task: Task, recipe: Recipe) -> _Run:
     return _Run(spec, (*operands, *drawn), states[0].shape[-1])
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered
 def _with_dropout(spec: RunSpec, inputs: int, recurrent: int, training: int) -> RunSpec:
     return replace(spec, input_masks=inputs, recurrent_masks=recurrent, training=training)
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _side_by_side(first: RunSpec, second: RunSpec, *units: int) -> tuple[RunSpec, ...]:
     return replace(first, ys_after=units[1]), replace(second, ys_before=units[0])
 

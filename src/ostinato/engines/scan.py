@@ -16,7 +16,7 @@ from ostinato.cells.contract import call_method
 from ostinato.engines.interface import Answer, Question, Task
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
 from ostinato.structure import Structure, leaves, map_leaves
-from ostinato.tensors import Tensor, Tensors
+from ostinato.tensors import Tensor, Tensors, size_of
 
 
 class Scan:
@@ -96,7 +96,7 @@ def _refuse_losses(owner: str, cell: Any) -> Callable[[Tensor], None]:
 def _lean(task: Task, xs: Any) -> Recurrence:
     """A built-in cell: its masks drawn and its weights read once, before the loop."""
     cell: BuiltinCell = task.cell
-    masks = cell._cell_masks(ops.shape(xs)[1], xs.shape[-1], task.context.training)
+    masks = cell._cell_masks(size_of(xs, 1), xs.shape[-1], task.context.training)
     timestep = cell._cell_recurrence(masks)
     xs = ops.cast(xs, cell.compute_dtype)
 

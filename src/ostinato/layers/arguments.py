@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ostinato.doors import opaque
 from ostinato.structure import is_count
 
 # What Keras's registries take: a name, a config, or what it stands for.
@@ -82,6 +83,7 @@ def argument_names(cls: Any) -> tuple[str, ...]:
     return _argument_names(cls)
 
 
+@opaque
 @functools.lru_cache(maxsize=256)
 def _argument_names(cls: Any) -> tuple[str, ...]:
     parameters = list(inspect.signature(_class_of_ours(cls).__init__).parameters.values())[1:]

@@ -8,9 +8,8 @@ from ostinato.cells.checks import name_of
 from ostinato.cells.contract import takes
 from ostinato.engines.interface import Answer, CallContext, Engine, Task
 from ostinato.layers.exporting import refuse_unknown_timesteps_in_onnx
-from ostinato.layers.planning import plan_for, question_about
+from ostinato.layers.planning import answer_to, plan_for, question_about
 from ostinato.layers.stacked import StackedRNNCells
-from ostinato.plan import plan
 from ostinato.structure import Structure, is_tensor_like, leaves, pack_like
 
 
@@ -99,7 +98,7 @@ def run_together(cells: Sequence[Any], xs: Structure) -> bool:
 
 
 def _engine_of(cell: Any, xs: Structure) -> Engine | None:
-    return plan(question_about(cell, xs)).engine
+    return answer_to(question_about(cell, xs)).engine
 
 
 def can_join(*cells: Any) -> bool:

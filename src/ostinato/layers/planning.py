@@ -4,7 +4,7 @@ from typing import Any
 
 from ostinato import native
 from ostinato.cells.builtin import BuiltinCell, why_not_builtin
-from ostinato.doors import door
+from ostinato.doors import door, opaque, remembered
 from ostinato.engines.activations import activation_name
 from ostinato.engines.interface import Activation, Loop, Question
 from ostinato.forced import forced as forced_in_process
@@ -14,7 +14,9 @@ from ostinato.structure import Structure, is_tensor_like
 _DEFAULT = Loop()
 
 # torch.compile isn't to look into what is asked of the process: an answer holds for a whole trace.
-_forced = door.opaque(forced_in_process)
+_forced = opaque(forced_in_process)
+_native_why_not = opaque(native.why_not)
+answer_to = remembered(plan)
 
 
 def plan_for(
@@ -25,7 +27,7 @@ def plan_for(
     Raises:
         ValueError: if the engine that the user forces can't; it says why.
     """
-    found = plan(question_about(cell, xs, loop, has_mask))
+    found = answer_to(question_about(cell, xs, loop, has_mask))
     if found.engine is None:
         name = _forced()
         raise ValueError(
@@ -43,7 +45,7 @@ def question_about(
     if not_builtin is not None:
         return Question(None, not_builtin, forced=_forced(), loop=loop, has_mask=has_mask)
     is_tensor = is_tensor_like(xs)
-    reason = native.why_not()
+    reason = _native_why_not()
     return Question(
         cell._cell_kind,
         None,
