@@ -139,13 +139,16 @@ def activation_names() -> tuple[str, ...]:
     return names
 
 
-@cache
-def _kinds() -> tuple[Kind, ...]:
-    facts = enumerate(_extension().kinds())
-    return tuple(Kind(name, number, *rest) for number, (name, *rest) in facts)
+_KINDS: list[Kind] = []  # and no functools.cache: torch.compile warns of those
 
 
-@cache
+def _kinds() -> list[Kind]:
+    if not _KINDS:
+        facts = enumerate(_extension().kinds())
+        _KINDS.extend(Kind(name, number, *rest) for number, (name, *rest) in facts)
+    return _KINDS
+
+
 def kinds() -> dict[str, Kind]:
     """The built-in kinds of cells by their names, in the order of their numbers."""
     return {kind.name: kind for kind in _kinds()}
