@@ -22,6 +22,8 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Primitive
 from jax.interpreters import ad, batching, mlir
 
+from ostinato.doors.jax_varying import varying, varying_alike
+
 Tensor = Any
 Tensors = tuple[Any, ...]
 Shapes = Sequence[jax.ShapeDtypeStruct]
@@ -69,7 +71,7 @@ class Operation(Protocol):
 
 def call(operation: Operation, operands: Tensors) -> Tensors:
     """The results of an operation, differentiable any number of times, in either mode."""
-    return tuple(_bind(_infer, *_varying_alike(operands), operation=operation))
+    return tuple(_bind(_infer, *varying_alike(operands), operation=operation))
 
 
 # Taken apart: what each primitive is given in one list.
@@ -192,36 +194,12 @@ def _backward_types(*args: Any, operation: Operation, wanted: tuple[int, ...]) -
     return [jax.ShapeDtypeStruct(args[place].shape, args[place].dtype) for place in wanted]
 
 
-def _varying(kind: Any) -> frozenset[Any]:
-    """The axes of a shard_map over which arrays of a type differ."""
-    manual = getattr(kind, "mat", None)  # since JAX 0.10
-    found: frozenset[Any] = getattr(kind, "vma", frozenset()) if manual is None else manual.varying
-    return found
-
-
-def _varying_alike(operands: Tensors) -> Tensors:
-    """Operands that all differ over the same axes, as inside a shard_map those of plain JAX do."""
-    axes = frozenset().union(*(_varying(jax.typeof(operand)) for operand in operands))
-    if not axes:
-        return operands
-
-    def spread(array: Tensor) -> Tensor:
-        missing = tuple(axes - _varying(jax.typeof(array)))
-        if not missing:
-            return array
-        if hasattr(lax, "pcast"):
-            return lax.pcast(array, missing, to="varying")
-        return lax.pvary(array, missing)
-
-    return tuple(map(spread, operands))
-
-
 def _abstract(types: Callable[..., Shapes]) -> Callable[..., Any]:
     """A primitive's rule of types, of a function that gives them as for one device."""
 
     def rule(*args: Any, kernels: Any, **parameters: Any) -> Any:
         found = types(*args, **parameters)
-        if not _varying(args[0]):
+        if not varying(args[0]):
             return [jax.core.ShapedArray(t.shape, t.dtype) for t in found]
 
         def alike(x: Tensor) -> list[Tensor]:
