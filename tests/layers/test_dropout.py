@@ -92,3 +92,68 @@ def test_kerass_own_cell_draws_afresh_and_keeps_no_mask():
     outputs = [numpy(layer(X[:batch], training=True)) for batch in (3, 3, 2)]
     assert np.abs(outputs[0] - outputs[1]).max() > 0
     assert cell._dropout_mask is None
+
+
+CELL_OPTIONS = {
+    "inputs": {"dropout": 0.3},
+    "state": {"recurrent_dropout": 0.4},
+    "both": {"dropout": 0.3, "recurrent_dropout": 0.4},
+}
+IN_KERAS = {
+    "RNN": lambda make: keras.layers.RNN(make(seed=7), return_sequences=True),
+    "stack": lambda make: keras.layers.RNN(
+        keras.layers.StackedRNNCells([make(seed=7), make(seed=8)]), return_sequences=True
+    ),
+    "Bidirectional": lambda make: keras.layers.Bidirectional(
+        keras.layers.RNN(make(seed=7), return_sequences=True)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("cls", "around", "options"),
+    [
+        (LSTMCell, "stack", "both"),
+        (GRUCell, "RNN", "state"),
+        (SimpleRNNCell, "Bidirectional", "inputs"),
+    ],
+)
+def test_our_cells_in_kerass_rnn_have_kerass_losses(cls, around, options):
+    def losses(of, weights=None):
+        layer = IN_KERAS[around](lambda **seed: of(4, **CELL_OPTIONS[options], **seed))
+        model = keras.Sequential([keras.Input((5, 4)), layer])
+        if weights is not None:
+            model.set_weights(weights)
+        start = model.get_weights()
+        model.compile("sgd", "mse")
+        target = np.ones((3, 5, model.output_shape[-1]))
+        fit = model.fit(X, target, epochs=3, shuffle=False, verbose=0)
+        return fit.history["loss"], start, layer
+
+    expected, weights, _ = losses(getattr(keras.layers, cls.__name__))
+    found, _, layer = losses(cls, weights)
+    assert_close(found, expected)
+    assert np.isfinite(numpy(layer(X[:2], training=True))).all()  # nothing of the trace is left
+
+
+def test_a_cell_in_kerass_rnn_draws_one_mask_a_sequence():
+    options = {"activation": "linear", "use_bias": False, "kernel_initializer": "ones"}
+    cell = SimpleRNNCell(1, recurrent_initializer="zeros", dropout=0.5, **options)
+    layer, ones = keras.layers.RNN(cell, return_sequences=True), np.ones((64, 7, 3), "float32")
+    first, second = numpy(layer(ones, training=True)), numpy(layer(ones, training=True))
+    assert (first == first[:, :1]).all()
+    assert (first != second).any()
+    assert (numpy(layer(ones)) == 3).all()
+
+
+def test_a_subclass_with_a_call_of_its_own_has_one_mask_a_sequence_too():
+    class Doubled(SimpleRNNCell):
+        def call(self, inputs, states, training=False):
+            output, states = super().call(inputs, states, training=training)
+            return 2 * output, states
+
+    cell = Doubled(3, dropout=0.5, recurrent_initializer="zeros", bias_initializer="ones")
+    layer = RNN(cell, return_sequences=True)
+    outputs = [numpy(layer(np.ones((8, 5, 4), "float32"), training=True)) for _ in range(2)]
+    assert_close(outputs[0], np.repeat(outputs[0][:, :1], 5, axis=1))
+    assert np.abs(outputs[0] - outputs[1]).max() > 0

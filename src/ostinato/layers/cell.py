@@ -18,6 +18,7 @@ from ostinato.layers.arguments import (
     start_layer,
     written,
 )
+from ostinato.layers.dropout_protocol import MaskHolder
 from ostinato.structure import sizes, spread
 from ostinato.tensors import Tensor
 
@@ -58,7 +59,7 @@ def _rounded(initializer: Any) -> Callable[..., Tensor]:
     return lambda shape, dtype: ops.cast(initializer(shape, dtype="float32"), dtype)
 
 
-class Cell(BuiltinCell, keras.layers.Layer):
+class Cell(BuiltinCell, keras.layers.Layer, MaskHolder):
     """Base of SimpleRNNCell, GRUCell and LSTMCell.
 
     A subclass states its number of gates and its `_cell_recurrence`, the part of the mathematics
@@ -77,6 +78,8 @@ class Cell(BuiltinCell, keras.layers.Layer):
 
     def __init__(self, arguments: dict[str, Any], layer_arguments: dict[str, Any]) -> None:
         start_layer(self, layer_arguments)
+        self._dropout_mask: Any = None
+        self._recurrent_dropout_mask: Any = None
         owner = type(self).__name__
         if "float" not in self.compute_dtype:
             raise RefusedArgument(
@@ -132,7 +135,11 @@ class Cell(BuiltinCell, keras.layers.Layer):
             )
         read_states(owner, "states", states, expected, inputs.shape[0])
         inputs = ops.cast(inputs, self.compute_dtype)
-        masks = self._cell_masks(ops.shape(inputs)[0], inputs.shape[-1], training)
+        if self._dropout_mask is None and self._recurrent_dropout_mask is None:
+            masks = self._cell_masks(ops.shape(inputs)[0], inputs.shape[-1], training)
+        else:
+            held = map(_as_tuple, (self._dropout_mask, self._recurrent_dropout_mask))
+            masks = DropoutMasks(*held) if training else NO_DROPOUT
         projected = self._cell_projection(masks)(inputs)
         output, new_states = self._cell_recurrence(masks)(projected, spread(states))
         if isinstance(states, (list, tuple)):
@@ -164,13 +171,51 @@ class Cell(BuiltinCell, keras.layers.Layer):
         """
         if not (self.dropout or self.recurrent_dropout):
             return NO_DROPOUT
-        takes_implementation = "implementation" in argument_names(type(self))
-        by_gate = self.recurrent_dropout or (takes_implementation and self.implementation == 1)
-        count = self._cell_gates if by_gate else 1  # as in Keras
-        inputs = _draw(self, self.dropout, count, (batch_size, features), training)
+        inputs = _draw(
+            self, self.dropout, self._cell_mask_count(), (batch_size, features), training
+        )
         shape = (batch_size, self.units)
         recurrent = _draw(self, self.recurrent_dropout, self._cell_gates, shape, training)
         return DropoutMasks(inputs, recurrent)
+
+    def _cell_mask_count(self) -> int:
+        """How many masks the inputs have, as in Keras: one a gate, or one for all."""
+        takes_implementation = "implementation" in argument_names(type(self))
+        by_gate = self.recurrent_dropout or (takes_implementation and self.implementation == 1)
+        return self._cell_gates if by_gate else 1
+
+    def get_dropout_mask(self, step_input: Tensor) -> Any:
+        """Draws the masks of the inputs, and holds them for every `call` until they're reset.
+
+        Keras's RNN asks for them before its loop; the layers of Ostinato don't need it.
+
+        Args:
+            step_input: The inputs of a timestep, (B, D).
+
+        Returns:
+            The held masks: a tensor (B, D), or a tuple of one a gate; None without dropout.
+        """
+        if self._dropout_mask is None:
+            shape = (ops.shape(step_input)[0], step_input.shape[-1])
+            drawn = _draw(self, self.dropout, self._cell_mask_count(), shape, training=True)
+            self._dropout_mask = drawn[0] if len(drawn) == 1 else drawn or None
+        return self._dropout_mask
+
+    def get_recurrent_dropout_mask(self, step_input: Tensor) -> Any:
+        """The same of the state, (B, U)."""
+        if self._recurrent_dropout_mask is None:
+            shape = (ops.shape(step_input)[0], self.units)
+            drawn = _draw(self, self.recurrent_dropout, self._cell_gates, shape, training=True)
+            self._recurrent_dropout_mask = drawn[0] if len(drawn) == 1 else drawn or None
+        return self._recurrent_dropout_mask
+
+    def reset_dropout_mask(self) -> None:
+        """Forgets the masks of the inputs."""
+        self._dropout_mask = None
+
+    def reset_recurrent_dropout_mask(self) -> None:
+        """Forgets the masks of the state."""
+        self._recurrent_dropout_mask = None
 
     def _cell_projection(self, masks: DropoutMasks = NO_DROPOUT) -> Callable[[Tensor], Tensor]:
         """The part of a timestep that needs only the inputs: x W + b, masked by `masks.inputs`.
@@ -219,6 +264,13 @@ def _add_weight(
 def value_of(cell: Cell, weight: keras.Variable) -> Tensor:
     """A weight's value in the compute dtype, read once a call and not once a timestep."""
     return door.read(weight, cell.compute_dtype)
+
+
+def _as_tuple(masks: Any) -> tuple[Tensor, ...]:
+    """Held masks as `_draw` gave them."""
+    if masks is None:
+        return ()
+    return masks if isinstance(masks, tuple) else (masks,)
 
 
 def _draw(
