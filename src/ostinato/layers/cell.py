@@ -78,8 +78,8 @@ class Cell(BuiltinCell, keras.layers.Layer, MaskHolder):
 
     def __init__(self, arguments: dict[str, Any], layer_arguments: dict[str, Any]) -> None:
         start_layer(self, layer_arguments)
-        self._dropout_mask: Any = None
-        self._recurrent_dropout_mask: Any = None
+        self._cell_held_mask: Any = None
+        self._cell_held_recurrent_mask: Any = None
         owner = type(self).__name__
         if "float" not in self.compute_dtype:
             raise RefusedArgument(
@@ -135,10 +135,10 @@ class Cell(BuiltinCell, keras.layers.Layer, MaskHolder):
             )
         read_states(owner, "states", states, expected, inputs.shape[0])
         inputs = ops.cast(inputs, self.compute_dtype)
-        if self._dropout_mask is None and self._recurrent_dropout_mask is None:
+        if self._cell_held_mask is None and self._cell_held_recurrent_mask is None:
             masks = self._cell_masks(ops.shape(inputs)[0], inputs.shape[-1], training)
         else:
-            held = map(_as_tuple, (self._dropout_mask, self._recurrent_dropout_mask))
+            held = map(_as_tuple, (self._cell_held_mask, self._cell_held_recurrent_mask))
             masks = DropoutMasks(*held) if training else NO_DROPOUT
         projected = self._cell_projection(masks)(inputs)
         output, new_states = self._cell_recurrence(masks)(projected, spread(states))
@@ -195,27 +195,27 @@ class Cell(BuiltinCell, keras.layers.Layer, MaskHolder):
         Returns:
             The held masks: a tensor (B, D), or a tuple of one a gate; None without dropout.
         """
-        if self._dropout_mask is None:
+        if self._cell_held_mask is None:
             shape = (ops.shape(step_input)[0], step_input.shape[-1])
             drawn = _draw(self, self.dropout, self._cell_mask_count(), shape, training=True)
-            self._dropout_mask = drawn[0] if len(drawn) == 1 else drawn or None
-        return self._dropout_mask
+            self._cell_held_mask = drawn[0] if len(drawn) == 1 else drawn or None
+        return self._cell_held_mask
 
     def get_recurrent_dropout_mask(self, step_input: Tensor) -> Any:
         """The same of the state, (B, U)."""
-        if self._recurrent_dropout_mask is None:
+        if self._cell_held_recurrent_mask is None:
             shape = (ops.shape(step_input)[0], self.units)
             drawn = _draw(self, self.recurrent_dropout, self._cell_gates, shape, training=True)
-            self._recurrent_dropout_mask = drawn[0] if len(drawn) == 1 else drawn or None
-        return self._recurrent_dropout_mask
+            self._cell_held_recurrent_mask = drawn[0] if len(drawn) == 1 else drawn or None
+        return self._cell_held_recurrent_mask
 
     def reset_dropout_mask(self) -> None:
         """Forgets the masks of the inputs."""
-        self._dropout_mask = None
+        self._cell_held_mask = None
 
     def reset_recurrent_dropout_mask(self) -> None:
         """Forgets the masks of the state."""
-        self._recurrent_dropout_mask = None
+        self._cell_held_recurrent_mask = None
 
     def _cell_projection(self, masks: DropoutMasks = NO_DROPOUT) -> Callable[[Tensor], Tensor]:
         """The part of a timestep that needs only the inputs: x W + b, masked by `masks.inputs`.
