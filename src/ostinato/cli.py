@@ -46,10 +46,10 @@ class _CommandError(Exception):
 def _guide(asked: argparse.Namespace) -> int:
     _require("guide", "the report")
     _choose_backend(asked.backend)
-    from ostinato import guide
+    from ostinato.guide import course
 
     try:
-        return guide.run(epochs=asked.epochs, output=asked.output, quick=asked.quick)
+        return course.run(epochs=asked.epochs, output=asked.output, quick=asked.quick)
     except OSError as error:
         raise _CommandError(f"can't write the report into {asked.output}: {error}") from None
 

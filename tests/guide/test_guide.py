@@ -12,9 +12,9 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 pytest.importorskip("pygments")
 
-from ostinato.guide import report, run, running
+from ostinato.guide import course, report
+from ostinato.guide.course import SECTIONS
 from ostinato.guide.digits import shipped
-from ostinato.guide.running import SECTIONS
 from ostinato.guide.section import Fact, Findings, Picture, Result, Row, Run, Section
 
 
@@ -43,7 +43,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guide") / "made" / "by the run"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        status = run(epochs=2, output=str(folder), quick=True)
+        status = course.run(epochs=2, output=str(folder), quick=True)
     return status, printed.getvalue(), (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -112,7 +112,7 @@ def fine(run):
 )
 def test_a_section_that_fails_fails_the_run_and_the_others_go_on(culprit, said, tmp_path, capsys):
     sections = [Section("Culprit", "", culprit), Section("Other", "", fine)]
-    status = running.run(epochs=1, output=str(tmp_path), quick=True, sections=sections)
+    status = course.run(epochs=1, output=str(tmp_path), quick=True, sections=sections)
     printed = capsys.readouterr().out
     assert status == 1
     assert re.search(rf"1\. Culprit +FAILED +{re.escape(said)}", printed)
@@ -132,7 +132,7 @@ def test_a_wrong_answer_is_not_taken_for_a_right_one():
     assert result.passed
     wrong = Result(result.section, 1.0, broken(shared()))
     assert not wrong.passed
-    assert "FAILED" in running.table([wrong])
+    assert "FAILED" in course.table([wrong])
     assert '<li class="bad">' in report.page([wrong], shared(), 1.0)
 
 

@@ -37,7 +37,7 @@ RUN_WITHOUT_KERAS = {
     f"ostinato.streaming.{name}" for name in ("nest", "program", "compiled", "files", "stream")
 }
 # A section of the guide that fails is shown, and fails the run at its end.
-CATCHES_ALL = {"ostinato.guide.running"}
+CATCHES_ALL = {"ostinato.guide.course"}
 # Makes PyTorch's modules, where it's installed, whatever Keras runs on.
 MAKES_TORCH_MODULES = "ostinato.conversion.writing_torch"
 # What measures frameworks and Keras's layers uses them as their users do.
