@@ -110,3 +110,32 @@ def test_the_cell_of_a_conv_lstm(options):
     fresh = keras.layers.ConvLSTM2D(2, 3, padding="same").cell
     model = keras.Model(inputs, RNN(fresh, **options)(inputs))
     assert model.predict(frames, verbose=0).shape == expected[0].shape
+
+
+class Drawn(keras.layers.Layer):
+    """Starts from random numbers."""
+
+    state_size = output_size = 4
+
+    def __init__(self):
+        super().__init__()
+        self.seed, self.asked = keras.random.SeedGenerator(5), []
+
+    def get_initial_state(self, batch_size=None):
+        self.asked.append(batch_size)
+        return [keras.random.normal((batch_size, 4), seed=self.seed)]
+
+    def call(self, inputs, states):
+        return states[0] + inputs, [states[0] + inputs]
+
+
+def test_a_cell_that_draws_its_states_draws_them_once():
+    """Asked again for their sizes it would give other numbers than in Keras's RNN."""
+    ours, theirs = RNN(Drawn()), keras.layers.RNN(Drawn())
+    for _ in range(2):
+        assert_close(ours(X), numpy(theirs(X)))
+    assert ours.cell.asked == [3, 3]
+    inputs = keras.Input((5, 4))
+    outputs, state = RNN(Drawn(), return_state=True)(inputs)  # here its sizes are asked for
+    model = keras.Model(inputs, [outputs, state])
+    assert_close(model(X)[1], numpy(keras.layers.RNN(Drawn())(X)))

@@ -34,14 +34,14 @@ def initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
     if isinstance(cell, BuiltinCell) and is_ours(cell.get_initial_state):
         states: list[Any] = cell.get_initial_state(batch_size)  # zeros that need no check
         return states
-    expected = state_sizes(cell)
     own = getattr(cell, "get_initial_state", None)
     if own is None:
         dtype = getattr(cell, "compute_dtype", dtype)
         return tree.map_structure(
-            lambda size: ops.zeros((batch_size, *size), dtype=dtype), expected
+            lambda size: ops.zeros((batch_size, *size), dtype=dtype), state_sizes(cell)
         )
     given = own_initial_states(cell, batch_size, dtype)
+    expected = state_sizes(cell, given)
     fitted = repack(expected, given)
     if fitted is not None:
         dtype = getattr(cell, "compute_dtype", dtype)

@@ -25,14 +25,25 @@ from ostinato.structure import (
 _FOUND: "weakref.WeakKeyDictionary[Any, Structure]" = weakref.WeakKeyDictionary()
 
 
-def state_sizes(cell: Any) -> Structure:
+class CellOfCells:
+    """What marks a cell that is made of those in its `cells`, and has the states of each."""
+
+    cells: list[Any]
+
+
+def state_sizes(cell: Any, initial: Structure = None) -> Structure:
     """A cell's states as a structure of `Shape`s; a single state becomes a list of one.
 
     An int is a vector of so many units, unless the initial states that the cell makes for itself
     have other axes: these are what its timesteps get. Where it's -1, as in Keras's ConvLSTM cells,
     they alone tell what the states are, once the cell is built; until then it has none.
+
+    Args:
+        cell: The cell.
+        initial: What its `get_initial_state` has just given, where it was called anyway; a cell
+            that draws random states would draw others for being asked again.
     """
-    if _is_of_package(cell) and hasattr(cell, "cells"):
+    if isinstance(cell, CellOfCells):
         return [_sizes_in_stack(inner) for inner in cell.cells]
     if not _has_open_sizes(cell.state_size) or not _makes_states(cell):
         return _declared_sizes(cell)
@@ -41,10 +52,10 @@ def state_sizes(cell: Any) -> Structure:
     try:
         return _FOUND[cell]
     except KeyError:
-        _FOUND[cell] = found = _sizes_by_states(cell)
+        _FOUND[cell] = found = _sizes_by_states(cell, initial)
         return found
     except TypeError:  # it can't be weakly referred to, or hashed
-        return _sizes_by_states(cell)
+        return _sizes_by_states(cell, initial)
 
 
 def _declared_sizes(cell: Any) -> Structure:
@@ -59,8 +70,9 @@ def _sizes_in_stack(cell: Any) -> Structure:
     return read[0] if is_single else read
 
 
-def _sizes_by_states(cell: Any) -> Structure:
-    initial = own_initial_states(cell, 1, getattr(cell, "compute_dtype", "float32"))
+def _sizes_by_states(cell: Any, initial: Structure) -> Structure:
+    if initial is None or any(None in getattr(s, "shape", ()) for s in tree.flatten(initial)):
+        initial = _Starting(cell).compute_output_spec()
     if _is_open(cell.state_size):
         initial = initial if isinstance(initial, (tuple, list, dict)) else [initial]
         return tree.map_structure(_size_of_state, initial)
@@ -73,6 +85,19 @@ def _sizes_by_states(cell: Any) -> Structure:
         declared,
         fitted,
     )
+
+
+class _Starting(keras.Operation):
+    """A cell's `get_initial_state`, to be run on symbols: no seed of Keras's moves by it."""
+
+    def __init__(self, cell: Any) -> None:
+        super().__init__()
+        self._asked = cell
+
+    def call(self) -> Structure:
+        """The initial states of one row."""
+        cell = self._asked
+        return own_initial_states(cell, 1, getattr(cell, "compute_dtype", "float32"))
 
 
 def _size_of_state(state: Any) -> Shape:

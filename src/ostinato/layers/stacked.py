@@ -7,7 +7,13 @@ from keras import tree
 
 from ostinato.cells.building import build_cell, initial_states, output_shapes
 from ostinato.cells.checks import check_cell, name_of
-from ostinato.cells.contract import call_method, first_state_size, output_and_states, takes
+from ostinato.cells.contract import (
+    CellOfCells,
+    call_method,
+    first_state_size,
+    output_and_states,
+    takes,
+)
 from ostinato.layers.arguments import start_layer
 from ostinato.layers.checks import check_entry
 from ostinato.layers.serialization import of_ours
@@ -15,7 +21,7 @@ from ostinato.structure import Structure, repack
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
-class StackedRNNCells(keras.layers.Layer):
+class StackedRNNCells(keras.layers.Layer, CellOfCells):
     """Several cells that behave as one.
 
     Args:
