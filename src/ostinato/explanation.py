@@ -7,12 +7,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from ostinato import native
+from ostinato import machine, native
+from ostinato.doors import door
 from ostinato.engines.table import PORTABLE
 from ostinato.layers import RNN
 from ostinato.layers.cell import Cell
 from ostinato.layers.dispatch import cells_of
 from ostinato.layers.planning import question_about
+from ostinato.machine import FRAMEWORKS
 from ostinato.models.directions import ACCELERATE
 from ostinato.models.layers_within import children
 from ostinato.plan import plan
@@ -50,10 +52,13 @@ class Explanation:
     Attributes:
         rows: One for each recurrent layer, in the order of the model.
         native: Why the native engine can't run in this process, or None where it can.
+        warning: That there are more threads than free cores, and what to do; None where there
+            aren't.
     """
 
     rows: tuple[Row, ...]
     native: str | None
+    warning: str | None = None
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -70,7 +75,8 @@ class Explanation:
         else:
             state = f"not available: {self.native}"
         lines = [f"Backend {keras.config.backend()}. Native engine: {state}."]
-        return "\n".join([*lines, *self._table()])
+        warning = [self.warning] if self.warning else []
+        return "\n".join([*lines, *self._table(), *warning])
 
     def _table(self) -> list[str]:
         if not self.rows:
@@ -106,7 +112,26 @@ def explain(model: Any) -> Explanation:
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"explain: expected a Keras model or layer, got {model!r}.")
     compiled = _why_compiled(model)
-    return Explanation(tuple(_rows(model, (), set(), compiled)), native.why_not())
+    rows = tuple(_rows(model, (), set(), compiled))
+    return Explanation(rows, native.why_not(), _warning() if rows else None)
+
+
+def _warning() -> str | None:
+    """That there are more threads than free cores, as a line under the table."""
+    told = door.threads()
+    if told is not None:
+        (threads, remedy), whose = told, FRAMEWORKS[keras.config.backend()]
+    elif native.why_not() is None:
+        threads, remedy, whose = native.threads(), "OSTINATO_NUM_THREADS=1", "The native engine"
+    else:
+        return None
+    crowd = machine.crowded(threads, machine.cores(), machine.load_on_cores())
+    if crowd is None:
+        return None
+    return (
+        f"Warning: {whose} has {crowd}. Threads that wait for one another there can make a step "
+        f"many times slower; try {remedy}. See the page Troubleshooting (docs/troubleshooting.md)."
+    )
 
 
 def _why_compiled(model: Any) -> str | None:

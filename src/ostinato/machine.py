@@ -22,7 +22,7 @@ def describe() -> dict[str, Any]:
         "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0,
+        "load": round(load(), 1),
         "ostinato": __version__,
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "native": native.why_not() or f"{native.target()}, {native.threads()} threads",
@@ -34,6 +34,30 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def load() -> float:
+    """How many threads have wanted to run over the last minute; 0 where the system doesn't tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def load_on_cores() -> float:
+    """How much of the load must lie on the cores of this process, as no others can take it."""
+    return max(0.0, load() - ((os.cpu_count() or 1) - cores()))
+
+
+def crowded(threads: int, cores: int, load: float) -> str | None:
+    """Says that threads may wait for one another; None where each has a free core, or it's alone.
+
+    Args:
+        threads: How many threads the operations of a process use.
+        cores: How many cores it may use.
+        load: How many threads want to run on those cores already.
+    """
+    free = max(0, cores - int(load))  # less than one in the mean is no program that holds a core
+    if threads <= max(1, free):
+        return None
+    return f"{threads} threads, but free cores: {free} of {cores} (load {load:.1f})"
 
 
 def _version(package: str) -> str | None:

@@ -7,7 +7,7 @@ import keras
 import pytest
 
 import ostinato
-from ostinato import layers, native
+from ostinato import layers, machine, native
 from ostinato.cli import main
 from ostinato.explanation import Row
 from ostinato.forced import forced
@@ -146,7 +146,8 @@ def test_what_is_no_model_is_refused():
         ostinato.explain(3)
 
 
-def test_the_table_is_text():
+def test_the_table_is_text(monkeypatch):
+    monkeypatch.setattr(machine, "crowded", lambda threads, cores, load: None)
     table = ostinato.explain(Model())
     header, headings, rule, *lines = str(table).splitlines()
     assert header.startswith(f"Backend {BACKEND}. Native engine: ")
@@ -156,6 +157,29 @@ def test_the_table_is_text():
     assert len(lines) == len(table) == 4
     assert repr(table) == str(table)
     assert "No recurrent layers." in str(ostinato.explain(keras.layers.Dense(1)))
+
+
+@needs_native
+def test_more_threads_than_free_cores_are_told_under_the_table(monkeypatch):
+    asked = []
+    monkeypatch.setattr(machine, "crowded", lambda *about: asked.append(about) or "9 threads")
+    monkeypatch.setattr(machine, "load_on_cores", lambda: 1.25)
+    table = ostinato.explain(layers.LSTM(3))
+    *_, last = str(table).splitlines()
+    assert last == table.warning
+    assert "9 threads" in last
+    assert "docs/troubleshooting.md" in last
+    threads = native.threads()
+    if BACKEND == "torch":
+        import torch
+
+        threads = torch.get_num_threads()
+        assert last.startswith("Warning: PyTorch has ")
+        assert "OMP_NUM_THREADS=1 before Python starts, or torch.set_num_threads(1)" in last
+    else:
+        assert "OSTINATO_NUM_THREADS=1" in last
+    assert asked == [(threads, machine.cores(), 1.25)]
+    assert ostinato.explain(keras.layers.Dense(1)).warning is None
 
 
 def test_the_command_explains_a_file(tmp_path, capsys):

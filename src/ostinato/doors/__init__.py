@@ -35,6 +35,8 @@ A door is a module with
   constant.
 - `remembered(function)`: the function with its answers kept by its arguments; a tracing compiler
   sees the function itself.
+- `threads()`: how many threads the framework's own operations may use, and how to give it one, for
+  `explain`; None where it doesn't tell.
 - `is_exporting()`: whether a model is being exported; on PyTorch, to ONNX.
 - `native_why_not(x)`: what keeps the backend from calling it on a tensor like x (its device, the
   backend's version, an export), or None. Only asked where `ostinato.native.why_not()` has nothing.

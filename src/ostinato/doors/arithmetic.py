@@ -68,3 +68,7 @@ def after(project: Callable[[Any], Any] | None, step: Step) -> Step:
     if project is None:
         return step
     return lambda carry, x: step(carry, (project(x[0]), *x[1:]))
+
+
+def threads() -> None:
+    """Nothing: JAX doesn't tell, and TensorFlow only what it has been set to."""

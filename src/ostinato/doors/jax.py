@@ -19,6 +19,7 @@ from ostinato.doors.arithmetic import (
     packed,
     read,
     remembered,
+    threads,
 )
 from ostinato.doors.jax_native import fused, native_why_not
 from ostinato.doors.jax_scan import affine, scan
@@ -43,6 +44,7 @@ __all__ = [
     "remembered",
     "sized",
     "sizes_are_known",
+    "threads",
     "zeros",
 ]
 

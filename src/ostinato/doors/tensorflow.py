@@ -16,6 +16,7 @@ from ostinato.doors.arithmetic import (
     packed,
     read,
     remembered,
+    threads,
 )
 from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
 from ostinato.doors.tensorflow_native import fused, native_why_not
@@ -39,6 +40,7 @@ __all__ = [
     "remembered",
     "sized",
     "sizes_are_known",
+    "threads",
     "zeros",
 ]
 

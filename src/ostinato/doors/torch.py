@@ -35,6 +35,7 @@ __all__ = [
     "remembered",
     "sized",
     "sizes_are_known",
+    "threads",
     "zeros",
 ]
 
@@ -156,6 +157,12 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args) if torch.compiler.is_compiling() else kept(*args)
 
     return answer
+
+
+def threads() -> tuple[int, str]:
+    """How many threads an operation may use, and how to give PyTorch one."""
+    remedy = "OMP_NUM_THREADS=1 before Python starts, or torch.set_num_threads(1)"
+    return torch.get_num_threads(), remedy
 
 
 def for_checkpoints(variables: Sequence[keras.Variable]) -> None:
