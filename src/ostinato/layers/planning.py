@@ -15,8 +15,12 @@ _DEFAULT = Loop()
 
 # torch.compile isn't to look into what is asked of the process: an answer holds for a whole trace.
 _forced = opaque(forced_in_process)
-_native_why_not = opaque(native.why_not)
 answer_to = remembered(plan)
+
+
+@opaque
+def _native_why_not() -> str | None:
+    return native.why_not()
 
 
 def plan_for(
