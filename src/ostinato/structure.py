@@ -14,6 +14,8 @@ from typing import Any
 import keras
 from keras import tree
 
+from ostinato.nests import is_namedtuple, leaf_paths
+
 SHOWN_ITEMS = 8  # of one sequence, in an error
 Structure = Any  # a tensor, or tuples, lists, dicts and namedtuples of them, as keras.tree nests
 
@@ -88,11 +90,6 @@ def with_batch(size: Shape, batch_size: Any) -> tuple[Any, ...]:
 def is_count(value: object) -> bool:
     """Whether a value is an integer (NumPy's too), and not a bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def is_namedtuple(value: object) -> bool:
-    """Whether a value is an instance of a namedtuple class."""
-    return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
 def sizes(size: Any, owner: str) -> Structure:
@@ -171,23 +168,6 @@ def first_known(dimensions: Iterable[int | None]) -> int | None:
     return next((dimension for dimension in dimensions if dimension is not None), None)
 
 
-def leaf_paths(structure: Structure) -> list[str]:
-    """Names each leaf as Python would spell it after the structure: "[0]", "['pen'].x", or ""."""
-
-    def walk(item: Structure, path: str) -> list[tuple[str, Any]]:
-        if isinstance(item, Mapping):
-            pairs = [(f"{path}[{key!r}]", item[key]) for key in sorted(item)]
-        elif is_namedtuple(item):
-            pairs = [(f"{path}.{field}", getattr(item, field)) for field in item._fields]
-        elif isinstance(item, (tuple, list)):
-            pairs = [(f"{path}[{index}]", child) for index, child in enumerate(item)]
-        else:
-            return [(path, item)]
-        return [found for child_path, child in pairs for found in walk(child, child_path)]
-
-    return [path for path, _ in walk(structure, "")]
-
-
 def is_tensor_like(item: object) -> bool:
     """Whether something is a tensor, array or variable, and so no container, told in 0.1 us."""
     return hasattr(item, "shape") and not isinstance(item, (tuple, list, dict))
@@ -198,6 +178,8 @@ def leaves(structure: Structure) -> list[Any]:
 
     This and the two functions below are keras.tree's `flatten`, `pack_sequence_as` and
     `map_structure`, which take 5 to 15 us on PyTorch; most structures are one tensor, or a list.
+    Containers of Keras's and TensorFlow's own, which keras.tree knows, may come here; not to
+    `ostinato.nests`, which needs no Keras.
     """
     if is_tensor_like(structure):
         return [structure]

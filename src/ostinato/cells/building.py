@@ -16,7 +16,8 @@ from ostinato.cells.contract import (
     own_initial_states,
     state_sizes,
 )
-from ostinato.structure import Structure, describe, leaf_paths, map_shapes, repack, with_batch
+from ostinato.nests import leaf_paths
+from ostinato.structure import Structure, describe, flat_shapes, map_shapes, repack, with_batch
 from ostinato.tensors import float_or_own, shape_of, to_dtype
 
 
@@ -90,7 +91,8 @@ def _has_unbuilt_layers(cell: Any) -> bool:
 def traced_output(cell: Any, input_shape: Structure) -> Structure:
     """A cell's output of one symbolic timestep, from a symbolic run."""
     dtype = cell.compute_dtype
-    batch_size = _leaves(input_shape)[0][0]
+    shapes, _ = flat_shapes(input_shape)
+    batch_size = shapes[0][0]
     inputs = map_shapes(lambda shape: keras.KerasTensor(shape, dtype=dtype), input_shape)
     states = tree.map_structure(
         lambda size: keras.KerasTensor(with_batch(size, batch_size), dtype=dtype), state_sizes(cell)
@@ -112,7 +114,8 @@ def output_shapes(cell: Any, input_shape: Structure) -> Structure:
     A cell without an `output_size` puts out what a symbolic run shows, if it's a layer, and else
     something like its first state.
     """
-    batch_size = _leaves(input_shape)[0][0]
+    shapes, _ = flat_shapes(input_shape)
+    batch_size = shapes[0][0]
     declared = output_sizes(cell)
     is_built = isinstance(cell, keras.layers.Layer) and cell.built
     if declared is None and is_built and not needs_constants(cell):
@@ -120,7 +123,3 @@ def output_shapes(cell: Any, input_shape: Structure) -> Structure:
     if declared is None:
         declared = first_state_size(cell)
     return tree.map_structure(lambda size: (batch_size, *size), declared)
-
-
-def _leaves(shapes: Structure) -> list[Any]:
-    return [tensor.shape for tensor in tree.flatten(map_shapes(keras.KerasTensor, shapes))]

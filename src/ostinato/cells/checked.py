@@ -9,7 +9,8 @@ from keras import ops, tree
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import call_method, output_and_states, output_sizes, takes
 from ostinato.doors.losses import LossesTaken
-from ostinato.structure import Structure, describe, leaf_paths, repack
+from ostinato.nests import leaf_paths
+from ostinato.structure import Structure, describe, repack
 from ostinato.tensors import Tensor, Tensors, agree, cast_floats, shape_of
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 from keras import tree
 
-from ostinato.structure import Structure, describe, leaf_paths, repack, with_batch
+from ostinato.nests import leaf_paths
+from ostinato.structure import Structure, describe, repack, with_batch
 from ostinato.tensors import agree, shape_of
 
 STACKED = (

@@ -14,7 +14,7 @@ import keras
 
 from ostinato.conversion.values import Variables
 from ostinato.models.lookups import by_config
-from ostinato.structure import is_namedtuple
+from ostinato.nests import is_namedtuple
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, re.Pattern, types.FunctionType, type)
 _SIZED = (list, tuple, set, frozenset, Mapping)

@@ -7,7 +7,8 @@ import numpy as np
 from keras import tree
 
 from ostinato.cells.checks import STACKED, name_of
-from ostinato.structure import Structure, describe, leaf_paths
+from ostinato.nests import leaf_paths
+from ostinato.structure import Structure, describe
 from ostinato.tensors import Dimensions, agree
 
 STATES_BY_NAME = "States don't go beside the inputs, but by name: `initial_state=`."

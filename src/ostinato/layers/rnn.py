@@ -30,14 +30,13 @@ from ostinato.layers.serialization import loop_config, of_ours
 from ostinato.layers.sizes import checked_while_running
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.layers.states import KeepsStates, KeptStates
+from ostinato.nests import is_namedtuple, leaf_paths
 from ostinato.structure import (
     Shape,
     Structure,
     first_known,
     flat_shapes,
     is_count,
-    is_namedtuple,
-    leaf_paths,
     leaves,
     map_shapes,
     pack_like,

@@ -9,7 +9,8 @@ from typing import Any
 from ostinato.cells.contract import state_sizes
 from ostinato.doors import door
 from ostinato.engines.interface import Task
-from ostinato.structure import Structure, describe, leaf_paths, leaves, pack_like, with_batch
+from ostinato.nests import leaf_paths
+from ostinato.structure import Structure, describe, leaves, pack_like, with_batch
 from ostinato.tensors import shape_of, size_of
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from ostinato.structure import is_namedtuple
+from ostinato.nests import is_namedtuple
 
 # What Keras sets on a model that isn't there before the model is trained or asked, and the
 # parameters that PyTorch sees in a layer: all made anew where they're needed.

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ostinato import native
-from ostinato.streaming.nest import flatten
+from ostinato.nests import flatten
 from ostinato.streaming.program import Port, Program
 
 _DTYPES = {"float32": native.FLOAT32, "float64": native.FLOAT64}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ostinato import native
-from ostinato.streaming.nest import decode, encode, flatten, map_leaves
+from ostinato.nests import decode, encode, flatten, map_leaves
 from ostinato.streaming.program import Operation, Port, Program, State
 
 FORMAT = "ostinato stream 1"

@@ -10,10 +10,10 @@ from keras import tree
 from ostinato.cells.checks import name_of
 from ostinato.layers import RNN
 from ostinato.models.graphs import is_graph, replay
+from ostinato.nests import Nest, flatten, leaf_paths, map_leaves
 from ostinato.streaming.causal import only_input, refuse
 from ostinato.streaming.masks import EVERY, Origin, origin_of, output_mask
-from ostinato.streaming.nest import Nest, flatten, map_leaves
-from ostinato.structure import leaf_paths, map_shapes
+from ostinato.structure import map_shapes
 
 # What Keras calls a tensor of an Input that was given no name.
 _UNNAMED = re.compile(r"keras_tensor(_\d+)?")

@@ -7,9 +7,9 @@ from keras import layers
 from ostinato import native
 from ostinato.cells.checks import name_of
 from ostinato.layers import RNN
+from ostinato.nests import Nest, fill, flatten
 from ostinato.streaming.causal import SEES_MASKS
 from ostinato.streaming.graph import Graph, LayerCall, Ref
-from ostinato.streaming.nest import Nest, fill, flatten
 from ostinato.streaming.program import Builder, Port, Program, Value
 from ostinato.streaming.rules import RECURRENT, RULES, Rule
 

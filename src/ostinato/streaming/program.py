@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ostinato import native
-from ostinato.streaming.nest import Nest
+from ostinato.nests import Nest
 
 # Codes of operations, in the header's order.
 EMBED, MASK, EITHER, CELL, DENSE, SCALE, NORMALIZE, ACTIVATE, SOFTMAX, COMBINE, CONCATENATE = range(

@@ -13,9 +13,9 @@ from ostinato.cells.checks import name_of
 from ostinato.engines.interface import CallContext, Loop, Task
 from ostinato.layers import RNN
 from ostinato.layers.dispatch import run as run_cells
+from ostinato.nests import Nest, fill, flatten, map_leaves
 from ostinato.streaming.graph import Graph, LayerCall
 from ostinato.streaming.lowering import dtype_of, ports_of
-from ostinato.streaming.nest import Nest, fill, flatten, map_leaves
 from ostinato.streaming.program import Port, State
 
 Tensor = Any

@@ -6,9 +6,9 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from ostinato.nests import Nest, fill, flatten, match
 from ostinato.streaming import files, given
 from ostinato.streaming.compiled import Compiled
-from ostinato.streaming.nest import Nest, fill, flatten, match
 from ostinato.streaming.program import Port, Program, State
 
 StateDict = dict[str, list[np.ndarray]]

@@ -1,9 +1,14 @@
 """Nests of dicts, lists and tuples, in keras.tree's order (dicts by key), without Keras."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 Nest = Any
+
+
+def is_namedtuple(value: object) -> bool:
+    """Whether a value is an instance of a namedtuple class."""
+    return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
 def flatten(nest: Nest) -> list[Any]:
@@ -26,7 +31,7 @@ def _filled(nest: Nest, leaves: Iterator[Any]) -> Nest:
         return {key: made[key] for key in nest}
     if isinstance(nest, (list, tuple)):
         items = [_filled(item, leaves) for item in nest]
-        return type(nest)(*items) if hasattr(nest, "_fields") else type(nest)(items)
+        return type(nest)(*items) if is_namedtuple(nest) else type(nest)(items)
     return next(leaves)
 
 
@@ -72,3 +77,20 @@ def decode(coded: Any) -> Nest:
     if kind == "dict":
         return {key: decode(value) for key, value in items.items()}
     return (list if kind == "list" else tuple)(decode(item) for item in items)
+
+
+def leaf_paths(nest: Nest) -> list[str]:
+    """Names each leaf as Python would spell it after the nest: "[0]", "['pen'].x", or ""."""
+
+    def walk(item: Nest, path: str) -> list[tuple[str, Any]]:
+        if isinstance(item, Mapping):
+            pairs = [(f"{path}[{key!r}]", item[key]) for key in sorted(item)]
+        elif is_namedtuple(item):
+            pairs = [(f"{path}.{field}", getattr(item, field)) for field in item._fields]
+        elif isinstance(item, (tuple, list)):
+            pairs = [(f"{path}[{index}]", child) for index, child in enumerate(item)]
+        else:
+            return [(path, item)]
+        return [found for child_path, child in pairs for found in walk(child, child_path)]
+
+    return [path for path, _ in walk(nest, "")]
