@@ -264,14 +264,14 @@ import sys
 sys.modules["tensorflow"] = sys.modules["jax2onnx"] = sys.modules["tf2onnx"] = None
 import keras, ostinato
 model = keras.Sequential([keras.Input((6, 3)), ostinato.layers.LSTM(5)])
-for kind in ("tf_saved_model", "onnx"):
+for kind, name in (("tf_saved_model", "model"), ("onnx", "model.onnx")):
     try:
-        ostinato.export(model, sys.argv[1], kind)
+        ostinato.export(model, f"{sys.argv[1]}/{name}", kind)
     except ImportError as error:
         print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "model.onnx")],
+        [sys.executable, "-c", code, str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
