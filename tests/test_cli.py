@@ -17,8 +17,8 @@ def guide(monkeypatch):
     """Stands in for the guide, and keeps what it's called with."""
     stand_in = SimpleNamespace(called=[])
     stand_in.run = lambda **options: stand_in.called.append(options) or 0
-    monkeypatch.setitem(sys.modules, "ostinato.guide", stand_in)
-    monkeypatch.setattr(ostinato, "guide", stand_in, raising=False)
+    monkeypatch.setitem(sys.modules, "ostinato.guide.course", stand_in)
+    monkeypatch.setattr("ostinato.guide.course", stand_in, raising=False)
     monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
     return stand_in
 
