@@ -22,11 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help(sys.stderr)
         return 2
-    asked = parser.parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = asked.command
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
     try:
         _check_engine()
-        return command(asked)
+        return command(options)
     except _CommandError as error:
         line = " ".join(str(error).split())  # Keras's errors have several
         print(f"{parser.prog}: error: {line}", file=sys.stderr)
@@ -43,28 +43,28 @@ class _CommandError(Exception):
     """Something that the user can put right; shown without a traceback."""
 
 
-def _guide(asked: argparse.Namespace) -> int:
+def _guide(options: argparse.Namespace) -> int:
     _require("guide", "the report")
-    _choose_backend(asked.backend)
+    _choose_backend(options.backend)
     from ostinato.guide import course
 
     try:
-        return course.run(epochs=asked.epochs, output=asked.output, quick=asked.quick)
+        return course.run(epochs=options.epochs, output=options.output, quick=options.quick)
     except OSError as error:
-        raise _CommandError(f"can't write the report into {asked.output}: {error}") from None
+        raise _CommandError(f"can't write the report into {options.output}: {error}") from None
 
 
-def _explain(asked: argparse.Namespace) -> int:
-    _check_file(asked.file)
-    _choose_backend(asked.backend)
+def _explain(options: argparse.Namespace) -> int:
+    _check_file(options.file)
+    _choose_backend(options.backend)
     # They import Keras, so they have to wait for the backend.
     from ostinato import conversion, explanation
     from ostinato.conversion import loading
 
     try:
-        model = loading.load_unchanged(asked.file, compile=False)
+        model = loading.load_unchanged(options.file, compile=False)
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise _CommandError(f"can't load {asked.file}: {_reason(error, asked.file)}") from None
+        raise _CommandError(f"can't load {options.file}: {_reason(error, options.file)}") from None
     found = explanation.explain(model)
     print(found)
     if sum(row.engine == "keras" for row in found) > len(conversion.left_alone(model)):
@@ -73,7 +73,7 @@ def _explain(asked: argparse.Namespace) -> int:
             try:
                 fast = conversion.accelerate(model)
             except ValueError as error:
-                raise _CommandError(f"can't accelerate {asked.file}: {error}") from None
+                raise _CommandError(f"can't accelerate {options.file}: {error}") from None
         print("\nAfter `ostinato.accelerate(model)`:")
         print(explanation.explain(fast))
     return 0
@@ -102,10 +102,10 @@ def _reason(error: Exception, file: str) -> str:
     )
 
 
-def _bench(asked: argparse.Namespace) -> int:
-    if asked.output:
+def _bench(options: argparse.Namespace) -> int:
+    if options.output:
         _require("bench", "the chart that --output asks for")
-    return bench_command.run(asked)  # contenders are processes, each with its own backend
+    return bench_command.run(options)  # contenders are processes, each with its own backend
 
 
 def _require(extra: str, what: str) -> None:

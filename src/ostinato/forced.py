@@ -10,10 +10,10 @@ from ostinato.engines.table import NAMES
 VARIABLE = "OSTINATO_ENGINE"
 
 
-def _checked(name: str | None, asked_by: str) -> str | None:
+def _checked(name: str | None, source: str) -> str | None:
     if name is not None and name not in NAMES:
         expected = " or ".join(repr(engine) for engine in NAMES)
-        raise ValueError(f"{asked_by}: expected the name of an engine, {expected}, got {name!r}.")
+        raise ValueError(f"{source}: expected the name of an engine, {expected}, got {name!r}.")
     return name
 
 

@@ -64,36 +64,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def cases(asked: argparse.Namespace) -> list[Case]:
+def cases(options: argparse.Namespace) -> list[Case]:
     """The cases that are asked for."""
-    if asked.quick and not (asked.cases or asked.kinds or asked.modes):
+    if options.quick and not (options.cases or options.kinds or options.modes):
         return list(QUICK_CASES)
-    return select(asked.kinds or KINDS, asked.cases or SIZES, asked.modes or MODES)
+    return select(options.kinds or KINDS, options.cases or SIZES, options.modes or MODES)
 
 
-def why_not(asked: argparse.Namespace) -> str | None:
+def why_not(options: argparse.Namespace) -> str | None:
     """Why nothing can be done with options that can't be together; None where it can."""
-    if asked.resume and numbers_file(asked) is None:
+    if options.resume and numbers_file(options) is None:
         return "--resume goes on with a file of numbers: name it by --json FILE or --output DIR"
-    if cases(asked):
+    if cases(options):
         return None
-    chosen = {"--kinds": asked.kinds, "--cases": asked.cases, "--modes": asked.modes}
+    chosen = {"--kinds": options.kinds, "--cases": options.cases, "--modes": options.modes}
     given = " ".join(f"{option} {' '.join(names)}" for option, names in chosen.items() if names)
     return f"{given}: no such case. fit is measured on the guide's model, and the rest on others"
 
 
-def contenders(asked: argparse.Namespace) -> list[str]:
+def contenders(options: argparse.Namespace) -> list[str]:
     """The names of the contenders that are asked for."""
-    if asked.contenders:
-        return list(asked.contenders)
-    return [name for name, c in NAMES.items() if not (asked.quick and c.library == "sgemm")]
+    if options.contenders:
+        return list(options.contenders)
+    return [name for name, c in NAMES.items() if not (options.quick and c.library == "sgemm")]
 
 
-def numbers_file(asked: argparse.Namespace) -> Path | None:
+def numbers_file(options: argparse.Namespace) -> Path | None:
     """Where the numbers go: as asked, else into the output's folder, else nowhere."""
-    if asked.json is not None:
-        return Path(asked.json)
-    return asked.output / "results.json" if asked.output else None
+    if options.json is not None:
+        return Path(options.json)
+    return options.output / "results.json" if options.output else None
 
 
 def positive(text: str) -> int:
@@ -115,11 +115,11 @@ def _add_list(
     )
 
 
-def run(asked: argparse.Namespace, command: str | None = None) -> int:
+def run(options: argparse.Namespace, command: str | None = None) -> int:
     """Measures what is asked for, printing as it goes.
 
     Args:
-        asked: The options of `add_options`.
+        options: Those of `add_options`.
         command: What the table and the chart say that made them; by default the command line.
 
     Returns:
@@ -127,19 +127,19 @@ def run(asked: argparse.Namespace, command: str | None = None) -> int:
         those that are installed runs any of the cases; 2 for options that ask for nothing, and for
         a file that numbers can't go into; 130 if it's interrupted.
     """
-    if reason := why_not(asked):
+    if reason := why_not(options):
         print(f"bench: {reason}.", file=sys.stderr)
         return 2
     try:
-        results = Results(numbers_file(asked))
+        results = Results(numbers_file(options))
         results.check()  # better refused now than after minutes of measuring
     except (OSError, ValueError) as error:
         print(f"bench: {str(error).removeprefix('bench: ')}", file=sys.stderr)
         return 2
-    here, absent = choose(contenders(asked), asked.engine)
+    here, absent = choose(contenders(options), options.engine)
     for title, reason in absent.items():
         print(f"Without {title}: {reason}.")
-    modes = {case.mode for case in cases(asked)}
+    modes = {case.mode for case in cases(options)}
     if not any(modes & set(contender.modes) for contender in here):
         who = " and ".join(contender.title for contender in here) or "nobody"
         print(f"Nothing to measure: of {' '.join(sorted(modes))}, {who} runs none.")
@@ -149,18 +149,18 @@ def run(asked: argparse.Namespace, command: str | None = None) -> int:
         print(f"This machine is busy (load {load}): expect other ratios than on a quiet one.")
     started = time.monotonic()
     try:
-        status = 0 if _measure_all(asked, here, results) else 1
+        status = 0 if _measure_all(options, here, results) else 1
     except KeyboardInterrupt:
         _say("")
         print("\nStopped. What there is so far:")
         status = INTERRUPTED
-    runs = [run for run in results.section("runs") if run["engine"] == asked.engine]
+    runs = [run for run in results.section("runs") if run["engine"] == options.engine]
     print(f"\n{tables.summary(runs)}\n\n{tables.about(results)}")
     print("Times are of the fastest run. A machine that does other work, too, gives other ratios.")
     for line in tables.troubles(runs):
         print(f"No time: {line}.")
-    if asked.output:
-        write(results, asked.output, command or command_line(), asked.engine)
+    if options.output:
+        write(results, options.output, command or command_line(), options.engine)
     print(f"Took {time.monotonic() - started:.0f} s.")
     return status
 
@@ -188,16 +188,23 @@ def command_line() -> str:
     return shlex.join([*program.split(), *sys.argv[1:]])
 
 
-def _measure_all(asked: argparse.Namespace, here: list[Contender], results: Results) -> bool:
-    pace = QUICK if asked.quick else Pace()
-    chosen = {name: getattr(asked, name) for name in ("rounds", "limit") if getattr(asked, name)}
+def _measure_all(options: argparse.Namespace, here: list[Contender], results: Results) -> bool:
+    pace = QUICK if options.quick else Pace()
+    chosen = {
+        name: getattr(options, name) for name in ("rounds", "limit") if getattr(options, name)
+    }
     pace = replace(pace, **chosen)
     well = True
     with processes(here) as running:
-        for case in cases(asked):
-            row = {"kind": case.kind, "size": case.size, "mode": case.mode, "engine": asked.engine}
+        for case in cases(options):
+            row = {
+                "kind": case.kind,
+                "size": case.size,
+                "mode": case.mode,
+                "engine": options.engine,
+            }
             able = [p for p in running if case.mode in p.contender.modes]
-            if not able or (asked.resume and results.find("runs", row)):
+            if not able or (options.resume and results.find("runs", row)):
                 continue
             print(f"\n{case}", flush=True)
             measured = measure(able, case, pace, _say)

@@ -24,11 +24,11 @@ def name_of(thing: Any) -> str:
     return f"{kind} object"
 
 
-def need_batch_size(asked: Any, batch_size: Any) -> None:
+def need_batch_size(thing: Any, batch_size: Any) -> None:
     """Refuses to make states for no batch size."""
     if batch_size is None:
         raise ValueError(
-            f"{name_of(asked)}: expected a batch size to make initial states for, an int or a "
+            f"{name_of(thing)}: expected a batch size to make initial states for, an int or a "
             "scalar tensor, got None."
         )
 

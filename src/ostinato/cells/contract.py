@@ -92,11 +92,11 @@ class _Starting(keras.Operation):
 
     def __init__(self, cell: Any) -> None:
         super().__init__()
-        self._asked = cell
+        self._cell = cell
 
     def call(self) -> Structure:
         """The initial states of one row."""
-        cell = self._asked
+        cell = self._cell
         return own_initial_states(cell, 1, getattr(cell, "compute_dtype", "float32"))
 
 

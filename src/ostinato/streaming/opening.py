@@ -7,8 +7,8 @@ from keras.layers import Layer
 
 from ostinato.engines import fused
 from ostinato.forced import use_engine
+from ostinato.streaming.checks import number_of_streams
 from ostinato.streaming.compiled import Compiled
-from ostinato.streaming.given import number_of_streams
 from ostinato.streaming.graph import read
 from ostinato.streaming.lowering import lower, why_not
 from ostinato.streaming.stepwise import Stepwise

@@ -7,7 +7,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from ostinato.nests import Nest, fill, flatten, match
-from ostinato.streaming import files, given
+from ostinato.streaming import checks, files
 from ostinato.streaming.compiled import Compiled
 from ostinato.streaming.program import Port, Program, State
 
@@ -146,7 +146,7 @@ class Stream:
             for s in states
         ]
         if rows is not None:
-            chosen = given.numbers_of_rows(self._owner, rows, self.streams or 1)
+            chosen = checks.numbers_of_rows(self._owner, rows, self.streams or 1)
             kept = self._runner.read_states()
             for new, old in zip(fresh, kept, strict=True):
                 old[chosen] = new[chosen]
@@ -208,7 +208,7 @@ class Stream:
             places = own
         for index, part in zip(places, parts, strict=True):
             expected = (*self._lead, *states[index].shape)
-            value = given.state(owner, part, expected, states[index].dtype)
+            value = checks.state(owner, part, expected, states[index].dtype)
             arrays[index] = value if self._lead else value[None]
 
     def save_state(self, path: str | os.PathLike[str]) -> None:
@@ -263,7 +263,7 @@ class Stream:
             ValueError: if the file isn't a stream's.
             RuntimeError: if the native engine can't run here.
         """
-        streams = given.number_of_streams(streams)
+        streams = checks.number_of_streams(streams)
         program, saved_streams, states = files.read(path)
         count = saved_streams if streams is None else streams
         try:
@@ -308,7 +308,7 @@ class Stream:
                 f"{type(values).__name__}."
             )
         arrays = [
-            given.timestep(
+            checks.timestep(
                 self._owner, port.name, leaf, (*self._lead, *time, *port.shape), port.dtype
             )
             for port, leaf in zip(self._inputs, leaves, strict=True)
