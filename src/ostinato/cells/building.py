@@ -52,7 +52,7 @@ def initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
 
 
 def _for_all_rows(state: Any, batch_size: Any, dtype: str) -> Any:
-    """A cell's own initial state as a tensor; one of a single row is every row's."""
+    """A cell's own initial state as a tensor; a single row stands for every row."""
     if isinstance(state, np.ndarray):
         state = ops.convert_to_tensor(state)
         state = to_dtype(state, float_or_own(state, dtype))

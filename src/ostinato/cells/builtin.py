@@ -1,4 +1,4 @@
-"""What a built-in cell offers to the engines beside `call`, and which cells are such."""
+"""What a built-in cell offers to the engines beside `call`, and which cells count as built-in."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,8 @@ _MATHEMATICS = ("call", "__call__", "_cell_projection", "_cell_recurrence", "_ce
 class BuiltinCell:
     """The interface of SimpleRNNCell, GRUCell and LSTMCell to the engines.
 
-    What Keras's cells haven't is underscored, and begins with `_cell_`: a subclass of the user's
-    owns every other name.
+    What Keras's cells haven't got begins with `_cell_`, so that a user's subclass may give its own
+    meaning to any other name.
     """
 
     _cell_kind: Any  # the native engine's name for this mathematics, one of native.kinds()

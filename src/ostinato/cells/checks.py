@@ -1,4 +1,4 @@
-"""What of a cell and its states is refused, before any work is done; each error names the owner."""
+"""Checks of a cell and its states, made before any work is done; each error names the owner."""
 
 import inspect
 from typing import Any

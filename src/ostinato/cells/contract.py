@@ -88,7 +88,7 @@ def _sizes_by_states(cell: Any, initial: Structure) -> Structure:
 
 
 class _Starting(keras.Operation):
-    """A cell's `get_initial_state`, to be run on symbols: no seed of Keras's moves by it."""
+    """A cell's `get_initial_state`, run on symbols, so that no seed of Keras's moves."""
 
     def __init__(self, cell: Any) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def output_sizes(cell: Any) -> Structure | None:
 
 
 def first_state_size(cell: Any) -> Shape:
-    """What a cell without an `output_size` puts out, by Keras's rule."""
+    """The output's size of a cell without an `output_size`: by Keras's rule its first state's."""
     states: list[Shape] = tree.flatten(state_sizes(cell))
     if not states:
         raise ValueError(
@@ -193,7 +193,7 @@ def needs_constants(cell: Any) -> bool:
 
 
 def output_and_states(owner: str, cell: Any, result: Any) -> tuple[Any, Any]:
-    """What a cell's `call` returned, as the two that it has to be."""
+    """A cell's output and new states, out of what its `call` returned; refuses what's no pair."""
     if not isinstance(result, (tuple, list)) or len(result) != 2:
         raise ValueError(
             f"{owner}: `call` of {name_of(cell)} must return (output, new_states), got "

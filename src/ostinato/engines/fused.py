@@ -169,9 +169,10 @@ def _answer(results: list[Tensor], task: Task, dtype: str) -> Answer:
 
 
 def _last_is_shown(task: Task) -> Tensor:
-    """Where the last output isn't zero: in rows with a valid step, or if that last one is valid.
+    """In which rows the last output isn't zero: those with a valid step.
 
-    A row without any has kept the states that it started from.
+    With `zero_output_for_mask` the last step itself has to be valid. (In a row without any valid
+    step the kernel's last state is the one that the row started from, and no output.)
     """
     mask: Any = task.mask
     if task.loop.zero_output_for_mask:

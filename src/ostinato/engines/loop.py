@@ -75,7 +75,7 @@ def run_over_time(
 def _scan_state_as_output(
     recurrence: Recurrence, mask: Tensor | None, loop: Loop
 ) -> tuple[Tensors, Tensors]:
-    """The output is the first state: it's held with the states, so no step has to hold it."""
+    """For an output that is the first state: masked steps keep that, so none holds the output."""
     where = door.lean(ops.where)
 
     def step(states: Tensors, x: Tensors) -> tuple[Tensors, Tensors]:
@@ -109,7 +109,7 @@ def _shown(mask: Tensor, loop: Loop) -> Tensor:
 
 
 def _scan_any(recurrence: Recurrence, mask: Tensor | None, loop: Loop) -> tuple[Tensors, Tensors]:
-    """The outputs are anything: where one is held or only the last is wanted, it's carried."""
+    """For outputs that are no state: the loop carries the last, where it's held or wanted alone."""
     holds = mask is not None and not loop.zero_output_for_mask
     carries_output = holds or not loop.return_sequences
     count = len(recurrence.states)

@@ -1,8 +1,8 @@
-"""What the native engine's operation computes, on the portable engine: of the same tensors.
+"""The native engine's operation again, of the same tensors, but on the portable engine.
 
-A door takes it where kernels won't do: for derivatives that they haven't, and in programs that are
-written for elsewhere. Cells are made anew from a spec, with operands for weights, so that what is
-compiled may keep this without keeping a model.
+A door takes it where kernels won't do: for derivatives that they haven't, and in programs that will
+run elsewhere. Its cells are made from the spec, with the operands for weights, so a compiled
+function that holds on to it holds on to no model.
 """
 
 import inspect

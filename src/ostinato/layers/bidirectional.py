@@ -171,7 +171,7 @@ class Bidirectional(keras.layers.Layer):
         return states[: given // 2], states[given // 2 :]
 
     def _bi_state_counts(self, given: int) -> tuple[int, int]:
-        """How many tensors each direction's states are, where so many in all are given."""
+        """How many tensors each direction's states are, of so many that are given for both."""
         one, other = map(count_states, self._bi_directions)
         if one is None:
             one = given // 2 if other is None else max(given - other, 0)
@@ -245,7 +245,7 @@ class Bidirectional(keras.layers.Layer):
         return tree.map_structure(shape_of, self._bi_merged_specs(*shapes))
 
     def _bi_merged_specs(self, forward: Any, backward: Any) -> Any:
-        """The results, given the shapes of both layers' own."""
+        """The results as symbolic tensors, from the shapes of both layers' results."""
         forward, backward = (self._bi_as_specs(shapes) for shapes in (forward, backward))
         if not self.return_state:
             return merged_specs(name_of(self), self.merge_mode, forward, backward)

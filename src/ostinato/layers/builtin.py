@@ -17,7 +17,7 @@ from ostinato.layers.rnn import RNN
 
 
 class OfCell:
-    """A layer's attribute that is its cell's, of the same name."""
+    """An attribute of a layer that reads and writes its cell's attribute of the same name."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name

@@ -101,7 +101,7 @@ def read_constants(owner: str, given: Structure, batch_size: int | None) -> list
 
 
 def check_given(layer: Any, given: Any) -> None:
-    """Refuses, as inputs, what holds sequences of unlike lengths, or what other layers' calls give.
+    """Refuses, as inputs, sequences of unlike lengths, and several results of another layer.
 
     Args:
         layer: The layer; one with an `input_spec` takes a single tensor of so many axes.

@@ -1,4 +1,4 @@
-"""Runs cells over sequences: has an engine chosen for each, and climbs through stacks."""
+"""Runs cells over sequences: each on the engine that is chosen for it, a stack cell by cell."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +47,7 @@ def run(*tasks: Task, joined: bool = False) -> list[Answer]:
 
 
 def _is_plain_stack(cell: Any) -> bool:
-    """Whether a cell is a stack, and calling it is calling its cells and nothing else."""
+    """Whether a cell is a stack that does nothing but call its cells."""
     return type(cell) is StackedRNNCells and not regularizes(cell)
 
 

@@ -1,6 +1,6 @@
-"""What must not be written into an exported file: it would be wrong there, without a word.
+"""Refuses to export what would be wrong in the file, without a word.
 
-`model.export` is Keras's, and what it's writing is told by Python's stack alone.
+`model.export` is Keras's, and only Python's stack tells what it's writing.
 """
 
 from typing import Any

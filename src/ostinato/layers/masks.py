@@ -1,4 +1,4 @@
-"""Masks of timesteps: one (B, T) for a layer, out of whatever came, and in the order it goes on."""
+"""Masks of timesteps: read as one (B, T), and handed on in the order of the outputs."""
 
 import functools
 from typing import Any

@@ -43,7 +43,7 @@ def merged_specs(owner: str, mode: str | None, forward: Structure, backward: Str
 
 
 def _can_broadcast(forward: Structure, backward: Structure) -> bool:
-    """Whether two nests hold the same sizes or shapes, or such as broadcast."""
+    """Whether the sizes or shapes in two nests are the same, or can be broadcast."""
     pairs = _flat(forward), _flat(backward)
     return len(pairs[0]) == len(pairs[1]) and all(
         len(one) == len(other)

@@ -1,4 +1,4 @@
-"""What a layer has to say to have an engine chosen: the question about its cell and its inputs."""
+"""Has an engine chosen, by the question about a layer's cell and its inputs; keeps the answers."""
 
 from typing import Any
 

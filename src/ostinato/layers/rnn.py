@@ -165,7 +165,7 @@ class RNN(KeepsStates):
         constants: Structure = None,
         sequences_mask: Structure = None,
     ) -> Any:
-        """Runs the cell over the sequence; the class says what comes out.
+        """Runs the cell over the sequence, and returns what the class's docstring says.
 
         Args:
             sequences: The inputs.
@@ -229,7 +229,7 @@ class RNN(KeepsStates):
         )
 
     def _rnn_zeros(self, batch_size: Any, like: Tensor) -> list[Tensor]:
-        """A built-in cell's initial states, where another tensor is; not to be given away."""
+        """A built-in cell's zero states, on another tensor's device; shared, so not for users."""
         dtype, units = self.cell.compute_dtype, spread(self.cell.state_size)
         return [door.zeros((batch_size, size), dtype, like) for size in units]
 
@@ -335,7 +335,7 @@ class RNN(KeepsStates):
         return for_results(self.cell, output_mask, self.return_state)
 
     def get_config(self) -> dict[str, Any]:
-        """The config of Keras's layer; the cell's own is its entry `cell`."""
+        """The config of Keras's layer; the cell's config is its entry `cell`."""
         if not hasattr(self.cell, "get_config"):
             raise ValueError(
                 f"{name_of(self)}: expected a cell with `get_config`, to be saved, got "
