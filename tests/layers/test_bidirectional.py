@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell
-from support import array, assert_close, numpy
+from support import IS_OLDEST_KERAS, array, assert_close, numpy
 
 MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1]], bool)
 MODES = ["concat", "sum", "mul", "ave", None]
@@ -169,6 +169,8 @@ def test_any_two_layers_keep_their_states(kind):
     x = array(0, *shape)
     first, second = numpy(layer(x)), numpy(layer(x))
     assert not np.allclose(first, second)
+    if IS_OLDEST_KERAS and kind == "conv 2D":
+        return  # its ConvLSTM can't be reset on JAX
     layer.reset_state()
     assert_close(layer(x), first)
     kept = numpy(list(layer.states))

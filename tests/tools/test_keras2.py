@@ -22,7 +22,7 @@ import ostinato
 from ostinato import layers, load_model
 from ostinato.cli import main
 from ostinato.conversion.keras2_configs import translated
-from support import CellOfUnits
+from support import IS_OLDEST_KERAS, CellOfUnits
 
 pytest.importorskip("tf_keras")
 BACKEND = keras.config.backend()
@@ -74,7 +74,13 @@ def inputs_of(files, name):
     return found.get("x", found)
 
 
+def skip_attention_on_the_oldest(name):
+    if IS_OLDEST_KERAS and name == "beside":
+        pytest.skip("Keras 3.10's Attention fails at a mask of its values")
+
+
 def assert_computes_the_same(files, model, name):
+    skip_attention_on_the_oldest(name)
     with np.load(files / "results.npz") as results:
         output = ops.convert_to_numpy(model(inputs_of(files, name)))
         np.testing.assert_allclose(output, results[name], rtol=1e-5, atol=1e-5)
@@ -180,6 +186,7 @@ def test_json_of_keras_3_and_what_is_none(files, tmp_path):
 @on_jax_only
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_masks_by_keras_2s_rules_survive_a_file_and_a_restore(files, tmp_path, suffix):
+    skip_attention_on_the_oldest("beside")
     model = loaded(files / f"beside{suffix}")
     model.save(tmp_path / "new.keras")
     again = keras.saving.load_model(tmp_path / "new.keras")

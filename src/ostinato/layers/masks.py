@@ -16,8 +16,12 @@ def of_timesteps(mask: Any) -> Any:
     A timestep is valid where anything along the other axes is. Such masks are those of words in
     sentences, and what `Masking` gives for inputs of more than three axes.
     """
-    others = tuple(range(2, len(mask.shape)))
-    return ops.any(ops.cast(mask, "bool"), axis=others) if others else mask
+    if len(mask.shape) <= 2:
+        return mask
+    mask = ops.cast(mask, "bool")
+    while len(mask.shape) > 2:  # not all axes at once, in which Keras 3.10 errs on PyTorch
+        mask = ops.any(mask, axis=-1)
+    return mask
 
 
 def each_of_timesteps(mask: Structure) -> Structure:
