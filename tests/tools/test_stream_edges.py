@@ -1,9 +1,11 @@
 """Streams at the edges of their rules: options that look like defaults, steps that fail, flags."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops, tree
 
 import ostinato
 from ostinato.layers import GRU, RNN
@@ -59,3 +61,59 @@ def test_states_that_are_set_have_held_no_output_yet(cell):
     np.testing.assert_array_equal(stream.step(0 * x), seen)  # held
     stream.state = {"r": stream.state["r"][:1]}
     assert not stream.step(0 * x).any()
+
+
+class Halves(layers.Layer):
+    """A cell of timesteps of any axes, or of several inputs: half its state and their sums."""
+
+    state_size = output_size = 2
+
+    def call(self, inputs, states):
+        pairs = [ops.reshape(x, (-1, math.prod(x.shape[1:]) // 2, 2)) for x in tree.flatten(inputs)]
+        state = 0.5 * states[0] + sum(ops.sum(x, axis=1) for x in pairs)
+        return state, [state]
+
+
+def frames(*features):
+    """Inputs with timesteps of which a part is padding, and others that all are."""
+    x = floats(2, 5, *features)
+    x[0, 3:] = x[1, 1] = 0
+    x[1, 4, ..., :] = 0
+    x[0, 1, 0] = 0
+    return x
+
+
+def _flat(x):
+    return layers.TimeDistributed(layers.Flatten())(x)
+
+
+def sequences_of_halves(x):
+    return RNN(Halves(), return_sequences=True)(x)
+
+
+@pytest.mark.parametrize(
+    ("features", "above"),
+    [
+        ((3, 2), lambda x: GRU(2)(_flat(layers.TimeDistributed(layers.Dense(3))(x)))),
+        ((2, 3, 2), lambda x: GRU(3, return_sequences=True)(sequences_of_halves(x))),
+    ],
+)
+def test_masks_of_more_than_two_axes(features, above):
+    """What Masking makes of timesteps with several axes: valid where any along them is."""
+    inputs = keras.Input((None, *features))
+    model = keras.Model(inputs, above(layers.Masking()(inputs)))
+    x = frames(*features)
+    made = ostinato.stream(model, streams=2).run(x)
+    made = made if len(model.output.shape) == 3 else made[:, -1]
+    np.testing.assert_allclose(made, run_whole(model, x), rtol=1e-4, atol=1e-6)
+
+
+def test_masks_of_several_inputs():
+    """A timestep is valid where every input's mask says so."""
+    inputs = [keras.Input((None, 2)), keras.Input((None, 3, 2))]
+    masked = [layers.Masking()(x) for x in inputs]
+    model = keras.Model(inputs, RNN(Halves(), return_sequences=True)(masked))
+    xs = [frames(2), frames(3, 2)]
+    xs[0][0, 0] = 0
+    made = ostinato.stream(model, streams=2).run(xs)
+    np.testing.assert_allclose(made, run_whole(model, xs), rtol=1e-4, atol=1e-6)

@@ -19,7 +19,7 @@ from ostinato.streaming.causal import MERGES
 Origin = frozenset[tuple[int, float]]
 EVERY: Origin = frozenset([(-1, 0.0)])
 
-_JOINING = ("Any", "Squeeze", "ExpandDims", "LogicalOr", "Concatenate", "BroadcastTo")
+_JOINING = ("Any", "Squeeze", "ExpandDims", "LogicalOr", "Concatenate", "BroadcastTo", "Cast")
 
 
 def origin_of(operation: Any, args: Sequence[Any], find: Callable[[Any], Any]) -> Origin | None:
@@ -39,7 +39,7 @@ def origin_of(operation: Any, args: Sequence[Any], find: Callable[[Any], Any]) -
         return frozenset()
     if kind == "OnesLike":
         return EVERY
-    if kind not in _JOINING or not _along_features(operation, args):
+    if kind not in _JOINING or not _keeps_timesteps(operation, args):
         return None
     found = [find(arg) for arg in tree.flatten(args) if isinstance(arg, keras.KerasTensor)]
     if not all(isinstance(origin, frozenset) for origin in found):
@@ -47,12 +47,12 @@ def origin_of(operation: Any, args: Sequence[Any], find: Callable[[Any], Any]) -
     return EVERY if EVERY in found else frozenset().union(*found)
 
 
-def _along_features(operation: Any, args: Sequence[Any]) -> bool:
-    """Whether an operation's axis, if it has one, is the last: Keras's own masks join features."""
-    axis = getattr(operation, "axis", -1)
+def _keeps_timesteps(operation: Any, args: Sequence[Any]) -> bool:
+    """Whether an operation's axes, if it has some, come after those of batch and time."""
+    axis = getattr(operation, "axis", ())  # a number, or some
     rank = max(len(t.shape) for t in tree.flatten(args) if isinstance(t, keras.KerasTensor))
     rank += type(operation).__name__ == "ExpandDims"
-    return all(a in (-1, rank - 1) for a in (axis if isinstance(axis, (list, tuple)) else [axis]))
+    return all(a % rank >= 2 for a in (axis if isinstance(axis, (list, tuple)) else [axis]))
 
 
 def output_mask(layer: Any, ids: Sequence[int], masks: Sequence[Origin | None]) -> Origin | None:

@@ -13,6 +13,7 @@ from ostinato.cells.checks import name_of
 from ostinato.engines.interface import CallContext, Loop, Task
 from ostinato.layers import RNN
 from ostinato.layers.dispatch import run as run_cells
+from ostinato.layers.masks import shared_mask
 from ostinato.nests import Nest, fill, flatten, map_leaves
 from ostinato.streaming.graph import Graph, LayerCall
 from ostinato.streaming.lowering import dtype_of, ports_of
@@ -232,7 +233,7 @@ class _Timestep(keras.Model):
     ) -> Any:
         """A recurrent layer's timestep, as a sequence of one; takes its states off `states`."""
         layer = call.layer
-        mask = next((m for m in flatten(masks) if m is not None), None)
+        mask = shared_mask(masks)
         like = layer.get_initial_state(ops.shape(tree.flatten(x)[0])[0])
         initial = [ops.cast(states.pop(0), leaf.dtype) for leaf in tree.flatten(like)]
         loop = Loop(zero_output_for_mask=layer.zero_output_for_mask)
