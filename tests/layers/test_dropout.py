@@ -4,7 +4,17 @@ import keras
 import numpy as np
 import pytest
 
-from ostinato.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell
+from ostinato.cells.builtin import BuiltinCell
+from ostinato.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    SimpleRNN,
+    SimpleRNNCell,
+    StackedRNNCells,
+)
 from support import array, assert_close, numpy
 
 X = array(0, 3, 5, 4)
@@ -99,10 +109,22 @@ CELL_OPTIONS = {
     "state": {"recurrent_dropout": 0.4},
     "both": {"dropout": 0.3, "recurrent_dropout": 0.4},
 }
+
+
+def is_ours(make):
+    return isinstance(make(seed=1), BuiltinCell)
+
+
 IN_KERAS = {
     "RNN": lambda make: keras.layers.RNN(make(seed=7), return_sequences=True),
     "stack": lambda make: keras.layers.RNN(
         keras.layers.StackedRNNCells([make(seed=7), make(seed=8)]), return_sequences=True
+    ),
+    "our stack": lambda make: keras.layers.RNN(
+        (StackedRNNCells if is_ours(make) else keras.layers.StackedRNNCells)(
+            [make(seed=7), make(seed=8)]
+        ),
+        return_sequences=True,
     ),
     "Bidirectional": lambda make: keras.layers.Bidirectional(
         keras.layers.RNN(make(seed=7), return_sequences=True)
@@ -114,6 +136,7 @@ IN_KERAS = {
     ("cls", "around", "options"),
     [
         (LSTMCell, "stack", "both"),
+        (GRUCell, "our stack", "both"),
         (GRUCell, "RNN", "state"),
         (SimpleRNNCell, "Bidirectional", "inputs"),
     ],
@@ -144,6 +167,26 @@ def test_a_cell_in_kerass_rnn_draws_one_mask_a_sequence():
     assert (first == first[:, :1]).all()
     assert (first != second).any()
     assert (numpy(layer(ones)) == 3).all()
+
+
+@pytest.mark.parametrize("of_keras", [True, False])
+def test_a_stack_draws_one_mask_a_sequence(of_keras):
+    """In Keras's RNN; and one with a `call` of its own in ours."""
+
+    class Twice(StackedRNNCells):
+        def call(self, inputs, states, training=False):
+            output, states = super().call(inputs, states, training=training)
+            return 2 * output, states
+
+    def cell():
+        options = {"activation": "linear", "recurrent_initializer": "zeros"}
+        return SimpleRNNCell(3, bias_initializer="ones", dropout=0.5, **options)
+
+    rnn = keras.layers.RNN if of_keras else RNN
+    layer = rnn(Twice([cell(), cell()]), return_sequences=True)
+    outputs = [numpy(layer(np.ones((8, 5, 4), "float32"), training=True)) for _ in range(2)]
+    assert_close(outputs[0], np.repeat(outputs[0][:, :1], 5, axis=1))
+    assert np.abs(outputs[0] - outputs[1]).max() > 0
 
 
 def test_a_subclass_with_a_call_of_its_own_has_one_mask_a_sequence_too():

@@ -3,7 +3,7 @@
 from typing import Any
 
 import keras
-from keras import tree
+from keras import ops, tree
 
 from ostinato.cells.building import build_cell, initial_states, output_shapes
 from ostinato.cells.checks import check_cell, name_of
@@ -12,16 +12,19 @@ from ostinato.cells.contract import (
     call_method,
     first_state_size,
     output_and_states,
+    state_sizes,
     takes,
 )
 from ostinato.layers.arguments import start_layer
 from ostinato.layers.checks import check_entry
+from ostinato.layers.dropout_protocol import MaskHolder
 from ostinato.layers.serialization import of_ours
-from ostinato.structure import Structure, repack
+from ostinato.structure import Structure, map_shapes, repack, with_batch
+from ostinato.tensors import Tensor, shape_of
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
-class StackedRNNCells(keras.layers.Layer, CellOfCells):
+class StackedRNNCells(keras.layers.Layer, CellOfCells, MaskHolder):
     """Several cells that behave as one.
 
     Args:
@@ -93,6 +96,43 @@ class StackedRNNCells(keras.layers.Layer, CellOfCells):
             new_states.append(new if fitted is None else fitted)
         return inputs, new_states
 
+    # Keras's RNN looks into no stack of ours; it takes this one for a cell with dropout.
+
+    def get_dropout_mask(self, step_input: Structure) -> None:
+        """Has the cells draw the masks of their inputs, and hold them until they're reset.
+
+        Args:
+            step_input: The inputs of a timestep, (B, ...).
+        """
+        batch_size = ops.shape(tree.flatten(step_input)[0])[0]
+        shape = tree.map_structure(shape_of, step_input)
+        for cell in self.cells:
+            _call_if_it_has(cell, "get_dropout_mask", step_input)
+            shape = output_shapes(cell, shape)
+            step_input = map_shapes(lambda s: self._cell_zeros((batch_size, *s[1:])), shape)
+
+    def get_recurrent_dropout_mask(self, step_input: Structure) -> None:
+        """The same of the cells' states; `step_input` is a state, (B, ...)."""
+        batch_size = ops.shape(tree.flatten(step_input)[0])[0]
+        for cell in self.cells:
+            for size in tree.flatten(state_sizes(cell))[:1]:
+                state = self._cell_zeros(with_batch(size, batch_size))
+                _call_if_it_has(cell, "get_recurrent_dropout_mask", state)
+
+    def _cell_zeros(self, shape: tuple[Any, ...]) -> Tensor:
+        """What has the shape that a mask should have."""
+        return ops.zeros(shape, dtype=self.compute_dtype)
+
+    def reset_dropout_mask(self) -> None:
+        """Has the cells forget the masks of their inputs."""
+        for cell in self.cells:
+            _call_if_it_has(cell, "reset_dropout_mask")
+
+    def reset_recurrent_dropout_mask(self) -> None:
+        """Has the cells forget the masks of their states."""
+        for cell in self.cells:
+            _call_if_it_has(cell, "reset_recurrent_dropout_mask")
+
     def get_config(self) -> dict[str, Any]:
         """The config, with the cells' configs in its entry `cells`."""
         cells = [keras.saving.serialize_keras_object(cell) for cell in self.cells]
@@ -108,3 +148,10 @@ class StackedRNNCells(keras.layers.Layer, CellOfCells):
             for cell in config.pop("cells")
         ]
         return cls(cells, **config)
+
+
+def _call_if_it_has(cell: Any, name: str, *arguments: Any) -> None:
+    """Calls a method of a cell that draws masks; a name that the user gave to a value is none."""
+    method = getattr(cell, name, None)
+    if callable(method):
+        method(*arguments)
