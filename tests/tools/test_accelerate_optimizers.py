@@ -8,6 +8,7 @@ from keras import layers, ops, optimizers
 from zoo import D, T, U, X
 
 from ostinato import accelerate, restore
+from support import IS_OLDEST_KERAS
 
 DECAY = 0.5  # a step takes away so much that nothing else explains it
 
@@ -63,6 +64,8 @@ def assert_steps_alike(model, convert, steps):
 def test_exclusions_from_weight_decay(make, by, steps):
     if make == "Muon" and not hasattr(optimizers, "Muon"):
         pytest.skip("this Keras has no Muon")
+    if make == "Muon" and IS_OLDEST_KERAS and keras.config.backend() == "tensorflow":
+        pytest.skip("Keras 3.10's Muon takes no step on TensorFlow")
     optimizer = getattr(optimizers, make)(0.02, weight_decay=DECAY)
     model = compiled(model_and(optimizer, by), optimizer)
     assert_steps_alike(model, accelerate, steps)
