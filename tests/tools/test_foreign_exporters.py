@@ -77,7 +77,7 @@ class TestTensorFlow:
             convert([function.get_concrete_function(spec)], model).convert()
 
     @pytest.mark.skipif(
-        IS_OLDEST_KERAS, reason="tf2onnx.from_keras doesn't know its outputs' names"
+        IS_OLDEST_KERAS, reason="tf2onnx doesn't know its outputs' names"
     )
     def test_onnx(self, model, capfd):
         tf2onnx = pytest.importorskip("tf2onnx")
