@@ -198,7 +198,7 @@ def python(tmp_path):
         "        import keras, ostinato\n"
         "        print('guide on', keras.config.backend(), ostinato.layers.LSTM.__name__)\n"
         "        return 3\n"
-        "sys.modules['ostinato.guide'] = Guide()\n"
+        "sys.modules['ostinato.guide.course'] = Guide()\n"
     )
     (tmp_path / "ostinato").write_text(
         "import sys\nfrom ostinato.cli import main\nsys.exit(main())\n"
