@@ -76,9 +76,7 @@ class TestTensorFlow:
         with pytest.raises(Exception, match=HINT):
             convert([function.get_concrete_function(spec)], model).convert()
 
-    @pytest.mark.skipif(
-        IS_OLDEST_KERAS, reason="tf2onnx doesn't know its outputs' names"
-    )
+    @pytest.mark.skipif(IS_OLDEST_KERAS, reason="tf2onnx doesn't know its outputs' names")
     def test_onnx(self, model, capfd):
         tf2onnx = pytest.importorskip("tf2onnx")
         written, _ = tf2onnx.convert.from_keras(model)
