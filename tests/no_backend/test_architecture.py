@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2] / "src" / "ostinato"
 FILES = sorted(ROOT.rglob("*.py"))
 
 # Data flows down, and so do imports. What is in no list is a tool over the layers.
-FOUNDATION, DOORS, CELLS, ENGINES, PLAN, LAYERS, TOOLS = range(7)
+FOUNDATION, DOORS, CELLS, PROGRAMS, ENGINES, PLAN, LAYERS, TOOLS = range(8)
 RANKS = {
     "nests": FOUNDATION,
     "structure": FOUNDATION,
@@ -23,6 +23,7 @@ RANKS = {
     "tensors": FOUNDATION,
     "doors": DOORS,
     "cells": CELLS,
+    "programs": PROGRAMS,
     "engines": ENGINES,
     "plan": PLAN,
     "forced": PLAN,

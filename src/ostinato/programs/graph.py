@@ -1,0 +1,223 @@
+"""A cell's step as a graph of values: nodes that prove themselves, and what builds them.
+
+A value is `(rows, *shape)`: rows of a batch, which never mix, and dimensions that are known; or, of
+weights and what's made of them alone, `(*shape)` without rows. Among the dimensions NumPy's rules
+of broadcasting hold; the rows of two values always lie beside one another, so values with rows that
+meet in one operation have as many dimensions.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Shape = tuple[int, ...]
+Value = int  # a node's place in its graph
+
+# What a graph is given. All but weights and literals have rows.
+INPUT, STATE, CONSTANT, WEIGHT, MASK, LITERAL = (
+    "input",
+    "state",
+    "constant",
+    "weight",
+    "mask",
+    "literal",
+)
+LEAVES = (INPUT, STATE, CONSTANT, WEIGHT, MASK, LITERAL)
+
+
+def _operations() -> Any:
+    # Their derivatives are made of values of a graph: the two files need one another.
+    from ostinato.programs.operations import operations
+
+    return operations()
+
+
+class ProgramError(ValueError):
+    """What can't be a value of a program: shapes that don't fit, rows that would mix."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value of a graph.
+
+    Attributes:
+        operation: The name of one of `operations.OPERATIONS`, or of `LEAVES`.
+        arguments: The values that it's made of: places of nodes before this one.
+        attributes: What else the operation has to know; of a leaf its number, or the literal.
+        shape: Its dimensions, without the rows.
+        has_rows: Whether it has rows.
+    """
+
+    operation: str
+    arguments: tuple[Value, ...]
+    attributes: tuple[Any, ...]
+    shape: Shape
+    has_rows: bool
+
+
+class Graph:
+    """Nodes in an order in which each comes after what it's made of; equal nodes are one.
+
+    Attributes:
+        nodes: The nodes.
+    """
+
+    def __init__(self, nodes: Sequence[Node] = ()) -> None:
+        self.nodes: list[Node] = list(nodes)
+        self._known = {node: place for place, node in enumerate(self.nodes)}
+
+    def __getitem__(self, value: Value) -> Node:
+        return self.nodes[value]
+
+    def leaf(self, kind: str, number: int, shape: Shape) -> Value:
+        """The value that is given as the `number`-th of a kind."""
+        return self._add(Node(kind, (), (number,), tuple(shape), kind != WEIGHT))
+
+    def literal(self, value: float) -> Value:
+        """A number."""
+        return self._add(Node(LITERAL, (), (float(value),), (), False))
+
+    def add(self, operation: str, *arguments: Value, attributes: tuple[Any, ...] = ()) -> Value:
+        """The value of an operation.
+
+        Raises:
+            ProgramError: The arguments don't fit together, or the operation.
+        """
+        known = _operations().get(operation)
+        if known is None:
+            raise ProgramError(f"expected an operation of programs, got {operation!r}")
+        nodes = [self.nodes[argument] for argument in arguments]
+        shape, has_rows = known.infer(nodes, attributes)
+        return self._add(Node(operation, tuple(arguments), attributes, shape, has_rows))
+
+    def _add(self, node: Node) -> Value:
+        place = self._known.get(node)
+        if place is None:
+            place = self._known[node] = len(self.nodes)
+            self.nodes.append(node)
+        return place
+
+    def __getattr__(self, operation: str) -> Any:
+        """`graph.tanh(x)` for `graph.add("tanh", x)`; attributes follow the values, by keyword."""
+        if operation.startswith("_"):
+            raise AttributeError(operation)
+        return lambda *arguments, attributes=(): self.add(
+            operation, *arguments, attributes=attributes
+        )
+
+
+def reachable(nodes: Sequence[Node], roots: Sequence[Value]) -> list[Value]:
+    """The values that roots are made of, and the roots, in the graph's order."""
+    needed, waiting = set(roots), list(roots)
+    while waiting:
+        for argument in nodes[waiting.pop()].arguments:
+            if argument not in needed:
+                needed.add(argument)
+                waiting.append(argument)
+    return sorted(needed)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A cell's step.
+
+    Attributes:
+        nodes: The graph, without a node that isn't needed.
+        outputs: The values that it puts out.
+        states: The new states, one of each state.
+        input_shapes: The dimensions of each input.
+        state_shapes: Likewise of each state.
+        constant_shapes: Likewise of each constant: what doesn't change over time.
+        weight_shapes: Likewise of each weight, which has no rows.
+        fixed: The inputs and constants that have no gradient: random masks, as ("input", number).
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[Value, ...]
+    states: tuple[Value, ...]
+    input_shapes: tuple[Shape, ...]
+    state_shapes: tuple[Shape, ...]
+    constant_shapes: tuple[Shape, ...] = ()
+    weight_shapes: tuple[Shape, ...] = ()
+    fixed: frozenset[tuple[str, int]] = field(default=frozenset())
+
+    def __post_init__(self) -> None:
+        """Proves that every node is what its operation makes of its arguments."""
+        leaves = {
+            INPUT: self.input_shapes,
+            STATE: self.state_shapes,
+            CONSTANT: self.constant_shapes,
+            WEIGHT: self.weight_shapes,
+        }
+        for place, node in enumerate(self.nodes):
+            if any(not 0 <= argument < place for argument in node.arguments):
+                raise ProgramError(f"value {place} is made of a later one")
+            if node.operation in leaves:
+                shapes = leaves[node.operation]
+                number = node.attributes[0]
+                if not 0 <= number < len(shapes) or shapes[number] != node.shape:
+                    raise ProgramError(
+                        f"value {place} is {node.operation} {number} of {node.shape}, "
+                        f"expected one of {shapes}"
+                    )
+            elif node.operation not in (LITERAL, MASK):
+                arguments = [self.nodes[argument] for argument in node.arguments]
+                made = _operations()[node.operation].infer(arguments, node.attributes)
+                if made != (node.shape, node.has_rows):
+                    raise ProgramError(
+                        f"value {place}: {node.operation} makes {made[0]}, not {node.shape}"
+                    )
+        self._prove_results()
+
+    def _prove_results(self) -> None:
+        if len(self.states) != len(self.state_shapes):
+            raise ProgramError(
+                f"expected {len(self.state_shapes)} new states, got {len(self.states)}"
+            )
+        for number, (value, shape) in enumerate(zip(self.states, self.state_shapes, strict=True)):
+            node = self.nodes[value]
+            if node.shape != shape or not node.has_rows:
+                raise ProgramError(
+                    f"state {number} is of {shape}, its next value of {node.shape}"
+                    + ("" if node.has_rows else " without rows")
+                )
+        for number, value in enumerate(self.outputs):
+            if not self.nodes[value].has_rows:
+                raise ProgramError(f"output {number} has no rows")
+
+    @property
+    def output_shapes(self) -> tuple[Shape, ...]:
+        """The dimensions of each output."""
+        return tuple(self.nodes[value].shape for value in self.outputs)
+
+    @property
+    def roots(self) -> tuple[Value, ...]:
+        """What it's for: the outputs and the new states."""
+        return (*self.outputs, *self.states)
+
+    def __iter__(self) -> Iterator[tuple[Value, Node]]:
+        return iter(enumerate(self.nodes))
+
+
+def program_of(
+    graph: Graph, outputs: Sequence[Value], states: Sequence[Value], **shapes: Any
+) -> Program:
+    """The program of some values of a graph, without what they don't need."""
+    kept = reachable(graph.nodes, (*outputs, *states))
+    places = {value: place for place, value in enumerate(kept)}
+    nodes = tuple(
+        Node(
+            node.operation,
+            tuple(places[argument] for argument in node.arguments),
+            node.attributes,
+            node.shape,
+            node.has_rows,
+        )
+        for node in (graph[value] for value in kept)
+    )
+    return Program(
+        nodes,
+        tuple(places[value] for value in outputs),
+        tuple(places[value] for value in states),
+        **shapes,
+    )
