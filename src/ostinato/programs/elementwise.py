@@ -6,14 +6,18 @@ They follow NumPy's rules of broadcasting among the dimensions.
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 from keras import ops
 
 from ostinato import native
-from ostinato.programs.graph import Graph, Node, ProgramError, Value
+from ostinato.programs.node import Node, ProgramError, Value
 from ostinato.programs.operation import Attributes, Inferred, Operation, Pull, plainly
 from ostinato.tensors import Tensor
+
+if TYPE_CHECKING:
+    from ostinato.programs.graph import Graph
 
 
 def _broadcast_shapes(nodes: Sequence[Node], attributes: Attributes) -> Inferred:
@@ -57,7 +61,7 @@ def _as_numbers(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _half_at_ties(comparison: str) -> tuple[Slope, Slope]:
     """The slopes of the larger, or smaller, of two: both have half of it where they're the same."""
 
-    def of(g: Graph, u: Value, mine: Value, other: Value) -> Value:
+    def of(g: "Graph", u: Value, mine: Value, other: Value) -> Value:
         half = g.mul(g.literal(0.5), u)
         one_or_none = g.select(g.add(comparison, mine, other), u, g.literal(0.0))
         result: Value = g.select(g.eq(mine, other), half, one_or_none)
@@ -66,16 +70,16 @@ def _half_at_ties(comparison: str) -> tuple[Slope, Slope]:
     return (lambda g, u, y, a, b: of(g, u, a, b)), (lambda g, u, y, a, b: of(g, u, b, a))
 
 
-def _plus(g: Graph, a: Value, b: Value) -> Value:
+def _plus(g: "Graph", a: Value, b: Value) -> Value:
     return g.add("add", a, b)
 
 
-def _one_minus_square(g: Graph, x: Value) -> Value:
+def _one_minus_square(g: "Graph", x: Value) -> Value:
     result: Value = g.sub(g.literal(1.0), g.square(x))
     return result
 
 
-def _only_where(g: Graph, holds: Value, u: Value) -> Value:
+def _only_where(g: "Graph", holds: Value, u: Value) -> Value:
     result: Value = g.select(holds, u, g.literal(0.0))
     return result
 
@@ -139,13 +143,13 @@ _UNARY: dict[str, tuple[Callable[..., Tensor], Slope | None]] = {
 }
 
 
-def _pow_slope_of_exponent(g: Graph, u: Value, y: Value, a: Value, b: Value) -> Value:
+def _pow_slope_of_exponent(g: "Graph", u: Value, y: Value, a: Value, b: Value) -> Value:
     log = g.log(g.select(g.gt(a, g.literal(0.0)), a, g.literal(1.0)))
     result: Value = g.mul(u, g.mul(y, log))
     return result
 
 
-def _norm_square(g: Graph, a: Value, b: Value) -> Value:
+def _norm_square(g: "Graph", a: Value, b: Value) -> Value:
     return _plus(g, g.square(a), g.square(b))
 
 

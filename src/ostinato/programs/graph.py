@@ -1,58 +1,24 @@
-"""A cell's step as a graph of values: nodes that prove themselves, and what builds them.
-
-A value is `(rows, *shape)`: rows of a batch, which never mix, and dimensions that are known; or, of
-weights and what's made of them alone, `(*shape)` without rows. Among the dimensions NumPy's rules
-of broadcasting hold; the rows of two values always lie beside one another, so values with rows that
-meet in one operation have as many dimensions.
-"""
+"""A cell's step as a graph of values: nodes that prove themselves, and what builds them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Shape = tuple[int, ...]
-Value = int  # a node's place in its graph
-
-# What a graph is given. All but weights and literals have rows.
-INPUT, STATE, CONSTANT, WEIGHT, MASK, LITERAL = (
-    "input",
-    "state",
-    "constant",
-    "weight",
-    "mask",
-    "literal",
+from ostinato.programs.node import (
+    CONSTANT,
+    INPUT,
+    LITERAL,
+    MASK,
+    STATE,
+    WEIGHT,
+    Node,
+    ProgramError,
+    Shape,
+    Value,
 )
-LEAVES = (INPUT, STATE, CONSTANT, WEIGHT, MASK, LITERAL)
+from ostinato.programs.operations import operations
 
-
-def _operations() -> Any:
-    # Their derivatives are made of values of a graph: the two files need one another.
-    from ostinato.programs.operations import operations
-
-    return operations()
-
-
-class ProgramError(ValueError):
-    """What can't be a value of a program: shapes that don't fit, rows that would mix."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """One value of a graph.
-
-    Attributes:
-        operation: The name of one of `operations.OPERATIONS`, or of `LEAVES`.
-        arguments: The values that it's made of: places of nodes before this one.
-        attributes: What else the operation has to know; of a leaf its number, or the literal.
-        shape: Its dimensions, without the rows.
-        has_rows: Whether it has rows.
-    """
-
-    operation: str
-    arguments: tuple[Value, ...]
-    attributes: tuple[Any, ...]
-    shape: Shape
-    has_rows: bool
+__all__ = ["Graph", "Program", "program_of", "reachable"]
 
 
 class Graph:
@@ -83,7 +49,7 @@ class Graph:
         Raises:
             ProgramError: The arguments don't fit together, or the operation.
         """
-        known = _operations().get(operation)
+        known = operations().get(operation)
         if known is None:
             raise ProgramError(f"expected an operation of programs, got {operation!r}")
         nodes = [self.nodes[argument] for argument in arguments]
@@ -162,7 +128,7 @@ class Program:
                     )
             elif node.operation not in (LITERAL, MASK):
                 arguments = [self.nodes[argument] for argument in node.arguments]
-                made = _operations()[node.operation].infer(arguments, node.attributes)
+                made = operations()[node.operation].infer(arguments, node.attributes)
                 if made != (node.shape, node.has_rows):
                     raise ProgramError(
                         f"value {place}: {node.operation} makes {made[0]}, not {node.shape}"

@@ -1,10 +1,13 @@
 """What an operation of programs is: its shapes, what it is in keras.ops, and its derivative."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ostinato.programs.graph import Graph, Node, Shape, Value
+from ostinato.programs.node import Node, Shape, Value
 from ostinato.tensors import Tensor
+
+if TYPE_CHECKING:
+    from ostinato.programs.graph import Graph
 
 Inferred = tuple[Shape, bool]
 Attributes = tuple[Any, ...]
@@ -21,7 +24,7 @@ class Pull(NamedTuple):
         attributes: The operation's.
     """
 
-    graph: Graph
+    graph: "Graph"
     arguments: tuple[Value, ...]
     result: Value
     upstream: Value

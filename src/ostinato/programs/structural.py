@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import product as each_of
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras import ops
 
-from ostinato.programs.graph import Graph, Node, ProgramError, Shape, Value
+from ostinato.programs.node import Node, ProgramError, Shape, Value
 from ostinato.programs.operation import Attributes, Inferred, Operation, Pull, plainly
 from ostinato.tensors import Tensor
+
+if TYPE_CHECKING:
+    from ostinato.programs.graph import Graph
 
 
 def _size(shape: Shape) -> int:
@@ -124,7 +127,7 @@ def _infer_reduction(nodes: Sequence[Node], attributes: Attributes) -> Inferred:
     return tuple(kept), node.has_rows
 
 
-def spread_again(g: Graph, value: Value, shape: Shape, axes: Sequence[int]) -> Value:
+def spread_again(g: "Graph", value: Value, shape: Shape, axes: Sequence[int]) -> Value:
     """What was reduced over some axes, as wide as before."""
     thin = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     thin_value = g.add("reshape", value, attributes=(thin,))
