@@ -1,4 +1,4 @@
-"""What SimpleRNN, GRU and LSTM share: each is an RNN around its own cell."""
+"""What the layers that make their cell themselves share: SimpleRNN, GRU, LSTM and ConvLSTM."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from ostinato.layers.arguments import (
     set_arguments,
     written,
 )
-from ostinato.layers.cell import Cell
+from ostinato.layers.gated_cell import GatedCell
 from ostinato.layers.rnn import RNN
 
 
@@ -31,17 +31,17 @@ class OfCell:
 
 
 class BuiltinRNN(RNN):
-    """Base of SimpleRNN, GRU and LSTM: makes its cell, and shows the cell's arguments as its own.
+    """Makes its cell, and shows the cell's arguments as its own.
 
     Args:
         arguments: The layer's own arguments by name, and its cell's.
         layer_arguments: Those for `keras.layers.Layer`.
     """
 
-    _rnn_cell_class: ClassVar[Callable[..., Cell]]
+    _rnn_cell_class: ClassVar[Callable[..., GatedCell]]
     _rnn_cell_name: ClassVar[str]
+    _rnn_input_axes: ClassVar[int] = 3
 
-    units = OfCell()
     activation = OfCell()
     use_bias = OfCell()
     kernel_initializer = OfCell()
@@ -70,7 +70,7 @@ class BuiltinRNN(RNN):
             raise RefusedArgument(type(self).__name__, error.detail) from error.__cause__
         super().__init__(cell, **of_loop, **layer_arguments)
         set_arguments(self, arguments)
-        self.input_spec = keras.layers.InputSpec(ndim=3)
+        self.input_spec = keras.layers.InputSpec(ndim=self._rnn_input_axes)
 
     def get_config(self) -> dict[str, Any]:
         """The config of Keras's layer: its arguments, without the cell's own config."""

@@ -16,7 +16,8 @@ from ostinato.layers.arguments import (
     own_arguments,
 )
 from ostinato.layers.builtin import BuiltinRNN, OfCell
-from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, masked_products, value_of
+from ostinato.layers.cell import Cell, masked_products, value_of
+from ostinato.layers.gated_cell import NO_DROPOUT, DropoutMasks
 from ostinato.tensors import Tensor
 
 
@@ -174,6 +175,7 @@ class GRU(BuiltinRNN):
 
     _rnn_cell_class = GRUCell
     _rnn_cell_name = "gru_cell"
+    units = OfCell()
     recurrent_activation = OfCell()
     reset_after = OfCell()
 

@@ -15,7 +15,8 @@ from ostinato.layers.arguments import (
     own_arguments,
 )
 from ostinato.layers.builtin import BuiltinRNN, OfCell
-from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, gates_of
+from ostinato.layers.cell import Cell, gates_of
+from ostinato.layers.gated_cell import NO_DROPOUT, DropoutMasks
 from ostinato.tensors import Tensor
 
 
@@ -148,6 +149,7 @@ class LSTM(BuiltinRNN):
 
     _rnn_cell_class = LSTMCell
     _rnn_cell_name = "lstm_cell"
+    units = OfCell()
     recurrent_activation = OfCell()
     unit_forget_bias = OfCell()
 

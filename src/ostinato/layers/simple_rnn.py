@@ -12,8 +12,9 @@ from ostinato.layers.arguments import (
     Regularizer,
     own_arguments,
 )
-from ostinato.layers.builtin import BuiltinRNN
-from ostinato.layers.cell import NO_DROPOUT, Cell, DropoutMasks, gates_of
+from ostinato.layers.builtin import BuiltinRNN, OfCell
+from ostinato.layers.cell import Cell, gates_of
+from ostinato.layers.gated_cell import NO_DROPOUT, DropoutMasks
 from ostinato.tensors import Tensor
 
 
@@ -117,6 +118,7 @@ class SimpleRNN(BuiltinRNN):
 
     _rnn_cell_class = SimpleRNNCell
     _rnn_cell_name = "simple_rnn_cell"
+    units = OfCell()
 
     def __init__(
         self,
