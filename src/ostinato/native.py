@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 FLOAT32, FLOAT64, BOOLEAN = range(3)  # dtypes of tensors
+ROUTINE = -1  # in place of a kind: what follows is the hash of a routine
 
 # An address, one of the dtypes above, and a shape. The memory is dense, row-major and on the CPU.
 View = tuple[int, int, Sequence[int]]
@@ -95,9 +96,19 @@ class RunSpec:
         """How many tensors `forward` gives for the run, `saved` aside."""
         return int(self.owns_ys) + self.cell.states
 
+    def encoded(self, operation: str, training: int) -> tuple[int, ...]:
+        """The integers that the core takes for the run, where it trains or not.
+
+        They're the same for "forward" and for "backward".
+        """
+        flat = [int(getattr(self, name)) for name in FIELDS]
+        flat[_TRAINING] = int(training)
+        return tuple(flat)
+
 
 # The integers of a run, in a spec's order.
 FIELDS = tuple(field.name for field in fields(RunSpec))
+_TRAINING = FIELDS.index("training")
 
 
 @cache
@@ -229,6 +240,40 @@ def tensorflow_library() -> Path | None:
 def encode(specs: Sequence[RunSpec]) -> tuple[int, ...]:
     """The flat integers that the core takes for these runs."""
     return tuple(int(getattr(spec, name)) for spec in specs for name in FIELDS)
+
+
+def register_routine(
+    ints: Sequence[int], floats: Sequence[float], library: Path | None = None
+) -> tuple[int, int]:
+    """Tells the core of a routine of a cell of one's own; again makes no difference.
+
+    Args:
+        ints: Its tables and instructions, as native/core/routine says.
+        floats: The numbers that they speak of.
+        library: A shared object with a core of its own, which is told instead.
+
+    Returns:
+        The upper and the lower half of its hash, by which it's called.
+
+    Raises:
+        ValueError: It isn't well formed.
+    """
+    if library is None:
+        high, low = _extension().register_routine(ints, floats)
+        return high, low
+    hashes = (ctypes.c_int64 * 2)()
+    register = ctypes.CDLL(str(library)).ostinato_register_routine
+    register.restype = ctypes.c_char_p
+    error = register(
+        (ctypes.c_int64 * len(ints))(*ints),
+        ctypes.c_size_t(len(ints)),
+        (ctypes.c_double * len(floats))(*floats),
+        ctypes.c_size_t(len(floats)),
+        hashes,
+    )
+    if error:
+        raise ValueError(error.decode())
+    return hashes[0], hashes[1]
 
 
 def forward(spec: Sequence[int], inputs: Sequence[View], outputs: Sequence[View]) -> None:

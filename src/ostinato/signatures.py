@@ -1,79 +1,61 @@
 """The native engine's two operations as data: what they take and give, and where gradients go.
 
-The framework-free statement of what native/core/ostinato.h says in words and signature.cpp to the
-core. A door passes tensors by it, and needs to know none of their names.
+A door passes tensors by it, and needs to know none of their names, nor whether a cell is built in
+(`ostinato.runs`) or one's own (`ostinato.routines`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
-from ostinato import native
+from ostinato import native, routines, runs
 from ostinato.native import FIELDS, RunSpec
+from ostinato.routines import RoutineLayout, RoutineSpec, spec_of
+from ostinato.runs import Names, RunLayout, Sizes
 
-TRAINING, WANTS_DX = FIELDS.index("training"), FIELDS.index("wants_dx")
+Spec = RunSpec | RoutineSpec
 
-Names = tuple[str, ...]
-Sizes = tuple[Any, ...]  # a shape; sizes may be a framework's symbols, or None where unknown
-
-# The axes of every tensor; a gradient, named as what it's of after `d_`, has those of what it's of.
-# B, T, D and U are the sizes; the others are made of these and the spec in `_sizes`.
-_AXES = {
-    "x": ("B", "T", "D"),
-    "h": ("B", "U"),
-    "c": ("B", "U"),
-    "kernel": ("D", "gates U"),
-    "recurrent_kernel": ("U", "gates U"),
-    "bias": ("bias rows", "gates U"),
-    "mask": ("B", "T"),
-    "input_masks": ("input masks", "B", "D"),
-    "recurrent_masks": ("recurrent masks", "B", "U"),
-    "ys": ("B", "T", "U of ys"),
-    "saved": ("T + 1", "B", "saved"),
-}
-# Which of them is the batch; the weights have none.
-BATCH_AXES = {name: axes.index("B") for name, axes in _AXES.items() if "B" in axes}
+_BATCH_AXES = {**runs.BATCH_AXES, **routines.BATCH_AXES}
 
 
-def _operands(operation: str, spec: RunSpec) -> Names:
-    """The names of what a run reads, in order."""
-    states = ("h", "c")[: spec.cell.states]
-    weights = ("kernel", "recurrent_kernel")
-    counts = (spec.has_mask, spec.input_masks, spec.recurrent_masks)
-    names = ("mask", "input_masks", "recurrent_masks")
-    masks = tuple(name for name, count in zip(names, counts, strict=True) if count)
-    if operation == "forward":
-        return ("x", *states, *weights, *("bias",) * bool(spec.has_bias), *masks)
-    gradients = (*("ys",) * spec.owns_ys, *states)
-    return ("x", *weights, *masks, "saved", *(f"d_{name}" for name in gradients))
+def batch_axis(name: str) -> int | None:
+    """Which axis of a tensor is the batch; None of weights and their gradients, which have none."""
+    return _BATCH_AXES.get(name.removeprefix("d_").rstrip("0123456789"))
 
 
-def _results(operation: str, spec: RunSpec) -> Names:
-    """The names of what a run writes, in order."""
-    states = ("h", "c")[: spec.cell.states]
-    if operation == "forward":
-        return (*("ys",) * spec.owns_ys, *states, *("saved",) * bool(spec.training))
-    of = (*("x",) * bool(spec.wants_dx), *states, "kernel", "recurrent_kernel")
-    return tuple(f"d_{name}" for name in (*of, *("bias",) * bool(spec.has_bias)))
+class Layout(Protocol):
+    """What one run takes and gives in an operation."""
+
+    @property
+    def operands(self) -> Names:
+        """The names of what it reads, in order."""
+
+    @property
+    def results(self) -> Names:
+        """The names of what it writes, in order."""
+
+    @property
+    def inputs(self) -> Names:
+        """The operands whose gradients `wants_dx` is about."""
+
+    @property
+    def anchors(self) -> Names:
+        """The operands that have all sizes; the first has batch and timesteps in front."""
+
+    @property
+    def differentiable(self) -> tuple[bool, ...]:
+        """Of each operand of forward whether it has a gradient."""
+
+    def shapes(self, anchors: Sequence[Sizes]) -> list[Sizes]:
+        """The shapes of the results, given those of the anchors."""
 
 
-def _sizes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> dict[str, Any]:  # noqa: N803
-    """What `_AXES` speaks of. Only sums, products and whole quotients: symbols have no others."""
-    cell, unknown = spec.cell, U is None
-    return {
-        "B": B,
-        "T": T,
-        "D": D,
-        "U": U,
-        "gates U": None if unknown else cell.gates * U,
-        "bias rows": cell.bias_rows,
-        "input masks": spec.input_masks,
-        "recurrent masks": spec.recurrent_masks,
-        "U of ys": None if unknown else U + spec.ys_after,
-        "T + 1": None if T is None else T + 1,
-        "saved": None if unknown else cell.saved_columns * ((U + 15) // 16 * 16),
-    }
+def _layout(operation: str, spec: Spec) -> Layout:
+    if isinstance(spec, RoutineSpec):
+        return RoutineLayout(operation, spec)
+    return RunLayout(operation, spec)
 
 
 @dataclass(frozen=True)
@@ -86,22 +68,39 @@ class Signature:
     """
 
     operation: str
-    specs: tuple[RunSpec, ...]
+    specs: tuple[Spec, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.specs) > 1 and any(isinstance(spec, RoutineSpec) for spec in self.specs):
+            raise ValueError(
+                f"[ostinato::{self.operation}] expected one run in a call of a routine, got "
+                f"{len(self.specs)}."
+            )
 
     @cached_property
     def flat(self) -> tuple[int, ...]:
         """The integers that the core takes for the runs."""
-        return native.encode(self.specs)
+        runs = (spec.encoded(self.operation, spec.training) for spec in self.specs)
+        return tuple(chain.from_iterable(runs))
+
+    @cached_property
+    def _layouts(self) -> tuple[Layout, ...]:
+        return tuple(_layout(self.operation, spec) for spec in self.specs)
 
     @cached_property
     def operands(self) -> tuple[Names, ...]:
         """The names of each run's inputs."""
-        return tuple(_operands(self.operation, spec) for spec in self.specs)
+        return tuple(layout.operands for layout in self._layouts)
 
     @cached_property
     def results(self) -> tuple[Names, ...]:
         """The names of each run's outputs."""
-        return tuple(_results(self.operation, spec) for spec in self.specs)
+        return tuple(layout.results for layout in self._layouts)
+
+    @cached_property
+    def differentiable(self) -> tuple[bool, ...]:
+        """Of each input of "forward" whether it has a gradient."""
+        return tuple(flag for layout in self._layouts for flag in layout.differentiable)
 
     @cached_property
     def n_operands(self) -> int:
@@ -124,14 +123,24 @@ class Signature:
         """The places of the other outputs."""
         return tuple(place for place in range(self.n_results) if place not in self.saved)
 
-    @cached_property
-    def anchors(self) -> tuple[tuple[int, int], ...]:
-        """Where in the inputs each run's x and recurrent_kernel are: they have all sizes."""
-        anchors, first = [], 0
-        for names in self.operands:
-            anchors.append((first, first + names.index("recurrent_kernel")))
+    def _places(self, chosen: Sequence[Names]) -> tuple[tuple[int, ...], ...]:
+        """Where in the inputs each run's chosen operands are."""
+        places, first = [], 0
+        for names, some in zip(self.operands, chosen, strict=True):
+            places.append(tuple(first + names.index(name) for name in some))
             first += len(names)
-        return tuple(anchors)
+        return tuple(places)
+
+    @cached_property
+    def anchors(self) -> tuple[tuple[int, ...], ...]:
+        """Where in the inputs each run's are that have all sizes; the first begins (B, T)."""
+        return self._places([layout.anchors for layout in self._layouts])
+
+    def wants_dx(self, wanted: Sequence[bool]) -> tuple[bool, ...]:
+        """Whether of each run's sequences a gradient is wanted, given that of every input."""
+        flags = [x and y for x, y in zip(wanted, self.differentiable, strict=True)]
+        runs = self._places([layout.inputs for layout in self._layouts])
+        return tuple(any(flags[place] for place in places) for places in runs)
 
     def shapes(self, inputs: Sequence[Any]) -> list[list[Sizes]]:
         """The shapes of each run's outputs, given tensors for inputs."""
@@ -141,30 +150,12 @@ class Signature:
                 f"[ostinato::{self.operation}] expected {self.n_operands} inputs ({expected}), "
                 f"got {len(inputs)}."
             )
-        shapes = []
-        runs = zip(self.specs, self.results, self.anchors, strict=True)
-        for spec, names, (x_at, recurrent_at) in runs:
-            x, recurrent = inputs[x_at].shape, inputs[recurrent_at].shape
-            if len(x) != 3 or len(recurrent) != 2:
-                raise ValueError(
-                    f"[ostinato::{self.operation}] expected x (batch, time, features) and "
-                    f"recurrent_kernel (units, gates x units), got {tuple(x)} and "
-                    f"{tuple(recurrent)}."
-                )
-            sizes = _sizes(spec, x[0], x[1], x[2], recurrent[0])
-            shapes.append([_shape(name, sizes) for name in names])
-        return shapes
-
-
-def _shape(name: str, sizes: dict[str, Any]) -> Sizes:
-    axes = _AXES[name.removeprefix("d_")]
-    if axes[0] == "bias rows" and sizes["bias rows"] == 1:
-        axes = axes[1:]
-    return tuple(sizes[axis] for axis in axes)
+        pairs = zip(self._layouts, self.anchors, strict=True)
+        return [layout.shapes([inputs[at].shape for at in anchors]) for layout, anchors in pairs]
 
 
 @lru_cache(maxsize=512)
-def signature(operation: str, specs: tuple[RunSpec, ...]) -> Signature:
+def signature(operation: str, specs: tuple[Spec, ...]) -> Signature:
     """Of "forward" or "backward", on these runs."""
     return Signature(operation, specs)
 
@@ -172,6 +163,8 @@ def signature(operation: str, specs: tuple[RunSpec, ...]) -> Signature:
 @lru_cache(maxsize=512)
 def signature_of(operation: str, flat: tuple[int, ...]) -> Signature:
     """Of "forward" or "backward", for the integers that the core takes as spec."""
+    if flat[:1] == (native.ROUTINE,):
+        return signature(operation, (spec_of(operation, flat),))
     size = len(FIELDS)
     if not flat or len(flat) % size:
         raise ValueError(
@@ -205,10 +198,13 @@ class Pullback:
 
 
 @lru_cache(maxsize=512)
-def pullback(specs: tuple[RunSpec, ...], wants_dx: tuple[bool, ...]) -> Pullback:
-    """That of `forward` on these runs. What is kept doesn't depend on whose dx is wanted."""
+def pullback(specs: tuple[Spec, ...], wanted: tuple[bool, ...]) -> Pullback:
+    """That of `forward` on these runs, given of each input whether its gradient is wanted.
+
+    What is kept doesn't depend on that.
+    """
     forward = signature("forward", tuple(replace(spec, training=1) for spec in specs))
-    pairs = zip(forward.specs, wants_dx, strict=True)
+    pairs = zip(forward.specs, forward.wants_dx(wanted), strict=True)
     backward = signature(
         "backward", tuple(replace(spec, wants_dx=int(wanted)) for spec, wanted in pairs)
     )
@@ -233,12 +229,13 @@ def _numbered(runs: Sequence[Names]) -> dict[tuple[int, str], int]:
     return {key: place for place, key in enumerate(keys)}
 
 
-def folds(specs: Sequence[RunSpec], operands: Sequence[Names], mapped: Sequence[bool]) -> bool:
+def folds(specs: Sequence[Spec], operands: Sequence[Names], mapped: Sequence[bool]) -> bool:
     """Whether an axis that vmap maps can become a part of the batch; else it takes a loop.
 
     What is saved can't be split, and the rows of a batch share their weights, and the gradients of
     those. `mapped` says of each operand whether it has the axis.
     """
     names = [name for run in operands for name in run]
-    weights = [flag for name, flag in zip(names, mapped, strict=True) if name not in BATCH_AXES]
+    pairs = zip(names, mapped, strict=True)
+    weights = [flag for name, flag in pairs if batch_axis(name) is None]
     return not any(weights) and not any(spec.training for spec in specs)

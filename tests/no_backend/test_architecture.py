@@ -19,6 +19,8 @@ RANKS = {
     "structure": FOUNDATION,
     "backend": FOUNDATION,
     "native": FOUNDATION,
+    "runs": FOUNDATION,
+    "routines": FOUNDATION,
     "signatures": FOUNDATION,
     "tensors": FOUNDATION,
     "doors": DOORS,

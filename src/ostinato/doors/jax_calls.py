@@ -15,14 +15,10 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ostinato.native import RunSpec
-from ostinato.signatures import BATCH_AXES, Signature, folds, signature
+from ostinato.signatures import Signature, Spec, batch_axis, folds, signature
 
 Tensors = tuple[Any, ...]
 Operation = Callable[..., Tensors]
-
-# Also of what forward tells backward beside the core's tensors: see CoreCall.results.
-_BATCH_AXES = {**BATCH_AXES, "rows": 0}
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class CoreCall:
     """
 
     function: str
-    specs: tuple[RunSpec, ...]
+    specs: tuple[Spec, ...]
 
     @property
     def _signature(self) -> Signature:
@@ -66,7 +62,7 @@ class CoreCall:
         """Shapes and dtypes of the results, without `rows`."""
         of_core = self._signature
         runs = of_core.shapes(operands[: of_core.n_operands])
-        xs = [operands[place] for place, _ in of_core.anchors]
+        xs = [operands[places[0]] for places in of_core.anchors]
         batches = {x.shape[0] for x in xs}
         if len(batches) != 1:
             raise ValueError(
@@ -77,7 +73,7 @@ class CoreCall:
 
 
 def _batch_axes(names: tuple[tuple[str, ...], ...]) -> list[int | None]:
-    return [_BATCH_AXES.get(name.removeprefix("d_")) for run in names for name in run]
+    return [0 if name == "rows" else batch_axis(name) for run in names for name in run]
 
 
 def target(function: str) -> str:

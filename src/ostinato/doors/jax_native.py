@@ -12,13 +12,12 @@ from ostinato import native
 from ostinato.doors.jax_calls import CoreCall, fold, partitioned, target
 from ostinato.doors.jax_operation import call
 from ostinato.doors.tracing import EXPORTING, is_exporting
-from ostinato.native import RunSpec
-from ostinato.signatures import Signature, pullback, signature
+from ostinato.signatures import Signature, Spec, pullback, signature
 
 __all__ = ["fused", "native_why_not"]
 
 Tensors = tuple[Any, ...]
-Twin = Callable[[tuple[RunSpec, ...], Tensors], Tensors]
+Twin = Callable[[tuple[Spec, ...], Tensors], Tensors]
 
 # Of FFI API 0.1, which the handlers are built on, and of custom_partitioning's sharding rules.
 OLDEST_JAX = (0, 7, 2)
@@ -26,7 +25,7 @@ OLDEST_JAX = (0, 7, 2)
 _REGISTERING = threading.Lock()
 
 
-def fused(specs: tuple[RunSpec, ...], operands: Tensors, twin: Twin | None = None) -> Tensors:
+def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Twin | None = None) -> Tensors:
     """Runs layers over sequences on the native engine.
 
     Args:
@@ -96,7 +95,7 @@ class _Layers:
         twin: The same in plain JAX: see `fused`.
     """
 
-    specs: tuple[RunSpec, ...]
+    specs: tuple[Spec, ...]
     twin: Twin | None
 
     @property
@@ -113,8 +112,7 @@ class _Layers:
 
     @functools.cached_property
     def differentiable(self) -> tuple[bool, ...]:
-        """Dropout draws its masks: nothing learns them."""
-        return tuple("mask" not in name for run in self._inference.operands for name in run)
+        return self._signature.differentiable
 
     def result_types(self, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
         return self._inference.result_types(operands)
@@ -137,7 +135,7 @@ class _Layers:
         self, operands: Tensors, kept: Tensors, gradients: Tensors, wanted: tuple[int, ...]
     ) -> Tensors:
         *all_saved, rows = kept
-        route = pullback(self.specs, tuple(x in wanted for x, _ in self._signature.anchors))
+        route = pullback(self.specs, tuple(place in wanted for place in range(len(operands))))
         known = (*operands, *all_saved)
         known = (*(known[place] for place in route.kept), *gradients)
         core = CoreCall("backward", route.backward.specs)
@@ -159,7 +157,7 @@ class _Layers:
 
 
 @functools.cache
-def _operation(specs: tuple[RunSpec, ...], twin: Any) -> Callable[..., Tensors]:
+def _operation(specs: tuple[Spec, ...], twin: Any) -> Callable[..., Tensors]:
     """The operation of these runs, under jit: outside, it takes 250 us instead of 5."""
     layers = _Layers(tuple(replace(spec, training=0, wants_dx=0) for spec in specs), twin)
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from ostinato import native
 from ostinato.doors.tensorflow_graphs import NODE, of_this_process, trace_why_not
-from ostinato.native import RunSpec
-from ostinato.signatures import Signature, pullback, signature, signature_of
+from ostinato.routines import Routine, behind
+from ostinato.signatures import Signature, Spec, pullback, signature, signature_of
 
 __all__ = ["fused", "native_why_not"]
 
@@ -50,7 +50,7 @@ def _operations() -> tuple[Any, str | None]:
     return loaded, None
 
 
-def fused(specs: tuple[RunSpec, ...], operands: Tensors, twin: Any = None) -> Tensors:
+def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tensors:
     """Runs layers over sequences on the native engine, differentiably.
 
     Args:
@@ -69,6 +69,30 @@ def fused(specs: tuple[RunSpec, ...], operands: Tensors, twin: Any = None) -> Te
     return tuple(outputs[place] for place in call.shown)
 
 
+@cache
+def _register(routine: Routine) -> None:
+    """Tells the operations' core of a routine; the other core, of `native`, isn't theirs."""
+    path = native.tensorflow_library()
+    assert path is not None
+    native.register_routine(routine.ints, routine.floats, path)
+
+
+def _run(call: Signature, inputs: list[Any]) -> list[Any]:
+    """The outputs of an operation."""
+    operations, _ = _operations()
+    routine = behind(call.flat)
+    if routine is not None:
+        _register(routine)
+    name = call.operation
+    outputs: list[Any] = getattr(operations, f"ostinato_{name}")(
+        inputs=inputs,
+        Tout=[inputs[0].dtype] * call.n_results,
+        spec=call.flat,
+        name=f"Ostinato{name.capitalize()}-{NODE}",
+    )
+    return outputs
+
+
 def _set_shapes(call: Signature, operands: Tensors, outputs: list[Any]) -> None:
     if any(operands[place].shape.rank is None for run in call.anchors for place in run):
         return
@@ -78,15 +102,8 @@ def _set_shapes(call: Signature, operands: Tensors, outputs: list[Any]) -> None:
 
 
 def _forward(call: Signature, inputs: list[Any]) -> list[Any]:
-    operations, _ = _operations()
     with of_this_process():
-        outputs: list[Any] = operations.ostinato_forward(
-            inputs=inputs,
-            Tout=[inputs[0].dtype] * call.n_results,
-            spec=call.flat,
-            name=f"OstinatoForward-{NODE}",
-        )
-    return outputs
+        return _run(call, inputs)
 
 
 def _forward_gradient(op: Any, *grads: Any) -> list[Any]:
@@ -99,15 +116,10 @@ def _forward_gradient(op: Any, *grads: Any) -> list[Any]:
         outputs = _forward(call, inputs)
     # A tape tells which inputs need no gradient; a graph doesn't, and then every one is computed.
     unneeded = set(getattr(op, "skip_input_indices", None) or ())
-    route = pullback(call.specs, tuple(x not in unneeded for x, _ in call.anchors))
+    route = pullback(call.specs, tuple(place not in unneeded for place in range(len(inputs))))
     known = [*inputs, *(outputs[place] for place in call.saved)]
     known = [*(known[place] for place in route.kept), *shown]
-    pulled = _operations()[0].ostinato_backward(
-        inputs=[known[place] for place in route.operands],
-        Tout=[inputs[0].dtype] * route.backward.n_results,
-        spec=route.backward.flat,
-        name=f"OstinatoBackward-{NODE}",
-    )
+    pulled = _run(route.backward, [known[place] for place in route.operands])
     gradients = [None if place is None else pulled[place] for place in route.gradients]
     for gradient, tensor in zip(gradients, inputs, strict=True):
         if gradient is not None and not tf.executing_eagerly():

@@ -5,6 +5,7 @@ break torch.compile, and crash on tensors without storage.
 """
 
 import ctypes
+import functools
 import math
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -19,8 +20,8 @@ from torch.autograd.function import _SingleLevelFunction
 
 from ostinato import native
 from ostinato.doors.torch_vmap import map_backward, map_forward
-from ostinato.native import FIELDS, RunSpec
-from ostinato.signatures import TRAINING, Pullback, Signature, pullback, signature, signature_of
+from ostinato.routines import hashes_of
+from ostinato.signatures import Pullback, Signature, Spec, pullback, signature, signature_of
 
 __all__ = ["fused", "native_why_not"]
 
@@ -55,7 +56,7 @@ def native_why_not(x: Any) -> str | None:
     return None
 
 
-def fused(specs: tuple[RunSpec, ...], operands: Tensors, twin: Any = None) -> Tensors:
+def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tensors:
     """Runs layers over sequences on the native engine, differentiably.
 
     Args:
@@ -67,8 +68,9 @@ def fused(specs: tuple[RunSpec, ...], operands: Tensors, twin: Any = None) -> Te
         Its outputs, run after run, without `saved`.
     """
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in operands)
-    flat = list(native.encode(specs))
-    flat[TRAINING :: len(FIELDS)] = [int(training)] * len(specs)
+    # torch.compile looks into what functools has wrapped, with a warning
+    encode = _encoded if torch.compiler.is_compiling() else _encoded_once
+    flat = encode(specs, int(training))
     if not training:
         return tuple(torch.ops.ostinato.infer.default(operands, flat))
     iterator = iter(torch.ops.ostinato.forward.default(operands, flat))
@@ -77,6 +79,13 @@ def fused(specs: tuple[RunSpec, ...], operands: Tensors, twin: Any = None) -> Te
         results += islice(iterator, spec.results)
         next(iterator)  # saved
     return tuple(results)
+
+
+def _encoded(specs: tuple[Spec, ...], training: int) -> list[int]:
+    return [number for spec in specs for number in spec.encoded("forward", training)]
+
+
+_encoded_once = functools.lru_cache(maxsize=512)(_encoded)
 
 
 # On the CPU.
@@ -198,8 +207,7 @@ class _Forward(_SingleLevelFunction):
 
 def _pullback(ctx: Any) -> Pullback:
     """Where gradients go, given which of the inputs want some."""
-    places = signature("forward", ctx.specs).anchors
-    return pullback(ctx.specs, tuple(ctx.needs_input_grad[1 + x] for x, _ in places))
+    return pullback(ctx.specs, tuple(ctx.needs_input_grad[1:]))
 
 
 def _check_single(grads: Sequence[Any]) -> None:
@@ -255,7 +263,8 @@ class _Backward(_SingleLevelFunction):
 
 def _mark_constants() -> None:
     """Tells torch.compile not to look into what the choice of an engine asks the process."""
-    for function in (native.why_not, native.activation_names, native.kinds, native._kinds):
+    functions = (native.why_not, native.activation_names, native.kinds, native._kinds, hashes_of)
+    for function in functions:
         torch.compiler.assume_constant_result(getattr(function, "__wrapped__", function))
 
 

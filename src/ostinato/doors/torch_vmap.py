@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ostinato.signatures import BATCH_AXES, folds, signature_of
+from ostinato.signatures import batch_axis, folds, signature_of
 
 
 def map_forward(
@@ -18,7 +18,7 @@ def map_forward(
         return _map_one_by_one(operation, info.batch_size, in_dims[0], inputs, flat)
     names = [name for run in signature.operands for name in run]
     folded = [
-        _fold(tensor, dim, BATCH_AXES[name], info.batch_size) if name in BATCH_AXES else tensor
+        _fold(tensor, dim, batch_axis(name), info.batch_size)
         for name, dim, tensor in zip(names, in_dims[0], inputs, strict=True)
     ]
     outputs = [
@@ -28,8 +28,10 @@ def map_forward(
     return outputs, [0] * len(outputs)
 
 
-def _fold(tensor: Any, dim: int | None, axis: int, size: int) -> Any:
-    """The tensor with the mapped axis `dim` made a part of `axis`."""
+def _fold(tensor: Any, dim: int | None, axis: int | None, size: int) -> Any:
+    """The tensor with the mapped axis `dim` made a part of `axis`; weights have neither."""
+    if axis is None:
+        return tensor
     spread = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
     return spread.movedim(0, axis).flatten(axis, axis + 1)
 

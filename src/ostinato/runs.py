@@ -1,0 +1,110 @@
+"""What a run of a built-in cell takes and gives: the names of its tensors and their shapes.
+
+The framework-free statement of what native/core/ostinato.h says in words and signature.cpp to the
+core.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ostinato.native import RunSpec
+
+Names = tuple[str, ...]
+Sizes = tuple[Any, ...]  # a shape; sizes may be a framework's symbols, or None where unknown
+
+# The axes of every tensor; a gradient, named as what it's of after `d_`, has those of what it's of.
+# B, T, D and U are the sizes; the others are made of these and the spec in `_sizes`.
+_AXES = {
+    "x": ("B", "T", "D"),
+    "h": ("B", "U"),
+    "c": ("B", "U"),
+    "kernel": ("D", "gates U"),
+    "recurrent_kernel": ("U", "gates U"),
+    "bias": ("bias rows", "gates U"),
+    "mask": ("B", "T"),
+    "input_masks": ("input masks", "B", "D"),
+    "recurrent_masks": ("recurrent masks", "B", "U"),
+    "ys": ("B", "T", "U of ys"),
+    "saved": ("T + 1", "B", "saved"),
+}
+# Which of them is the batch; the weights have none.
+BATCH_AXES = {name: axes.index("B") for name, axes in _AXES.items() if "B" in axes}
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """One run in one operation; see `ostinato.signatures.Layout`."""
+
+    operation: str
+    spec: RunSpec
+
+    inputs = ("x",)
+    anchors = ("x", "recurrent_kernel")  # they have all sizes
+
+    @cached_property
+    def operands(self) -> Names:
+        """The names of what the run reads, in order."""
+        spec = self.spec
+        states = ("h", "c")[: spec.cell.states]
+        weights = ("kernel", "recurrent_kernel")
+        counts = (spec.has_mask, spec.input_masks, spec.recurrent_masks)
+        names = ("mask", "input_masks", "recurrent_masks")
+        masks = tuple(name for name, count in zip(names, counts, strict=True) if count)
+        if self.operation == "forward":
+            return ("x", *states, *weights, *("bias",) * bool(spec.has_bias), *masks)
+        gradients = (*("ys",) * spec.owns_ys, *states)
+        return ("x", *weights, *masks, "saved", *(f"d_{name}" for name in gradients))
+
+    @cached_property
+    def results(self) -> Names:
+        """The names of what the run writes, in order."""
+        spec = self.spec
+        states = ("h", "c")[: spec.cell.states]
+        if self.operation == "forward":
+            return (*("ys",) * spec.owns_ys, *states, *("saved",) * bool(spec.training))
+        of = (*("x",) * bool(spec.wants_dx), *states, "kernel", "recurrent_kernel")
+        return tuple(f"d_{name}" for name in (*of, *("bias",) * bool(spec.has_bias)))
+
+    @cached_property
+    def differentiable(self) -> tuple[bool, ...]:
+        """Dropout draws its masks: nothing learns them."""
+        return tuple("mask" not in name for name in self.operands)
+
+    def shapes(self, anchors: Sequence[Sizes]) -> list[Sizes]:
+        """The shapes of the results, given those of the anchors."""
+        x, recurrent = anchors
+        if len(x) != 3 or len(recurrent) != 2:
+            raise ValueError(
+                f"[ostinato::{self.operation}] expected x (batch, time, features) and "
+                f"recurrent_kernel (units, gates x units), got {tuple(x)} and "
+                f"{tuple(recurrent)}."
+            )
+        sizes = _sizes(self.spec, x[0], x[1], x[2], recurrent[0])
+        return [_shape(name, sizes) for name in self.results]
+
+
+def _sizes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> dict[str, Any]:  # noqa: N803
+    """What `_AXES` speaks of. Only sums, products and whole quotients: symbols have no others."""
+    cell, unknown = spec.cell, U is None
+    return {
+        "B": B,
+        "T": T,
+        "D": D,
+        "U": U,
+        "gates U": None if unknown else cell.gates * U,
+        "bias rows": cell.bias_rows,
+        "input masks": spec.input_masks,
+        "recurrent masks": spec.recurrent_masks,
+        "U of ys": None if unknown else U + spec.ys_after,
+        "T + 1": None if T is None else T + 1,
+        "saved": None if unknown else cell.saved_columns * ((U + 15) // 16 * 16),
+    }
+
+
+def _shape(name: str, sizes: dict[str, Any]) -> Sizes:
+    axes = _AXES[name.removeprefix("d_")]
+    if axes[0] == "bias rows" and sizes["bias rows"] == 1:
+        axes = axes[1:]
+    return tuple(sizes[axis] for axis in axes)
