@@ -8,7 +8,6 @@ Shape letters: B batch, T timesteps. `dims` are a tensor's sizes without these.
 """
 
 import hashlib
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -110,14 +109,18 @@ class Routines:
         return hash(self._facts)
 
     @cached_property
-    def _mark(self) -> float:
-        """A number that no other routines have.
+    def name(self) -> str:
+        """A name that no other routines have, in any process."""
+        return hashlib.blake2b(self._facts.encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def _mark(self) -> tuple[float, ...]:
+        """The name as numbers.
 
         Two cells may differ in their derivative alone (by a stop_gradient), and a graph that holds
         the hash of what is run forward has to find the right one.
         """
-        digest = hashlib.blake2b(self._facts.encode(), digest_size=6).digest()
-        return float(int.from_bytes(digest, "big"))
+        return tuple(float(int(self.name[i : i + 8], 16)) for i in range(0, len(self.name), 8))
 
     @cached_property
     def saved(self) -> int:
@@ -140,7 +143,7 @@ class Routines:
             routine = lowering.backward(option)
         else:
             routine = lowering.train() if option else lowering.infer()
-        routine = Routine(routine.ints, (*routine.floats, self._mark))
+        routine = Routine(routine.ints, (*routine.floats, *self._mark))
         hashes = native.register_routine(routine.ints, routine.floats)
         made = Registered(hashes, routine, self, operation, option)
         self._made[operation, option] = _BY_HASHES[hashes] = made
@@ -165,28 +168,18 @@ class Registered(NamedTuple):
     option: bool
 
 
-# All of this process: the routines by what they're equal in and by number, and what is registered.
-_EQUAL: dict[Routines, tuple[Routines, int]] = {}
-_NUMBERED: list[Routines] = []
+# All of this process.
+_BY_NAME: dict[str, Routines] = {}
 _BY_HASHES: dict[tuple[int, int], Registered] = {}
-_NUMBERING = threading.Lock()
 
 
-def _known(routines: Routines) -> tuple[Routines, int]:
-    """The first that are equal to these, and their number."""
-    with _NUMBERING:
-        if routines not in _EQUAL:
-            _EQUAL[routines] = routines, len(_NUMBERED)
-            _NUMBERED.append(routines)
-        return _EQUAL[routines]
+def hashes_of(name: str, operation: str, option: bool) -> tuple[int, int]:
+    """By what a routine is called, given the name of its `Routines`.
 
-
-def hashes_of(number: int, operation: str, option: bool) -> tuple[int, int]:
-    """By what a routine is called, given the number of its `Routines`.
-
-    It takes plain numbers for torch.compile, which is told not to look inside.
+    torch.compile is told not to look inside, and can do so with arguments that are text, which it
+    takes for constants; of numbers it may make symbols.
     """
-    return _NUMBERED[number].registered(operation, option).hashes
+    return _BY_NAME[name].registered(operation, option).hashes
 
 
 @dataclass(frozen=True)
@@ -200,7 +193,7 @@ class RoutineSpec:
         return_sequences: Whether the outputs of every timestep are wanted.
         training: Whether `forward` gives what `backward` needs.
         wants_dx: Whether `backward` computes gradients of the inputs.
-        number: That of the routines in this process.
+        name: That of the routines.
     """
 
     routines: Routines
@@ -209,12 +202,12 @@ class RoutineSpec:
     return_sequences: int
     training: int = 0
     wants_dx: int = 1
-    number: int = field(init=False, compare=False, repr=False)
+    name: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        routines, number = _known(self.routines)
-        object.__setattr__(self, "routines", routines)
-        object.__setattr__(self, "number", number)
+        name = self.routines.name
+        object.__setattr__(self, "routines", _BY_NAME.setdefault(name, self.routines))
+        object.__setattr__(self, "name", name)
 
     @property
     def results(self) -> int:
@@ -224,7 +217,7 @@ class RoutineSpec:
     def encoded(self, operation: str, training: int) -> tuple[int, ...]:
         """The integers that the core takes for the run."""
         option = bool(training if operation == "forward" else self.wants_dx)
-        high, low = hashes_of(self.number, operation, option)
+        high, low = hashes_of(str(self.name), operation, option)  # str: Dynamo may be lazy
         flags = (self.go_backwards, self.flip_outputs, self.return_sequences)
         return (native.ROUTINE, high, low, *[int(flag) for flag in flags])
 
@@ -256,7 +249,7 @@ def _looked_up(high: int, low: int) -> Registered | None:
     A graph from a cache of compiled ones may ask for one that this process hasn't needed so far.
     """
     if (high, low) not in _BY_HASHES:
-        for routines in tuple(_NUMBERED):
+        for routines in tuple(_BY_NAME.values()):
             for operation in ("forward", "backward"):
                 for option in (False, True):
                     routines.registered(operation, option)
