@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 FLOAT32, FLOAT64, BOOLEAN = range(3)  # dtypes of tensors
-ROUTINE = -1  # in place of a kind: what follows is the hash of a routine
+
+# A spec that begins with it names a routine: see native/core/routine/routine.h.
+ROUTINE = -1
 
 # An address, one of the dtypes above, and a shape. The memory is dense, row-major and on the CPU.
 View = tuple[int, int, Sequence[int]]
@@ -150,6 +152,56 @@ def activation_names() -> tuple[str, ...]:
     return names
 
 
+@cache
+def routine_operations() -> tuple[str, ...]:
+    """The elementwise operations of a routine by name, in the order of their numbers."""
+    names: tuple[str, ...] = _extension().routine_operations()
+    return names
+
+
+def register_routine(ints: Sequence[int], floats: Sequence[float]) -> tuple[int, int]:
+    """Has the core check a routine and keep it, as long as the process lives.
+
+    Args:
+        ints: The routine, as native/core/routine/routine.h says.
+        floats: Its literals.
+
+    Returns:
+        The numbers by which a spec names it, each of 31 bits: the same whenever, and in whatever
+        process, the same is registered.
+
+    Raises:
+        ValueError: It isn't a routine; the message says where.
+        RuntimeError: The native engine isn't there.
+    """
+    high, low = _extension().register_routine(tuple(ints), tuple(floats))
+    return high, low
+
+
+def register_routine_in(library: ctypes.CDLL, ints: Sequence[int], floats: Sequence[float]) -> None:
+    """Has a library with a core of its own, TensorFlow's, keep a routine too.
+
+    Args:
+        library: What `tensorflow_library` names, loaded.
+        ints: As for `register_routine`.
+        floats: Likewise.
+
+    Raises:
+        ValueError: It isn't a routine; the message says where.
+    """
+    error = ctypes.create_string_buffer(1024)
+    refused = library.ostinato_register_routine(
+        (ctypes.c_int64 * len(ints))(*ints),
+        ctypes.c_size_t(len(ints)),
+        (ctypes.c_double * len(floats))(*floats),
+        ctypes.c_size_t(len(floats)),
+        error,
+        ctypes.c_size_t(len(error)),
+    )
+    if refused:
+        raise ValueError(error.value.decode())
+
+
 _KINDS: list[Kind] = []  # and no functools.cache: torch.compile warns of those
 
 
@@ -240,40 +292,6 @@ def tensorflow_library() -> Path | None:
 def encode(specs: Sequence[RunSpec]) -> tuple[int, ...]:
     """The flat integers that the core takes for these runs."""
     return tuple(int(getattr(spec, name)) for spec in specs for name in FIELDS)
-
-
-def register_routine(
-    ints: Sequence[int], floats: Sequence[float], library: Path | None = None
-) -> tuple[int, int]:
-    """Tells the core of a routine of a cell of one's own; again makes no difference.
-
-    Args:
-        ints: Its tables and instructions, as native/core/routine says.
-        floats: The numbers that they speak of.
-        library: A shared object with a core of its own, which is told instead.
-
-    Returns:
-        The upper and the lower half of its hash, by which it's called.
-
-    Raises:
-        ValueError: It isn't well formed.
-    """
-    if library is None:
-        high, low = _extension().register_routine(ints, floats)
-        return high, low
-    hashes = (ctypes.c_int64 * 2)()
-    register = ctypes.CDLL(str(library)).ostinato_register_routine
-    register.restype = ctypes.c_char_p
-    error = register(
-        (ctypes.c_int64 * len(ints))(*ints),
-        ctypes.c_size_t(len(ints)),
-        (ctypes.c_double * len(floats))(*floats),
-        ctypes.c_size_t(len(floats)),
-        hashes,
-    )
-    if error:
-        raise ValueError(error.decode())
-    return hashes[0], hashes[1]
 
 
 def forward(spec: Sequence[int], inputs: Sequence[View], outputs: Sequence[View]) -> None:

@@ -229,7 +229,7 @@ def spec_of(operation: str, flat: Sequence[int]) -> RoutineSpec:
             f"[ostinato::{operation}] expected {_INTEGERS} integers as the spec of a routine, got "
             f"{len(flat)}."
         )
-    found = _looked_up(flat[1], flat[2])
+    found = by_hashes(flat[1], flat[2])
     if found is None or found.operation != operation:
         what = "none of this process" if found is None else f"one of {found.operation}"
         raise ValueError(
@@ -243,7 +243,7 @@ def spec_of(operation: str, flat: Sequence[int]) -> RoutineSpec:
 _INTEGERS = 6
 
 
-def _looked_up(high: int, low: int) -> Registered | None:
+def by_hashes(high: int, low: int) -> Registered | None:
     """The routine with a hash.
 
     A graph from a cache of compiled ones may ask for one that this process hasn't needed so far.
@@ -254,14 +254,6 @@ def _looked_up(high: int, low: int) -> Registered | None:
                 for option in (False, True):
                     routines.registered(operation, option)
     return _BY_HASHES.get((high, low))
-
-
-def behind(flat: Sequence[int]) -> Routine | None:
-    """The routine that a call's integers mean; None where they are those of built-in cells."""
-    if flat[0] != native.ROUTINE:
-        return None
-    found = _looked_up(flat[1], flat[2])
-    return None if found is None else found.routine
 
 
 # What a call takes and gives.

@@ -3,6 +3,7 @@
 They live in a shared object of their own, next to `_native`, that goes through TensorFlow's C API.
 """
 
+import ctypes
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from ostinato import native
 from ostinato.doors.tensorflow_graphs import NODE, of_this_process, trace_why_not
-from ostinato.routines import Routine, behind
+from ostinato.routines import by_hashes
 from ostinato.signatures import Signature, Spec, pullback, signature, signature_of
 
 __all__ = ["fused", "native_why_not"]
@@ -70,19 +71,20 @@ def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tenso
 
 
 @cache
-def _register(routine: Routine) -> None:
+def _register(high: int, low: int) -> None:
     """Tells the operations' core of a routine; the other core, of `native`, isn't theirs."""
-    path = native.tensorflow_library()
-    assert path is not None
-    native.register_routine(routine.ints, routine.floats, path)
+    found = by_hashes(high, low)
+    assert found is not None
+    routine = found.routine
+    library = ctypes.CDLL(str(native.tensorflow_library()))
+    native.register_routine_in(library, routine.ints, routine.floats)
 
 
 def _run(call: Signature, inputs: list[Any]) -> list[Any]:
     """The outputs of an operation."""
     operations, _ = _operations()
-    routine = behind(call.flat)
-    if routine is not None:
-        _register(routine)
+    if call.flat[0] == native.ROUTINE:
+        _register(*call.flat[1:3])
     name = call.operation
     outputs: list[Any] = getattr(operations, f"ostinato_{name}")(
         inputs=inputs,
