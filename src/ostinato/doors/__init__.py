@@ -25,9 +25,12 @@ A door is a module with
 - `sizes_are_known()`: whether the sizes that tensors show now are those they'll have.
 - `sized(tensor, sizes, message)`: the tensor, refused with the message while running unless these
   are its first sizes; None fits any. Asked only where they aren't known.
-- `fused(specs, operands, twin)`: the native engine, differentiable. Operands and results are those
-  of `forward` in native/core/ostinato.h, run after run, without `saved`; floats of one dtype,
-  float32 or float64. A spec's `training` is a hint; `wants_dx` is the door's to set.
+- `fused(specs, operands, twin)`: the native engine, differentiable. Specs are those of built-in
+  cells, whose operands and results are those of `forward` in native/core/ostinato.h, run after run,
+  without `saved`; or one of a cell of one's own (`ostinato.routines`), whose operands are inputs,
+  states, constants, weights and a mask if any, and whose results are outputs and final states.
+  Floats are of one dtype, float32 or float64. A spec's `training` is a hint; `wants_dx` is the
+  door's to set.
   `twin(specs, operands)` gives the same on the portable engine, for what this one can't do.
 - `for_checkpoints(variables)`: what a layer has as an attribute, so that the framework's own
   checkpoints hold variables that Keras doesn't track; None where there are no such checkpoints.

@@ -31,7 +31,7 @@ def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Twin | None = None) 
     Args:
         specs: The runs, of one batch size. `training` and `wants_dx` are ignored: both follow from
             what is differentiated.
-        operands: The inputs of `ostinato::forward` (native/core/ostinato.h), run after run.
+        operands: The inputs of `ostinato::forward` or of a routine (see `ostinato.doors`).
         twin: The same function of specs and operands on the portable engine: for forward mode,
             second derivatives, and programs that are written for elsewhere.
 

@@ -57,7 +57,7 @@ def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tenso
     Args:
         specs: the runs. One that trains keeps what its gradient needs; of one that doesn't, a
             gradient runs the layer once more.
-        operands: the inputs of `ostinato::forward` (native/core/ostinato.h), run after run.
+        operands: the inputs of `ostinato::forward` or of a routine (see `ostinato.doors`).
         twin: not needed here.
 
     Returns:
@@ -68,6 +68,13 @@ def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tenso
     if not tf.executing_eagerly():
         _set_shapes(call, operands, outputs)
     return tuple(outputs[place] for place in call.shown)
+
+
+# Of each operation, its function's and its nodes'.
+_NAMES = {
+    "forward": ("ostinato_forward", f"OstinatoForward-{NODE}"),
+    "backward": ("ostinato_backward", f"OstinatoBackward-{NODE}"),
+}
 
 
 @cache
@@ -85,12 +92,9 @@ def _run(call: Signature, inputs: list[Any]) -> list[Any]:
     operations, _ = _operations()
     if call.flat[0] == native.ROUTINE:
         _register(*call.flat[1:3])
-    name = call.operation
-    outputs: list[Any] = getattr(operations, f"ostinato_{name}")(
-        inputs=inputs,
-        Tout=[inputs[0].dtype] * call.n_results,
-        spec=call.flat,
-        name=f"Ostinato{name.capitalize()}-{NODE}",
+    function, name = _NAMES[call.operation]
+    outputs: list[Any] = getattr(operations, function)(
+        inputs=inputs, Tout=[inputs[0].dtype] * call.n_results, spec=call.flat, name=name
     )
     return outputs
 

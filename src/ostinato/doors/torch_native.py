@@ -61,7 +61,7 @@ def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tenso
 
     Args:
         specs: the runs. Whether they train is decided here, by what asks for gradients.
-        operands: the inputs of `ostinato::forward` (native/core/ostinato.h), run after run.
+        operands: the inputs of `ostinato::forward` or of a routine (see `ostinato.doors`).
         twin: not needed here.
 
     Returns:
