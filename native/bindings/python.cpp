@@ -10,6 +10,7 @@
 #include "openmp.h"
 #include "ostinato.h"
 #include "reading.h"
+#include "routine/routine.h"
 #include "threads.h"
 
 namespace ostinato {
@@ -65,6 +66,22 @@ nb::tuple names(const char* const* (*list)(size_t*)) {
   return nb::tuple(result);
 }
 
+// Its hash, as two numbers of 31 bits.
+nb::tuple register_one(nb::handle ints, nb::handle floats) {
+  const std::vector<int64_t> numbers = integers(ints, "ints");
+  nb::tuple given = items(floats, "floats");
+  std::vector<double> literals(given.size());
+  for (size_t i = 0; i < literals.size(); ++i) {
+    literals[i] = PyFloat_AsDouble(item(given, i));
+    if (literals[i] == -1 && PyErr_Occurred()) throw nb::python_error();
+  }
+  RoutineHash hash{};
+  const std::string error = register_routine(numbers.data(), numbers.size(), literals.data(),
+                                             literals.size(), &hash);
+  if (!error.empty()) throw nb::value_error(error.c_str());
+  return nb::make_tuple(hash.high, hash.low);
+}
+
 // Memory of the pool as a Python object: freed with it, back to the pool.
 class PooledBuffer {
  public:
@@ -102,6 +119,8 @@ NB_MODULE(_native, module) {
              nb::arg("outputs").none());
   module.def("kinds", kinds);
   module.def("activation_names", [] { return names(activation_names); });
+  module.def("register_routine", register_one, nb::arg("ints").none(), nb::arg("floats").none());
+  module.def("routine_operations", [] { return names(routine_operations); });
   module.def("runnable_targets", [] { return names(runnable_targets); });
   module.def("target", target);
   module.def("threads", thread_count);

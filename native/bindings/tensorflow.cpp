@@ -6,12 +6,15 @@
 // need, nothing is registered, and the door in Python tells so.
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <exception>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "ostinato.h"
+#include "routine/routine.h"
 #include "signature.h"
 #include "spec.h"
 #include "tensorflow_c_api.h"
@@ -132,17 +135,18 @@ void run(const Kernel& kernel, TF_OpKernelContext* context) {
     if (!status.ok()) refuse("input " + std::to_string(i) + " can't be read");
     inputs.push_back(held.emplace_back(tensor).view());
   }
-  std::vector<Argument> wanted;
-  for (const RunSignature& run : read_signature(Door::operation, kernel.spec.data(),
-                                                kernel.spec.size(), inputs.data(), inputs.size()))
-    wanted.insert(wanted.end(), run.outputs.begin(), run.outputs.end());
+  const std::vector<Argument> wanted =
+      read_outputs(Door::operation, kernel.spec.data(), kernel.spec.size(), inputs.data(),
+                   inputs.size());
   if (size_t(n_outputs) != wanted.size())
     refuse("expected a Tout of " + std::to_string(wanted.size()) + " dtypes, got " +
            std::to_string(n_outputs));
-  const TF_DataType dtype = inputs[0].dtype == Dtype::f64 ? TF_DOUBLE : TF_FLOAT;
+  const auto is_double = [](const Tensor& input) { return input.dtype == Dtype::f64; };
+  const bool any_double = std::any_of(inputs.begin(), inputs.end(), is_double);
+  const TF_DataType dtype = any_double ? TF_DOUBLE : TF_FLOAT;  // all floats have one dtype
   for (int i = 0; i < n_outputs; ++i)
     if (api.TF_ExpectedOutputDataType(context, i) != dtype)
-      refuse("expected a Tout of the dtype of x");
+      refuse("expected a Tout of the dtype of the inputs");
   for (int i = 0; i < n_outputs; ++i) {
     held.push_back(allocate(context, i, dtype, wanted[i]));
     outputs.push_back(held.back().view());
@@ -247,3 +251,19 @@ bool find_functions() {
 
 }  // namespace
 }  // namespace ostinato::tensorflow
+
+// Registers a routine in this library's core: Python calls it by ctypes. Returns 0, or 1 where it's
+// refused, with what is wrong in `error`.
+extern "C" __attribute__((visibility("default"))) int ostinato_register_routine(
+    const int64_t* ints, size_t n_ints, const double* floats, size_t n_floats, char* error,
+    size_t error_size) {
+  std::string wrong;
+  try {
+    ostinato::RoutineHash hash{};
+    wrong = ostinato::register_routine(ints, n_ints, floats, n_floats, &hash);
+  } catch (const std::exception& failure) {  // none may leave a function of C
+    wrong = failure.what();
+  }
+  if (error != nullptr && error_size > 0) std::snprintf(error, error_size, "%s", wrong.c_str());
+  return wrong.empty() ? 0 : 1;
+}

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "routine/routine.h"
 #include "signature.h"
 #include "spec.h"
 #include "threads.h"
@@ -21,51 +22,6 @@ struct Call {
   size_t next_input = 0, next_output = 0;
 };
 
-const char* dtype_name(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::f32: return "float32";
-    case Dtype::f64: return "float64";
-    case Dtype::boolean: return "bool";
-  }
-  return "of an unknown dtype";
-}
-
-std::string described(const int64_t* shape, size_t rank) {
-  std::string text = "(";
-  for (size_t i = 0; i < rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return text + (rank == 1 ? ",)" : ")");
-}
-
-// The number of elements, or -1 where a dimension is negative or the number is too large.
-int64_t elements(const int64_t* shape, size_t rank) {
-  int64_t count = 1;
-  for (size_t i = 0; i < rank; ++i)
-    if (shape[i] == 0) return 0;
-  for (size_t i = 0; i < rank; ++i)
-    if (shape[i] < 0 || __builtin_mul_overflow(count, shape[i], &count) || count > kMostElements)
-      return -1;
-  return count;
-}
-
-void check(const Argument& argument, Dtype dtype, const Tensor& tensor) {
-  auto refuse_it = [&](const std::string& what) { refuse(std::string(argument.name) + ": " + what); };
-  const size_t rank = size_t(argument.rank);
-  bool same = tensor.rank == argument.rank;
-  for (size_t i = 0; same && i < rank; ++i) same = tensor.shape[i] == argument.shape[i];
-  if (!same || tensor.dtype != dtype)
-    refuse_it(std::string("expected ") + dtype_name(dtype) + " " + described(argument.shape, rank) +
-              ", got " + dtype_name(tensor.dtype) + " " +
-              (tensor.rank < 0 ? "of a negative rank"
-                               : described(tensor.shape, size_t(tensor.rank))));
-  const int64_t count = elements(argument.shape, rank);
-  if (count < 0)
-    refuse_it("expected an array that fits in memory, got " + described(argument.shape, rank));
-  if (count > 0 && tensor.data == nullptr) refuse_it("expected data, got a null pointer");
-  if (reinterpret_cast<uintptr_t>(tensor.data) % dtype_size(dtype) != 0)
-    refuse_it("expected data aligned to its elements, got " +
-              std::to_string(reinterpret_cast<uintptr_t>(tensor.data)));
-}
-
 // Checks one side of a run against its list, and puts the addresses into the run.
 void read_side(Call& call, const Arguments& list, bool is_output, Run& run) {
   size_t& next = is_output ? call.next_output : call.next_input;
@@ -75,7 +31,7 @@ void read_side(Call& call, const Arguments& list, bool is_output, Run& run) {
       refuse(std::string(argument.name) + ": expected one more " +
              (is_output ? "output" : "input") + ", got " + std::to_string(count) + " in all");
     const Tensor& tensor = (is_output ? call.outputs : call.inputs)[next++];
-    check(argument, argument.is_boolean ? Dtype::boolean : call.dtype, tensor);
+    check_tensor(argument, call.dtype, tensor);
     std::memcpy(reinterpret_cast<char*>(&run) + argument.place, &tensor.data, sizeof(void*));
   }
 }
@@ -154,19 +110,12 @@ void backward_of_nothing(const Call& call, const Run& run) {
   zero(call, run.d_bias, layout_of(run.spec.kind).bias_rows * columns);
 }
 
-[[noreturn]] void refuse_target() {
-  std::string text = "OSTINATO_TARGET: expected ";
-  size_t count = 0;
-  const char* const* names = runnable_targets(&count);
-  for (size_t i = 0; i < count; ++i) text += (i == 0 ? "" : " or ") + std::string(names[i]);
-  refuse(text + ", got one that this build or this CPU doesn't have");
-}
-
 void run_all(Call& call, const int64_t* spec, size_t spec_size) {
+  if (spec_size > 0 && spec[0] == kRoutine)
+    return run_routine(spec, spec_size, call.inputs, call.n_inputs, call.outputs, call.n_outputs);
   const bool backwards = call.operation == Operation::backward;
   const std::vector<Run> runs = read_runs(call, spec, spec_size);
-  const Kernels* kernels = selected_kernels();
-  if (kernels == nullptr) refuse_target();
+  const Kernels* kernels = &runnable_kernels();
   std::vector<Run> full;
   for (const Run& run : runs) {
     if (run.B > 0 && run.T > 0) full.push_back(run);

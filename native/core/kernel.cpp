@@ -36,6 +36,14 @@ namespace {
 #include "sequence/running.inl"
 #include "step/cells.inl"
 #include "step/steps.inl"
+#include "routine/elementary.inl"
+#include "routine/operations.inl"
+#include "routine/product.inl"
+#include "routine/outer.inl"
+#include "routine/tile.inl"
+#include "routine/map_outputs.inl"
+#include "routine/map.inl"
+#include "routine/passes.inl"
 
 template <class R>
 bool forward_all(const Run* runs, int count, int threads) {
@@ -48,7 +56,8 @@ bool backward_all(const Run* runs, int count, int threads) {
 
 constexpr Kernels kTable = {OSTINATO_TARGET_NAME, forward_all<F32>, backward_all<F32>,
                             forward_all<F64>, backward_all<F64>, step_kernels<F32>(),
-                            step_kernels<F64>(), kLayouts, kKinds};
+                            step_kernels<F64>(), run_routine<F32>, run_routine<F64>, kLayouts,
+                            kKinds};
 
 }  // namespace
 

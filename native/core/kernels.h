@@ -9,6 +9,7 @@
 
 #include "kinds/layout.h"
 #include "ostinato.h"
+#include "routine/plan.h"
 #include "step/step.h"
 
 namespace ostinato {
@@ -57,11 +58,15 @@ struct StepKernels {
   void (*show)(const void* from, int64_t N, int64_t width, void* to);
 };
 
+// Runs a routine, of at least a row and a timestep; false where memory ran out.
+using RunRoutine = bool (*)(const RoutineCall& call, int threads);
+
 struct Kernels {
   const char* name;  // "baseline", "x86-64-v3", "x86-64-v4"
   RunAll forward_f32, backward_f32;
   RunAll forward_f64, backward_f64;
   StepKernels steps_f32, steps_f64;
+  RunRoutine routine_f32, routine_f64;
   // The kinds of cells, (kinds,): the same in every target.
   const CellLayout* const* layouts = nullptr;
   int64_t kinds = 0;
@@ -75,5 +80,8 @@ const Kernels* kernels_x86_64_v4();
 // The table in use, chosen once: the best that this CPU has, or the one that OSTINATO_TARGET names;
 // null where that one is unknown or can't run here (ostinato.h's target() is then "").
 const Kernels* selected_kernels();
+
+// The same, or a Refusal (signature.h).
+const Kernels& runnable_kernels();
 
 }  // namespace ostinato

@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "kernels.h"
+#include "routine/routine.h"
 #include "spec.h"
 
 namespace ostinato {
@@ -242,6 +243,16 @@ std::vector<RunSignature> read_signature(Operation operation, const int64_t* spe
     first += runs[i].inputs.count;
   }
   return runs;
+}
+
+std::vector<Argument> read_outputs(Operation operation, const int64_t* spec, size_t spec_size,
+                                   const Tensor* inputs, size_t n_inputs) {
+  if (spec_size > 0 && spec[0] == kRoutine)
+    return routine_outputs(spec, spec_size, inputs, n_inputs);
+  std::vector<Argument> outputs;
+  for (const RunSignature& run : read_signature(operation, spec, spec_size, inputs, n_inputs))
+    outputs.insert(outputs.end(), run.outputs.begin(), run.outputs.end());
+  return outputs;
 }
 
 }  // namespace ostinato

@@ -17,13 +17,16 @@ struct Sizes {
   int64_t B, T, D, U;
 };
 
+// Of a tensor.
+constexpr int32_t kMostDimensions = 8;
+
 // A tensor of a run.
 struct Argument {
   const char* name;  // as errors call it
-  size_t place;      // of its address in a Run
+  size_t place;      // of its address in a Run; 0 of a routine's
   bool is_boolean;   // else it has the dtype of x
   int32_t rank;
-  int64_t shape[3];
+  int64_t shape[kMostDimensions];
 };
 
 struct Arguments {
@@ -47,6 +50,11 @@ struct Refusal {
 };
 [[noreturn]] void refuse(const std::string& what);
 
+const char* dtype_name(Dtype dtype);
+
+// Refuses a tensor that isn't as the argument says, of these floats unless it's boolean.
+void check_tensor(const Argument& argument, Dtype floats, const Tensor& tensor);
+
 // f(), whose refusals then begin with the run's number.
 template <class F>
 void in_run(size_t run, F f) {
@@ -61,5 +69,9 @@ void in_run(size_t run, F f) {
 // Refusal where the spec or those can't be; the other tensors may be anything.
 std::vector<RunSignature> read_signature(Operation operation, const int64_t* spec, size_t spec_size,
                                          const Tensor* inputs, size_t n_inputs);
+
+// The outputs of a call in order, of built-in runs or of a routine. Throws a Refusal likewise.
+std::vector<Argument> read_outputs(Operation operation, const int64_t* spec, size_t spec_size,
+                                   const Tensor* inputs, size_t n_inputs);
 
 }  // namespace ostinato

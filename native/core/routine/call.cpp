@@ -1,0 +1,169 @@
+// A call of a routine: its tensors checked against the routine's tables, and run.
+#include <cstring>
+#include <new>
+
+#include "kernels.h"
+#include "routine/routine.h"
+#include "spec.h"
+#include "threads.h"
+
+namespace ostinato {
+namespace {
+
+struct RoutineCallSizes {
+  int64_t B = -1, T = -1;
+  bool return_sequences = false;
+};
+
+bool flag(const int64_t* spec, size_t place, const char* name) {
+  if (spec[place] == 0 || spec[place] == 1) return spec[place] != 0;
+  refuse(std::string("spec: ") + name + ": expected 0 or 1, got " + std::to_string(spec[place]));
+}
+
+// The axes in front of the dims: of a SAVED it's (T+1, B), of what has no steps (B,), of a WEIGHT none.
+struct Front {
+  bool has_rows, has_steps, is_saved;
+};
+
+Front front_of(OperandKind kind, bool return_sequences) {
+  switch (kind) {
+    case OperandKind::sequence:
+    case OperandKind::mask: return {true, true, false};
+    case OperandKind::rows: return {true, false, false};
+    case OperandKind::weight: return {false, false, false};
+    case OperandKind::saved: return {true, true, true};
+    case OperandKind::output: break;
+  }
+  return {true, return_sequences, false};
+}
+
+Front front_of(ResultKind kind, bool return_sequences) {
+  switch (kind) {
+    case ResultKind::sequence: return {true, true, false};
+    case ResultKind::rows:
+    case ResultKind::carry: return {true, false, false};
+    case ResultKind::weight: return {false, false, false};
+    case ResultKind::saved: return {true, true, true};
+    case ResultKind::output: break;
+  }
+  return {true, return_sequences, false};
+}
+
+// B and T off the first operands that have them.
+RoutineCallSizes read_sizes(const Routine& routine, const int64_t* spec, const Tensor* inputs,
+                            size_t n_inputs) {
+  RoutineCallSizes n;
+  n.return_sequences = flag(spec, 5, "return_sequences");
+  if (n_inputs != routine.operands.size())
+    refuse("expected " + std::to_string(routine.operands.size()) + " inputs, got " +
+           std::to_string(n_inputs));
+  for (size_t i = 0; i < n_inputs; ++i) {
+    const Front front = front_of(routine.operands[i].kind, n.return_sequences);
+    const int32_t rank = int32_t(front.has_rows) + front.has_steps;
+    if (inputs[i].rank < rank)
+      refuse(routine.operand_shapes[i].name + ": expected rank " + std::to_string(rank) +
+             " or more, got " + std::to_string(inputs[i].rank));
+    const int64_t* shape = inputs[i].shape;
+    if (n.B < 0 && front.has_rows) n.B = shape[front.is_saved ? 1 : 0];
+    if (n.T < 0 && front.has_steps) n.T = front.is_saved ? shape[0] - 1 : shape[1];
+  }
+  for (int64_t size : {n.B, n.T})
+    if (size < 0 || size >= INT32_MAX)
+      refuse("expected a batch and timesteps of 0 to 2147483646, got " + std::to_string(size));
+  return n;
+}
+
+Argument argument(const Routine::Shape& shape, const Front& front, const RoutineCallSizes& n,
+                  int64_t saved_size) {
+  Argument result{};
+  result.name = shape.name.c_str();
+  const auto add = [&](int64_t size) { result.shape[result.rank++] = size; };
+  if (front.is_saved) add(n.T + 1);
+  if (front.has_rows) add(n.B);
+  if (front.has_steps && !front.is_saved) add(n.T);
+  for (int64_t dim : shape.dims) add(dim);
+  if (front.is_saved) add(saved_size);
+  return result;
+}
+
+std::vector<Argument> outputs_of(const Routine& routine, const RoutineCallSizes& n) {
+  std::vector<Argument> outputs;
+  for (size_t i = 0; i < routine.results.size(); ++i)
+    outputs.push_back(argument(routine.result_shapes[i],
+                               front_of(routine.results[i].kind, n.return_sequences), n,
+                               routine.plan.saved_size));
+  return outputs;
+}
+
+Dtype floats_of(const Routine& routine, const Tensor* inputs) {
+  for (size_t i = 0; i < routine.operands.size(); ++i) {
+    if (routine.operands[i].kind == OperandKind::mask) continue;
+    const Dtype dtype = inputs[i].dtype;
+    if (dtype == Dtype::f32 || dtype == Dtype::f64) return dtype;
+    refuse(routine.operand_shapes[i].name + ": expected float32 or float64, got " +
+           dtype_name(dtype));
+  }
+  return Dtype::f32;  // that of the results, if they say so
+}
+
+// Without a row or a timestep there is nothing to compute.
+void run_nothing(const Routine& routine, const RoutineCallSizes& n, Dtype dtype,
+                 const Tensor* inputs, const Tensor* outputs) {
+  for (size_t i = 0; i < routine.results.size(); ++i) {
+    size_t bytes = dtype_size(dtype);
+    for (int32_t axis = 0; axis < outputs[i].rank; ++axis) bytes *= size_t(outputs[i].shape[axis]);
+    if (bytes == 0) continue;
+    const RoutineResult& result = routine.results[i];
+    if (result.kind == ResultKind::carry && n.T == 0) {
+      const CarryValue& carry = routine.carries[size_t(result.which)];
+      std::memcpy(outputs[i].data, inputs[carry.operand].data, bytes);
+    } else {
+      std::memset(outputs[i].data, 0, bytes);
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<Argument> routine_outputs(const int64_t* spec, size_t spec_size, const Tensor* inputs,
+                                      size_t n_inputs) {
+  const Routine& routine = routine_of(spec, spec_size);
+  return outputs_of(routine, read_sizes(routine, spec, inputs, n_inputs));
+}
+
+void run_routine(const int64_t* spec, size_t spec_size, const Tensor* inputs, size_t n_inputs,
+                 const Tensor* outputs, size_t n_outputs) {
+  const Routine& routine = routine_of(spec, spec_size);
+  const RoutineCallSizes n = read_sizes(routine, spec, inputs, n_inputs);
+  RoutineCall call{};
+  call.plan = &routine.plan, call.B = n.B, call.T = n.T;
+  call.go_backwards = flag(spec, 3, "go_backwards");
+  call.flip_outputs = flag(spec, 4, "flip_outputs");
+  call.return_sequences = n.return_sequences;
+  const Dtype dtype = floats_of(routine, inputs);
+  std::vector<const void*> in;
+  for (size_t i = 0; i < n_inputs; ++i) {
+    const OperandKind kind = routine.operands[i].kind;
+    Argument wanted = argument(routine.operand_shapes[i], front_of(kind, n.return_sequences), n,
+                               routine.plan.saved_size);
+    wanted.is_boolean = kind == OperandKind::mask;
+    check_tensor(wanted, dtype, inputs[i]);
+    in.push_back(inputs[i].data);
+  }
+  if (n_outputs != routine.results.size())
+    refuse("expected " + std::to_string(routine.results.size()) + " outputs, got " +
+           std::to_string(n_outputs));
+  const std::vector<Argument> wanted = outputs_of(routine, n);
+  std::vector<void*> out;
+  for (size_t i = 0; i < n_outputs; ++i) {
+    check_tensor(wanted[i], dtype, outputs[i]);
+    out.push_back(outputs[i].data);
+  }
+  const Kernels& kernels = runnable_kernels();
+  if (n.B == 0 || n.T == 0) return run_nothing(routine, n, dtype, inputs, outputs);
+  call.inputs = in.data(), call.outputs = out.data();
+  const RunRoutine run = dtype == Dtype::f32 ? kernels.routine_f32 : kernels.routine_f64;
+  if (!run(call, thread_count())) throw std::bad_alloc();
+}
+
+}  // namespace ostinato

@@ -1,0 +1,108 @@
+// More elementary functions, of what only routines need. Where a vector has no formula here, the lanes
+// go through the C library one by one.
+
+template <class R, typename S>
+OSTINATO_INLINE typename R::V by_two_lanes(typename R::V x, typename R::V y, S (*function)(S, S)) {
+  S a[R::kLanes], b[R::kLanes];
+  __builtin_memcpy(a, &x, sizeof(x));
+  __builtin_memcpy(b, &y, sizeof(y));
+  for (int i = 0; i < R::kLanes; ++i) a[i] = function(a[i], b[i]);
+  __builtin_memcpy(&x, a, sizeof(x));
+  return x;
+}
+
+// name_of(x) by the C library's function of that name.
+#define BY_LANE(name, function)                                                              \
+  OSTINATO_INLINE F32::V name(F32::V x) { return by_lane<F32, float>(x, __builtin_##function##f); } \
+  OSTINATO_INLINE F64::V name(F64::V x) { return by_lane<F64, double>(x, __builtin_##function); }
+#define BY_TWO_LANES(name, function)                              \
+  OSTINATO_INLINE F32::V name(F32::V x, F32::V y) {               \
+    return by_two_lanes<F32, float>(x, y, __builtin_##function##f); \
+  }                                                               \
+  OSTINATO_INLINE F64::V name(F64::V x, F64::V y) {               \
+    return by_two_lanes<F64, double>(x, y, __builtin_##function);   \
+  }
+
+BY_LANE(sin_of, sin)
+BY_LANE(cos_of, cos)
+BY_LANE(tan_of, tan)
+BY_LANE(arcsin_of, asin)
+BY_LANE(arccos_of, acos)
+BY_LANE(arctan_of, atan)
+BY_LANE(sinh_of, sinh)
+BY_LANE(cosh_of, cosh)
+BY_LANE(arcsinh_of, asinh)
+BY_LANE(arccosh_of, acosh)
+BY_LANE(arctanh_of, atanh)
+BY_LANE(floor_of, floor)
+BY_LANE(ceil_of, ceil)
+BY_LANE(trunc_of, trunc)
+BY_LANE(round_of, rint)
+BY_TWO_LANES(pow_of, pow)
+BY_TWO_LANES(remainder_of, fmod)
+BY_TWO_LANES(arctan2_of, atan2)
+BY_TWO_LANES(hypot_of, hypot)
+#undef BY_LANE
+#undef BY_TWO_LANES
+
+// log x = n ln 2 + log m with m in [sqrt 1/2, sqrt 2); log m = 2 (s + s^3/3 + s^5/5 ...) with
+// s = (m - 1) / (m + 1), |s| < 0.172.
+template <class R>
+struct Logarithm;
+template <>
+struct Logarithm<F32> {
+  static constexpr int32_t kOneBits = 0x3f800000, kSqrtHalfBits = 0x3f3504f3;
+  static constexpr int kMantissa = 23;
+  static constexpr float kSmallest = 1.17549435e-38f, kUp = 33554432.0f, kUpBits = 25.0f;
+  static constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;
+  static constexpr float kC[] = {2.0f / 3, 2.0f / 5, 2.0f / 7, 2.0f / 9};
+};
+template <>
+struct Logarithm<F64> {
+  static constexpr int64_t kOneBits = 0x3ff0000000000000, kSqrtHalfBits = 0x3fe6a09e667f3bcd;
+  static constexpr int kMantissa = 52;
+  static constexpr double kSmallest = 2.2250738585072014e-308, kUp = 18014398509481984.0;
+  static constexpr double kUpBits = 54.0;
+  static constexpr double kHigh = 0.693145751953125, kLow = 1.42860682030941723212e-6;
+  static constexpr double kC[] = {2.0 / 3,  2.0 / 5,  2.0 / 7,  2.0 / 9,  2.0 / 11,
+                                  2.0 / 13, 2.0 / 15, 2.0 / 17, 2.0 / 19, 2.0 / 21};
+};
+
+template <class R>
+OSTINATO_INLINE typename R::V log_of(typename R::V x) {
+  typedef typename R::V V;
+  typedef typename R::M M;
+  typedef Logarithm<R> C;
+  const V zero = splat<R>(0), infinity = splat<R>(static_cast<typename R::S>(__builtin_inf()));
+  const V is_small = x < splat<R>(C::kSmallest) ? splat<R>(1) : zero;
+  const V scaled = x < splat<R>(C::kSmallest) ? x * splat<R>(C::kUp) : x;
+  // m's bits are those from sqrt 1/2 on
+  const M bits = (M)scaled - splat_int<R>(C::kSqrtHalfBits);
+  const M exponent = bits >> C::kMantissa;
+  const V m = (V)((M)scaled - (exponent << C::kMantissa));
+  const V n = __builtin_convertvector(exponent, V) - is_small * splat<R>(C::kUpBits);
+  const V f = m - splat<R>(1), s = f / (splat<R>(2) + f), z = s * s;
+  // log m = f - s (f - z P(z)), in which the first term is exact
+  const V log_m = f - s * (f - z * polynomial<R>(z, C::kC));
+  const V y = n * splat<R>(C::kHigh) + (n * splat<R>(C::kLow) + log_m);
+  const V finite = x < infinity ? y : x;  // infinity, and NaN
+  const V positive = x > zero ? finite : zero / zero;
+  return x == zero ? -infinity : x != x ? x : positive;
+}
+
+// log(1 + x): log(u) x / (u - 1) with u = 1 + x, in which what was rounded off u cancels.
+template <class R>
+OSTINATO_INLINE typename R::V log_of_one_and(typename R::V x) {
+  typedef typename R::V V;
+  const V one = splat<R>(1), u = one + x;
+  const V y = log_of<R>(u) * (x / (u - one));
+  const V infinity = splat<R>(static_cast<typename R::S>(__builtin_inf()));
+  const V far = u == infinity ? u : y;
+  return u == one ? x : u == splat<R>(0) ? -infinity : far;
+}
+
+// e^x - 1 over the whole range.
+OSTINATO_INLINE F32::V less_one(F32::V x) {
+  return x > splat<F32>(87) ? exp_of(x) : expm1_of(x);
+}
+OSTINATO_INLINE F64::V less_one(F64::V x) { return expm1_of(x); }

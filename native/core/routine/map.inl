@@ -1,0 +1,199 @@
+// A MAP over a tile, chunk by chunk: its inputs where they lie, or copied where vectors can't read them
+// there, its operations one after another, each over the whole chunk, then its outputs.
+
+template <class R>
+struct MapRun {
+  typedef typename R::S S;
+  typedef typename R::V V;
+  static constexpr I L = R::kLanes;
+
+  const MapStep& m;
+  const RoutineTile<R>& tile;
+  const TileMemory<R>& memory;
+  const I lines, columns;
+  I chunk_lines, chunk_columns;
+
+  MapRun(const MapStep& step, const RoutineTile<R>& of)
+      : m(step), tile(of), memory(of.memory),
+        lines(m.loop == MapLoop::rows_by_columns ? of.rows
+              : m.loop == MapLoop::columns_by_rows ? m.columns : 1),
+        columns(m.loop == MapLoop::rows_by_columns ? m.columns
+                : m.loop == MapLoop::columns_by_rows ? of.rows : of.rows * m.columns) {
+    const I fits = kChunkBytes / static_cast<I>(sizeof(S)) / (m.slots > 0 ? m.slots : 1) / L * L;
+    const I chunk = fits < memory.slot_size ? (fits > 4 * L ? fits : 4 * L) : memory.slot_size;
+    chunk_columns = columns < chunk ? columns : chunk;
+    chunk_lines = chunk / (blocks_of(chunk_columns > 0 ? chunk_columns : 1, L) * L);
+  }
+
+  void run() {
+    for (I i = 0; i < m.n_inputs; ++i) {
+      const MapInput& input = m.inputs[i];
+      if (input.place.space != Space::literal) find(i, input.place, input.stride);
+      else store<R>(slot(i), splat<R>(static_cast<S>(input.literal)));
+      memory.registers[i] = {slot(i), 0, 0};
+    }
+    for (I i = 0; i < m.n_outputs; ++i) find(m.n_inputs + i, m.outputs[i].place, m.outputs[i].stride);
+    for (I i = 0; i < m.n_outputs; ++i) begin_output(i);
+    for (I d = 0; d < m.outer_count; ++d)
+      if (m.outer[d] == 0) return;
+    I at[kMostDims] = {};
+    do all_chunks();
+    while (advance(at));
+  }
+
+  S* slot(I number) const { return memory.slots + number * memory.slot_size; }
+
+  // --- where references are ---
+
+  void find(I number, const Place& place, I stride) const {
+    const Address<R> found = tile.address(place);
+    const bool by_columns = m.loop == MapLoop::rows_by_columns;
+    memory.at[number] = found.at;
+    memory.strides[2 * number] = m.loop == MapLoop::one_line ? 0 : by_columns ? found.row : stride;
+    memory.strides[2 * number + 1] = m.loop == MapLoop::columns_by_rows ? found.row : stride;
+  }
+  Target<R> target(I output, I line, I column) const {
+    const I i = m.n_inputs + output, *strides = memory.strides + 2 * i;
+    return {memory.at[i] + line * strides[0] + column * strides[1], strides[0], strides[1]};
+  }
+
+  const I* outer_strides(I reference) const {
+    return reference < m.n_inputs ? m.inputs[reference].outer
+                                  : m.outputs[reference - m.n_inputs].outer;
+  }
+
+  // To the next element of the outer dimensions; false after the last.
+  bool advance(I* at) const {
+    for (I d = m.outer_count; d-- > 0;) {
+      const bool wraps = ++at[d] == m.outer[d];
+      const I moves = wraps ? 1 - m.outer[d] : 1;
+      if (wraps) at[d] = 0;
+      for (I i = 0; i < m.n_inputs + m.n_outputs; ++i)
+        if (i >= m.n_inputs || m.inputs[i].place.space != Space::literal)
+          memory.at[i] += moves * outer_strides(i)[d];
+      if (!wraps) return true;
+    }
+    return false;
+  }
+
+  // --- outputs ---
+
+  // Whether the values of a chunk are all that comes to their places.
+  bool overwrites(const MapOutput& output, I number) const {
+    const I* strides = memory.strides + 2 * (m.n_inputs + number);
+    return output.mode == MapOutput::store ||
+           (output.mode != MapOutput::add && output.visits_once &&
+            (strides[0] != 0 || lines <= chunk_lines) &&
+            (strides[1] != 0 || columns <= chunk_columns));
+  }
+
+  // What is added up begins with zeros.
+  void begin_output(I number) const {
+    const MapOutput& output = m.outputs[number];
+    if (output.mode == MapOutput::add || (overwrites(output, number) && !is_empty())) return;
+    if (output.mode == MapOutput::store) return;
+    const S value = output.mode == MapOutput::sum ? 0 : -static_cast<S>(__builtin_inf());
+    I at[kMostDims] = {};
+    Target<R> to = target(number, 0, 0);
+    for (;;) {
+      fill(to, value);
+      I d = m.outer_count;
+      for (; d-- > 0;) {
+        if (output.outer[d] == 0) continue;
+        if (m.outer[d] == 0) return;
+        const bool wraps = ++at[d] == m.outer[d];
+        to.at += (wraps ? 1 - m.outer[d] : 1) * output.outer[d];
+        if (!wraps) break;
+        at[d] = 0;
+      }
+      if (d < 0) return;
+    }
+  }
+
+  bool is_empty() const {
+    bool empty = lines == 0 || columns == 0;
+    for (I d = 0; d < m.outer_count; ++d) empty = empty || m.outer[d] == 0;
+    return empty;
+  }
+
+  void fill(const Target<R>& to, S value) const {
+    const I some_lines = to.line == 0 ? 1 : lines, some_columns = to.column == 0 ? 1 : columns;
+    for (I l = 0; l < some_lines; ++l)
+      for (I c = 0; c < some_columns; ++c) to.at[l * to.line + c * to.column] = value;
+  }
+
+  // --- chunks ---
+
+  void all_chunks() const {
+    for (I l = 0; l < lines; l += chunk_lines)
+      for (I c = 0; c < columns; c += chunk_columns)
+        chunk(l, c, lines - l < chunk_lines ? lines - l : chunk_lines,
+              columns - c < chunk_columns ? columns - c : chunk_columns);
+  }
+
+  void chunk(I line, I column, I n_lines, I n_columns) const {
+    for (I i = 0; i < m.n_inputs; ++i)
+      if (m.inputs[i].place.space != Space::literal) take_input(i, line, column, n_lines, n_columns);
+    const I vectors = blocks_of(n_columns, L);
+    for (I k = 0; k < m.n_operations; ++k) operate_chunk(k, n_lines, vectors);
+    for (I i = 0; i < m.n_outputs; ++i) {
+      const MapOutput& output = m.outputs[i];
+      const bool is_largest = output.mode == MapOutput::largest;
+      const Combine how = overwrites(output, i) ? Combine::store
+                          : is_largest          ? Combine::largest
+                                                : Combine::add;
+      put<R>(memory.registers[output.from], target(i, line, column), n_lines, n_columns, how,
+             is_largest);
+    }
+  }
+
+  void take_input(I number, I line, I column, I n_lines, I n_columns) const {
+    const MapInput& input = m.inputs[number];
+    const I by_line = memory.strides[2 * number], by_column = memory.strides[2 * number + 1];
+    const S* from = memory.at[number] + line * by_line + column * by_column;
+    const I some = input.varies.lines ? n_lines : 1, vectors = blocks_of(n_columns, L);
+    S* to = slot(number);
+    Values<R>& values = memory.registers[number];
+    if (!input.varies.columns) {
+      for (I l = 0; l < some; ++l) store<R>(to + l * L, splat<R>(from[l * by_line]));
+      values = {to, input.varies.lines ? L : 0, 0};
+    } else if (by_column == 1 && (input.has_spare || n_columns % L == 0)) {
+      values = {from, input.varies.lines ? by_line : 0, L};
+    } else {
+      for (I l = 0; l < some; ++l)
+        copy_line(from + l * by_line, by_column, n_columns, to + l * vectors * L);
+      values = {to, input.varies.lines ? vectors * L : 0, L};
+    }
+  }
+
+  static void copy_line(const S* from, I step, I n, S* to) {
+    if (step == 1) {
+      for (I c = 0; c < n; c += L) store<R>(to + c, load_part<R>(from + c, n - c));
+      return;
+    }
+    for (I c = 0; c < n; ++c) to[c] = from[c * step];
+    for (I c = n; c < blocks_of(n, L) * L; ++c) to[c] = 0;
+  }
+
+  void operate_chunk(I number, I n_lines, I n_vectors) const {
+    const MapOperation& o = m.operations[number];
+    I some = o.varies.lines ? n_lines : 1, vectors = o.varies.columns ? n_vectors : 1;
+    S* out = slot(o.slot);
+    memory.registers[m.n_inputs + number] = {out, o.varies.lines ? vectors * L : 0,
+                                             o.varies.columns ? L : 0};
+    Values<R> in[3];
+    bool is_dense = true;
+    for (I i = 0; i < o.arity; ++i) {
+      in[i] = memory.registers[o.from[i]];
+      is_dense = is_dense && ((in[i].line == vectors * L && in[i].step == L) ||
+                              (in[i].line == 0 && in[i].step == 0));
+    }
+    if (vectors == 1) {
+      for (I i = 0; i < o.arity; ++i) in[i].step = in[i].line;
+      vectors = some, some = 1;
+    } else if (is_dense) {
+      vectors *= some, some = 1;
+    }
+    kOperations<R>[o.number](in, out, some, vectors);
+  }
+};

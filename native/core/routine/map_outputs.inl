@@ -1,0 +1,85 @@
+// Where a MAP's values go: stored, added up or compared, over lines and columns.
+
+// Where a chunk's output goes: element (l, c) to at[l * line + c * column].
+template <class R>
+struct Target {
+  typename R::S* at;
+  I line, column;
+};
+
+enum class Combine { store, add, largest };
+
+template <class R, bool kLargest>
+OSTINATO_INLINE typename R::V joined(typename R::V a, typename R::V b) {
+  return kLargest ? operation::max::of<R>(a, b, a) : a + b;
+}
+
+template <class R, bool kLargest>
+typename R::S joined_lanes(typename R::V x) {
+  typename R::S lanes[R::kLanes];
+  __builtin_memcpy(lanes, &x, sizeof(x));
+  for (int half = R::kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) {
+      const typename R::S a = lanes[i], b = lanes[i + half];
+      lanes[i] = !kLargest ? a + b : (a > b) | (a != a) ? a : b;
+    }
+  return lanes[0];
+}
+
+// The first n lanes of x, the others of y.
+template <class R>
+OSTINATO_INLINE typename R::V first_lanes(typename R::V x, I n, typename R::V y) {
+  typename R::M number;
+  for (int i = 0; i < R::kLanes; ++i) number[i] = i;
+  return number < splat_int<R>(static_cast<typename R::Int>(n)) ? x : y;
+}
+
+template <class R>
+OSTINATO_INLINE void combine_one(Combine how, typename R::S* to, typename R::S value) {
+  const typename R::S old = *to;
+  if (how == Combine::store) *to = value;
+  else if (how == Combine::add) *to = old + value;
+  else *to = (old > value) | (old != old) ? old : value;
+}
+
+// n lanes to at[0], at[column], ...
+template <class R>
+OSTINATO_INLINE void combine_lanes(Combine how, typename R::S* to, I column, typename R::V x, I n) {
+  if (column == 1) {
+    if (how == Combine::add) x = load_part<R>(to, n) + x;
+    else if (how == Combine::largest) x = joined<R, true>(load_part<R>(to, n), x);
+    return store_part<R>(to, x, n);
+  }
+  typename R::S lanes[R::kLanes];
+  __builtin_memcpy(lanes, &x, sizeof(x));
+  for (I i = 0; i < n; ++i) combine_one<R>(how, to + i * column, lanes[i]);
+}
+
+// One line, or where `lines` is more the sum or the largest of them, whose values are `line` apart.
+template <class R, bool kLargest>
+void put_line(const typename R::S* from, I line, I step, I lines, I columns, typename R::S* to,
+              I column, Combine how) {
+  typedef typename R::V V;
+  constexpr I L = R::kLanes;
+  const V nothing = splat<R>(kLargest ? -static_cast<typename R::S>(__builtin_inf()) : 0);
+  const bool across = column == 0 && columns > 1;
+  V all = nothing;
+  for (I c = 0; c < columns; c += L, from += step) {
+    V x = load<R>(from);
+    for (I l = 1; l < lines; ++l) x = joined<R, kLargest>(x, load<R>(from + l * line));
+    const I n = columns - c < L ? columns - c : L;
+    if (!across) combine_lanes<R>(how, to + c * column, columns == 1 ? 1 : column, x, n);
+    else all = joined<R, kLargest>(all, n < L ? first_lanes<R>(x, n, nothing) : x);
+  }
+  if (across) combine_one<R>(how, to, joined_lanes<R, kLargest>(all));
+}
+
+template <class R>
+void put(const Values<R>& from, const Target<R>& to, I lines, I columns, Combine how,
+         bool is_largest) {
+  const auto put_one = is_largest ? put_line<R, true> : put_line<R, false>;
+  if (to.line == 0 && lines > 1)
+    return put_one(from.at, from.line, from.step, lines, columns, to.at, to.column, how);
+  for (I l = 0; l < lines; ++l)
+    put_one(from.at + l * from.line, 0, from.step, 1, columns, to.at + l * to.line, to.column, how);
+}

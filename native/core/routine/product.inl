@@ -1,0 +1,188 @@
+// Products of rows, as they lie in memory, with a packed weight.
+//
+// A weight (K, N) is packed in panels of four vectors of columns, or what is left of them for the last:
+// [panel][k][vectors of the panel], with zeros beyond N. So panel p begins at p * 4 L * K.
+
+constexpr I kPanel = 4;  // vectors
+
+template <class R>
+I packed_size(const PackedWeight& w) {
+  return w.depth * blocks_of(w.columns, R::kLanes) * R::kLanes;
+}
+
+template <class R>
+I panels_of(const PackedWeight& w) {
+  return blocks_of(w.columns, kPanel * R::kLanes);
+}
+
+// One panel of `from`: (K, N), or where transposed (N, K).
+template <class R>
+void pack_panel(const PackedWeight& w, const typename R::S* from, I panel, typename R::S* packed) {
+  typedef typename R::S S;
+  constexpr I L = R::kLanes;
+  const I first = panel * kPanel * L, left = w.columns - first;
+  const I columns = left < kPanel * L ? left : kPanel * L, width = blocks_of(columns, L) * L;
+  S* to = packed + first * w.depth;
+  if (!w.transposed) {
+    for (I k = 0; k < w.depth; ++k, to += width)
+      for (I j = 0; j < width; j += L)
+        store<R>(to + j, load_part<R>(from + k * w.columns + first + j, columns - j));
+    return;
+  }
+  // Blocks of L by L, so that both sides are passed over in runs.
+  for (I k0 = 0; k0 < w.depth; k0 += L) {
+    const I depth = w.depth - k0 < L ? w.depth - k0 : L;
+    for (I j = 0; j < width; j += L) {
+      S block[L * L];
+      for (I i = 0; i < L; ++i) {
+        typename R::V row{};
+        if (j + i < columns) row = load_part<R>(from + (first + j + i) * w.depth + k0, depth);
+        store<R>(block + i * L, row);
+      }
+      for (I k = 0; k < depth; ++k) {
+        S* line = to + (k0 + k) * width + j;
+        for (I i = 0; i < L; ++i) line[i] = block[i * L + k];
+      }
+    }
+  }
+}
+
+// out = init + A W for some rows: A(r, k) = a[r * a_row + k], out(r, j) = out[r * out_row + j].
+template <class R>
+struct RowProduct {
+  typedef typename R::S S;
+  const S* a;
+  I a_row;
+  const S* w;  // of the panel
+  I depth;
+  S* out;
+  I out_row;
+  I lanes;        // that count in the last vector
+  const S* bias;  // or null
+  bool adds;      // to out, where there is no bias
+};
+
+template <class R, int NC>
+OSTINATO_INLINE void finish_row(const RowProduct<R>& p, typename R::S* out,
+                                const typename R::V (&sum)[NC]) {
+  typedef typename R::V V;
+  constexpr int L = R::kLanes;
+#pragma GCC unroll 4
+  for (int j = 0; j < NC; ++j) {
+    const I lanes = j == NC - 1 ? p.lanes : L;
+    V value = sum[j];
+    if (p.bias != nullptr) value = load_part<R>(p.bias + j * L, lanes) + value;
+    else if (p.adds) value = load_part<R>(out + j * L, lanes) + value;
+    store_part<R>(out + j * L, value, lanes);
+  }
+}
+
+template <class R, int MR, int NC>
+void row_tile(const RowProduct<R>& p, I row) {
+  typedef typename R::V V;
+  constexpr int L = R::kLanes;
+  const typename R::S *a = p.a + row * p.a_row, *b = p.w;
+  const I a_row = p.a_row, depth = p.depth;
+  V acc[MR][NC];
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NC; ++j) acc[r][j] = V{};
+  }
+#pragma GCC unroll 2
+  for (I k = 0; k < depth; ++k, ++a, b += NC * L) {
+    V right[NC];
+#pragma GCC unroll 4
+    for (int j = 0; j < NC; ++j) right[j] = load<R>(b + j * L);
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) {
+      const V left = splat<R>(a[r * a_row]);
+#pragma GCC unroll 4
+      for (int j = 0; j < NC; ++j) acc[r][j] += left * right[j];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; ++r) finish_row<R, NC>(p, p.out + (row + r) * p.out_row, acc[r]);
+}
+
+// One row: four sums a column apart along K, or each would wait for the one before.
+template <class R, int NC>
+void single_row(const RowProduct<R>& p) {
+  typedef typename R::V V;
+  constexpr int L = R::kLanes, kApart = kRegisters == 32 ? 4 : 2;
+  const typename R::S *a = p.a, *b = p.w;
+  V acc[kApart][NC] = {};
+  I k = 0;
+  for (; k + kApart <= p.depth; k += kApart, b += kApart * NC * L) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kApart; ++i) {
+      const V left = splat<R>(a[k + i]);
+#pragma GCC unroll 4
+      for (int j = 0; j < NC; ++j) acc[i][j] += left * load<R>(b + (i * NC + j) * L);
+    }
+  }
+  for (; k < p.depth; ++k, b += NC * L) {
+    const V left = splat<R>(a[k]);
+#pragma GCC unroll 4
+    for (int j = 0; j < NC; ++j) acc[0][j] += left * load<R>(b + j * L);
+  }
+#pragma GCC unroll 4
+  for (int i = 1; i < kApart; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NC; ++j) acc[0][j] += acc[i][j];
+  }
+  finish_row<R, NC>(p, p.out, acc[0]);
+}
+
+template <class R>
+using RowTile = void (*)(const RowProduct<R>&, I);
+
+template <class R, int NC, int MR = tile_rows(NC)>
+RowTile<R> row_tile_of(I rows) {
+  if constexpr (MR == 1) {
+    return row_tile<R, 1, NC>;
+  } else {
+    return rows == MR ? row_tile<R, MR, NC> : row_tile_of<R, NC, MR - 1>(rows);
+  }
+}
+
+template <class R, int NC>
+void multiply_panel(const RowProduct<R>& p, I rows) {
+  if (rows == 1) return single_row<R, NC>(p);
+  const I most = tile_rows(NC), tiles = (rows + most - 1) / most;
+  const I base = rows / tiles, larger = rows % tiles;  // the first `larger` have one row more
+  const RowTile<R> wide = row_tile_of<R, NC>(base + (larger > 0)), narrow = row_tile_of<R, NC>(base);
+  for (I tile = 0, row = 0; tile < tiles; ++tile) {
+    const bool is_wide = tile < larger;
+    (is_wide ? wide : narrow)(p, row);
+    row += base + is_wide;
+  }
+}
+
+// All columns and the whole depth, in pieces whose part of the weight stays in L1.
+template <class R>
+void multiply_rows(RowProduct<R> p, const PackedWeight& weight, const typename R::S* packed, I rows) {
+  constexpr I L = R::kLanes;
+  if (rows == 0) return;
+  const typename R::S *a = p.a, *bias = p.bias;
+  typename R::S* out = p.out;
+  const bool adds = p.adds;
+  for (I first = 0; first < weight.columns; first += kPanel * L) {
+    const I left = weight.columns - first, columns = left < kPanel * L ? left : kPanel * L;
+    const I vectors = blocks_of(columns, L);
+    p.lanes = columns - (vectors - 1) * L;
+    p.out = out + first;
+    for (I k = 0; k == 0 || k < weight.depth; k += kPiece) {
+      p.a = a + k, p.w = packed + first * weight.depth + k * vectors * L;
+      p.depth = weight.depth - k < kPiece ? weight.depth - k : kPiece;
+      p.bias = bias != nullptr && k == 0 ? bias + first : nullptr;
+      p.adds = adds || k > 0;
+      switch (vectors) {
+        case 4: multiply_panel<R, 4>(p, rows); break;
+        case 3: multiply_panel<R, 3>(p, rows); break;
+        case 2: multiply_panel<R, 2>(p, rows); break;
+        default: multiply_panel<R, 1>(p, rows); break;
+      }
+    }
+  }
+}

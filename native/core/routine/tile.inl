@@ -1,0 +1,175 @@
+// A tile of rows on its way through the timesteps: where all that instructions refer to lies.
+
+constexpr I kRing = 8;        // steps that an OUTER may be put off for
+constexpr I kChunkBytes = 24 << 10;  // of all values of a chunk of a MAP together: half of L1 or so
+
+// Memory of one thread's tiles.
+template <class R>
+struct TileMemory {
+  typedef typename R::S S;
+  I capacity;    // rows
+  S* arena;      // a scratch value at its offset * capacity
+  S* ring;       // (kRing, sizes * capacity)
+  I ring_stride; // from one step's to the next
+  S* mask;       // (capacity,) this step's, as 0 and 1
+  S** carries;   // (carries, 2): before and after, by turns; null where kept
+  S** weights;   // (results,): what WEIGHT results are summed in; null of others
+  RowPair<R>* pairs;  // (outers, pairs_each): what OUTERs have put off
+  I* pending;         // (outers,) how many
+  I pairs_each;
+  // of a MAP
+  S* slots;
+  I slot_size;  // elements from one to the next
+  Values<R>* registers;
+  S** at;     // (inputs and outputs,): their addresses at the first line and column
+  I* strides; // (inputs and outputs, 2): of lines, and of columns
+};
+
+template <class R>
+struct Address {
+  typename R::S* at;
+  I row;  // from one row to the next
+};
+
+template <class R>
+struct RoutineTile {
+  typedef typename R::S S;
+  const RoutineCall& call;
+  const RoutinePlan& plan;
+  const typename R::S* const* packed;
+  const S* zeros;
+  TileMemory<R>& memory;
+  const I first, rows;
+  I step = 0;    // s
+  I number = 0;  // of steps that have been run
+
+  I time_of(bool in_output_order) const {
+    return (in_output_order ? call.flip_outputs : call.go_backwards) ? call.T - 1 - step : step;
+  }
+
+  // Of (B, T, size) at this step, or of (B, size).
+  Address<R> in_sequence(S* data, bool in_output_order, I size) const {
+    return {data + (first * call.T + time_of(in_output_order)) * size, call.T * size};
+  }
+  Address<R> in_rows(S* data, I size) const { return {data + first * size, size}; }
+
+  S* saved_data() const {
+    return plan.keeps ? static_cast<S*>(call.outputs[plan.saved_tensor])
+                      : const_cast<S*>(static_cast<const S*>(call.inputs[plan.saved_tensor]));
+  }
+  S* saved(I value, I s) const {
+    const SavedValue& v = plan.saved[value];
+    return saved_data() + (call.T + 1) * call.B * v.before + (s * call.B + first) * v.size;
+  }
+
+  S* carry(I k, bool after) const {
+    const CarryValue& value = plan.carries[k];
+    if (value.kept >= 0) return saved(value.kept, step + after);
+    return memory.carries[2 * k + ((number + after) & 1)];
+  }
+
+  Address<R> operand(I index) const {
+    const RoutineOperand& o = plan.operands[index];
+    S* data = const_cast<S*>(static_cast<const S*>(call.inputs[index]));
+    switch (o.kind) {
+      case OperandKind::sequence: return in_sequence(data, o.in_output_order, o.size);
+      case OperandKind::weight: return {data, 0};
+      case OperandKind::mask: return {memory.mask, 1};
+      case OperandKind::output:
+        if (call.return_sequences) return in_sequence(data, o.in_output_order, o.size);
+        if (step < call.T - 1) return {const_cast<S*>(zeros), 0};
+        break;
+      default: break;
+    }
+    return in_rows(data, o.size);
+  }
+
+  Address<R> result(I index) const {
+    const RoutineResult& r = plan.results[index];
+    S* data = static_cast<S*>(call.outputs[index]);
+    if (r.kind == ResultKind::weight) return {memory.weights[index], 0};
+    const bool has_steps = r.kind == ResultKind::sequence ||
+                           (r.kind == ResultKind::output && call.return_sequences);
+    return has_steps ? in_sequence(data, r.in_output_order, r.size) : in_rows(data, r.size);
+  }
+
+  Address<R> scratch(I index) const {
+    const ScratchValue& value = plan.scratch[index];
+    S* memory_of = value.ring ? memory.ring + number % kRing * memory.ring_stride : memory.arena;
+    return {memory_of + value.offset * memory.capacity, value.size};
+  }
+
+  Address<R> address(const Place& place) const {
+    Address<R> found{nullptr, 0};
+    switch (place.space) {
+      case Space::operand: found = operand(place.index); break;
+      case Space::result: found = result(place.index); break;
+      case Space::carry:
+      case Space::next:
+        found = {carry(place.index, place.space == Space::next), plan.carries[place.index].size};
+        break;
+      case Space::scratch: found = scratch(place.index); break;
+      case Space::saved:
+      case Space::saved_next:
+        found = {saved(place.index, step + (place.space == Space::saved_next)),
+                 plan.saved[place.index].size};
+        break;
+      case Space::literal: break;
+    }
+    found.at += place.offset;
+    return found;
+  }
+
+  // --- instructions but MAP ---
+
+  void product(const ProductStep& p) const {
+    const Address<R> a = address(p.a), out = address(p.out);
+    const PackedWeight& weight = plan.packed[p.weight];
+    RowProduct<R> rows_of{a.at, a.row, nullptr, p.depth, out.at, out.row, 0, nullptr,
+                          p.init == ProductStep::add};
+    if (p.init == ProductStep::with_bias) rows_of.bias = address(p.bias).at;
+    // Rows and places are one dimension where they follow one another; else the longer is the rows.
+    I inner = rows, outer = p.places, a_outer = p.a_stride, out_outer = p.out_stride;
+    if (p.places == 1) {
+      outer = 1;
+    } else if (a.row == p.places * p.a_stride && out.row == p.places * p.out_stride) {
+      inner = rows * p.places, outer = 1;
+      rows_of.a_row = p.a_stride, rows_of.out_row = p.out_stride;
+    } else if (p.places > rows) {
+      inner = p.places, outer = rows, a_outer = a.row, out_outer = out.row;
+      rows_of.a_row = p.a_stride, rows_of.out_row = p.out_stride;
+    }
+    for (I i = 0; i < outer; ++i) {
+      rows_of.a = a.at + i * a_outer, rows_of.out = out.at + i * out_outer;
+      multiply_rows<R>(rows_of, weight, packed[p.weight], inner);
+    }
+  }
+
+  void put_off(const OuterStep& p) const {
+    const Address<R> a = address(p.a), z = address(p.z);
+    I& count = memory.pending[p.number];
+    RowPair<R>* pairs = memory.pairs + p.number * memory.pairs_each;
+    if (p.places == 1) {
+      pairs[count++] = {a.at, z.at, a.row, z.row, rows};
+    } else if (a.row == p.places * p.a_stride && z.row == p.places * p.z_stride) {
+      pairs[count++] = {a.at, z.at, p.a_stride, p.z_stride, rows * p.places};
+    } else if (p.places > rows) {
+      for (I r = 0; r < rows; ++r)
+        pairs[count++] = {a.at + r * a.row, z.at + r * z.row, p.a_stride, p.z_stride, p.places};
+    } else {
+      for (I i = 0; i < p.places; ++i)
+        pairs[count++] = {a.at + i * p.a_stride, z.at + i * p.z_stride, a.row, z.row, rows};
+    }
+  }
+
+  void catch_up(const StepList& list) const {
+    for (I i = 0; i < list.count; ++i) {
+      if (list.steps[i].code != RoutineStep::outer) continue;
+      const OuterStep& p = list.steps[i].outer_step;
+      I& count = memory.pending[p.number];
+      add_outer<R>(memory.pairs + p.number * memory.pairs_each, count, p.depth, p.columns,
+                   address(p.out).at);
+      count = 0;
+    }
+  }
+};
