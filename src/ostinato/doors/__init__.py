@@ -11,6 +11,8 @@ A door is a module with
   weights are all `affine`, and whose other `xs` are no floats. Losses that layers add in a step of
   a compiled loop are taken out of it, and `add_loss` gets their sum over time; in a loop of
   Python's they can stay as they are.
+- `at_once()`: a context in which operations on what isn't being traced run now, and give numbers
+  that outlive the trace.
 - `affine(x, kernel, bias)`: `x kernel + bias`; the bias may be None, or a tensor like the product.
 - `read(variable, dtype)`: a Keras variable's value, in a dtype.
 - `zeros(shape, dtype, like)`: zeros beside another tensor; neither to be given away nor written

@@ -1,5 +1,6 @@
 """The door to JAX: the loop is `lax.scan`."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from ostinato.doors.tracing import is_exporting
 
 __all__ = [
     "affine",
+    "at_once",
     "blend",
     "consuming",
     "for_checkpoints",
@@ -58,6 +60,12 @@ EAGER_TIMESTEPS = 256
 
 # Keras's function turns float64 to float32.
 _LEAN: dict[Any, Callable[..., Any]] = {keras.activations.tanh: jax.numpy.tanh}
+
+
+def at_once() -> contextlib.AbstractContextManager[Any]:
+    """Inside, operations on what isn't being traced run now, for numbers that outlive the trace."""
+    context: contextlib.AbstractContextManager[Any] = jax.ensure_compile_time_eval()
+    return context
 
 
 def loop(

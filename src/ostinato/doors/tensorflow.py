@@ -1,5 +1,6 @@
 """The door to TensorFlow: the loop is `tf.while_loop`, or Python's where it's unrolled."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from ostinato.doors.tracing import is_exporting
 
 __all__ = [
     "affine",
+    "at_once",
     "blend",
     "consuming",
     "for_checkpoints",
@@ -47,6 +49,12 @@ __all__ = [
 Tensors = tuple[Any, ...]
 
 Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
+
+
+def at_once() -> contextlib.AbstractContextManager[Any]:
+    """Inside, operations on what isn't being traced run now, for numbers that outlive the trace."""
+    context: contextlib.AbstractContextManager[Any] = tf.init_scope()
+    return context
 
 
 def loop(

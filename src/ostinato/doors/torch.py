@@ -1,5 +1,6 @@
 """The door to PyTorch: the loop is Python's."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ except (ImportError, AttributeError) as error:  # of PyTorch's, some without a p
 
 __all__ = [
     "affine",
+    "at_once",
     "blend",
     "consuming",
     "for_checkpoints",
@@ -56,6 +58,12 @@ _IN_PLACE: dict[Any, Callable[..., Any]] = {
     torch.tanh: torch.tanh_,
     torch.relu: torch.relu_,
 }
+
+
+def at_once() -> contextlib.AbstractContextManager[Any]:
+    """Inside, operations on what isn't being traced run now, for numbers that outlive the trace."""
+    context: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    return context
 
 
 def loop(

@@ -1,0 +1,196 @@
+"""A cell, traced: its program, and what's made before its loop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from ostinato.cells.contract import output_sizes
+from ostinato.programs.graph import Graph, Program, program_of, reachable
+from ostinato.programs.node import CONSTANT, WEIGHT, Value
+from ostinato.programs.tracing.history import Event, events, forget
+from ostinato.programs.tracing.members import Members
+from ostinato.programs.tracing.preparing import Source, Step, run
+from ostinato.programs.tracing.refusal import Untraceable
+from ostinato.programs.tracing.rules import rule_of
+from ostinato.programs.tracing.run import Run, Signature, run_on_symbols
+from ostinato.programs.tracing.translation import Translation
+from ostinato.structure import Structure, describe, leaves, repack
+from ostinato.tensors import Tensor, Tensors, to_dtype
+
+# Two sizes of a batch that nothing else is likely to have. What depends on the size comes out
+# differently for the two.
+BATCHES = (7919, 7907)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What tracing gives.
+
+    Attributes:
+        program: The step. Its inputs are the leaves of the cell's inputs, then its random masks of
+            a timestep; its states the leaves of the states.
+        outputs_like: The containers of its outputs, around their dtypes.
+        dtype: What the weights and constants come in.
+    """
+
+    program: Program
+    outputs_like: Structure
+    dtype: str
+    _sources: dict[int, Source] = field(repr=False)
+    _steps: tuple[Step, ...] = field(repr=False)
+    _weights: tuple[int, ...] = field(repr=False)
+    _constants: tuple[int, ...] = field(repr=False)
+
+    @property
+    def output_dtypes(self) -> tuple[str, ...]:
+        """The dtype that the cell itself gives each output in."""
+        return tuple(tree.flatten(self.outputs_like))
+
+    def prepare(self, cell: Any, constants: Sequence[Tensor] | None) -> tuple[Tensors, Tensors]:
+        """The program's weights and constants, of a cell's variables as they are now.
+
+        They're made by keras.ops of the variables' values, so gradients of them find their way.
+
+        Args:
+            cell: The cell that was traced, or one of the same class and configuration.
+            constants: The constants that the layer was called with, each (B, ...).
+        """
+        values = run(self._sources, self._steps, cell, leaves(constants or []))
+        return (
+            tuple(to_dtype(values[number], self.dtype) for number in self._weights),
+            tuple(to_dtype(values[number], self.dtype) for number in self._constants),
+        )
+
+
+def trace(
+    cell: Any, xs: Structure, states: Structure, constants: list[Any] | None, training: bool
+) -> Traced:
+    """Traces a cell.
+
+    Args:
+        cell: The cell, built.
+        xs: Its inputs of a timestep: a nest of `Like`, or of anything with a shape without the
+            batch and a dtype.
+        states: Likewise its states, in the containers of its `state_size`.
+        constants: Likewise a list of constants, or None.
+        training: Whether dropout is applied.
+
+    Raises:
+        Untraceable: It can't be a program.
+    """
+    signature = Signature(xs, states, constants, training)
+    first, second = (_translated(cell, signature, batch) for batch in BATCHES)
+    if _told(first) != _told(second):
+        raise Untraceable("its results depend on the size of the batch")
+    return first
+
+
+def _translated(cell: Any, signature: Signature, batch: int) -> Traced:
+    members = Members(cell)
+    run_ = run_on_symbols(cell, members, signature, batch)
+    output, states = _results(cell, run_)
+    flat_output: list[Any] = tree.flatten(output)
+    begun = [*run_.weights.values(), *leaves(run_.xs), *leaves(run_.states)]
+    begun += leaves(run_.constants or [])
+    found: list[Event] = []
+    try:
+        wanted = [s for s in (*flat_output, *states) if isinstance(s, keras.KerasTensor)]
+        found = events(wanted, begun, run_.histories)
+        t = Translation(run_, members, _dtype_of(cell, signature))
+        for event in found:
+            t.take(event, rule_of(event.operation))
+        outputs = [_result(t, item, f"output {at}") for at, item in enumerate(flat_output)]
+        new = [_result(t, item, f"state {at}") for at, item in enumerate(states)]
+    finally:
+        forget(event.operation for event in found)
+    dtypes = [keras.backend.standardize_dtype(item.dtype) for item in flat_output]
+    return _collected(t, run_, outputs, new, tree.pack_sequence_as(output, dtypes))
+
+
+def _dtype_of(cell: Any, signature: Signature) -> str:
+    """What a cell computes in."""
+    declared = getattr(cell, "compute_dtype", None)
+    return declared if isinstance(declared, str) else str(leaves(signature.xs)[0].dtype)
+
+
+def _results(cell: Any, run_: Run) -> tuple[Structure, list[Any]]:
+    """A cell's outputs, and the leaves of its new states, in the order of what it declares."""
+    states = repack(run_.states, run_.new_states)
+    declared = output_sizes(cell)
+    output = run_.output if declared is None else repack(declared, run_.output)
+    for what, given, fitted in (
+        ("new states", run_.new_states, states),
+        ("outputs", run_.output, output),
+    ):
+        if fitted is None:
+            raise Untraceable(f"its call returns {what} {describe(given)}, not as it declares")
+        for item in tree.flatten(fitted):
+            if not hasattr(item, "shape"):
+                raise Untraceable(f"its call returns {describe(item)} among its {what}")
+    return output, tree.flatten(states)
+
+
+def _result(t: Translation, item: Any, what: str) -> Value:
+    term = t.term(item)
+    if not term.fold and item.shape and item.shape[0] == t.batch:
+        term = t.broadcast(term, item.shape)
+    if term.fold != 1:
+        raise Untraceable(f"its {what} is of {tuple(item.shape)}, without the rows of the batch")
+    return term.value
+
+
+def _collected(
+    t: Translation, run_: Run, outputs: list[Value], states: list[Value], like: Structure
+) -> Traced:
+    """The program of the values found, and of what's prepared what it needs."""
+    shapes = {
+        "input_shapes": tuple(x.shape[1:] for x in leaves(run_.xs)),
+        "state_shapes": tuple(state.shape[1:] for state in leaves(run_.states)),
+    }
+    needed = reachable(t.graph.nodes, (*outputs, *states))
+    numbers = {}
+    for kind in (WEIGHT, CONSTANT):
+        places = [value for value in needed if t.graph[value].operation == kind]
+        shapes[f"{kind}_shapes"] = tuple(t.graph[value].shape for value in places)
+        numbers[kind] = tuple(t.prepared[value] for value in places)
+    graph = Graph(
+        [
+            replace(node, attributes=(numbers[node.operation].index(node.attributes[0]),))
+            if node.operation in numbers and place in set(needed)
+            else node
+            for place, node in enumerate(t.graph.nodes)
+        ]
+    )
+    program = program_of(graph, outputs, states, **shapes)
+    sources, steps = t.preparation.only((*numbers[WEIGHT], *numbers[CONSTANT]))
+    return Traced(program, like, t.dtype, sources, tuple(steps), numbers[WEIGHT], numbers[CONSTANT])
+
+
+def _told(traced: Traced) -> Any:
+    """What two runs at different sizes of the batch must have in common."""
+    steps = [_said(step) for step in traced._steps]
+    return traced.program, traced.outputs_like, steps
+
+
+def _said(step: Step) -> Any:
+    operation = getattr(step.function, "__self__", step.function)
+    if not isinstance(operation, keras.Operation):
+        operation = None
+    told = (
+        {
+            name: value
+            for name, value in vars(operation).items()
+            if not name.startswith("_") and name != "name"
+        }
+        if operation is not None
+        else {}
+    )
+    flat = tree.flatten((told, step.args, step.kwargs))
+    return type(operation).__name__, [
+        (item.shape, item.tobytes()) if isinstance(item, np.ndarray) else repr(item)
+        for item in flat
+    ]

@@ -1,0 +1,241 @@
+"""From what a cell did to symbols to a graph of programs' operations, phase by phase.
+
+What's made of weights and fixed arrays alone, or of constants, is prepared before the loop; the
+graph gets it as weights and constants. What's made of inputs and states is translated by `rules`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from ostinato.programs.graph import Graph
+from ostinato.programs.node import CONSTANT, INPUT, LITERAL, STATE, WEIGHT, ProgramError, Value
+from ostinato.programs.operations import operations
+from ostinato.programs.tracing.history import Event, symbols_in
+from ostinato.programs.tracing.members import Members
+from ostinato.programs.tracing.preparing import Preparation, Slot, Source
+from ostinato.programs.tracing.refusal import Untraceable, named
+from ostinato.programs.tracing.run import Run
+from ostinato.programs.tracing.terms import Term, Terms
+from ostinato.structure import leaves
+
+# When a value is known: before the loop, of weights alone or of constants too, or in a timestep.
+OF_WEIGHTS, OF_CONSTANTS, OF_TIMESTEP = range(3)
+
+# What gives whole numbers, and what does if it's given such.
+_WHOLE = {"gt", "ge", "lt", "le", "eq", "ne", "isnan", "isinf", "isfinite", "sign"}
+_WHOLE |= {"logical_and", "logical_or", "logical_xor", "logical_not"}
+_WHOLE_OF_WHOLE = {"add", "sub", "mul", "max", "min", "select", "sum", "amax"}
+_WHOLE_OF_WHOLE |= {"slice", "reshape", "transpose", "broadcast", "assemble", "rows"}
+
+
+class Translation(Terms):
+    """The translation of one run.
+
+    Attributes:
+        preparation: What is computed before the loop.
+        prepared: The number in it of each value of the graph that it gives.
+        dtype: What prepared values are cast to.
+    """
+
+    def __init__(self, run: Run, members: Members, dtype: str) -> None:
+        super().__init__(Graph(), run.batch)
+        self.preparation = Preparation()
+        self.prepared: dict[Value, int] = {}
+        self.dtype = dtype
+        self._phases: dict[int, int] = {}
+        self._numbers: dict[int, int] = {}  # of symbols that are prepared
+        self._terms: dict[int, Term] = {}
+        self._arrays: dict[Any, int] = {}
+        for key, symbol in run.weights.items():
+            member = members.values[key]
+            self._source(symbol, Source(tuple(member.ways), None, None, member.dtype), OF_WEIGHTS)
+        for number, symbol in enumerate(leaves(run.constants or [])):
+            self._source(symbol, Source((), number, None, symbol.dtype), OF_CONSTANTS)
+        for kind, nest in ((INPUT, run.xs), (STATE, run.states)):
+            for number, symbol in enumerate(leaves(nest)):
+                value = self.graph.leaf(kind, number, symbol.shape[1:])
+                self._terms[id(symbol)] = self.of(value, 1)
+                self._phases[id(symbol)] = OF_TIMESTEP
+
+    def _source(self, symbol: Any, source: Source, phase: int) -> None:
+        self._numbers[id(symbol)] = self.preparation.source(source)
+        self._phases[id(symbol)] = phase
+
+    # Events.
+
+    def take(self, event: Event, rule: Any) -> None:
+        """Takes one operation in: into what's prepared, or translated by its rule."""
+        found = [self._phases[id(s)] for s in symbols_in((event.args, event.kwargs))]
+        phase = max(found, default=OF_WEIGHTS)
+        held = [name for name, value in vars(event.operation).items() if symbols_in(value)]
+        if held and not isinstance(event.operation, keras.layers.Layer):
+            raise Untraceable(f"{named(event.operation)} is given a tensor as {held[0]}")
+        for symbol in event.outputs:
+            if "complex" in symbol.dtype:
+                raise Untraceable(f"{named(event.operation)} makes complex numbers")
+        if phase < OF_TIMESTEP and self._knows_the_batch(event, phase):
+            phase = OF_TIMESTEP
+        for symbol in event.outputs:
+            self._phases[id(symbol)] = phase
+        if phase < OF_TIMESTEP:
+            self._prepare(event)
+        else:
+            self._translate(event, rule)
+
+    def _knows_the_batch(self, event: Event, phase: int) -> bool:
+        """Whether the size of the batch is in an operation that'd be done for any batch."""
+        told = [value for name, value in vars(event.operation).items() if not name.startswith("_")]
+        numbers = [
+            number
+            for number in tree.flatten((told, event.args, event.kwargs))
+            if isinstance(number, int) and number and number % self.batch == 0
+        ]
+        sizes = [size for symbol in event.outputs for size in symbol.shape]
+        has_rows = phase == OF_WEIGHTS and any(size and size % self.batch == 0 for size in sizes)
+        return bool(numbers) or has_rows
+
+    def _prepare(self, event: Event) -> None:
+        def slot(item: Any) -> Any:
+            if isinstance(item, keras.KerasTensor):
+                return Slot(self._numbers[id(item)])
+            if isinstance(item, keras.Variable):
+                raise self._unknown(item)
+            return np.asarray(ops.convert_to_numpy(item)) if ops.is_tensor(item) else item
+
+        args, kwargs = tree.map_structure(slot, (event.args, event.kwargs), none_is_leaf=True)
+        numbers = self.preparation.step_of(event.operation.call, args, kwargs, len(event.outputs))
+        for symbol, number in zip(event.outputs, numbers, strict=True):
+            self._numbers[id(symbol)] = number
+
+    def _translate(self, event: Event, rule: Any) -> None:
+        name = named(event.operation)
+
+        def term(item: Any) -> Any:
+            if isinstance(item, (keras.KerasTensor, keras.Variable, np.ndarray)):
+                return self.term(item)
+            return self.term(item) if ops.is_tensor(item) else item
+
+        args, kwargs = tree.map_structure(term, (event.args, event.kwargs), none_is_leaf=True)
+        try:
+            for symbol in event.outputs:
+                self.fold_of(symbol.shape)
+            made = rule(self, event.operation, *args, **kwargs)
+        except (Untraceable, ProgramError) as error:
+            raise Untraceable(f"{name}: {error}") from error
+        made = made if isinstance(made, list) else [made]
+        for symbol, result in zip(event.outputs, made, strict=True):
+            if result.shape != tuple(symbol.shape):
+                result = self.broadcast(result, symbol.shape)
+            self._terms[id(symbol)] = result
+
+    # Operands.
+
+    def term(self, item: Any) -> Term:
+        """A symbol, array or number as a term."""
+        if isinstance(item, Term):
+            return item
+        if isinstance(item, keras.KerasTensor):
+            found = self._terms.get(id(item))
+            if found is None:
+                found = self._terms[id(item)] = self._given(self._as_floats(item), item.shape)
+            return found
+        if isinstance(item, (bool, int, float)):
+            return self.literal(float(item))
+        if isinstance(item, keras.Variable):
+            raise self._unknown(item)
+        return self._array(np.asarray(ops.convert_to_numpy(item)))
+
+    def _as_floats(self, symbol: Any) -> int:
+        number = self._numbers[id(symbol)]
+        if "float" in symbol.dtype:
+            return number
+        return self.preparation.step(ops.cast, Slot(number), self.dtype)
+
+    def _unknown(self, variable: keras.Variable) -> Untraceable:
+        return Untraceable(f"the variable {variable.path!r} is no attribute of the cell")
+
+    def _array(self, array: np.ndarray) -> Term:
+        if array.dtype.kind not in "fiub" and "float" not in str(array.dtype):
+            raise Untraceable(f"an array of {array.dtype} is among the operands")
+        if array.ndim == 0:
+            return self.literal(float(array))
+        fold = self.fold_of(array.shape)
+        if fold == 1 and bool((array == array[:1]).all()):
+            return self.with_rows(self._array(array[0]))
+        if fold:
+            raise Untraceable("a fixed array has the size of the batch")
+        array = array.astype("float64" if self.dtype == "float64" else "float32")
+        key = (array.shape, array.tobytes())
+        if key not in self._arrays:
+            self._arrays[key] = self.preparation.source(Source((), None, array, self.dtype))
+        return self._given(self._arrays[key], array.shape)
+
+    def _given(self, number: int, shape: Sequence[int]) -> Term:
+        """A prepared value as a leaf of the graph."""
+        fold = self.fold_of(shape)
+        dims = self.dims(shape, fold)
+        if fold > 1:
+            number = self.preparation.step(ops.reshape, Slot(number), (-1, *dims))
+        return self.of(self._leaf(number, dims, CONSTANT if fold else WEIGHT), fold)
+
+    def _leaf(self, number: int, dims: Sequence[int], kind: str) -> Value:
+        value = self.graph.leaf(kind, number, tuple(dims))
+        self.prepared[value] = number
+        return value
+
+    def is_whole(self, term: Term) -> bool:
+        """Whether a term is known to hold small whole numbers: booleans, counts, places."""
+        node = self.graph[term.value]
+        if node.operation == LITERAL:
+            return float(node.attributes[0]).is_integer()
+        if node.operation in _WHOLE:
+            return True
+        if node.operation not in _WHOLE_OF_WHOLE or not node.arguments:
+            return False
+        parts = node.arguments[1:] if node.operation == "select" else node.arguments
+        return all(self.is_whole(self.of(part, 0)) for part in parts)
+
+    def side_by_side(self, xs: Any) -> list[Term]:
+        """Several operands; a single tensor is as many as its first axis has places."""
+        if isinstance(xs, Term):
+            raise Untraceable("a tensor is taken apart by its rows")
+        return [self.term(x) for x in xs]
+
+    def array_of(self, term: Term) -> np.ndarray | None:
+        """The fixed array that a term is, or None."""
+        number = self.prepared.get(term.value)
+        source = None if number is None else self.preparation.sources.get(number)
+        return None if source is None else source.array
+
+    # The graph.
+
+    def add(self, operation: str, *values: Value, attributes: tuple[Any, ...] = ()) -> Value:
+        """An operation's value; prepared, where it's of weights alone."""
+        nodes = [self.graph[value] for value in values]
+        apply = operations()[operation].apply
+        if operation == "rows" or apply is None or any(node.has_rows for node in nodes):
+            return self.graph.add(operation, *values, attributes=attributes)
+        shape, _ = operations()[operation].infer(nodes, attributes)
+        args = [self._argument(value) for value in values]
+
+        def function(*tensors: Any) -> Any:
+            return apply(*tensors, attributes=attributes, nodes=nodes)
+
+        return self._leaf(self.preparation.step(function, *args), shape, WEIGHT)
+
+    def _argument(self, value: Value) -> Any:
+        node = self.graph[value]
+        if node.operation == LITERAL:
+            return np.asarray(
+                node.attributes[0], self.dtype if "16" not in self.dtype else "float32"
+            )
+        return Slot(self.prepared[value])
+
+    def prepare(self, term: Term, function: Any, dims: Sequence[int]) -> Term:
+        """What a function of keras.ops makes of a term without rows, before the loop."""
+        number = self.preparation.step(function, self._argument(term.value))
+        return self.of(self._leaf(number, dims, WEIGHT), 0)
