@@ -24,13 +24,9 @@ def total(results):
     return sum(tf.reduce_sum(y * tf.reshape(weight, tf.shape(y))) for y, weight in parts)
 
 
-def differentiable(operands):
-    return {n: t for n, t in operands.items() if "mask" not in n}
-
-
 def pulled(case, operands, training=True):
     """Results and the gradients of `total`, by operand."""
-    wanted = differentiable(operands)
+    wanted = {name: operands[name] for name in case.differentiable}
     with tf.GradientTape() as tape:
         tape.watch(wanted)
         results = run(case, operands, training)

@@ -11,7 +11,7 @@ def tensors(case, dtype=torch.float64, grad=False):
     for name, array in case.arrays.items():
         tensor = torch.from_numpy(array)
         made[name] = tensor if tensor.dtype == torch.bool else tensor.to(dtype)
-        made[name].requires_grad_(grad and "mask" not in name)
+        made[name].requires_grad_(grad and name in case.differentiable)
     return made
 
 

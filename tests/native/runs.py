@@ -80,6 +80,11 @@ class Case:
             made["recurrent_masks"] = dropped(self.recurrent_masks, units)
         return made
 
+    @property
+    def differentiable(self) -> tuple:
+        """The names of the operands that have gradients."""
+        return tuple(name for name in self.arrays if "mask" not in name)
+
 
 @dataclass
 class Expected:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from native.routine_cases import RoutineCase
 from native.runs import GATES, KINDS, Case
 from ostinato import layers
 from ostinato.doors import door
@@ -14,6 +15,7 @@ from ostinato.doors import door
 assert jax.device_count() == 4, jax.devices()
 assert door.native_why_not(jax.numpy.zeros(1)) is None
 BATCH_AXES = {"x": 0, "h": 0, "c": 0, "mask": 0, "input_masks": 1, "recurrent_masks": 1}
+BATCH_AXES.update(dict.fromkeys(("input0", "input1", "state0", "constant0"), 0))
 
 
 def placed(case, mesh, axes):
@@ -32,7 +34,7 @@ def step(case):
         results = door.fused((case.spec,), operands)
         return sum((y * y).sum() for y in results), results
 
-    places = tuple(i for i, name in enumerate(case.arrays) if "mask" not in name)
+    places = tuple(i for i, name in enumerate(case.arrays) if name in case.differentiable)
     return jax.jit(jax.value_and_grad(loss, places, has_aux=True))
 
 
@@ -152,10 +154,14 @@ def main():
         )
         check(everything, line, "batch")
     check(Case("lstm", sizes=(8, 5, 4, 7)), square, ("data", "more"))
+    check(RoutineCase(mask=True, sizes=(8, 5, 4, 7)), line, "batch")
+    check(RoutineCase(sizes=(8, 5, 4, 7)), square, ("data", "more"))
     check_uneven(Case("lstm", sizes=(6, 5, 4, 7)), line)
+    check_uneven(RoutineCase(sizes=(6, 5, 4, 7)), line)
     for wills in ((None, "data"), ("data", ("data", "more")), ("data", "more"), ("data", None)):
         check_two_wills(Case("lstm", sizes=(8, 5, 4, 7)), square, *wills)
     check_other_parts_are_refused(Case("lstm", sizes=(8, 5, 4, 7)), line)
+    check_other_parts_are_refused(RoutineCase(sizes=(8, 5, 4, 7)), line)
     check_data_parallel()
 
 
