@@ -80,7 +80,7 @@ class Rearranged(Cell):
     def call(self, inputs, states):
         folded = ops.reshape(inputs, (-1, 2)) @ self.w
         x = ops.reshape(folded, (ops.shape(inputs)[0], 2, 2))
-        x = ops.transpose(x, (0, 2, 1))[:, ::-1]
+        x = ops.flip(ops.transpose(x, (0, 2, 1)), axis=1)
         x = ops.concatenate([x, ops.flip(x, axis=-1)], axis=1)
         x = ops.sum(ops.pad(x, ((0, 0), (1, 0), (0, 0)), constant_values=0.5), axis=-1)
         x = ops.take(x, np.array([4, 2, 0, 1, 3]), axis=1)

@@ -5,12 +5,19 @@ from typing import Any
 import keras
 
 from ostinato.programs.tracing.refusal import Untraceable, named
+from ostinato.programs.tracing.rules_convolutions import CONVOLUTIONS
 from ostinato.programs.tracing.rules_elementwise import ELEMENTWISE, Rule
 from ostinato.programs.tracing.rules_products import PRODUCTS
 from ostinato.programs.tracing.rules_reductions import REDUCTIONS
 from ostinato.programs.tracing.rules_shapes import SHAPES
 
-RULES: dict[str, Rule] = {**ELEMENTWISE, **SHAPES, **REDUCTIONS, **PRODUCTS}
+RULES: dict[str, Rule] = {
+    **ELEMENTWISE,
+    **SHAPES,
+    **REDUCTIONS,
+    **PRODUCTS,
+    **CONVOLUTIONS,
+}
 
 
 def rule_of(operation: Any) -> Rule:
