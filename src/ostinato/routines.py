@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from ostinato import native
 from ostinato.runs import Names, Sizes
@@ -312,35 +312,41 @@ class RoutineLayout:
         return (*routines.differentiable, *(False,) * bool(routines.has_mask))
 
     @cached_property
-    def _dims(self) -> dict[str, Dims]:
+    def _forms(self) -> tuple[tuple[int, Dims], ...]:
+        """Of each result but `saved` how many axes of (B, T) it has, and its dims."""
         routines = self.spec.routines
-        names = (*self.inputs, *self._states, *self._others, *self._outputs)
-        dims = (routines.inputs, routines.states, routines.constants, routines.weights)
-        return dict(zip(names, (*sum(dims, ()), *routines.outputs), strict=True))
+        in_time = 2 if self.spec.return_sequences else 1
+        kinds = (
+            ("input", 2, routines.inputs),
+            ("state", 1, routines.states),
+            ("constant", 1, routines.constants),
+            ("weight", 0, routines.weights),
+            ("output", in_time, routines.outputs),
+        )
+        forms = {
+            name: (count, dims)
+            for kind, count, all_dims in kinds
+            for name, dims in zip(_numbered(kind, all_dims), all_dims, strict=True)
+        }
+        names = (name.removeprefix("d_") for name in self.results)
+        return tuple(forms[name] for name in names if name != "saved")
 
     def shapes(self, anchors: Sequence[Sizes]) -> list[Sizes]:
         """The shapes of the results, given that of the first input."""
         (x,) = anchors
-        dims = self._dims["input0"]
-        if len(x) != 2 + len(dims):
-            sizes = "".join(f", {size}" for size in dims)
+        routines = self.spec.routines
+        if len(x) != 2 + len(routines.inputs[0]):
+            sizes = "".join(f", {size}" for size in routines.inputs[0])
             raise ValueError(
                 f"[ostinato::{self.operation}] expected input0 (batch, time{sizes}), got "
                 f"{tuple(x)}."
             )
-        return [self._shape(name, x[0], x[1]) for name in self.results]
-
-    def _shape(self, name: str, B: Any, T: Any) -> Sizes:  # noqa: N803
-        name = name.removeprefix("d_")
-        if name == "saved":
-            return (None if T is None else T + 1, B, self.spec.routines.saved)
-        dims = self._dims[name]
-        if name.startswith("weight"):
-            return dims
-        in_time = name.startswith("input") or (
-            name.startswith("output") and self.spec.return_sequences
-        )
-        return (B, T, *dims) if in_time else (B, *dims)
+        B, T = x[0], x[1]  # noqa: N806
+        front: tuple[Sizes, ...] = ((), (B,), (B, T))
+        shapes = [front[count] + dims for count, dims in self._forms]
+        if "saved" in self.results:
+            shapes.append((None if T is None else T + 1, B, routines.saved))
+        return shapes
 
 
 def _numbered(kind: str, dims: Sequence[Dims]) -> Names:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import keras
+import numpy as np
 import pytest
 
 if keras.config.backend() != "tensorflow":
@@ -127,6 +128,36 @@ def test_in_loops_of_tensorflow():
     wanted = ys, tape.gradient(ys, xs)
     assert_equal(mapped(tf.map_fn), wanted)
     assert_equal(mapped(tf.vectorized_map), wanted)
+
+
+class Layer(keras.layers.Layer):
+    """The case's cell over a sequence, its weights trained."""
+
+    def __init__(self, case, run):
+        super().__init__()
+        self.case, self.run, self.supports_jit = case, run, False
+        arrays = [a for name, a in case.arrays.items() if name.startswith("weight")]
+        self.learnt = [self.add_weight(a.shape, lambda *_, a=a, **__: a) for a in arrays]
+
+    def call(self, x, training=False):
+        batch, time, units = tf.shape(x)[0], tf.shape(x)[1], self.case.sizes[3]
+        second, first = tf.zeros((batch, time, units)), tf.zeros((batch, units))
+        spec = replace(self.case.spec, training=int(training))
+        return self.run((spec,), (x, second, first, first, *map(tf.identity, self.learnt)))[0]
+
+
+def test_fit():
+    case = RoutineCase(sizes=(16, 5, 4, 7))
+
+    def losses(run):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([Layer(case, run), keras.layers.Dense(2)])
+        model.compile("adam", "mse")
+        rng = np.random.default_rng(0)
+        x, y = (rng.normal(size=shape).astype("float32") for shape in ((16, 5, 4), (16, 5, 2)))
+        return model.fit(x, y, epochs=3, batch_size=8, verbose=0).history["loss"]
+
+    np.testing.assert_allclose(losses(door.fused), losses(plain), rtol=1e-5)
 
 
 @pytest.mark.parametrize("sizes", [(0, 5, 4, 7), (3, 0, 4, 7)])

@@ -1,5 +1,6 @@
 """A cell of one's own on the native engine under PyTorch, in each way in which PyTorch runs it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import keras
@@ -247,6 +248,19 @@ def test_equal_routines_are_the_same():
     assert signature("forward", (one,)) is signature("forward", (other,))
 
 
+def test_several_threads_need_a_routine_at_once():
+    cases = [RoutineCase(mask=True, sizes=(4, 9, 5, 3 + i % 4), seed=i) for i in range(16)]
+
+    def work(case):
+        operands = tensors(case, grad=True)
+        results = run(case, operands)
+        return [*results, *gradients(results, operands).values()]
+
+    with ThreadPoolExecutor(8) as pool:
+        for got, case in zip(pool.map(work, cases), cases, strict=True):
+            assert_equal(got, work(case))
+
+
 # What it refuses.
 
 
@@ -306,6 +320,27 @@ def test_what_is_said_of_a_cell_has_to_fit():
         routines_of(lowering, differentiable=(True,))
     with pytest.raises(ValueError, match="an input or more"):
         routines_of(lowering, inputs=(), differentiable=(True,) * 5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"outputs": ((7,), (8,))},
+        {"outputs": ((7,),)},
+        {"states": ((7, 1),)},
+        {"weights": ((4, 7), (7, 7), (7, 1))},
+        {"has_mask": True},
+        {"differentiable": (True,) * 7},
+    ],
+    ids=str,
+)
+def test_what_is_said_of_a_cell_is_checked_by_the_core(changes):
+    spec = RoutineSpec(routines_of(Lowering(4, 7, mask=False), **changes), 0, 0, 1)
+    operands = tensors(RoutineCase(mask="has_mask" in changes), grad=True)
+    if "weights" in changes:
+        operands["weight2"] = operands["weight2"].detach()[:, None].requires_grad_()
+    with pytest.raises(ValueError, match="expected"):
+        door.fused((spec,), tuple(operands.values()))[0].sum().backward()
 
 
 def test_little_is_done_in_python_at_a_step(monkeypatch):
