@@ -75,7 +75,9 @@ OSTINATO_INLINE Exponent split_exponent(F32::V x) {
   F32::V r = x - n * splat<F32>(0.693359375f);
   r = r - n * splat<F32>(-2.12194440e-4f);
   const F32::V rest = r + r * r * polynomial<F32>(r, kC);
-  return {(F32::V)(((F32::M)shifted + splat_int<F32>(127)) << 23), rest};
+  // Without a sign: of a NaN the sum may wrap around.
+  typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+  return {(F32::V)(((Bits)shifted + (Bits)splat_int<F32>(127)) << 23), rest};
 }
 
 // e^x - 1, with its full precision near zero.

@@ -19,7 +19,7 @@ enum : int64_t { kOperand, kResult, kCarry, kNext, kScratch, kSaved, kSavedNext,
 // A reference and its strides.
 struct Ref {
   int64_t space, index, offset = 0;
-  Ints strides;
+  Ints strides = {};
 };
 
 // The parts of an encoding; `ints` joins them.

@@ -4,11 +4,10 @@
 //   test_routine [cases]     OSTINATO_TARGET chooses the target, OSTINATO_NUM_THREADS the threads
 #include <cmath>
 #include <cstring>
-#include <memory>
 
 #include "../core/kernels.h"
 #include "../core/threads.h"
-#include "routines.h"
+#include "routine_calls.h"
 
 using namespace ostinato;
 using namespace ostinato::tests;
@@ -19,59 +18,6 @@ double tolerance(float) { return 2e-5; }
 double tolerance(double) { return 2e-12; }
 
 double worst = 0;  // of the tolerance
-
-// Memory of a call, each tensor by itself and no larger than it is, so that AddressSanitizer watches.
-template <class F>
-struct Memory {
-  std::vector<std::unique_ptr<F[]>> floats;
-  std::vector<std::unique_ptr<uint8_t[]>> bytes;
-  std::vector<Ints> shapes;
-  std::vector<Tensor> tensors;
-
-  static constexpr Dtype dtype = sizeof(F) == 4 ? Dtype::f32 : Dtype::f64;
-
-  void reserve(size_t count) { shapes.reserve(count); }
-  void add(Ints shape, const Numbers64& values, bool is_mask) {
-    void* data;
-    if (is_mask) {
-      bytes.emplace_back(new uint8_t[values.size()]);
-      for (size_t i = 0; i < values.size(); ++i) bytes.back()[i] = uint8_t(values[i]);
-      data = bytes.back().get();
-    } else {
-      floats.emplace_back(new F[values.size()]);
-      for (size_t i = 0; i < values.size(); ++i) floats.back()[i] = F(values[i]);
-      data = floats.back().get();
-    }
-    shapes.push_back(std::move(shape));
-    tensors.push_back({data, is_mask ? Dtype::boolean : dtype, int32_t(shapes.back().size()),
-                       shapes.back().data()});
-  }
-};
-
-std::string register_it(const Encoding& e, RoutineHash* hash) {
-  const Ints ints = e.ints();
-  return register_routine(ints.data(), ints.size(), e.floats.data(), e.floats.size(), hash);
-}
-
-template <class F>
-struct Bound {
-  Memory<F> in, out;
-  Ints spec;
-
-  Bound(const Encoding& e, const RoutineNumbers& n, const RoutineHash& hash)
-      : spec{kRoutine, hash.high, hash.low, n.go_backwards, n.flip_outputs, n.return_sequences} {
-    in.reserve(e.operands.size()), out.reserve(e.results.size());
-    for (size_t i = 0; i < e.operands.size(); ++i)
-      in.add(n.shape(e, e.operands[i]), n.operands[i], e.operands[i].kind == 3);
-    for (size_t i = 0; i < e.results.size(); ++i)
-      out.add(n.shape(e, e.results[i]), n.results[i], false);
-  }
-
-  std::string run() {
-    return forward(spec.data(), spec.size(), in.tensors.data(), in.tensors.size(),
-                   out.tensors.data(), out.tensors.size());
-  }
-};
 
 // A saved value of T steps has room for one more, that nobody writes or reads.
 bool is_unused(const Encoding& e, const RoutineNumbers& n, const Encoding::Result& result, size_t at) {
@@ -121,32 +67,83 @@ void check(const Encoding& e, int64_t B, int64_t T, Random& random, const std::s
   compare<double>(e, fresh, expected, hash, name);
 }
 
-void show(const Encoding& e) {
-  for (const auto& o : e.operands) {
-    std::printf("operand kind %d order %d:", int(o.kind), int(o.order));
-    for (int64_t d : o.dims) std::printf(" %d", int(d));
-    std::printf("\n");
-  }
-  for (const auto& o : e.results) {
-    std::printf("result kind %d order %d which %d:", int(o.kind), int(o.order), int(o.which));
-    for (int64_t d : o.dims) std::printf(" %d", int(d));
-    std::printf("\n");
-  }
-  for (const auto& s : e.scratch) std::printf("scratch %d at %d ring %d\n", int(s.a), int(s.b), int(s.c));
-  for (const auto& s : e.body) {
-    for (int64_t d : s) std::printf(" %d", int(d));
-    std::printf("\n");
-  }
-}
-
 void test_random_routines(int64_t count) {
-  const char* only = std::getenv("ONLY");
-  for (int64_t i = only ? std::atoll(only) : 0; i < count; ++i) {
+  for (int64_t i = 0; i < count; ++i) {
     Random random{uint64_t(i)};
     const int64_t batches[] = {1, 2, 5, 17, 70}, steps[] = {1, 2, 3, 11};
     const Encoding e = random_routine(random);
-    if (only) show(e);
     check(e, random.pick(batches), random.pick(steps), random, "routine " + std::to_string(i));
+  }
+}
+
+// --- every operation ------------------------------------------------------------------------------
+
+// A routine of one MAP over a row: y = operation(a, b, c).
+Encoding one_operation(const char* name, int arity, int64_t size) {
+  Encoding e;
+  Map map;
+  map.dims = {size};
+  for (int64_t i = 0; i < 3; ++i) {
+    e.operands.push_back({0, 0, {size}});
+    map.input({kOperand, i, 0, {1}});
+  }
+  e.results.push_back({0, 0, 0, {size}});
+  const int64_t value = map.operation(name, 0, arity > 1 ? 1 : -1, arity > 2 ? 2 : -1);
+  map.outputs.push_back({value, 0, {kResult, 0, 0, {1}}});
+  e.body.push_back(map.ints());
+  return e;
+}
+
+template <class F>
+void check_operation(const Encoding& e, const RoutineNumbers& n, const RoutineHash& hash,
+                     const char* name) {
+  Bound<F> bound(e, n, hash);
+  const std::string error = bound.run();
+  CHECK(error.empty(), "%s: %s", name, error.c_str());
+  const F* got = static_cast<const F*>(bound.out.tensors[0].data);
+  const double allowed = sizeof(F) == 4 ? 2e-6 : 1e-14;
+  for (size_t i = 0; i < n.results[0].size(); ++i) {
+    const double a = n.operands[0][i], b = n.operands[1][i], c = n.operands[2][i];
+    const double expected = plain_operation(name, a, b, c), x = double(got[i]);
+    const bool same = std::isnan(expected) ? std::isnan(x) : F(expected) == got[i];
+    // gelu's and its likes' tails are what is left of values as large as a
+    const double scale = std::fmax(std::fmax(std::abs(expected), 0.2), std::fmin(std::abs(a), 10) / 4);
+    const double off = std::abs(x - expected) / scale;
+    CHECK(same || off < allowed, "%s(%.9g, %.9g, %.9g) in float%zu: expected %.9g, got %.9g", name,
+          a, b, c, 8 * sizeof(F), expected, x);
+  }
+}
+
+// What activations make of large and odd numbers is for test_kernels.
+bool is_activation(const char* name) {
+  size_t count = 0;
+  const char* const* names = activation_names(&count);
+  for (size_t i = 0; i < count; ++i)
+    if (std::strcmp(names[i], std::strncmp(name, "d_", 2) == 0 ? name + 2 : name) == 0) return true;
+  return false;
+}
+
+void test_every_operation() {
+  const double odd[] = {0.0, -0.0, 1, -1, 0.5, 2.5, -3.5, 1e-30, 40, -60, 89, 200, 1e10, NAN, INFINITY, -INFINITY};
+  size_t count = 0;
+  const char* const* names = routine_operations(&count);
+  for (size_t k = 0; k < count; ++k) {
+    const int64_t size = 37;
+    const Encoding e = one_operation(names[k], routine_arity(int64_t(k)), size);
+    RoutineHash hash{};
+    const std::string error = register_it(e, &hash);
+    CHECK(error.empty(), "%s: %s", names[k], error.c_str());
+    Random random{k};
+    RoutineNumbers n = random_numbers(e, 3, 9, random);
+    n.go_backwards = n.flip_outputs = 0;
+    for (Numbers64& values : n.operands)
+      for (double& value : values) {
+        if (random.chance(0.3)) value = float(random.pick(odd));
+        else if (random.chance(0.5)) value = float(value * 12);
+        if (is_activation(names[k]) && !(std::abs(value) < 80)) value = 7;
+      }
+    check_operation<float>(e, n, hash, names[k]);
+    check_operation<double>(e, n, hash, names[k]);
   }
 }
 
@@ -158,6 +155,7 @@ int main(int argc, char** argv) {
     return kSkipped;
   }
   const int64_t count = argc > 1 ? std::atoll(argv[1]) : 300;
+  test_every_operation();
   test_random_routines(count);
   std::printf("%s, %d threads: at most %.2f of what's allowed\n", target().c_str(), thread_count(), worst);
   return 0;

@@ -75,7 +75,8 @@ OSTINATO_INLINE typename R::V log_of(typename R::V x) {
   typedef Logarithm<R> C;
   const V zero = splat<R>(0), infinity = splat<R>(static_cast<typename R::S>(__builtin_inf()));
   const V is_small = x < splat<R>(C::kSmallest) ? splat<R>(1) : zero;
-  const V scaled = x < splat<R>(C::kSmallest) ? x * splat<R>(C::kUp) : x;
+  const V known = x > zero ? x : splat<R>(1);
+  const V scaled = x < splat<R>(C::kSmallest) ? known * splat<R>(C::kUp) : known;
   // m's bits are those from sqrt 1/2 on
   const M bits = (M)scaled - splat_int<R>(C::kSqrtHalfBits);
   const M exponent = bits >> C::kMantissa;
