@@ -140,6 +140,44 @@ class Chosen(Cell):
         return ops.logsumexp(h, axis=-1, keepdims=True) + h, [h / (1.0 + ops.abs(h))]
 
 
+class Spiking(Cell):
+    """A step whose gradient is made up, and one by a straight-through term."""
+
+    def call(self, inputs, states):
+        @ops.custom_gradient
+        def fire(v, steepness):
+            def grad(*args, upstream=None):
+                upstream = args[-1] if upstream is None else upstream
+                slope = steepness / (1.0 + ops.abs(steepness * v)) ** 2
+                return upstream * slope, 0.1 * upstream
+
+            return ops.cast(v > 0, v.dtype), grad
+
+        v = 0.9 * states[0] + inputs[:, :1]
+        spike = fire(v, ops.exp(v))
+        soft = ops.sigmoid(v)
+        through = soft + ops.stop_gradient(ops.cast(v > 0.1, v.dtype) - soft)
+        return spike - 0.3 * through, [v * (1.0 - spike)]
+
+
+class Convolving(Cell):
+    """Convolutions with strides, dilation and padding, depthwise too, and pooling."""
+
+    state_size = output_size = Shape(6, 5, 2)
+
+    def shapes(self):
+        return {"k": (3, 2, 2, 2), "wide": (2, 2, 2, 4), "deep": (3, 3, 2, 2), "one": (1, 1, 4, 2)}
+
+    def call(self, inputs, states):
+        x = ops.conv(inputs, self.k, padding="same")
+        z = ops.conv(states[0], self.wide, dilation_rate=(2, 1), padding="same")
+        d = ops.depthwise_conv(states[0], self.deep, padding="same")
+        h = ops.tanh(x + ops.conv(z + d, self.one))
+        small = ops.conv(h, self.wide, strides=2) + ops.average_pool(d, (2, 2), 2)
+        peak = ops.max_pool(small, (3, 2))
+        return h, [h * (1.0 + ops.sum(peak, axis=-1, keepdims=True))]
+
+
 class NoLayer:
     """A plain object, whose state comes back bare."""
 
@@ -150,5 +188,6 @@ class NoLayer:
         return largest, largest
 
 
-_ALL = (Dense, Gated, InADict, Rearranged, WithLayers, Chosen, NoLayer)
+_ALL = (Dense, Gated, InADict, Rearranged, WithLayers, Chosen, Spiking, Convolving, NoLayer)
 CELLS = {cls.__name__: cls for cls in _ALL}
+SIZES = {"Convolving": (6, 5, 2)}  # of a timestep, where it isn't WIDTH

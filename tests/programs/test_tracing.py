@@ -1,6 +1,5 @@
 """What a traced cell's program says is what the cell's call does, values and gradients."""
 
-import cells
 import keras
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from ostinato.cells.building import build_cell, initial_states
 from ostinato.programs.evaluation import evaluate
 from ostinato.programs.tracing import Like, trace
 from ostinato.structure import leaves, repack
+from programs import cells
 
 ROWS = 3
 
@@ -28,30 +28,95 @@ def tensors(rng, nest):
     return tree.map_structure(draw, nest)
 
 
-def made(cell, width=cells.WIDTH, constants=None):
+def made(cell, constants=None, training=False):
     """A cell, built, with random inputs and states, and what tracing it gives."""
     rng = np.random.default_rng(5)
-    xs = ops.convert_to_tensor(rng.standard_normal((ROWS, width)).astype("float32"))
-    build_cell(cell, (None, width), "float32")
+    size = cells.SIZES.get(type(cell).__name__, (cells.WIDTH,))
+    xs = ops.convert_to_tensor(rng.standard_normal((ROWS, *size)).astype("float32"))
+    build_cell(cell, (None, *size), "float32")
     states = tensors(rng, initial_states(cell, ROWS, "float32"))
     given = None if constants is None else like(constants)
-    return xs, states, trace(cell, like(xs), like(states), given, training=False)
+    return xs, states, trace(cell, like(xs), like(states), given, training=training)
 
 
-def assert_says_the_same(cell, xs, states, traced, constants=None, tolerance=2e-6):
-    """Asserts that a program gives what the cell's call does."""
-    keywords = {} if constants is None else {"constants": constants}
-    call = cell if isinstance(cell, keras.layers.Layer) else cell.call
-    output, new = call(xs, states, **keywords)
-    weights, prepared = traced.prepare(cell, constants)
-    got, got_new = evaluate(
-        traced.program, tuple(leaves(xs)), tuple(leaves(states)), prepared, weights
+def pulled(function, tensors, variables):
+    """A function's results, and the gradients of a sum of them, of its tensors and variables."""
+    pull = {"jax": _jax, "torch": _torch, "tensorflow": _tensorflow}[keras.config.backend()]
+    results, gradients = pull(function, tensors, variables)
+    flat = [*results, *(np.zeros(()) if g is None else g for g in gradients)]
+    return [ops.convert_to_numpy(ops.convert_to_tensor(tensor)) for tensor in flat]
+
+
+def weighed(results):
+    """A sum of all results in which no two elements count the same."""
+    return sum(
+        ops.sum(ops.cos(ops.reshape(ops.arange(ops.size(r), dtype="float32"), ops.shape(r))) * r)
+        for r in results
     )
-    expected = [*tree.flatten(output), *tree.flatten(repack(states, new))]
-    for a, b in zip((*got, *got_new), expected, strict=True):
-        np.testing.assert_allclose(
-            ops.convert_to_numpy(a), ops.convert_to_numpy(b), atol=tolerance, rtol=tolerance
-        )
+
+
+def _jax(function, tensors, variables):
+    import jax
+
+    def loss(tensors, values):
+        pairs = zip(variables, values, strict=True)
+        with keras.StatelessScope(pairs):
+            results = function(*tensors)
+        return weighed(results), results
+
+    gradients, results = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(
+        tensors, [variable.value for variable in variables]
+    )
+    return results, [*gradients[0], *gradients[1]]
+
+
+def _torch(function, tensors, variables):
+    import torch
+
+    tensors = [tensor.detach().requires_grad_() for tensor in tensors]
+    results = function(*tensors)
+    inputs = [*tensors, *(variable.value for variable in variables)]
+    gradients = torch.autograd.grad(weighed(results), inputs, allow_unused=True)
+    return [result.detach() for result in results], list(gradients)
+
+
+def _tensorflow(function, tensors, variables):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        results = function(*tensors)
+        loss = weighed(results)
+    return results, tape.gradient(loss, [*tensors, *(variable.value for variable in variables)])
+
+
+def assert_says_the_same(cell, xs, states, traced, constants=None, tolerance=5e-6):
+    """Asserts that a program gives what the cell's call does, and its gradients."""
+    call = cell if isinstance(cell, keras.layers.Layer) else cell.call
+    counts = [len(leaves(nest)) for nest in (xs, states)]
+
+    def parts(tensors):
+        xs_, states_ = tensors[: counts[0]], tensors[counts[0] : sum(counts)]
+        return xs_, states_, list(tensors[sum(counts) :]) or None
+
+    def by_cell(*tensors):
+        flat_xs, flat_states, constants = parts(tensors)
+        keywords = {} if constants is None else {"constants": constants}
+        packed = tree.pack_sequence_as(xs, flat_xs), tree.pack_sequence_as(states, flat_states)
+        output, new = call(*packed, **keywords)
+        return [*tree.flatten(output), *tree.flatten(repack(states, new))]
+
+    def by_program(*tensors):
+        flat_xs, flat_states, constants = parts(tensors)
+        weights, prepared = traced.prepare(cell, constants)
+        outputs, new = evaluate(traced.program, flat_xs, flat_states, prepared, weights)
+        return [*outputs, *new]
+
+    given = [*leaves(xs), *leaves(states), *(constants or [])]
+    variables = [v for v in getattr(cell, "variables", []) if "seed" not in v.path]
+    expected = pulled(by_cell, given, variables)
+    for a, b in zip(pulled(by_program, given, variables), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("name", cells.CELLS)

@@ -7,8 +7,8 @@ from typing import Any
 from ostinato.programs.node import (
     CONSTANT,
     INPUT,
+    LEAVES,
     LITERAL,
-    MASK,
     STATE,
     WEIGHT,
     Node,
@@ -126,7 +126,7 @@ class Program:
                         f"value {place} is {node.operation} {number} of {node.shape}, "
                         f"expected one of {shapes}"
                     )
-            elif node.operation not in (LITERAL, MASK):
+            elif node.operation not in LEAVES:
                 arguments = [self.nodes[argument] for argument in node.arguments]
                 made = operations()[node.operation].infer(arguments, node.attributes)
                 if made != (node.shape, node.has_rows):

@@ -13,15 +13,13 @@ Shape = tuple[int, ...]
 Value = int  # a node's place in its graph
 
 # What a graph is given. All but weights and literals have rows.
-INPUT, STATE, CONSTANT, WEIGHT, MASK, LITERAL = (
-    "input",
-    "state",
-    "constant",
-    "weight",
-    "mask",
-    "literal",
-)
-LEAVES = (INPUT, STATE, CONSTANT, WEIGHT, MASK, LITERAL)
+INPUT, STATE, CONSTANT, WEIGHT, MASK = "input", "state", "constant", "weight", "mask"
+LITERAL = "literal"
+# In derivatives: the gradients of the outputs and of the new states.
+D_OUTPUT, D_STATE = "d_output", "d_state"
+# In the gradients that a custom operation brings along: the gradient of its value.
+UPSTREAM = "upstream"
+LEAVES = (INPUT, STATE, CONSTANT, WEIGHT, MASK, LITERAL, D_OUTPUT, D_STATE, UPSTREAM)
 
 
 class ProgramError(ValueError):

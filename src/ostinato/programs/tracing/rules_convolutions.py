@@ -30,7 +30,9 @@ def _need_channels_last(op: Any, x: Term) -> None:
         raise Untraceable("it mixes the rows of the batch")
 
 
-def _margins(sizes: Sizes, widths: Sizes, strides: Sizes, dilations: Sizes) -> list[tuple[int, int]]:
+def _margins(
+    sizes: Sizes, widths: Sizes, strides: Sizes, dilations: Sizes
+) -> list[tuple[int, int]]:
     """How much padding="same" adds before and after each axis."""
     found = []
     for size, width, stride, dilation in zip(sizes, widths, strides, dilations, strict=True):

@@ -9,6 +9,7 @@ import keras
 
 from ostinato.cells.contract import call_method, output_and_states, takes
 from ostinato.doors import door
+from ostinato.programs.tracing.gradients import CustomGradients
 from ostinato.programs.tracing.members import Members, replaced, shown
 from ostinato.programs.tracing.refusal import Untraceable, because_of
 from ostinato.programs.tracing.symbols import WeightSymbol, as_tensors
@@ -58,6 +59,7 @@ class Run(NamedTuple):
         output: What it returned for an output.
         new_states: What it returned for new states.
         histories: Where symbols came from, by their ids, in front of what they say themselves.
+        upstreams: The symbols that stand for the gradients of values which bring their own along.
     """
 
     batch: int
@@ -68,6 +70,7 @@ class Run(NamedTuple):
     output: Structure
     new_states: Structure
     histories: dict[int, Any]
+    upstreams: list[Any]
 
 
 def run_on_symbols(cell: Any, members: Members, signature: Signature, batch: int) -> Run:
@@ -90,10 +93,12 @@ def run_on_symbols(cell: Any, members: Members, signature: Signature, batch: int
     if takes(cell, "training"):
         keywords["training"] = signature.training
     histories: dict[int, Any] = {}
+    custom = CustomGradients()
     call = cell if isinstance(cell, keras.layers.Layer) else call_method(cell)
     with ExitStack() as stack:
         stack.enter_context(door.at_once())
         stack.enter_context(as_tensors())
+        stack.enter_context(custom.used())
         stack.enter_context(replaced(members, weights))
         stack.enter_context(_opened(members, histories))
         stack.enter_context(_unchanged(members))
@@ -108,7 +113,9 @@ def run_on_symbols(cell: Any, members: Members, signature: Signature, batch: int
             raise because_of(error, FRAMEWORKS) from error
     scope.refuse(members)
     output, new_states = output_and_states("its call", cell, result)
-    return Run(batch, weights, xs, states, constants, output, new_states, histories)
+    return Run(
+        batch, weights, xs, states, constants, output, new_states, histories, custom.upstreams
+    )
 
 
 class _Timestep(keras.layers.Layer):

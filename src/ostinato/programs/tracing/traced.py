@@ -95,7 +95,7 @@ def _translated(cell: Any, signature: Signature, batch: int) -> Traced:
     output, states = _results(cell, run_)
     flat_output: list[Any] = tree.flatten(output)
     begun = [*run_.weights.values(), *leaves(run_.xs), *leaves(run_.states)]
-    begun += leaves(run_.constants or [])
+    begun += [*leaves(run_.constants or []), *run_.upstreams]
     found: list[Event] = []
     try:
         wanted = [s for s in (*flat_output, *states) if isinstance(s, keras.KerasTensor)]

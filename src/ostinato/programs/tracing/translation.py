@@ -12,7 +12,16 @@ import numpy as np
 from keras import ops, tree
 
 from ostinato.programs.graph import Graph
-from ostinato.programs.node import CONSTANT, INPUT, LITERAL, STATE, WEIGHT, ProgramError, Value
+from ostinato.programs.node import (
+    CONSTANT,
+    INPUT,
+    LITERAL,
+    STATE,
+    UPSTREAM,
+    WEIGHT,
+    ProgramError,
+    Value,
+)
 from ostinato.programs.operations import operations
 from ostinato.programs.tracing.history import Event, symbols_in
 from ostinato.programs.tracing.members import Members
@@ -60,6 +69,11 @@ class Translation(Terms):
                 value = self.graph.leaf(kind, number, symbol.shape[1:])
                 self._terms[id(symbol)] = self.of(value, 1)
                 self._phases[id(symbol)] = OF_TIMESTEP
+
+        for number, symbol in enumerate(run.upstreams):
+            value = self.graph.leaf(UPSTREAM, number, symbol.shape[1:])
+            self._terms[id(symbol)] = self.of(value, 1)
+            self._phases[id(symbol)] = OF_TIMESTEP
 
     def _source(self, symbol: Any, source: Source, phase: int) -> None:
         self._numbers[id(symbol)] = self.preparation.source(source)
