@@ -291,7 +291,7 @@ def tensorflow_library() -> Path | None:
 
 def encode(specs: Sequence[RunSpec]) -> tuple[int, ...]:
     """The flat integers that the core takes for these runs."""
-    return tuple(int(getattr(spec, name)) for spec in specs for name in FIELDS)
+    return tuple(number for spec in specs for number in spec.encoded("forward", spec.training))
 
 
 def forward(spec: Sequence[int], inputs: Sequence[View], outputs: Sequence[View]) -> None:
