@@ -60,6 +60,8 @@ _WITHOUT_KERAS = ("Stream",)
 # Not here but in ostinato.layers, which needs Keras to say so itself.
 _LAYERS = (
     *("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional"),
+    *("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
+    *("ConvLSTM1DCell", "ConvLSTM2DCell", "ConvLSTM3DCell"),
     *("LSTMCell", "GRUCell", "SimpleRNNCell", "StackedRNNCells"),
 )
 

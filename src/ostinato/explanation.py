@@ -11,8 +11,8 @@ from ostinato import machine, native
 from ostinato.doors import door
 from ostinato.engines.table import PORTABLE
 from ostinato.layers import RNN
-from ostinato.layers.cell import Cell
 from ostinato.layers.dispatch import cells_of
+from ostinato.layers.gated_cell import GatedCell
 from ostinato.layers.planning import question_about
 from ostinato.machine import FRAMEWORKS
 from ostinato.models.directions import ACCELERATE
@@ -149,7 +149,7 @@ def _rows(layer: Any, path: tuple[str, ...], seen: set[int], compiled: str | Non
     name = "/".join(path) or layer.name
     if isinstance(layer, RNN):
         yield from _rows_of_ours(layer, name, compiled)
-    elif isinstance(layer, Cell):
+    elif isinstance(layer, GatedCell):
         yield _row_of_a_cell(layer, name)
     elif ACCELERATE.concerns(layer):
         yield _row_of_keras(layer, name)
@@ -185,7 +185,7 @@ def _inputs_like(layer: RNN) -> Any:
     return tensors[0] if len(tensors) == 1 else tensors
 
 
-def _row_of_a_cell(cell: Cell, name: str) -> Row:
+def _row_of_a_cell(cell: GatedCell, name: str) -> Row:
     why = (
         "a cell by itself runs one timestep, on the backend; the engines are those of an RNN of it"
     )

@@ -24,11 +24,20 @@ FILES = (
     "stacked_rnn_cells",
     "bidirectional",
     "dropout_rnn_cell",
+    *("conv_lstm", "conv_lstm1d", "conv_lstm2d", "conv_lstm3d"),
 )
 RECURRENT = (
     *("RNN", "SimpleRNN", "GRU", "LSTM", "SimpleRNNCell", "GRUCell", "LSTMCell"),
-    *("StackedRNNCells", "Bidirectional"),
+    *("StackedRNNCells", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
 )
+
+
+def _by_rank(suffix):
+    """Ours for a class that Keras doesn't export, and that takes the rank as an argument."""
+    return lambda rank, **arguments: getattr(ours, f"ConvLSTM{rank}D{suffix}")(**arguments)
+
+
+BY_RANK = {"ConvLSTM": _by_rank(""), "ConvLSTMCell": _by_rank("Cell")}
 
 
 class _Layers(types.ModuleType):
@@ -55,6 +64,8 @@ class _Substitute(ast.NodeTransformer):
                 self.replacements[name] = LAYERS
             elif alias.name in RECURRENT and node.module.startswith("keras"):
                 self.replacements[name] = getattr(ours, alias.name)
+            elif alias.name in BY_RANK:
+                self.replacements[name] = BY_RANK[alias.name]
             else:
                 kept.append(alias)
         node.names = kept

@@ -128,7 +128,10 @@ def test_keras_s_own_layers_are_listed_with_a_hint():
     row = rows(model)["keras_s"]
     assert row.engine == "keras"
     assert "ostinato.accelerate(model)" in row.why_not_faster
-    assert "leaves alone" in rows(keras.layers.ConvLSTM2D(2, 2, name="conv"))["conv"].why_not_faster
+    conv = keras.layers.ConvLSTM2D(2, 2, name="conv")
+    derived = type("Own", (keras.layers.GRU,), {})(2, name="own")
+    assert "converts it" in rows(conv)["conv"].why_not_faster
+    assert "leaves alone" in rows(derived)["own"].why_not_faster
 
 
 def test_forced_engines_are_shown():

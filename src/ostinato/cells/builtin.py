@@ -85,8 +85,11 @@ def why_not_builtin(cell: Any) -> str | None:
 
 @remembered
 def _why_not_builtin(cls: Any) -> str | None:
+    package = cls.__module__.partition(".")[0]
     if not issubclass(cls, BuiltinCell):
-        owner = "Keras's own " if cls.__module__.partition(".")[0] == "keras" else ""
+        if package == __package__.partition(".")[0]:
+            return f"there is no native kernel of {cls.__name__}"
+        owner = "Keras's own " if package == "keras" else ""
         return f"{owner}{cls.__name__} is not a built-in cell of ostinato.layers"
     plain = keras.layers.Layer.__call__
     methods = {name: getattr(cls, name) for name in _MATHEMATICS}

@@ -36,7 +36,8 @@ def state_sizes(cell: Any, initial: Structure = None) -> Structure:
 
     An int is a vector of so many units, unless the initial states that the cell makes for itself
     have other axes: these are what its timesteps get. Where it's -1, as in Keras's ConvLSTM cells,
-    they alone tell what the states are, once the cell is built; until then it has none.
+    they alone tell what the states are, once the cell is built; until then it has none. (Ours has
+    another `state_size` by then.)
 
     Args:
         cell: The cell.
@@ -45,10 +46,11 @@ def state_sizes(cell: Any, initial: Structure = None) -> Structure:
     """
     if isinstance(cell, CellOfCells):
         return [_sizes_in_stack(inner) for inner in cell.cells]
-    if not _has_open_sizes(cell.state_size) or not _makes_states(cell):
+    is_unbuilt = isinstance(cell, keras.layers.Layer) and not cell.built
+    if is_unbuilt and _is_open(cell.state_size):
+        return []
+    if is_unbuilt or not _has_open_sizes(cell.state_size) or not _makes_states(cell):
         return _declared_sizes(cell)
-    if isinstance(cell, keras.layers.Layer) and not cell.built:
-        return [] if _is_open(cell.state_size) else _declared_sizes(cell)
     try:
         return _FOUND[cell]
     except KeyError:

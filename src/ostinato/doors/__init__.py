@@ -20,7 +20,8 @@ A door is a module with
 - `packed(kernel)`: the kernel, laid out for an `affine` at every timestep.
 - `blend(start, end, weight)`: `start + weight (end - start)`, all of one shape and dtype.
 - `multiply_add(addend, first, second)`: `addend + first second`, all of one shape and dtype.
-- `lean(function)`: the backend's own function for one of Keras's, where Keras's only adds checks.
+- `lean(function)`: the backend's own function for one of Keras's, where Keras's only adds checks,
+  or is slow in a loop. It takes tensors of the backend's alone, and variables.
 - `consuming(function)`: the same of a function of one tensor, over which it may write the result.
 - `gates(functions, kernel)`: given lean functions, `(z, h) -> [f(part of z + h kernel), ...]` for
   the equal parts of the last axis; it may write over z.

@@ -11,6 +11,7 @@ import keras
 from jax import lax
 from jax.extend.core import get_opaque_trace_state
 
+from ostinato.doors import jax_convolution
 from ostinato.doors.arithmetic import (
     after,
     blend,
@@ -58,8 +59,11 @@ Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 EAGER_TIMESTEPS = 256
 
 
-# Keras's function turns float64 to float32.
-_LEAN: dict[Any, Callable[..., Any]] = {keras.activations.tanh: jax.numpy.tanh}
+# Keras's tanh turns float64 to float32; its conv is slow to differentiate in a loop.
+_LEAN: dict[Any, Callable[..., Any]] = {
+    keras.activations.tanh: jax.numpy.tanh,
+    keras.ops.conv: jax_convolution.conv,
+}
 
 
 def at_once() -> contextlib.AbstractContextManager[Any]:

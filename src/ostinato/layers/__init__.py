@@ -6,6 +6,14 @@ from ostinato import backend
 backend.require()  # before Keras is imported, which would fail somewhere inside
 
 from ostinato.layers.bidirectional import Bidirectional
+from ostinato.layers.conv_lstm import (
+    ConvLSTM1D,
+    ConvLSTM1DCell,
+    ConvLSTM2D,
+    ConvLSTM2DCell,
+    ConvLSTM3D,
+    ConvLSTM3DCell,
+)
 from ostinato.layers.gru import GRU, GRUCell
 from ostinato.layers.lstm import LSTM, LSTMCell
 from ostinato.layers.rnn import RNN
@@ -18,6 +26,12 @@ __all__ = [
     "LSTM",
     "RNN",
     "Bidirectional",
+    "ConvLSTM1D",
+    "ConvLSTM1DCell",
+    "ConvLSTM2D",
+    "ConvLSTM2DCell",
+    "ConvLSTM3D",
+    "ConvLSTM3DCell",
     "GRUCell",
     "LSTMCell",
     "Shape",

@@ -122,13 +122,39 @@ def written(layer: Any, names: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _units(value: Any) -> int:
-    if not is_count(value) or value <= 0:
-        raise ValueError(
-            "received an invalid value for argument `units`, "
-            f"expected a positive integer, got {value!r}."
-        )
-    return int(value)
+def _count(name: str) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if not is_count(value) or value <= 0:
+            raise ValueError(
+                f"received an invalid value for argument `{name}`, "
+                f"expected a positive integer, got {value!r}."
+            )
+        return int(value)
+
+    return read
+
+
+def _by_axis(value: Any) -> int | tuple[int, ...]:
+    """One positive int for all axes, or one for each; how many axes there are the cell knows."""
+    axes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if not axes or not all(is_count(size) and size > 0 for size in axes):
+        raise ValueError(f"expected a positive integer or a tuple of them, got {value!r}.")
+    return tuple(map(int, axes)) if isinstance(value, (tuple, list)) else int(value)
+
+
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        found = value.lower() if isinstance(value, str) else value
+        if found not in allowed:
+            raise ValueError(f"expected one of {allowed}, got {value!r}.")
+        return str(found)
+
+    return read
+
+
+def _data_format(value: Any) -> str:
+    given = keras.config.image_data_format() if value is None else value
+    return _one_of("channels_last", "channels_first")(given)
 
 
 def _flag(value: Any) -> bool:
@@ -198,7 +224,13 @@ _FLAG = _Argument(_flag)
 _RATE = _Argument(_rate)
 
 _ARGUMENTS = {
-    "units": _Argument(_units),
+    "units": _Argument(_count("units")),
+    "filters": _Argument(_count("filters")),
+    "kernel_size": _Argument(_by_axis),
+    "strides": _Argument(_by_axis),
+    "padding": _Argument(_one_of("valid", "same")),
+    "data_format": _Argument(_data_format),
+    "dilation_rate": _Argument(_by_axis),
     "activation": _ACTIVATION,
     "recurrent_activation": _ACTIVATION,
     "use_bias": _FLAG,

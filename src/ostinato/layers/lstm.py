@@ -20,6 +20,20 @@ from ostinato.layers.gated_cell import NO_DROPOUT, DropoutMasks
 from ostinato.tensors import Tensor
 
 
+def forgetting_by_one(initializer: Any, units: int) -> Any:
+    """An initializer of the biases of four gates, i f g o, with ones for the forget gate's."""
+
+    def initialize(shape: Any, *args: Any, **kwargs: Any) -> Tensor:
+        gates = [
+            initializer((units,), *args, **kwargs),
+            keras.initializers.get("ones")((units,), *args, **kwargs),
+            initializer((2 * units,), *args, **kwargs),
+        ]
+        return ops.concatenate(gates)
+
+    return initialize
+
+
 @keras.saving.register_keras_serializable(package="ostinato")
 class LSTMCell(Cell):
     """One timestep of LSTM; gates in Keras's order: input i, forget f, candidate g, output o.
@@ -79,18 +93,8 @@ class LSTMCell(Cell):
         self.state_size = [self.units, self.units]
 
     def _cell_bias_initializer(self) -> Any:
-        if not self.unit_forget_bias:
-            return self.bias_initializer
-
-        def initialize(shape: Any, *args: Any, **kwargs: Any) -> Tensor:
-            gates = [
-                self.bias_initializer((self.units,), *args, **kwargs),
-                keras.initializers.get("ones")((self.units,), *args, **kwargs),
-                self.bias_initializer((2 * self.units,), *args, **kwargs),
-            ]
-            return ops.concatenate(gates)
-
-        return initialize
+        initializer = self.bias_initializer
+        return forgetting_by_one(initializer, self.units) if self.unit_forget_bias else initializer
 
     def _cell_recurrence(self, masks: DropoutMasks = NO_DROPOUT) -> Step:
         """One timestep: c' = f c + i act(g); h' = o act(c'), with i, f, g, o = z + h U by gate."""

@@ -49,6 +49,8 @@ class Direction:
         kind = self.kind(layer)
         if kind is None:
             return self._why_not_derived(layer)
+        if self.source == OURS and not hasattr(keras.layers, kind):
+            return f"Keras 3 has no {kind} of its own"
         if kind == "Bidirectional":
             return self._why_not_bidirectional(layer)
         if kind in ("RNN", "StackedRNNCells") and self.source == OURS:
@@ -143,6 +145,8 @@ def _why_not_in_keras(cell: Any) -> str | None:
         reasons = (_why_not_in_keras(inner) for inner in cell.cells)
         return next((reason for reason in reasons if reason), None)
     name = type(cell).__name__
+    if _recurrent_name(type(cell), OURS) and not hasattr(keras.layers, name):
+        return f"Keras 3 has no {name} of its own"
     if not hasattr(cell, "call"):
         return f"Keras 3 runs no cell without a method `call`, as {name} is"
     if takes(cell, "constants") and "constants" in parameters_of(call_method(cell)):
@@ -178,7 +182,8 @@ def _class_of_keras(name: str) -> Any:
         "StackedRNNCells": {"cells": [cell]},
         "Bidirectional": {"layer": config("SimpleRNN", name="layer", units=1)},
     }
-    described = config(name, **{"name": "layer", **arguments.get(name, {"units": 1})})
+    own = {"filters": 1, "kernel_size": 1} if name.startswith("ConvLSTM") else {"units": 1}
+    described = config(name, **{"name": "layer", **arguments.get(name, own)})
     return type(keras.saving.deserialize_keras_object(described))
 
 
