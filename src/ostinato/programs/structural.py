@@ -78,6 +78,21 @@ def _pull_slice(at: Pull) -> list[Value | None]:
     return [at.graph.add("assemble", at.upstream, attributes=(whole, ((starts, steps),)))]
 
 
+Places = tuple[Shape, Shape, Shape]  # starts, steps, sizes
+
+
+def is_apart(one: Places, other: Places) -> bool:
+    """Whether two sets of places certainly have none in common."""
+    axes = zip(zip(*one, strict=True), zip(*other, strict=True), strict=True)
+    spans = ((_span(*mine), _span(*theirs)) for mine, theirs in axes)
+    return any(mine[1] < theirs[0] or theirs[1] < mine[0] for mine, theirs in spans)
+
+
+def _span(start: int, step: int, size: int) -> tuple[int, int]:
+    last = start + (size - 1) * step
+    return min(start, last), max(start, last)
+
+
 def _infer_assemble(nodes: Sequence[Node], attributes: Attributes) -> Inferred:
     """Parts put into a value of zeros, each from `starts` on by `steps`; no two in one place."""
     shape, places = attributes
