@@ -242,7 +242,7 @@ class Interpreter:
                 memory[:, where] = -np.inf
             for column, place in enumerate(where):
                 here = value[:, column]
-                if memory.shape[0] == 1:
+                if space == RESULT and self.results[index][0] == 4:
                     memory[:, place] += here.sum()
                 elif mode == 0:
                     memory[:, place] = here

@@ -109,8 +109,7 @@ class _Rewriting:
         if node.operation != "add":
             return False
         return all(
-            self._is_affine(argument) or not graph[argument].has_rows
-            for argument in node.arguments
+            self._is_affine(argument) or not graph[argument].has_rows for argument in node.arguments
         )
 
     def _slice_spread(self, value: Value, starts: Shape, steps: Shape, sizes: Shape) -> Value:

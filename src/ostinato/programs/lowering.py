@@ -430,8 +430,14 @@ class _Lowering:
         (argument,) = node.arguments
         _, _, strides, dilations = node.attributes
         shape = self.nodes[argument].shape
-        out = Out(SUM, windowed(self._place_of(value), strides, dilations))
-        item = Map(shape=shape, value=argument, outs=[out])
+        place = self._place_of(value)
+        fill = Map(shape=node.shape, outs=[Out(STORE, place)])
+        if value in self.wholes:
+            fill.after |= self._filled(self.wholes[value])
+        item = Map(
+            shape=shape, value=argument, outs=[Out(ADD, windowed(place, strides, dilations))]
+        )
+        item.after.add(self._append(fill))
         self._depend_on_root(item, argument)
         self._append(item, value)
         self._copy_rest(value)
