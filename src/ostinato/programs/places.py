@@ -65,27 +65,25 @@ def windowed(place: Place, strides: Shape, dilations: Shape) -> Place:
 
 def reshaped(place: Place, shape: Shape, new: Shape) -> Place | None:
     """The same elements in the same order in another shape; None where no strides say that."""
-    old = [(size, step) for size, step in zip(shape, place.strides, strict=True) if size != 1]
+    runs: list[tuple[int, int]] = []  # axes that go on where the next begins are one
+    for size, step in zip(shape, place.strides, strict=True):
+        if size == 1:
+            continue
+        if runs and runs[-1][1] == size * step:
+            runs[-1] = (runs[-1][0] * size, step)
+        else:
+            runs.append((size, step))
     strides: list[int] = []
-    sizes = list(new)
-    while sizes:
-        size = sizes.pop()
+    for size in reversed(new):
         if size == 1:
             strides.append(0)
             continue
-        if not old:
-            return None
-        span, step = old.pop()
-        while span < size and old:  # axes of the old shape that become one
-            outer, outer_step = old.pop()
-            if outer_step != span * step:
-                return None
-            span *= outer
+        span, step = runs.pop()
         if span % size:
             return None
         strides.append(step)
         if span > size:
-            old.append((span // size, step * size))
+            runs.append((span // size, step * size))
     return place._replace(strides=tuple(reversed(strides)))
 
 

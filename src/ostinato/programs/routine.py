@@ -5,7 +5,6 @@ What is encoded here is described in native/core/routine/routine.h.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from ostinato.programs.derivative import Derivative, derivative
@@ -36,6 +35,7 @@ from ostinato.programs.places import (
     dense,
 )
 from ostinato.programs.schedule import Instruction, Listing, Numbers, listing
+from ostinato.routines import Routine
 
 VERSION = 1
 # Kinds of operands and of results, and the order in time.
@@ -49,23 +49,8 @@ _ROUNDS = 4
 _WIDEST_SHARED = 2048
 
 
-@dataclass(frozen=True)
-class Routine:
-    """A routine's encoding.
-
-    Attributes:
-        ints: The integers.
-        floats: The numbers that it mentions.
-        body: The instructions of a step, for people.
-    """
-
-    ints: tuple[int, ...]
-    floats: tuple[float, ...]
-    body: tuple[Instruction, ...]
-
-
-class Routines:
-    """The routines of a program; each is made when it's first asked for.
+class ProgramRoutines:
+    """The routines of a program (see `routines.Lowering`), each made when it's first asked for.
 
     Attributes:
         program: The program of a step.
@@ -97,36 +82,30 @@ class Routines:
         others = ((math.prod(self.program.nodes[value].shape), 0) for value in self.kept)
         return (*states, *others)
 
-    @property
     def saved(self) -> int:
         """The elements a row and timestep that training keeps."""
         return sum(size for size, _ in self.saved_sizes)
 
-    @cached_property
     def infer(self) -> Routine:
         """The forward pass alone."""
-        return self._forward(trains=False)
+        return self._forward(trains=False)[0]
 
-    @cached_property
     def train(self) -> Routine:
         """The forward pass that keeps what the way back reads."""
-        return self._forward(trains=True)
+        return self._forward(trains=True)[0]
 
     def backward(self, wants_dx: bool) -> Routine:
         """The way back."""
-        return self._with_dx if wants_dx else self._without_dx
+        return self._backward(wants_dx)[0]
 
-    @cached_property
-    def _with_dx(self) -> Routine:
-        return self._backward(wants_dx=True)
-
-    @cached_property
-    def _without_dx(self) -> Routine:
-        return self._backward(wants_dx=False)
+    def shown(self, name: str) -> list[Instruction]:
+        """The instructions of a step of "infer", "train" or "backward", for people."""
+        made = self._backward(True) if name == "backward" else self._forward(name == "train")
+        return made[1].instructions
 
     # Forwards.
 
-    def _forward(self, trains: bool) -> Routine:
+    def _forward(self, trains: bool) -> tuple[Routine, Listing]:
         program, numbers = self.program, Numbers()
         operands = self._operands(with_states=True)
         outputs = [(RESULT_OUTPUT, AS_OUTPUTS, 0, shape) for shape in program.output_shapes]
@@ -142,7 +121,7 @@ class Routines:
         if self.idle is not None:
             kept_zero = self.kept if trains else ()
             idle = self._forward_step(self.idle, numbers, (), kept_zero, body.scratches)
-        return _encode(
+        encoded = _encode(
             0,
             operands,
             [*outputs, *carried, *kept],
@@ -151,6 +130,7 @@ class Routines:
             (body, idle),
             numbers,
         )
+        return encoded, body
 
     def _operands(self, with_states: bool) -> list[tuple[int, int, Shape]]:
         program = self.program
@@ -218,7 +198,7 @@ class Routines:
 
     # Backwards.
 
-    def _backward(self, wants_dx: bool) -> Routine:
+    def _backward(self, wants_dx: bool) -> tuple[Routine, Listing]:
         program, numbers = self.program, Numbers()
         operands = self._operands(with_states=False)
         kept = len(operands)
@@ -238,9 +218,10 @@ class Routines:
             idle = self._backward_step(
                 found, self.idle, wants_dx, numbers, d_outputs, body.scratches
             )
-        return _encode(
-            1, operands, self._gradients(wants_dx), carries, self.saved_sizes, (body, idle), numbers
-        )
+        results = self._gradients(wants_dx)
+        steps = (body, idle)
+        encoded = _encode(1, operands, results, carries, self.saved_sizes, steps, numbers)
+        return encoded, body
 
     def _gradients(self, wants_dx: bool) -> list[tuple[int, int, int, Shape]]:
         """The results of the way back."""
@@ -276,11 +257,13 @@ class Routines:
             elif node.operation == D_STATE:
                 located[value] = dense(CARRY, node.attributes[0], node.shape)
         wanted = []
-        for number, (value, shape) in enumerate(
+        for number, (d_state, shape) in enumerate(
             zip(found.states, program.state_shapes, strict=True)
         ):
             place = dense(NEXT, number, shape)
-            wanted.append(_zero(graph, place, shape) if value is None else Wanted(value, place))
+            wanted.append(
+                _zero(graph, place, shape) if d_state is None else Wanted(d_state, place)
+            )
         result = 0
         sides = [
             *(((INPUT, found.inputs, program.input_shapes),) if wants_dx else ()),
@@ -289,15 +272,15 @@ class Routines:
             (WEIGHT, found.weights, program.weight_shapes),
         ]
         for leaf, values, shapes in sides:
-            for number, (value, shape) in enumerate(zip(values, shapes, strict=True)):
+            for number, (gradient, shape) in enumerate(zip(values, shapes, strict=True)):
                 if (leaf, number) in program.fixed:
                     continue
                 place = dense(RESULT, result, shape)
                 result += 1
-                if leaf == INPUT and value is None:
+                if leaf == INPUT and gradient is None:
                     wanted.append(_zero(graph, place, shape))
-                elif leaf != STATE and value is not None:
-                    wanted.append(Wanted(value, place, adds=leaf != INPUT))
+                elif leaf != STATE and gradient is not None:
+                    wanted.append(Wanted(gradient, place, adds=leaf != INPUT))
         return _listed(graph.nodes, located, wanted, numbers, scratches)
 
     def _kept_places(self, found: Derivative, program: Program) -> dict[Value, Place]:
@@ -381,7 +364,7 @@ def _encode(
         ints.append(len(instructions))
         for instruction in instructions:
             ints += [instruction.code, len(instruction.payload), *instruction.payload]
-    return Routine(tuple(ints), tuple(numbers.values), tuple(listed[0].instructions))
+    return Routine(tuple(ints), tuple(numbers.values))
 
 
 def _shared(step: Listing) -> dict[int, int]:

@@ -223,7 +223,9 @@ def _written_products(item: Products) -> list[Instruction]:
 
 
 def _written_outer(item: Outer) -> Instruction:
-    assert item.left is not None and item.right is not None and item.out is not None
+    assert item.left is not None
+    assert item.right is not None
+    assert item.out is not None
     made = Instruction(OUTER, [])
     made.payload = [
         *_reference(item.left, made, writes=False),
