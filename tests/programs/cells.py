@@ -174,7 +174,7 @@ class Convolving(Cell):
         d = ops.depthwise_conv(states[0], self.deep, padding="same")
         h = ops.tanh(x + ops.conv(z + d, self.one))
         small = ops.conv(h, self.wide, strides=2) + ops.average_pool(d, (2, 2), 2)
-        peak = ops.max_pool(small, (3, 2))
+        peak = ops.max_pool(small, (3, 2), (3, 2))
         return h, [h * (1.0 + ops.sum(peak, axis=-1, keepdims=True))]
 
 

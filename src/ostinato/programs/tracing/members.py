@@ -73,12 +73,14 @@ class Members:
         holders: The cell, its layers, and other objects of the user's.
         layers: Those of the holders that are layers.
         values: The variables and tensors, by their ids.
+        ways: A way to each holder and seed generator, by its id.
     """
 
     def __init__(self, cell: Any) -> None:
         self.holders: list[Holder] = []
         self.layers: list[keras.layers.Layer] = []
         self.values: dict[int, Member] = {}
+        self.ways: dict[int, Way] = {}
         self._seen: set[int] = set()
         self._visit(cell, (), None)
 
@@ -86,6 +88,9 @@ class Members:
         if _is_value(thing):
             dtype = _dtype_read(thing, owner)
             self.values.setdefault(id(thing), Member(thing, [], dtype)).ways.append(way)
+            return
+        if isinstance(thing, keras.random.SeedGenerator):
+            self.ways.setdefault(id(thing), way)
             return
         items = _items(thing)
         if (items is None and not _has_attributes(thing)) or id(thing) in self._seen:
@@ -99,6 +104,7 @@ class Members:
             owner = thing
             self.layers.append(thing)
         self.holders.append(Holder(thing, vars(thing)))
+        self.ways[id(thing)] = way
         for name, item in _attributes(thing):
             self._visit(item, (*way, ("attribute", name)), owner)
 

@@ -1,6 +1,6 @@
 """One timestep of a cell, run on symbols; and what shows that it does more than mathematics."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ import keras
 
 from ostinato.cells.contract import call_method, output_and_states, takes
 from ostinato.doors import door
+from ostinato.programs.tracing.drawing import Draws
 from ostinato.programs.tracing.gradients import CustomGradients
 from ostinato.programs.tracing.members import Members, replaced, shown
 from ostinato.programs.tracing.refusal import Untraceable, because_of
@@ -59,6 +60,7 @@ class Run(NamedTuple):
         output: What it returned for an output.
         new_states: What it returned for new states.
         histories: Where symbols came from, by their ids, in front of what they say themselves.
+        draws: The random tensors that it asks for.
         upstreams: The symbols that stand for the gradients of values which bring their own along.
     """
 
@@ -70,6 +72,7 @@ class Run(NamedTuple):
     output: Structure
     new_states: Structure
     histories: dict[int, Any]
+    draws: Draws
     upstreams: list[Any]
 
 
@@ -94,17 +97,19 @@ def run_on_symbols(cell: Any, members: Members, signature: Signature, batch: int
         keywords["training"] = signature.training
     histories: dict[int, Any] = {}
     custom = CustomGradients()
+    draws = Draws(members, batch)
     call = cell if isinstance(cell, keras.layers.Layer) else call_method(cell)
     with ExitStack() as stack:
         stack.enter_context(door.at_once())
         stack.enter_context(as_tensors())
         stack.enter_context(custom.used())
+        stack.enter_context(draws.used())
         stack.enter_context(replaced(members, weights))
-        stack.enter_context(_opened(members, histories))
+        stack.enter_context(_opened(members.layers, histories, draws))
         stack.enter_context(_unchanged(members))
         scope = stack.enter_context(_Watching())
         try:
-            result = _Timestep(call, histories)(
+            result = _Timestep(call, histories, draws)(
                 xs, states, training=signature.training, keywords=keywords
             )
         except Untraceable:
@@ -113,19 +118,20 @@ def run_on_symbols(cell: Any, members: Members, signature: Signature, batch: int
             raise because_of(error, FRAMEWORKS) from error
     scope.refuse(members)
     output, new_states = output_and_states("its call", cell, result)
-    return Run(
-        batch, weights, xs, states, constants, output, new_states, histories, custom.upstreams
-    )
+    results = (output, new_states, histories, draws, custom.upstreams)
+    return Run(batch, weights, xs, states, constants, *results)
 
 
 class _Timestep(keras.layers.Layer):
     """What the cell is called from, as from an RNN layer, so that layers in it know `training`."""
 
-    def __init__(self, function: Callable[..., Any], histories: dict[int, Any]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], histories: dict[int, Any], draws: Draws
+    ) -> None:
         super().__init__(name="timestep", autocast=False)
         self.built = True
         # Past Keras, which would track a cell.
-        self.__dict__.update(_function=function, symbolic_call=_opening(self, histories))
+        self.__dict__.update(_function=function, symbolic_call=_opening(self, histories, draws))
 
     def call(self, inputs: Any, states: Any, training: Any = None, keywords: Any = None) -> Any:
         """The timestep."""
@@ -133,24 +139,33 @@ class _Timestep(keras.layers.Layer):
 
 
 @contextmanager
-def _opened(members: Members, histories: dict[int, Any]) -> Iterator[None]:
+def _opened(
+    layers: Sequence[keras.layers.Layer], histories: dict[int, Any], draws: Draws
+) -> Iterator[None]:
     """While inside, layers that are called on symbols show what they do within, not one node."""
-    opened: list[dict[str, Any]] = []
+    others = [(layer, {"symbolic_call": _opening(layer, histories, draws)}) for layer in layers]
+    others += [(layer, {"call": call}) for layer in layers if (call := draws.on_tensors(layer))]
+    before = [(layer, name, vars(layer).get(name)) for layer, methods in others for name in methods]
     try:
-        for layer in members.layers:
-            vars(layer)["symbolic_call"] = _opening(layer, histories)
-            opened.append(vars(layer))
+        for layer, methods in others:
+            vars(layer).update(methods)
         yield
     finally:
-        for attributes in opened:
-            del attributes["symbolic_call"]
+        for layer, name, own in before:
+            vars(layer).pop(name, None)
+            if own is not None:
+                vars(layer)[name] = own
 
 
-def _opening(layer: keras.layers.Layer, histories: dict[int, Any]) -> Callable[..., Any]:
+def _opening(
+    layer: keras.layers.Layer, histories: dict[int, Any], draws: Draws
+) -> Callable[..., Any]:
     def symbolic_call(*args: Any, **kwargs: Any) -> Any:
         if layer.activity_regularizer is not None:
             raise Untraceable(f"{type(layer).__name__} in it has an activity_regularizer")
-        result = layer.call(*args, **kwargs)
+        result = draws.through(layer, args, kwargs)
+        if result is None:
+            result = layer.call(*args, **kwargs)
         # Keras notes the layer as a symbol's origin next: what's there before counts.
         for symbol in keras.tree.flatten(result):
             if isinstance(symbol, keras.KerasTensor):
@@ -229,4 +244,6 @@ def _restored(attributes: dict[str, Any], old: dict[str, Any]) -> list[str]:
 
 
 _NOTHING = object()
-_KERAS_SETS = frozenset({"built", "_called", "_build_shapes_dict", "_call_context_args"})
+_KERAS_SETS = frozenset(
+    {"built", "_called", "_build_shapes_dict", "_call_context_args", "_parent_path"}
+)

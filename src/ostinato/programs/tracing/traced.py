@@ -10,7 +10,8 @@ from keras import tree
 
 from ostinato.cells.contract import output_sizes
 from ostinato.programs.graph import Graph, Program, program_of, reachable
-from ostinato.programs.node import CONSTANT, WEIGHT, Value
+from ostinato.programs.node import CONSTANT, INPUT, WEIGHT, Value
+from ostinato.programs.tracing.drawing import Draw, draw_over_time
 from ostinato.programs.tracing.history import Event, events, forget
 from ostinato.programs.tracing.members import Members
 from ostinato.programs.tracing.preparing import Source, Step, run
@@ -35,11 +36,13 @@ class Traced:
             a timestep; its states the leaves of the states.
         outputs_like: The containers of its outputs, around their dtypes.
         dtype: What the weights and constants come in.
+        draws: What is drawn in each timestep: the last of the program's inputs.
     """
 
     program: Program
     outputs_like: Structure
     dtype: str
+    draws: tuple[Draw, ...]
     _sources: dict[int, Source] = field(repr=False)
     _steps: tuple[Step, ...] = field(repr=False)
     _weights: tuple[int, ...] = field(repr=False)
@@ -65,6 +68,15 @@ class Traced:
             tuple(to_dtype(values[number], self.dtype) for number in self._constants),
         )
 
+    def draw(
+        self, cell: Any, batch_size: Any, timesteps: Any, go_backwards: bool = False
+    ) -> Tensors:
+        """The random masks of all timesteps, each (B, T, ...), in the order of the inputs' time.
+
+        They're what the portable loop would draw from the cell's seeds, which move on as there.
+        """
+        return draw_over_time(self.draws, cell, batch_size, timesteps, go_backwards)
+
 
 def trace(
     cell: Any, xs: Structure, states: Structure, constants: list[Any] | None, training: bool
@@ -85,7 +97,7 @@ def trace(
     signature = Signature(xs, states, constants, training)
     first, second = (_translated(cell, signature, batch) for batch in BATCHES)
     if _told(first) != _told(second):
-        raise Untraceable("its results depend on the size of the batch")
+        raise Untraceable("its results depend on the size of the batch, or aren't always the same")
     return first
 
 
@@ -95,7 +107,7 @@ def _translated(cell: Any, signature: Signature, batch: int) -> Traced:
     output, states = _results(cell, run_)
     flat_output: list[Any] = tree.flatten(output)
     begun = [*run_.weights.values(), *leaves(run_.xs), *leaves(run_.states)]
-    begun += [*leaves(run_.constants or []), *run_.upstreams]
+    begun += [*leaves(run_.constants or []), *run_.upstreams, *run_.draws.symbols]
     found: list[Event] = []
     try:
         wanted = [s for s in (*flat_output, *states) if isinstance(s, keras.KerasTensor)]
@@ -148,7 +160,7 @@ def _collected(
 ) -> Traced:
     """The program of the values found, and of what's prepared what it needs."""
     shapes = {
-        "input_shapes": tuple(x.shape[1:] for x in leaves(run_.xs)),
+        "input_shapes": tuple(x.shape[1:] for x in (*leaves(run_.xs), *run_.draws.symbols)),
         "state_shapes": tuple(state.shape[1:] for state in leaves(run_.states)),
     }
     needed = reachable(t.graph.nodes, (*outputs, *states))
@@ -165,15 +177,27 @@ def _collected(
             for place, node in enumerate(t.graph.nodes)
         ]
     )
-    program = program_of(graph, outputs, states, **shapes)
+    count = len(leaves(run_.xs))
+    fixed = frozenset((INPUT, count + at) for at in range(len(run_.draws.draws)))
+    program = program_of(graph, outputs, states, **shapes, fixed=fixed)
     sources, steps = t.preparation.only((*numbers[WEIGHT], *numbers[CONSTANT]))
-    return Traced(program, like, t.dtype, sources, tuple(steps), numbers[WEIGHT], numbers[CONSTANT])
+    prepared = (sources, tuple(steps), numbers[WEIGHT], numbers[CONSTANT])
+    return Traced(program, like, t.dtype, tuple(run_.draws.draws), *prepared)
 
 
 def _told(traced: Traced) -> Any:
     """What two runs at different sizes of the batch must have in common."""
     steps = [_said(step) for step in traced._steps]
-    return traced.program, traced.outputs_like, steps
+    draws = [(draw.way, draw.shape, draw.dtype, draw.told) for draw in traced.draws]
+    sources = [
+        (
+            number,
+            source._replace(array=None),
+            None if source.array is None else source.array.tobytes(),
+        )
+        for number, source in traced._sources.items()
+    ]
+    return traced.program, traced.outputs_like, sources, steps, draws
 
 
 def _said(step: Step) -> Any:

@@ -64,8 +64,9 @@ class Translation(Terms):
             self._source(symbol, Source(tuple(member.ways), None, None, member.dtype), OF_WEIGHTS)
         for number, symbol in enumerate(leaves(run.constants or [])):
             self._source(symbol, Source((), number, None, symbol.dtype), OF_CONSTANTS)
-        for kind, nest in ((INPUT, run.xs), (STATE, run.states)):
-            for number, symbol in enumerate(leaves(nest)):
+        inputs = [*leaves(run.xs), *run.draws.symbols]
+        for kind, symbols in ((INPUT, inputs), (STATE, leaves(run.states))):
+            for number, symbol in enumerate(symbols):
                 value = self.graph.leaf(kind, number, symbol.shape[1:])
                 self._terms[id(symbol)] = self.of(value, 1)
                 self._phases[id(symbol)] = OF_TIMESTEP

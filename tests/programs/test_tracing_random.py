@@ -1,0 +1,125 @@
+"""Random numbers in a cell: drawn outside of the loop they're the very ones that it would draw."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import ostinato
+from ostinato.programs.evaluation import evaluate
+from ostinato.programs.tracing import Like, Untraceable, trace
+
+ROWS, TIMESTEPS, WIDTH = 3, 5, 4
+
+
+class Noisy(keras.layers.Layer):
+    """Layers of noise, and keras.random by a seed of the cell's own."""
+
+    state_size = WIDTH
+
+    def __init__(self, declares):
+        super().__init__()
+        self.drop = layers.Dropout(0.4, seed=3)
+        self.noise = [layers.GaussianNoise(0.2, seed=5), layers.GaussianDropout(0.2, seed=8)]
+        self.whole = layers.SpatialDropout1D(0.3, seed=6)
+        self.generator = keras.random.SeedGenerator(7)
+        if declares:
+            self.output_size = WIDTH
+
+    def call(self, inputs, states, training=False):
+        h = self.noise[1](self.noise[0](self.drop(inputs))) + 0.5 * states[0]
+        if training:
+            h = h + keras.random.uniform(ops.shape(h), seed=self.generator)
+            h = keras.random.dropout(h, 0.2, seed=self.generator)
+        h = h + self.whole(ops.reshape(h, (-1, 2, 2)))[:, 0, :1]
+        return h, [h]
+
+
+class Unseeded(keras.layers.Layer):
+    """One Dropout without a seed, which isn't told whether it trains but by the layer around."""
+
+    state_size = output_size = WIDTH
+
+    def __init__(self):
+        super().__init__()
+        self.drop = layers.Dropout(0.4)
+
+    def call(self, inputs, states):
+        h = self.drop(inputs) + states[0]
+        return h, [h]
+
+
+def like(*shapes):
+    return [Like(shape, "float32") for shape in shapes]
+
+
+def traced(cell, training=True):
+    cell.build((None, WIDTH))
+    return trace(cell, *like((WIDTH,)), like((WIDTH,)), None, training)
+
+
+@pytest.mark.parametrize("go_backwards", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Noisy(True), lambda: Noisy(False), Unseeded],
+    ids=["seeded", "bare", "unseeded"],
+)
+def test_drawn_outside_of_the_loop_they_are_the_same(make, go_backwards):
+    x = np.random.default_rng(0).standard_normal((ROWS, TIMESTEPS, WIDTH)).astype("float32")
+    keras.utils.set_random_seed(4)
+    layer = ostinato.layers.RNN(make(), return_sequences=True, go_backwards=go_backwards)
+    layer.build(x.shape)
+    keras.utils.set_random_seed(9)  # of the unseeded ones on PyTorch
+    with ostinato.use_engine("scan"):
+        expected = ops.convert_to_numpy(layer(ops.convert_to_tensor(x), training=True))
+    keras.utils.set_random_seed(4)
+    cell = make()
+    found = traced(cell)
+    assert found.program.fixed == {("input", 1 + at) for at in range(len(found.draws))}
+    keras.utils.set_random_seed(9)
+    masks = found.draw(cell, ROWS, TIMESTEPS, go_backwards)
+    states, outputs = (ops.zeros((ROWS, WIDTH)),), []
+    for step in range(TIMESTEPS):
+        time = TIMESTEPS - 1 - step if go_backwards else step
+        xs = (ops.convert_to_tensor(x[:, time]), *(mask[:, time] for mask in masks))
+        output, states = evaluate(found.program, xs, states)
+        outputs.append(ops.convert_to_numpy(output[0]))
+    np.testing.assert_allclose(np.stack(outputs, 1), expected, rtol=1e-5, atol=1e-6)
+    for ours, seed in zip(
+        cell.non_trainable_variables, layer.cell.non_trainable_variables, strict=True
+    ):
+        np.testing.assert_array_equal(ops.convert_to_numpy(ours), ops.convert_to_numpy(seed))
+
+
+def test_nothing_is_drawn_where_it_does_not_train():
+    assert traced(Noisy(True), training=False).draws == ()
+
+
+class Alike(Unseeded):
+    """Noise that all rows of a timestep share."""
+
+    def call(self, inputs, states):
+        h = inputs + self.drop(ops.ones((1, WIDTH)), training=True) + states[0]
+        return h, [h]
+
+
+class Shuffling(Unseeded):
+    """Random numbers by what isn't drawn outside of loops."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = keras.random.SeedGenerator(7)
+
+    def call(self, inputs, states):
+        h = inputs + keras.random.gamma(ops.shape(inputs), 1.0, seed=self.generator)
+        return h, [h]
+
+
+@pytest.mark.parametrize("cls", [Alike, Shuffling])
+def test_what_cannot_be_drawn_outside_is_refused(cls):
+    cell = cls()
+    before = [ops.convert_to_numpy(seed) for seed in cell.non_trainable_variables]
+    with pytest.raises(Untraceable, match="random numbers"):
+        traced(cell)
+    for old, seed in zip(before, cell.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, ops.convert_to_numpy(seed))
