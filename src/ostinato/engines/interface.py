@@ -56,6 +56,8 @@ class Question(NamedTuple):
         forced: The engine that the user forces, or None.
         loop: How it's run over time.
         has_mask: Whether there's a mask of timesteps.
+        program: What a cell of one's own has been made into, or None.
+        no_program: Why there's none, where one was looked for.
     """
 
     kind: str | None
@@ -69,6 +71,8 @@ class Question(NamedTuple):
     forced: str | None = None
     loop: Loop = Loop()
     has_mask: bool = False
+    program: Any = None
+    no_program: str | None = None
 
 
 class CallContext(NamedTuple):

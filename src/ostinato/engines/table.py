@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ostinato.engines.interface import Engine
 
 # Fastest first; the last runs anything. Names alone, as the command line has no framework yet.
-NAMES = ("fused", "scan")
+NAMES = ("fused", "compiled", "scan")
 PORTABLE = NAMES[-1]
 
 

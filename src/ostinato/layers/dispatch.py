@@ -110,10 +110,7 @@ def _run_level(tasks: Sequence[Task], joined: bool) -> list[Answer]:
     """Runs cells that aren't stacks, those of each engine in one call of it."""
     for task in tasks:
         _check_constants(task)
-    plans = [
-        plan_for(task.cell, task.xs, task.context.owner, task.loop, task.mask is not None)
-        for task in tasks
-    ]
+    plans = [plan_for(task) for task in tasks]
     answers: dict[int, Answer] = {}
     for engine in {found.engine: None for found in plans}:
         if engine is None:

@@ -1,15 +1,19 @@
 """Has an engine chosen, by the question about a layer's cell and its inputs; keeps the answers."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
 
 from ostinato import native
 from ostinato.cells.builtin import BuiltinCell, why_not_builtin
 from ostinato.doors import door, opaque, remembered
 from ostinato.engines.activations import activation_name
-from ostinato.engines.interface import Activation, Loop, Question
+from ostinato.engines.interface import Activation, Loop, Question, Task
 from ostinato.forced import forced as forced_in_process
 from ostinato.plan import Plan, plan
-from ostinato.structure import Structure, is_tensor_like
+from ostinato.programs.compiling import compiled, like, shapes_are_known
+from ostinato.structure import Structure, is_tensor_like, leaves, map_leaves
 
 _DEFAULT = Loop()
 
@@ -23,15 +27,30 @@ def _native_why_not() -> str | None:
     return native.why_not()
 
 
-def plan_for(
-    cell: Any, xs: Structure, owner: str, loop: Loop = _DEFAULT, has_mask: bool = False
-) -> Plan:
-    """The plan for running a cell over inputs (B, T, ...).
+class Call(NamedTuple):
+    """What else a cell is called with than its inputs: a program is made for that.
+
+    Attributes:
+        states: Its states, each (B, ...).
+        constants: The constants, each (B, ...), or None.
+        training: Whether dropout is applied.
+    """
+
+    states: Structure
+    constants: Sequence[Any] | None = None
+    training: bool = False
+
+
+def plan_for(task: Task) -> Plan:
+    """The plan for running a cell over its inputs.
 
     Raises:
         ValueError: if the engine that the user forces can't; it says why.
     """
-    found = answer_to(question_about(cell, xs, loop, has_mask))
+    cell, owner = task.cell, task.context.owner
+    call = Call(task.states, task.context.constants, bool(task.context.training))
+    question = question_about(cell, task.xs, task.loop, task.mask is not None, call)
+    found = answer_to(question)
     if found.engine is None:
         name = _forced()
         raise ValueError(
@@ -42,12 +61,27 @@ def plan_for(
 
 
 def question_about(
-    cell: Any, xs: Structure, loop: Loop = _DEFAULT, has_mask: bool = False
+    cell: Any,
+    xs: Structure,
+    loop: Loop = _DEFAULT,
+    has_mask: bool = False,
+    call: Call | None = None,
 ) -> Question:
-    """What `plan` has to know of a cell, its inputs (B, T, ...) and the process."""
+    """What `plan` has to know of a cell, its inputs (B, T, ...) and the process.
+
+    Without a `call` no program is looked for: the engine for cells of one's own isn't chosen then.
+    """
     not_builtin = why_not_builtin(cell)
     if not_builtin is not None:
-        return Question(None, not_builtin, forced=_forced(), loop=loop, has_mask=has_mask)
+        question = Question(None, not_builtin, forced=_forced(), loop=loop, has_mask=has_mask)
+        return question if call is None else _with_program(question, cell, xs, call)
+    question = _about_builtin(cell, xs, loop, has_mask)
+    if call is not None and any(each.name is None for each in question.activations):
+        return _with_program(question, cell, xs, call)
+    return question
+
+
+def _about_builtin(cell: Any, xs: Structure, loop: Loop, has_mask: bool) -> Question:
     is_tensor = is_tensor_like(xs)
     reason = _native_why_not()
     return Question(
@@ -63,6 +97,45 @@ def question_about(
         loop,
         has_mask,
     )
+
+
+def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Question:
+    """A question with the program that the cell is made into."""
+    flat = leaves(xs)
+    native_reason = _native_why_not()
+    question = question._replace(
+        native=native_reason,
+        framework=None if native_reason else door.native_why_not(flat[0]),
+        dtype=_dtype_of(cell, flat[0]),
+    )
+    is_in_question = question.forced in (None, "compiled")
+    if native_reason or question.framework or not is_in_question:
+        return question
+    found = _program_of(cell, xs, call)
+    if isinstance(found, str):
+        return question._replace(no_program=found)
+    return question._replace(program=found)
+
+
+def _program_of(cell: Any, xs: Structure, call: Call) -> Any:
+    tensors = [(x, 2) for x in leaves(xs)]
+    tensors += [(x, 1) for x in (*leaves(call.states), *leaves(list(call.constants or [])))]
+    if any(len(tensor.shape) < axes for tensor, axes in tensors):
+        return "one of its states has no rows"
+    if not shapes_are_known([tensor.shape[axes:] for tensor, axes in tensors]):
+        return "sizes of its inputs are unknown"
+    return compiled(
+        cell,
+        map_leaves(lambda x: like(x, 2), xs),
+        map_leaves(lambda x: like(x, 1), call.states),
+        None if call.constants is None else [like(x, 1) for x in call.constants],
+        call.training,
+    )
+
+
+def _dtype_of(cell: Any, x: Any) -> str:
+    declared = getattr(cell, "compute_dtype", None)
+    return declared if isinstance(declared, str) else keras.backend.standardize_dtype(x.dtype)
 
 
 def _activations(cell: BuiltinCell) -> tuple[Activation, ...]:

@@ -261,9 +261,7 @@ class ProgramRoutines:
             zip(found.states, program.state_shapes, strict=True)
         ):
             place = dense(NEXT, number, shape)
-            wanted.append(
-                _zero(graph, place, shape) if d_state is None else Wanted(d_state, place)
-            )
+            wanted.append(_zero(graph, place, shape) if d_state is None else Wanted(d_state, place))
         result = 0
         sides = [
             *(((INPUT, found.inputs, program.input_shapes),) if wants_dx else ()),

@@ -1,0 +1,166 @@
+"""The native engine for cells of one's own: each is made into a program, which the core runs.
+
+What it takes from a cell is its `call`, once (programs/tracing); what can't be traced has its
+reason. The loop over time, masks and the order of time are the core's, as for built-in cells.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from keras import ops, tree
+
+from ostinato.doors import door
+from ostinato.engines.interface import Answer, Loop, Question, Task
+from ostinato.engines.loop import Recurrence, run_over_time, time_major
+from ostinato.programs.compiling import Compiled
+from ostinato.programs.evaluation import evaluate
+from ostinato.programs.graph import Program
+from ostinato.routines import RoutineSpec
+from ostinato.structure import leaves
+from ostinato.tensors import Tensor, Tensors, float_or_own, size_of, to_dtype
+
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+DTYPES = ("float32", "float64")  # the core's; other floats are run in float32
+
+
+class Recipe(NamedTuple):
+    """What follows from the question about a cell and a call.
+
+    Attributes:
+        compiled: The cell's program.
+        spec: The run in the core's terms.
+        held: How many states it has beside the cell's: outputs that masked timesteps repeat.
+        dtype: What it's computed in.
+    """
+
+    compiled: Compiled
+    spec: RoutineSpec
+    held: int
+    dtype: str
+
+
+class CompiledEngine:
+    """Cells of one's own on the core; see `ostinato.engines.interface.Engine`."""
+
+    name = "compiled"
+    runs_together = False
+    on_kernels = True
+
+    def obstacles(self, question: Question) -> tuple[str, ...]:
+        """Why a cell can't be compiled and run so."""
+        if question.native is not None:
+            return (question.native,)
+        found = [] if question.program is not None else [question.no_program or "it isn't traced"]
+        if question.dtype not in FLOATS:
+            found.append(f"the cell computes in {question.dtype}, the core in floats")
+        if question.framework is not None:
+            found.append(question.framework)
+        return tuple(found)
+
+    def recipe(self, question: Question) -> Recipe:
+        """The run in the core's terms."""
+        loop, program = question.loop, question.program
+        assert program is not None
+        routines, held = program.routines(question.has_mask, loop.zero_output_for_mask)
+        spec = RoutineSpec(
+            routines, int(loop.go_backwards), int(loop.flip_outputs), int(loop.return_sequences)
+        )
+        return Recipe(program, spec, held, question.dtype)
+
+    def run(
+        self, tasks: Sequence[Task], recipes: Sequence[Recipe], joined: bool = False
+    ) -> list[Answer]:
+        """Runs the cells one after the other, each on all threads."""
+        return [_run(task, recipe) for task, recipe in zip(tasks, recipes, strict=True)]
+
+
+ENGINE = CompiledEngine()
+
+
+def _run(task: Task, recipe: Recipe) -> Answer:
+    compiled, traced = recipe.compiled, recipe.compiled.traced
+    dtype = recipe.dtype if recipe.dtype in DTYPES else "float32"
+    xs, states = leaves(task.xs), leaves(task.states)
+    batch_size = size_of(xs[0], 0)
+    weights, constants = compiled.operands(task.cell, task.context.constants)
+    before = [
+        door.zeros((batch_size, *shape), dtype, xs[0])
+        for shape in compiled.program.output_shapes[: recipe.held]
+    ]
+    floats = [*xs, *(_with_rows(state, batch_size) for state in states), *before]
+    operands = [to_dtype(tensor, dtype) for tensor in (*floats, *constants, *weights)]
+    if task.mask is not None:
+        operands.append(task.mask)
+    twin = Twin(compiled.program, recipe.held)
+    results = list(door.fused((recipe.spec,), tuple(operands), twin))
+    count = len(compiled.program.outputs)
+    own_dtypes = traced.output_dtypes
+    outputs = [
+        to_dtype(result, float_or_own_name(own, task.context.dtype))
+        for result, own in zip(results[:count], own_dtypes, strict=True)
+    ]
+    final = zip(results[count:], states, strict=False)
+    new = tuple(to_dtype(result, float_or_own(state, str(state.dtype))) for result, state in final)
+    return tree.pack_sequence_as(traced.outputs_like, outputs), new
+
+
+def float_or_own_name(own: str, dtype: str) -> str:
+    """A dtype for floats, and another's own for ints or booleans."""
+    return dtype if "float" in own else own
+
+
+def _with_rows(state: Tensor, batch_size: Any) -> Tensor:
+    """A state of the batch, where it's of one row that stands for all."""
+    shape = tuple(state.shape)
+    if shape[0] == 1 and not (isinstance(batch_size, int) and batch_size == 1):
+        return ops.broadcast_to(state, (batch_size, *shape[1:]))
+    return state
+
+
+class Twin(NamedTuple):
+    """The same run of a program on the portable engine; see `engines/twin.py`.
+
+    Attributes:
+        program: The program.
+        held: How many states there are beside its own.
+    """
+
+    program: Program
+    held: int
+
+    def __call__(self, specs: Sequence[Any], operands: Tensors) -> Tensors:
+        """What `door.fused(specs, operands)` gives."""
+        (spec,) = specs
+        program = self.program
+        rest = list(operands)
+        xs = tuple(_taken(rest, len(program.input_shapes)))
+        states = tuple(_taken(rest, len(program.state_shapes)))
+        before = tuple(_taken(rest, self.held))
+        constants = tuple(_taken(rest, len(program.constant_shapes)))
+        weights = tuple(_taken(rest, len(program.weight_shapes)))
+        mask = rest[0] if rest else None
+        loop = Loop(
+            return_sequences=bool(spec.return_sequences),
+            go_backwards=bool(spec.go_backwards),
+            zero_output_for_mask=mask is not None and not self.held,
+            flip_outputs=bool(spec.flip_outputs),
+        )
+
+        def step(x: Tensors, h: Tensors) -> tuple[Tensors, Tensors]:
+            return evaluate(program, x, h, constants, weights)
+
+        batch_size = size_of(xs[0], 0)
+        dtype = str(xs[0].dtype)
+        zeros = tuple(
+            ops.zeros((batch_size, *shape), dtype=dtype) for shape in program.output_shapes
+        )
+        major = tuple(time_major(x, loop) for x in xs)
+        outputs, final = run_over_time(Recurrence(step, major, states, zeros), mask, loop)
+        last = outputs[: self.held] if not loop.return_sequences else before
+        return (*outputs, *final, *last)
+
+
+def _taken(values: list[Tensor], count: int) -> list[Tensor]:
+    taken = values[:count]
+    del values[:count]
+    return taken

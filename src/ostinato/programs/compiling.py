@@ -1,0 +1,162 @@
+"""Cells made into programs, once for each kind of call: what's found is kept with the cell."""
+
+import weakref
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import keras
+
+from ostinato.programs.canonical import Prepared, canonical
+from ostinato.programs.evaluation import evaluate_nodes
+from ostinato.programs.graph import Program
+from ostinato.programs.masking import masked
+from ostinato.programs.node import CONSTANT, INPUT, STATE, WEIGHT, Shape
+from ostinato.programs.routine import ProgramRoutines
+from ostinato.programs.tracing import Like, Traced, Untraceable, trace
+from ostinato.routines import Routines
+from ostinato.structure import Structure, leaves, map_leaves
+from ostinato.tensors import Tensor, Tensors
+
+
+class Compiled:
+    """A cell's program, made ready to run. Equal to nothing but itself.
+
+    Attributes:
+        traced: The program, and how its weights are made.
+    """
+
+    def __init__(self, traced: Traced) -> None:
+        self.traced = traced
+        self._routines: dict[tuple[bool, bool], tuple[Routines, int]] = {}
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        return canonical(self.traced.program)
+
+    @property
+    def program(self) -> Program:
+        """The program in the form that is run."""
+        return self._prepared.program
+
+    def routines(self, has_mask: bool, zero_output: bool) -> tuple[Routines, int]:
+        """The program's routines, and how many states they have beside the cell's."""
+        key = (has_mask, zero_output and has_mask)
+        if key not in self._routines:
+            self._routines[key] = self._made(*key)
+        return self._routines[key]
+
+    def _made(self, has_mask: bool, zero_output: bool) -> tuple[Routines, int]:
+        program, held = self.program, 0
+        lowering = ProgramRoutines(program)
+        if has_mask:
+            under_mask = masked(program, zero_output)
+            lowering, held = ProgramRoutines(under_mask), under_mask.held
+        step = lowering.program
+        kinds = (
+            (INPUT, step.input_shapes),
+            (STATE, step.state_shapes),
+            (CONSTANT, step.constant_shapes),
+            (WEIGHT, step.weight_shapes),
+        )
+        differentiable = tuple(
+            (kind, number) not in step.fixed
+            for kind, shapes in kinds
+            for number in range(len(shapes))
+        )
+        routines = Routines(
+            key=repr((step, lowering.idle)),
+            inputs=step.input_shapes,
+            states=step.state_shapes,
+            constants=step.constant_shapes,
+            weights=step.weight_shapes,
+            outputs=step.output_shapes,
+            has_mask=has_mask,
+            differentiable=differentiable,
+            lowering=lowering,
+        )
+        return routines, held
+
+    def operands(self, cell: Any, constants: Sequence[Tensor] | None) -> tuple[Tensors, Tensors]:
+        """The weights and constants that the program takes, of a cell as it is now."""
+        weights, made = self.traced.prepare(cell, constants)
+        nodes, roots = self._prepared.nodes, self._prepared.weights
+        values = evaluate_nodes(nodes, roots, {WEIGHT: weights})
+        return tuple(values[root] for root in roots), made
+
+
+# By the cell's id: cells may be neither hashable nor comparable.
+_KEPT: dict[int, dict[Any, Compiled | str]] = {}
+
+
+def compiled(
+    cell: Any,
+    xs: Structure,
+    states: Structure,
+    constants: Sequence[Any] | None,
+    training: bool,
+) -> Compiled | str:
+    """A cell's program for a kind of call, or why it has none.
+
+    Args:
+        cell: The cell, built.
+        xs: Its inputs of a timestep: a nest of `Like`, without the batch.
+        states: Likewise its states.
+        constants: Likewise the constants, or None.
+        training: Whether dropout is applied.
+    """
+    kept = _kept_with(cell)
+    told = tuple(map(_told, (xs, states, list(constants or []))))
+    key = (told, constants is None, training, _settings(cell))
+    if key not in kept:
+        try:
+            kept[key] = Compiled(trace(cell, xs, states, _as_list(constants), training))
+        except Untraceable as refusal:
+            kept[key] = str(refusal)
+    return kept[key]
+
+
+def like(tensor: Any, axes: int) -> Like:
+    """What tracing has to know of a tensor whose first axes aren't the cell's."""
+    return Like(tuple(tensor.shape[axes:]), keras.backend.standardize_dtype(tensor.dtype))
+
+
+def _as_list(constants: Sequence[Any] | None) -> list[Any] | None:
+    return None if constants is None else list(constants)
+
+
+def _kept_with(cell: Any) -> dict[Any, Compiled | str]:
+    if id(cell) not in _KEPT:
+        _KEPT[id(cell)] = {}
+        weakref.finalize(cell, _KEPT.pop, id(cell), None)
+    return _KEPT[id(cell)]
+
+
+def _told(nest: Structure) -> Any:
+    flat = tuple((item.shape, item.dtype) for item in leaves(nest))
+    return flat, repr(map_leaves(lambda item: 0, nest))
+
+
+_PLAIN = (int, float, complex, str, bytes, bool, type(None))
+
+
+def _settings(thing: Any, depth: int = 3) -> tuple[Any, ...]:
+    """The plain values that a cell and the layers in it hold: a program may have any in it."""
+    found: list[Any] = []
+    for name, value in getattr(thing, "__dict__", {}).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, _PLAIN):
+            found.append((name, value))
+        elif isinstance(value, (tuple, list)) and all(isinstance(v, _PLAIN) for v in value):
+            found.append((name, tuple(value)))
+        elif callable(value) and not isinstance(value, keras.layers.Layer):
+            found.append((name, id(value)))
+        elif isinstance(value, keras.layers.Layer) and depth:
+            found.append((name, _settings(value, depth - 1)))
+    return tuple(found)
+
+
+def shapes_are_known(shapes: Sequence[Shape]) -> bool:
+    """Whether no size is unknown."""
+    return all(size is not None for shape in shapes for size in shape)
