@@ -14,13 +14,25 @@ OSTINATO_INLINE typename R::V joined(typename R::V a, typename R::V b) {
   return kLargest ? operation::max::of<R>(a, b, a) : a + b;
 }
 
+// The sum of the lanes, or the largest.
 template <class R, bool kLargest>
-typename R::S joined_lanes(typename R::V x) {
-  typename R::S lanes[R::kLanes];
+OSTINATO_INLINE typename R::S joined_lanes(typename R::V x) {
+  typedef typename R::S S;
+  S lanes[R::kLanes];
   __builtin_memcpy(lanes, &x, sizeof(x));
-  for (int half = R::kLanes / 2; half > 0; half /= 2)
+  int half = R::kLanes / 2;
+  if constexpr (!kLargest && sizeof(x) == 64) {
+    typedef S Half __attribute__((vector_size(32)));
+    typedef S Quarter __attribute__((vector_size(16)));
+    const Half halves = load_as<Half>(lanes) + load_as<Half>(lanes + R::kLanes / 2);
+    __builtin_memcpy(lanes, &halves, sizeof(halves));
+    const Quarter quarters = load_as<Quarter>(lanes) + load_as<Quarter>(lanes + R::kLanes / 4);
+    __builtin_memcpy(lanes, &quarters, sizeof(quarters));
+    half = R::kLanes / 8;
+  }
+  for (; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) {
-      const typename R::S a = lanes[i], b = lanes[i + half];
+      const S a = lanes[i], b = lanes[i + half];
       lanes[i] = !kLargest ? a + b : (a > b) | (a != a) ? a : b;
     }
   return lanes[0];
@@ -74,9 +86,33 @@ void put_line(const typename R::S* from, I line, I step, I lines, I columns, typ
   if (across) combine_one<R>(how, to, joined_lanes<R, kLargest>(all));
 }
 
+// Lines of columns next to each other: what most outputs are.
+template <class R, Combine how>
+void put_block(const Values<R>& from, const Target<R>& to, I lines, I columns) {
+  constexpr I L = R::kLanes;
+  const I full = columns / L * L, rest = columns - full;
+  for (I l = 0; l < lines; ++l) {
+    const typename R::S* x = from.at + l * from.line;
+    typename R::S* y = to.at + l * to.line;
+    for (I c = 0; c < full; c += L, x += from.step) {
+      typename R::V value = load<R>(x);
+      if (how == Combine::add) value = load<R>(y + c) + value;
+      else if (how == Combine::largest) value = joined<R, true>(load<R>(y + c), value);
+      store<R>(y + c, value);
+    }
+    if (rest > 0) combine_lanes<R>(how, y + full, 1, load<R>(x), rest);
+  }
+}
+
 template <class R>
 void put(const Values<R>& from, const Target<R>& to, I lines, I columns, Combine how,
          bool is_largest) {
+  if (to.column == 1 && (to.line != 0 || lines == 1)) {
+    const auto block = how == Combine::store ? put_block<R, Combine::store>
+                       : how == Combine::add ? put_block<R, Combine::add>
+                                             : put_block<R, Combine::largest>;
+    return block(from, to, lines, columns);
+  }
   const auto put_one = is_largest ? put_line<R, true> : put_line<R, false>;
   if (to.line == 0 && lines > 1)
     return put_one(from.at, from.line, from.step, lines, columns, to.at, to.column, how);
