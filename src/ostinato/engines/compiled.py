@@ -5,11 +5,13 @@ reason. The loop over time, masks and the order of time are the core's, as for b
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops, tree
 
-from ostinato.doors import door
+from ostinato.doors import door, remembered
 from ostinato.engines.interface import Answer, Loop, Question, Task
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
 from ostinato.programs.compiling import Compiled
@@ -17,7 +19,7 @@ from ostinato.programs.evaluation import evaluate
 from ostinato.programs.graph import Program
 from ostinato.routines import RoutineSpec
 from ostinato.structure import leaves
-from ostinato.tensors import Tensor, Tensors, float_or_own, size_of, to_dtype
+from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 DTYPES = ("float32", "float64")  # the core's; other floats are run in float32
@@ -92,7 +94,8 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     if task.mask is not None:
         operands.append(task.mask)
     twin = Twin(compiled.program, recipe.held)
-    results = list(door.fused((recipe.spec,), tuple(operands), twin))
+    spec = _training(recipe.spec) if task.context.training else recipe.spec
+    results = list(door.fused((spec,), tuple(operands), twin))
     count = len(compiled.program.outputs)
     own_dtypes = traced.output_dtypes
     outputs = [
@@ -100,8 +103,15 @@ def _run(task: Task, recipe: Recipe) -> Answer:
         for result, own in zip(results[:count], own_dtypes, strict=True)
     ]
     final = zip(results[count:], states, strict=False)
-    new = tuple(to_dtype(result, float_or_own(state, str(state.dtype))) for result, state in final)
+    new = tuple(
+        to_dtype(result, keras.backend.standardize_dtype(state.dtype)) for result, state in final
+    )
     return tree.pack_sequence_as(traced.outputs_like, outputs), new
+
+
+@remembered
+def _training(spec: RoutineSpec) -> RoutineSpec:
+    return replace(spec, training=1)
 
 
 def float_or_own_name(own: str, dtype: str) -> str:
