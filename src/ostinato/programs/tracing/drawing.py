@@ -15,7 +15,7 @@ from keras import ops
 from ostinato.cells.contract import output_sizes
 from ostinato.doors import door
 from ostinato.programs.tracing.members import Members, Way, follow
-from ostinato.programs.tracing.refusal import Untraceable
+from ostinato.programs.tracing.refusal import Untraceable, named
 from ostinato.programs.tracing.taught import Taught
 from ostinato.tensors import Tensor, Tensors
 
@@ -76,9 +76,7 @@ class Draws:
 
         def call(*args: Any, training: bool = False, **kwargs: Any) -> Any:
             if training:
-                raise Untraceable(
-                    f"{type(layer).__name__} draws random numbers that aren't one row's each"
-                )
+                raise Untraceable(f"{named(layer)} draws random numbers that aren't one row's each")
             return type(layer).call(layer, *args, **kwargs)
 
         return call
@@ -96,8 +94,10 @@ class Draws:
         def function(layer: Any, shape: tuple[Any, ...]) -> Tensor:
             return layer.call(blank(shape, dtype=dtype), training=True)
 
-        way = self._members.ways[id(layer)]
-        told = (type(layer).__name__, strength)
+        way = self._members.ways.get(id(layer))
+        if way is None:
+            raise Untraceable(f"{named(layer)}, which draws random numbers, is made in its call")
+        told = (named(layer), strength)
         return put(x, self._symbol(Draw(way, x.shape[1:], dtype, function, told), x.shape))
 
     def _symbol(self, draw: Draw, shape: Sequence[int]) -> Any:

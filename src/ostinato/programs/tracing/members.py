@@ -17,7 +17,7 @@ from ostinato.nests import is_namedtuple
 Way = tuple[tuple[str, Any], ...]
 
 # Attributes in which Keras and the frameworks keep their own account of a layer.
-_BOOKKEEPING = frozenset(
+BOOKKEEPING = frozenset(
     {
         "_tracker",
         "_trainable_variables",
@@ -40,6 +40,7 @@ _BOOKKEEPING = frozenset(
         "_self_saveable_object_factories",
         "_auto_config",
         "_path",
+        "_build_shapes_dict",
     }
 )
 _FOREIGN = ("builtins", "keras", "numpy", "jax", "jaxlib", "torch", "tensorflow", "functools")
@@ -145,7 +146,7 @@ def _attributes(thing: Any) -> Iterator[tuple[str, Any]]:
     for name, item in list(vars(thing).items()):
         if name == "_modules" and isinstance(thing, keras.layers.Layer):
             yield from list(item.items())  # PyTorch keeps a layer's layers here
-        elif name not in _BOOKKEEPING:
+        elif name not in BOOKKEEPING:
             yield name, item
 
 

@@ -1,6 +1,7 @@
 """Why a cell can't be a program."""
 
 import linecache
+import re
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +27,36 @@ def because_of(error: BaseException, frameworks: tuple[str, ...]) -> Untraceable
         error: What was raised while its `call` ran on symbols.
         frameworks: The packages whose lines are none of the cell's own.
     """
+    said = _said(error)
+    if isinstance(error, Untraceable):
+        return Untraceable(said)
     line = _own_line(error.__traceback__, frameworks)
-    said = " ".join(str(error).split())
-    said = said.partition(" Arguments received by ")[0].partition(" Call arguments ")[0][:160]
-    return Untraceable(f"{line}can't be run on symbols: {type(error).__name__}: {said}")
+    if any(part in said for part in _OF_A_FRAMEWORK):
+        what = "calls a function of the framework's own, where only keras.ops can be traced"
+    else:
+        what = f"can't be run on symbols: {type(error).__name__}: {said}"
+    within = _PREFIX.match(_COLOUR.sub("", str(error)))
+    where = f" (in {within[1]})" if within else ""
+    return Untraceable(f"{line}{what}{where}")
+
+
+# What the frameworks say where they're given a symbol.
+_OF_A_FRAMEWORK = (
+    "__jax_array__",
+    "as input to a TensorFlow function",
+    "as input to a JAX function",
+    "must be Tensor, not",
+)
+_COLOUR = re.compile(r"\x1b\[\d*m")
+_PREFIX = re.compile(r"^Exception encountered when calling (.*?)(?:\.call)?\(\)\.\s+")
+MOST_SAID = 160  # of an error's text, which may be a page
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, without what Keras puts around it; of a long text the beginning."""
+    text = _PREFIX.sub("", _COLOUR.sub("", str(error)))
+    text = " ".join(text.partition("Arguments received by")[0].split()).rstrip(".")
+    return text if len(text) <= MOST_SAID else f"{text[:MOST_SAID]}..."
 
 
 def _own_line(trace: TracebackType | None, frameworks: tuple[str, ...]) -> str:
@@ -41,7 +68,7 @@ def _own_line(trace: TracebackType | None, frameworks: tuple[str, ...]) -> str:
         file = frame.f_code.co_filename
         text = linecache.getline(file, number, frame.f_globals).strip()
         found = f"line {number} of {Path(file).name}, `{text}`, " if text else ""
-    return found or "its `call` "
+    return found or "its call "
 
 
 def named(thing: Any) -> str:

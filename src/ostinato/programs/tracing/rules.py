@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import keras
-
 from ostinato.programs.tracing.refusal import Untraceable, named
 from ostinato.programs.tracing.rules_convolutions import CONVOLUTIONS
 from ostinato.programs.tracing.rules_elementwise import ELEMENTWISE, Rule
@@ -41,8 +39,6 @@ def rule_of(operation: Any) -> Rule:
         Untraceable: There's none.
     """
     name = named(operation)
-    if isinstance(operation, keras.layers.Layer):
-        raise Untraceable(f"the layer {name} is made or found in its call, and no attribute of it")
     rule = RULES.get(name)
     if rule is None:
         raise Untraceable(f"{name} isn't among programs' operations")

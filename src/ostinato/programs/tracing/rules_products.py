@@ -8,6 +8,7 @@ import numpy as np
 from ostinato.programs.tracing.contraction import contract, linear
 from ostinato.programs.tracing.refusal import Untraceable
 from ostinato.programs.tracing.rules_elementwise import Rule
+from ostinato.programs.tracing.rules_reductions import softmax
 from ostinato.programs.tracing.terms import Term
 from ostinato.programs.tracing.translation import Translation
 
@@ -121,6 +122,25 @@ def _labels(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:
     return spelled, "".join(dots) + "".join(once)
 
 
+def _attention(t: Translation, op: Any, *operands: Any, **settings: Any) -> Term:
+    """Attention of queries (B, T, N, H) to keys and values (B, S, N, H)."""
+    named = dict(zip(("query", "key", "value", "bias", "mask", "scale"), operands, strict=False))
+    named.update(settings)
+    others = {name: named.get(name) for name in ("bias", "mask")}
+    if (
+        op.is_causal
+        or op.attn_logits_soft_cap is not None
+        or any(other is not None for other in others.values())
+    ):
+        raise Untraceable("with a mask, a bias or a cap it isn't among programs' operations")
+    query, key, value = (t.term(named[name]) for name in ("query", "key", "value"))
+    scale = named.get("scale")
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    scores = contract(t, query, "btnh", key, "bsnh", "bnts")
+    weights = softmax(t, t.apply("mul", scores, t.literal(scale)), -1)
+    return contract(t, weights, "bnts", value, "bsnh", "btnh")
+
+
 def _outer(t: Translation, op: Any, x1: Any, x2: Any) -> Term:
     a, b = t.term(x1), t.term(x2)
     if a.rank != 1 or b.rank != 1:
@@ -149,6 +169,7 @@ PRODUCTS: dict[str, Rule] = {
     "Tensordot": _tensordot,
     "Einsum": _einsum,
     "Outer": _outer,
+    "DotProductAttention": _attention,
     "Cumsum": _cumsum,
     "Diff": _diff,
 }

@@ -217,6 +217,29 @@ def _layer_norm(t: Translation, op: Any, x: Any, gamma: Any = None, beta: Any = 
     return result if beta is None or op.rms_scaling else t.apply("add", result, beta)
 
 
+def _batch_norm(
+    t: Translation,
+    op: Any,
+    x: Any,
+    mean: Any,
+    variance: Any,
+    offset: Any = None,
+    scale: Any = None,
+) -> Term:
+    """By statistics that are weights; those of the batch itself mix its rows before this."""
+    x = t.term(x)
+    axes = _axes_of(op, x)
+    centre, spread = _along(t, x, axes, mean), _along(t, x, axes, variance)
+    gamma, beta = _along(t, x, axes, scale), _along(t, x, axes, offset)
+    assert centre is not None
+    assert spread is not None
+    inverse = t.apply("rsqrt", t.apply("add", spread, t.literal(float(op.epsilon))))
+    if gamma is not None:
+        inverse = t.apply("mul", inverse, gamma)
+    result = t.apply("mul", t.apply("sub", x, centre), inverse)
+    return result if beta is None else t.apply("add", result, beta)
+
+
 def _rms_norm(t: Translation, op: Any, x: Any, scale: Any = None) -> Term:
     x = t.term(x)
     axes = _axes_of(op, x)
@@ -250,4 +273,5 @@ REDUCTIONS: dict[str, Rule] = {
     "Normalize": _normalize,
     "LayerNorm": _layer_norm,
     "RMSNorm": _rms_norm,
+    "BatchNorm": _batch_norm,
 }

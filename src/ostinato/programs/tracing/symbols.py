@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ostinato.programs.tracing.refusal import Untraceable
 from ostinato.programs.tracing.taught import Taught
 
 
@@ -22,6 +23,12 @@ class WeightSymbol(keras.KerasTensor):
     def value(self) -> "WeightSymbol":
         """A variable's value is what stands for it."""
         return self
+
+    def assign(self, value: Any) -> None:
+        """Refused: a program's weights stay as they are."""
+        raise Untraceable("its call assigns to a variable")
+
+    assign_add = assign_sub = assign
 
 
 def _equal(own: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,9 +46,60 @@ def _getitem(own: Callable[..., Any]) -> Callable[..., Any]:
     return getitem
 
 
+def _refusing(name: str) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise Untraceable(f"ops.{name} isn't among programs' operations")
+
+    return lambda own: refuse
+
+
+# What runs functions of its own. On PyTorch some of them give one of their branches, silently.
+_OF_FUNCTIONS = (
+    "cond",
+    "switch",
+    "map",
+    "vectorized_map",
+    "scan",
+    "associative_scan",
+    "while_loop",
+    "fori_loop",
+)
+
+
+class _Elementwise(keras.Operation):
+    """A function of one tensor, as an operation that takes symbols."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.call = function
+
+    def compute_output_spec(self, x: Any) -> Any:
+        """A symbol like x."""
+        return keras.KerasTensor(x.shape, dtype=x.dtype)
+
+
+def _on_symbols(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of keras.activations that takes no symbols itself; its operation has a name."""
+    operation = type(name, (_Elementwise,), {})
+    return lambda x: operation(function)(x)
+
+
+# Functions that layers hold, by their ids, and what they hold while they're traced.
+FUNCTIONS = {
+    id(function): _on_symbols(name, function)
+    for name, function in (
+        ("Mish", keras.activations.mish),
+        ("HardSilu", keras.activations.hard_silu),
+    )
+}
+
 _TAUGHT = (
     Taught(keras.KerasTensor, "__eq__", _equal),
     Taught(keras.KerasTensor, "__getitem__", _getitem),
+    Taught(keras.KerasTensor, "__array_ufunc__", None),  # NumPy leaves operators to the symbol
+    *(Taught(ops, name, _refusing(name)) for name in _OF_FUNCTIONS),
+    Taught(keras.activations, "mish", lambda own: FUNCTIONS[id(own)]),
+    Taught(keras.activations, "hard_silu", lambda own: FUNCTIONS[id(own)]),
 )
 
 

@@ -15,10 +15,11 @@ class Taught:
     Args:
         owner: The module or class.
         name: The attribute.
-        other: Made of the attribute as it is: what to have in its place.
+        other: Made of the attribute as it is: what to have in its place. None for None, which every
+            thread sees.
     """
 
-    def __init__(self, owner: Any, name: str, other: Callable[..., Any]) -> None:
+    def __init__(self, owner: Any, name: str, other: Callable[..., Any] | None) -> None:
         self._owner, self._name, self._other = owner, name, other
         self._own: Any = None
         self._depth = 0
@@ -43,6 +44,9 @@ class Taught:
 
     def _put(self) -> None:
         self._own = vars(self._owner).get(self._name, _NOTHING)
+        if self._other is None:
+            setattr(self._owner, self._name, None)
+            return
         own = getattr(self._owner, self._name)
         other = self._other(own)
 

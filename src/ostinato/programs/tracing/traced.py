@@ -8,18 +8,19 @@ import keras
 import numpy as np
 from keras import tree
 
-from ostinato.cells.contract import output_sizes
+from ostinato.cells.contract import output_sizes, state_sizes
+from ostinato.nests import leaf_paths
 from ostinato.programs.graph import Graph, Program, program_of, reachable
-from ostinato.programs.node import CONSTANT, INPUT, WEIGHT, Value
+from ostinato.programs.node import CONSTANT, INPUT, WEIGHT, ProgramError, Value
 from ostinato.programs.tracing.drawing import Draw, draw_over_time
 from ostinato.programs.tracing.history import Event, events, forget
 from ostinato.programs.tracing.members import Members
 from ostinato.programs.tracing.preparing import Source, Step, run
-from ostinato.programs.tracing.refusal import Untraceable
+from ostinato.programs.tracing.refusal import Untraceable, named
 from ostinato.programs.tracing.rules import rule_of
 from ostinato.programs.tracing.run import Run, Signature, run_on_symbols
 from ostinato.programs.tracing.translation import Translation
-from ostinato.structure import Structure, describe, leaves, repack
+from ostinato.structure import SharedShape, Structure, describe, leaves, repack
 from ostinato.tensors import Tensor, Tensors, to_dtype
 
 # Two sizes of a batch that nothing else is likely to have. What depends on the size comes out
@@ -95,10 +96,21 @@ def trace(
         Untraceable: It can't be a program.
     """
     signature = Signature(xs, states, constants, training)
+    _need_rows_of_floats(cell, signature)
     first, second = (_translated(cell, signature, batch) for batch in BATCHES)
     if _told(first) != _told(second):
         raise Untraceable("its results depend on the size of the batch, or aren't always the same")
     return first
+
+
+def _need_rows_of_floats(cell: Any, signature: Signature) -> None:
+    nests = {"input": signature.xs, "state": signature.states, "constant": signature.constants}
+    for what, nest in nests.items():
+        for path, item in zip(leaf_paths(nest), leaves(nest), strict=True) if nest else ():
+            if "float" not in item.dtype:
+                raise Untraceable(f"its {what}{path} is {item.dtype}, and programs are of floats")
+    if any(isinstance(size, SharedShape) for size in tree.flatten(state_sizes(cell))):
+        raise Untraceable("it has a state that all rows share")
 
 
 def _translated(cell: Any, signature: Signature, batch: int) -> Traced:
@@ -110,6 +122,7 @@ def _translated(cell: Any, signature: Signature, batch: int) -> Traced:
     begun += [*leaves(run_.constants or []), *run_.upstreams, *run_.draws.symbols]
     found: list[Event] = []
     try:
+        _refuse_claims(begun)
         wanted = [s for s in (*flat_output, *states) if isinstance(s, keras.KerasTensor)]
         found = events(wanted, begun, run_.histories)
         t = Translation(run_, members, _dtype_of(cell, signature))
@@ -121,6 +134,14 @@ def _translated(cell: Any, signature: Signature, batch: int) -> Traced:
         forget(event.operation for event in found)
     dtypes = [keras.backend.standardize_dtype(item.dtype) for item in flat_output]
     return _collected(t, run_, outputs, new, tree.pack_sequence_as(output, dtypes))
+
+
+def _refuse_claims(begun: list[Any]) -> None:
+    """Refuses an operation that gives what it was given: nothing of it would be in the program."""
+    for symbol in begun:
+        operation = getattr(getattr(symbol, "_keras_history", None), "operation", None)
+        if operation is not None and not isinstance(operation, keras.layers.Layer):
+            raise Untraceable(f"{named(operation)} isn't among programs' operations")
 
 
 def _dtype_of(cell: Any, signature: Signature) -> str:
@@ -179,7 +200,10 @@ def _collected(
     )
     count = len(leaves(run_.xs))
     fixed = frozenset((INPUT, count + at) for at in range(len(run_.draws.draws)))
-    program = program_of(graph, outputs, states, **shapes, fixed=fixed)
+    try:
+        program = program_of(graph, outputs, states, **shapes, fixed=fixed)
+    except ProgramError as error:
+        raise Untraceable(str(error)) from error
     sources, steps = t.preparation.only((*numbers[WEIGHT], *numbers[CONSTANT]))
     prepared = (sources, tuple(steps), numbers[WEIGHT], numbers[CONSTANT])
     return Traced(program, like, t.dtype, tuple(run_.draws.draws), *prepared)

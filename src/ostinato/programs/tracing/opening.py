@@ -1,0 +1,100 @@
+"""Layers that are called on symbols: what they do within is seen, not a layer as one operation."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras import tree
+
+from ostinato.programs.tracing.drawing import Draws
+from ostinato.programs.tracing.members import Members
+from ostinato.programs.tracing.refusal import Untraceable, named
+from ostinato.programs.tracing.taught import Taught
+
+
+@contextmanager
+def opened(members: Members, histories: dict[int, Any], draws: Draws) -> Iterator[None]:
+    """While inside, in this thread, a layer that is called on symbols runs its `call`.
+
+    Args:
+        members: What the cell holds.
+        histories: Gets where the symbols that layers return came from, by their ids.
+        draws: Gets what layers of noise draw.
+    """
+
+    def running(own: Callable[..., Any]) -> Callable[..., Any]:
+        def symbolic_call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+            _refuse(layer, members)
+            result = draws.through(layer, args, kwargs)
+            if result is None:
+                result = layer.call(*args, **kwargs)
+            # Keras notes the layer as a symbol's origin next: what's there before counts.
+            for symbol in tree.flatten(result):
+                if isinstance(symbol, keras.KerasTensor):
+                    histories.setdefault(id(symbol), getattr(symbol, "_keras_history", None))
+            return result
+
+        return symbolic_call
+
+    with (
+        Taught(keras.layers.Layer, "symbolic_call", running).used(),
+        _guarded([*_of_noise(members, draws), *_unbuilt(members)]),
+    ):
+        yield
+
+
+def _refuse(layer: keras.layers.Layer, members: Members) -> None:
+    if layer.activity_regularizer is not None:
+        raise Untraceable(f"{named(layer)} has an activity_regularizer")
+    if id(layer) not in members.ways and layer.weights:
+        raise Untraceable(f"the layer {named(layer)} is made in its call, with weights of its own")
+
+
+Guard = tuple[keras.layers.Layer, str, Callable[..., Any]]
+
+
+@contextmanager
+def _guarded(guards: list[Guard]) -> Iterator[None]:
+    """While inside, some layers have other methods."""
+    before = [(vars(layer), name, vars(layer).get(name)) for layer, name, _ in guards]
+    try:
+        for layer, name, method in guards:
+            vars(layer)[name] = method
+        yield
+    finally:
+        for attributes, name, own in before:
+            if own is None:
+                del attributes[name]
+            else:
+                attributes[name] = own
+
+
+def _of_noise(members: Members, draws: Draws) -> list[Guard]:
+    """Layers of noise draw nothing for what's no symbol: it'd be the same in every timestep."""
+    found = ((layer, draws.on_tensors(layer)) for layer in members.layers)
+    return [(layer, "call", call) for layer, call in found if call is not None]
+
+
+def _unbuilt(members: Members) -> list[Guard]:
+    """Layers that aren't built yet make no weights: Keras won't have them made twice."""
+
+    def guard(layer: keras.layers.Layer) -> Callable[..., Any]:
+        own = layer.build
+
+        @functools.wraps(own)  # Keras reads its arguments' names
+        def build(*args: Any, **kwargs: Any) -> None:
+            copy = type(layer).from_config(layer.get_config())
+            copy.build(*args, **kwargs)
+            if copy.weights:
+                raise Untraceable(f"{named(layer)} in it makes its weights when it's called first")
+            own(*args, **kwargs)
+
+        return build
+
+    return [
+        (layer, "build", guard(layer))
+        for layer in members.layers
+        if not layer.built and type(layer).build is not keras.layers.Layer.build
+    ]

@@ -1,0 +1,96 @@
+"""What a cell's call does beside mathematics, which a program would leave out: it's refused."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from ostinato.programs.tracing.members import BOOKKEEPING, Members, shown
+from ostinato.programs.tracing.refusal import Untraceable, named
+
+
+class Watching(keras.StatelessScope):
+    """Notes what is done with variables, other than by symbols, and undoes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.collect_losses = True
+        self._read: list[Any] = []
+        self._assigned: list[Any] = []
+
+    def get_current_value(self, variable: keras.Variable) -> Any:
+        """None: a variable has its own value; it's noted that it was asked for."""
+        self._read.append(variable)
+        return super().get_current_value(variable)
+
+    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
+        """Notes what's assigned to a variable, which keeps its value."""
+        self._assigned.append(update[0])
+        super().add_update(update)
+
+    def refuse(self, members: Members) -> None:
+        """Refuses a cell that did something else than mathematics."""
+        if self.losses:
+            raise Untraceable("its call adds a loss")
+        for variable in self._assigned:
+            if "seed_generator_state" in variable.path:
+                raise Untraceable("its call draws random numbers by itself")
+            raise Untraceable(f"its call assigns to the variable {variable.path!r}")
+        for variable in self._read:
+            way = members.values[id(variable)].ways[0] if id(variable) in members.values else None
+            where = f"{variable.path!r}" if way is None else f"`{shown(way)}`"
+            raise Untraceable(
+                f"its call takes the value of the variable {where} where no symbol can stand for it"
+            )
+
+
+# What Keras sets on a layer when it's called first.
+_KERAS_SETS = frozenset(
+    {"built", "_called", "_build_shapes_dict", "_call_context_args", "_parent_path", "_path"}
+)
+_NOTHING = object()
+
+
+@contextmanager
+def unchanged(members: Members) -> Iterator[None]:
+    """Undoes what a call has set on the cell or on what it holds, and refuses it."""
+    before = [dict(holder.attributes) for holder in members.holders]
+    contents = [
+        (holder.thing, name, item, _copied(item))
+        for holder, attributes in zip(members.holders, before, strict=True)
+        for name, item in attributes.items()
+        if isinstance(item, (list, dict))
+    ]
+    changed: list[str] = []
+    try:
+        yield
+    finally:
+        for holder, old in zip(members.holders, before, strict=True):
+            names = _restored(holder.attributes, old)
+            changed += (f"sets the attribute {name!r} of {named(holder.thing)}" for name in names)
+        for thing, name, item, old_item in contents:
+            if len(item) != len(old_item):
+                item.clear()
+                item.update(old_item) if isinstance(item, dict) else item.extend(old_item)
+                if name not in BOOKKEEPING:
+                    changed.append(f"changes what's in the attribute {name!r} of {named(thing)}")
+    if changed:
+        raise Untraceable(f"its call {changed[0]}")
+
+
+def _copied(item: Any) -> Any:
+    return dict(item) if isinstance(item, dict) else list(item)
+
+
+def _restored(attributes: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    """The names of attributes that have changed, which are put back."""
+    changed = [name for name, value in old.items() if attributes.get(name, _NOTHING) is not value]
+    added = [name for name in attributes if name not in old]
+    set_to_none = [name for name in added if attributes[name] is None]
+    for name in changed:
+        attributes[name] = old[name]
+    for name in added:
+        del attributes[name]
+    harmless = {*_KERAS_SETS, *set_to_none}
+    return [name for name in (*changed, *added) if name not in harmless]
