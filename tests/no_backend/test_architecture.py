@@ -41,8 +41,9 @@ RUN_WITHOUT_KERAS = {
     "ostinato.nests",
     *(f"ostinato.streaming.{name}" for name in ("program", "compiled", "files", "stream")),
 }
-# A section of the guide that fails is shown, and fails the run at its end.
-CATCHES_ALL = {"ostinato.guide.course"}
+# A section of the guide that fails is shown, and fails the run at its end. Whatever a cell's own code
+# raises on symbols is the reason why the cell isn't compiled.
+CATCHES_ALL = {"ostinato.guide.course", "ostinato.programs.tracing.run"}
 # Makes PyTorch's modules, where it's installed, whatever Keras runs on.
 MAKES_TORCH_MODULES = "ostinato.conversion.writing_torch"
 # What measures frameworks and Keras's layers uses them as their users do.

@@ -47,8 +47,9 @@ UNARY = {
     "silu": lambda x: x * SIGMOID(x),
     "d_silu": lambda x: SIGMOID(x) * (1 + x * (1 - SIGMOID(x))),
     "gelu": lambda x: 0.5 * x * (1 + special.erf(x / math.sqrt(2))),
-    "d_gelu": lambda x: 0.5 * (1 + special.erf(x / math.sqrt(2)))
-    + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi),
+    "d_gelu": lambda x: (
+        0.5 * (1 + special.erf(x / math.sqrt(2))) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    ),
 }
 BINARY = {
     "add": np.add,

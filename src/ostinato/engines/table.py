@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 # Fastest first; the last runs anything. Names alone, as the command line has no framework yet.
 NAMES = ("fused", "compiled", "scan")
 PORTABLE = NAMES[-1]
+OF_PROGRAMS = "compiled"  # the one for which a cell is made into a program
 
 
 @functools.cache

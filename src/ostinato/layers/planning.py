@@ -10,6 +10,7 @@ from ostinato.cells.builtin import BuiltinCell, why_not_builtin
 from ostinato.doors import door, opaque, remembered
 from ostinato.engines.activations import activation_name
 from ostinato.engines.interface import Activation, Loop, Question, Task
+from ostinato.engines.table import OF_PROGRAMS
 from ostinato.forced import forced as forced_in_process
 from ostinato.plan import Plan, plan
 from ostinato.programs.compiling import compiled, like, shapes_are_known
@@ -108,7 +109,7 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
         framework=None if native_reason else door.native_why_not(flat[0]),
         dtype=_dtype_of(cell, flat[0]),
     )
-    is_in_question = question.forced in (None, "compiled")
+    is_in_question = question.forced in (None, OF_PROGRAMS)
     if native_reason or question.framework or not is_in_question:
         return question
     found = _program_of(cell, xs, call)

@@ -80,7 +80,7 @@ def _needed(
 def _applied(nodes: Sequence[Node], node: Node, values: Mapping[Value, Tensor]) -> Tensor:
     apply = operations()[node.operation].apply
     if apply is None:
-        raise NotImplementedError(f"{node.operation} is an operation of derivatives alone")
+        raise ValueError(f"{node.operation} is an operation of derivatives alone")
     made_of = [nodes[place] for place in node.arguments]
     arguments = [values[place] for place in node.arguments]
     return apply(*arguments, attributes=node.attributes, nodes=made_of)

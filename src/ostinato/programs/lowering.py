@@ -6,11 +6,10 @@ the maps that use them.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from ostinato.programs.items import ADD, LARGEST, STORE, SUM, Item, Map, Out, Outer, Products, Term
+from ostinato.programs.lowered import Lowered, Scratch, Wanted
 from ostinato.programs.node import LITERAL, Node, Shape, Value
-from ostinato.programs.operations import operations
 from ostinato.programs.places import (
     NUMBER,
     OPERAND,
@@ -26,66 +25,10 @@ from ostinato.programs.places import (
     sliced,
     windowed,
 )
+from ostinato.programs.uses import Uses
 
 # Where a value may lie that an outer product reads some steps later.
 _LASTING = {OPERAND, SAVED, SAVED_NEXT}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A value that has to be somewhere at the end of a step.
-
-    Attributes:
-        value: The value.
-        place: Where: all of it, in order.
-        adds: Whether it's added to what is there.
-    """
-
-    value: Value
-    place: Place
-    adds: bool = False
-
-
-@dataclass
-class Scratch:
-    """Memory of a step.
-
-    Attributes:
-        size: Elements a row.
-        lasts: Whether it's read again some steps later.
-    """
-
-    size: int
-    lasts: bool = False
-
-
-@dataclass
-class Lowered:
-    """A step as items.
-
-    Attributes:
-        nodes: The graph.
-        items: What to do, in an order.
-        places: Where values lie that have a place.
-        scratches: The memory that some of them lie in.
-        made_by: The items that make each value that has a place.
-    """
-
-    nodes: Sequence[Node]
-    items: list[Item] = field(default_factory=list)
-    places: dict[Value, Place] = field(default_factory=dict)
-    scratches: list[Scratch] = field(default_factory=list)
-    made_by: dict[Value, set[int]] = field(default_factory=dict)
-
-    def located(self, value: Value) -> Place | None:
-        """Where a value lies, if it does, or what it's a view of."""
-        if value in self.places:
-            return self.places[value]
-        node = self.nodes[value]
-        if node.operation not in VIEWS:
-            return None
-        base = self.located(node.arguments[0])
-        return None if base is None else seen_as(base, self.nodes[node.arguments[0]].shape, node)
 
 
 def lower(
@@ -123,18 +66,12 @@ class _Lowering:
                 self.given[value] = Place(NUMBER, value, 0, ())
         self.wanted = _split_sums(nodes, wanted)
         self.result = Lowered(nodes, places=dict(self.given), scratches=list(scratches))
-        self.elementwise = {
-            name for name, operation in operations().items() if operation.is_elementwise
-        }
-        self.order = self._reachable()
-        self.uses: dict[Value, list[Value]] = {}
-        for value in self.order:
-            for argument in self._arguments(value):
-                self.uses.setdefault(argument, []).append(value)
         self.stored: dict[Value, list[Place]] = {}
         for each in self.wanted:
             if not each.adds:
                 self.stored.setdefault(each.value, []).append(each.place)
+        values = [each.value for each in self.wanted]
+        self.uses = Uses(nodes, self.given, values, self.stored)
         self.done: set[Value] = set()
         self.needs_place = set(placed)
         self.wholes: dict[Value, Value] = {}  # of parts that are made in their places
@@ -150,68 +87,6 @@ class _Lowering:
                 self._ensure(each.value, each.place)
         return self.result
 
-    # What there is.
-
-    def _arguments(self, value: Value) -> tuple[Value, ...]:
-        node = self.nodes[value]
-        if value in self.given:
-            return ()
-        return node.arguments[:1] if node.operation == "custom" else node.arguments
-
-    def _reachable(self) -> list[Value]:
-        needed = {each.value for each in self.wanted}
-        waiting = list(needed)
-        while waiting:
-            for argument in self._arguments(waiting.pop()):
-                if argument not in needed:
-                    needed.add(argument)
-                    waiting.append(argument)
-        return sorted(needed)
-
-    def _is_elementwise(self, value: Value) -> bool:
-        return value not in self.given and self.nodes[value].operation in self.elementwise
-
-    def _is_sum_of_products(self, value: Value, is_top: bool = True) -> bool:
-        """Whether an accumulator takes it: products, each used here alone, and a bias."""
-        node = self.nodes[value]
-        if value in self.given or not (
-            is_top or (len(self.uses.get(value, ())) == 1 and value not in self.stored)
-        ):
-            return False
-        if node.operation == "product":
-            return True
-        if node.operation != "add":
-            return False
-        inner = [argument for argument in node.arguments if not self._is_bias(argument, node)]
-        return (
-            len(inner) >= 1
-            and len(node.arguments) - len(inner) <= 1
-            and all(
-                self.nodes[each].shape == node.shape and self._is_sum_of_products(each, False)
-                for each in inner
-            )
-            and sum(self._biases(each) for each in (value,)) <= 1
-        )
-
-    def _is_bias(self, value: Value, of: Node) -> bool:
-        node = self.nodes[value]
-        place = self.given.get(value)
-        return (
-            not node.has_rows
-            and node.operation != LITERAL
-            and place is not None
-            and node.shape == of.shape[-1:]
-        )
-
-    def _biases(self, value: Value) -> int:
-        node = self.nodes[value]
-        if value in self.given or node.operation != "add":
-            return 0
-        return sum(
-            1 if self._is_bias(argument, node) else self._biases(argument)
-            for argument in node.arguments
-        )
-
     # Which elementwise values have a place, and which places are settled beforehand.
 
     def _find_places(self) -> None:
@@ -219,15 +94,15 @@ class _Lowering:
         for value, stored in self.stored.items():
             if value not in self.given and not self._is_view(value):
                 places[value] = stored[0]
-        for value in reversed(self.order):
+        for value in reversed(self.uses.order):
             node = self.nodes[value]
             if value in self.given:
                 continue
             if node.operation == "assemble":
                 self._place_parts(value, node)
-            elif not self._is_elementwise(value) and node.operation not in ("sum", "amax"):
-                self.needs_place.update(self._arguments(value))
-            elif self._is_elementwise(value):
+            elif not self.uses.is_elementwise(value) and node.operation not in ("sum", "amax"):
+                self.needs_place.update(self.uses.arguments(value))
+            elif self.uses.is_elementwise(value):
                 self.needs_place.update(
                     argument
                     for argument in node.arguments
@@ -237,7 +112,7 @@ class _Lowering:
     def _place_parts(self, value: Value, node: Node) -> None:
         whole = self._place_of(value)
         for part, (starts, steps) in zip(node.arguments, node.attributes[1], strict=True):
-            is_made_here = self._is_elementwise(part) and not self._is_sum_of_products(part)
+            is_made_here = self.uses.is_elementwise(part) and not self.uses.is_sum_of_products(part)
             is_made_here = is_made_here or self.nodes[part].operation == "assemble"
             if is_made_here and part not in self.given and part not in self.result.places:
                 self.result.places[part] = sliced(whole, starts, steps)
@@ -290,9 +165,9 @@ class _Lowering:
         node = self.nodes[value]
         if self._is_view(value):
             self._make_view(value)
-        elif self._is_sum_of_products(value):
+        elif self.uses.is_sum_of_products(value):
             self._make_products(value)
-        elif self._is_elementwise(value):
+        elif self.uses.is_elementwise(value):
             self._make_map(value)
         elif node.operation in ("sum", "amax"):
             self._make_reduction(value, node)
@@ -343,7 +218,7 @@ class _Lowering:
 
     def _depend(self, item: Map, value: Value) -> None:
         """Makes what an expression reads, and has the item come after that."""
-        for argument in self._arguments(value):
+        for argument in self.uses.arguments(value):
             node = self.nodes[argument]
             if argument in self.given:
                 continue
@@ -353,20 +228,20 @@ class _Lowering:
             self._place_of_made(argument)
             makers = self.makers(argument)
             is_beside = (
-                self._is_elementwise(argument)
+                self.uses.is_elementwise(argument)
                 and node.shape == item.shape
                 and argument in self.result.made_by
-                and not self._is_sum_of_products(argument)
+                and not self.uses.is_sum_of_products(argument)
             )
             (item.beside if is_beside else item.after).update(makers)
 
     def _is_inlined(self, value: Value, shape: Shape) -> bool:
         return (
-            self._is_elementwise(value)
+            self.uses.is_elementwise(value)
             and value not in self.result.places
             and value not in self.needs_place
-            and not self._is_sum_of_products(value)
-        ) or (self._is_elementwise(value) and not self.nodes[value].has_rows)
+            and not self.uses.is_sum_of_products(value)
+        ) or (self.uses.is_elementwise(value) and not self.nodes[value].has_rows)
 
     def _make_reduction(self, value: Value, node: Node) -> None:
         (argument,), (axes,) = node.arguments, node.attributes
@@ -387,7 +262,7 @@ class _Lowering:
             self._depend(item, value)
         else:
             self._place_of_made(value)
-            is_beside = self._is_elementwise(value) and not self._is_sum_of_products(value)
+            is_beside = self.uses.is_elementwise(value) and not self.uses.is_sum_of_products(value)
             (item.beside if is_beside else item.after).update(self.makers(value))
 
     def _copy_rest(self, value: Value) -> None:
@@ -461,7 +336,7 @@ class _Lowering:
         node = self.nodes[value]
         if node.operation == "add":
             for argument in node.arguments:
-                if self._is_bias(argument, node):
+                if self.uses.is_bias(argument, node):
                     item.bias = self.given[argument]
                 else:
                     self._collect(argument, item)

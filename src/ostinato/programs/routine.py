@@ -10,7 +10,8 @@ from functools import cached_property
 from ostinato.programs.derivative import Derivative, derivative
 from ostinato.programs.graph import Graph, Program
 from ostinato.programs.keeping import kept_values
-from ostinato.programs.lowering import Scratch, Wanted, lower
+from ostinato.programs.lowered import Scratch, Wanted
+from ostinato.programs.lowering import lower
 from ostinato.programs.masking import Masked
 from ostinato.programs.node import (
     CONSTANT,

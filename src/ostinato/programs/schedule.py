@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 from ostinato import native
 from ostinato.programs.items import Item, Map, Outer, Products
-from ostinato.programs.lowering import Lowered, Scratch
-from ostinato.programs.node import LITERAL, Shape, Value
+from ostinato.programs.lowered import Lowered, Scratch
+from ostinato.programs.node import LITERAL, ProgramError, Shape, Value
 from ostinato.programs.operations import operations
 from ostinato.programs.places import NUMBER, SCRATCH, Place, aligned
 
 PRODUCT, OUTER, MAP = 1, 2, 3  # the codes of native/core/routine/routine.h
+MOST_AXES = 6
 FROM_ZERO, ONTO, FROM_BIAS = range(3)  # how a product begins
 
 
@@ -135,16 +136,19 @@ class _MapWriter:
         for item in maps:
             register = self._number(0.0) if item.value < 0 else self._value(item.value, top=item)
             outs += [(register, out.mode, out.place) for out in item.outs]
-        payload = [len(self.shape), *self.shape, len(self.inputs)]
+        strides = [place.strides for place in (*self.inputs, *(place for _, _, place in outs))]
+        shape, strides = _merged(self.shape, strides)
+        seen = iter(strides)
+        payload = [len(shape), *shape, len(self.inputs)]
         for place in self.inputs:
-            payload += [*_reference(place, self.instruction, writes=False), *place.strides]
+            payload += [*_reference(place, self.instruction, writes=False), *next(seen)]
         payload.append(len(self.steps))
         for code, *operands in self.steps:
             payload += [code, *(self._final(each) for each in operands)]
         payload.append(len(outs))
         for register, mode, place in outs:
             reference = _reference(place, self.instruction, writes=True)
-            payload += [self._final(register), mode, *reference, *place.strides]
+            payload += [self._final(register), mode, *reference, *next(seen)]
             if mode == 2 and place.space == SCRATCH:
                 self.instruction.reads.add(place.number)
         self.instruction.payload = payload
@@ -195,6 +199,29 @@ class _MapWriter:
 
     def _located(self, value: Value) -> Place | None:
         return self.lowered.located(value)
+
+
+def _merged(shape: Shape, strides: Sequence[Shape]) -> tuple[Shape, list[Shape]]:
+    """A shape with axes made one that all values go through as one, and without those of size 1."""
+    sizes: list[int] = []
+    steps: list[list[int]] = [[] for _ in strides]
+    for axis, size in enumerate(shape):
+        if size == 1:
+            continue
+        if sizes and all(
+            mine and mine[-1] == size * step[axis]
+            for mine, step in zip(steps, strides, strict=True)
+        ):
+            sizes[-1] *= size
+            for mine, step in zip(steps, strides, strict=True):
+                mine[-1] = step[axis]
+            continue
+        sizes.append(size)
+        for mine, step in zip(steps, strides, strict=True):
+            mine.append(step[axis])
+    if len(sizes) > MOST_AXES:
+        raise ProgramError(f"a value of {shape} takes more than {MOST_AXES} axes")
+    return tuple(sizes), [tuple(mine) for mine in steps]
 
 
 def _written_products(item: Products) -> list[Instruction]:

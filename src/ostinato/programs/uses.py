@@ -1,0 +1,99 @@
+"""How the values of a step are used: what follows from its graph alone, before any has a place."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from ostinato.programs.node import LITERAL, Node, Value
+from ostinato.programs.operations import operations
+from ostinato.programs.places import Place
+
+
+class Uses:
+    """The values that a step needs.
+
+    Attributes:
+        nodes: The graph.
+        given: Where those values lie that are given.
+        order: All values that are needed, each after what it's made of.
+        users: Of each value the values that are made of it.
+        stored: The values that are put somewhere as they are.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        given: Mapping[Value, Place],
+        wanted: Sequence[Value],
+        stored: Collection[Value],
+    ) -> None:
+        self.nodes, self.given, self.stored = nodes, given, stored
+        self._elementwise = {
+            name for name, operation in operations().items() if operation.is_elementwise
+        }
+        self.order = self._reachable(wanted)
+        self.users: dict[Value, list[Value]] = {}
+        for value in self.order:
+            for argument in self.arguments(value):
+                self.users.setdefault(argument, []).append(value)
+
+    def arguments(self, value: Value) -> tuple[Value, ...]:
+        """What a value is made of, unless it's given."""
+        node = self.nodes[value]
+        if value in self.given:
+            return ()
+        return node.arguments[:1] if node.operation == "custom" else node.arguments
+
+    def _reachable(self, wanted: Sequence[Value]) -> list[Value]:
+        needed = set(wanted)
+        waiting = list(needed)
+        while waiting:
+            for argument in self.arguments(waiting.pop()):
+                if argument not in needed:
+                    needed.add(argument)
+                    waiting.append(argument)
+        return sorted(needed)
+
+    def is_elementwise(self, value: Value) -> bool:
+        """Whether an elementwise operation makes it."""
+        return value not in self.given and self.nodes[value].operation in self._elementwise
+
+    def is_sum_of_products(self, value: Value, is_top: bool = True) -> bool:
+        """Whether an accumulator takes it: products, each used here alone, and a bias."""
+        node = self.nodes[value]
+        if value in self.given or not (
+            is_top or (len(self.users.get(value, ())) == 1 and value not in self.stored)
+        ):
+            return False
+        if node.operation == "product":
+            return True
+        if node.operation != "add":
+            return False
+        inner = [argument for argument in node.arguments if not self.is_bias(argument, node)]
+        return (
+            len(inner) >= 1
+            and len(node.arguments) - len(inner) <= 1
+            and all(
+                self.nodes[each].shape == node.shape and self.is_sum_of_products(each, False)
+                for each in inner
+            )
+            and sum(self._biases(each) for each in (value,)) <= 1
+        )
+
+    def is_bias(self, value: Value, of: Node) -> bool:
+        """Whether it's a weight of the last axis of a value that it's added to."""
+        node = self.nodes[value]
+        place = self.given.get(value)
+        return (
+            not node.has_rows
+            and node.operation != LITERAL
+            and place is not None
+            and node.shape == of.shape[-1:]
+        )
+
+    def _biases(self, value: Value) -> int:
+        node = self.nodes[value]
+        if value in self.given or node.operation != "add":
+            return 0
+        return sum(
+            1 if self.is_bias(argument, node) else self._biases(argument)
+            for argument in node.arguments
+        )
