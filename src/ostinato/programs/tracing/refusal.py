@@ -31,22 +31,26 @@ def because_of(error: BaseException, frameworks: tuple[str, ...]) -> Untraceable
     if isinstance(error, Untraceable):
         return Untraceable(said)
     line = _own_line(error.__traceback__, frameworks)
-    if any(part in said for part in _OF_A_FRAMEWORK):
-        what = "calls a function of the framework's own, where only keras.ops can be traced"
-    else:
-        what = f"can't be run on symbols: {type(error).__name__}: {said}"
+    meanings = (meaning for part, meaning in _MEANINGS.items() if part in said)
+    what = next(meanings, f"can't be run on symbols: {type(error).__name__}: {said}")
     within = _PREFIX.match(_COLOUR.sub("", str(error)))
     where = f" (in {within[1]})" if within else ""
     return Untraceable(f"{line}{what}{where}")
 
 
-# What the frameworks say where they're given a symbol.
-_OF_A_FRAMEWORK = (
-    "__jax_array__",
-    "as input to a TensorFlow function",
-    "as input to a JAX function",
-    "must be Tensor, not",
-)
+_OF_A_FRAMEWORK = "calls a function of the framework's own, where only keras.ops can be traced"
+_BRANCHES = "takes a tensor for true or false, which isn't known before the cell runs"
+# What Keras and the frameworks say where they're given a symbol, and what the cell does then.
+_MEANINGS = {
+    "__jax_array__": _OF_A_FRAMEWORK,
+    "as input to a TensorFlow function": _OF_A_FRAMEWORK,
+    "as input to a JAX function": _OF_A_FRAMEWORK,
+    "must be Tensor, not": _OF_A_FRAMEWORK,
+    "cannot be used as a boolean": _BRANCHES,
+    "You cannot convert it to a NumPy array": "turns a tensor into a NumPy array",
+    "add new elements of state": "makes weights or layers",
+    "`add_loss()` can only be called": "adds a loss",
+}
 _COLOUR = re.compile(r"\x1b\[\d*m")
 _PREFIX = re.compile(r"^Exception encountered when calling (.*?)(?:\.call)?\(\)\.\s+")
 MOST_SAID = 160  # of an error's text, which may be a page

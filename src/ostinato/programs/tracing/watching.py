@@ -57,7 +57,7 @@ def unchanged(members: Members) -> Iterator[None]:
     """Undoes what a call has set on the cell or on what it holds, and refuses it."""
     before = [dict(holder.attributes) for holder in members.holders]
     contents = [
-        (holder.thing, name, item, _copied(item))
+        (holder.thing, name, item, _copied(item), attributes.get("built", True))
         for holder, attributes in zip(members.holders, before, strict=True)
         for name, item in attributes.items()
         if isinstance(item, (list, dict))
@@ -67,13 +67,14 @@ def unchanged(members: Members) -> Iterator[None]:
         yield
     finally:
         for holder, old in zip(members.holders, before, strict=True):
-            names = _restored(holder.attributes, old)
+            was_built = old.get("built", True)  # else it's Keras that sets them, in building it
+            names = [name for name in _restored(holder.attributes, old) if was_built]
             changed += (f"sets the attribute {name!r} of {named(holder.thing)}" for name in names)
-        for thing, name, item, old_item in contents:
+        for thing, name, item, old_item, was_built in contents:
             if len(item) != len(old_item):
                 item.clear()
                 item.update(old_item) if isinstance(item, dict) else item.extend(old_item)
-                if name not in BOOKKEEPING:
+                if was_built and name not in BOOKKEEPING:
                     changed.append(f"changes what's in the attribute {name!r} of {named(thing)}")
     if changed:
         raise Untraceable(f"its call {changed[0]}")
