@@ -63,10 +63,7 @@ class CompiledEngine:
         """The run in the core's terms."""
         loop, program = question.loop, question.program
         assert program is not None
-        routines, held = program.routines(question.has_mask, loop.zero_output_for_mask)
-        spec = RoutineSpec(
-            routines, int(loop.go_backwards), int(loop.flip_outputs), int(loop.return_sequences)
-        )
+        spec, held = program.run(question.has_mask, *loop_flags(loop))
         return Recipe(program, spec, held, question.dtype)
 
     def run(
@@ -77,6 +74,12 @@ class CompiledEngine:
 
 
 ENGINE = CompiledEngine()
+
+
+def loop_flags(loop: Loop) -> tuple[bool, ...]:
+    """What a run depends on, as `Compiled.run` takes it."""
+    flags = (loop.zero_output_for_mask, loop.go_backwards, loop.flip_outputs)
+    return (*flags, loop.return_sequences)
 
 
 def _run(task: Task, recipe: Recipe) -> Answer:

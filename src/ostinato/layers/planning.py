@@ -9,11 +9,12 @@ from ostinato import native
 from ostinato.cells.builtin import BuiltinCell, why_not_builtin
 from ostinato.doors import door, opaque, remembered
 from ostinato.engines.activations import activation_name
+from ostinato.engines.compiled import loop_flags
 from ostinato.engines.interface import Activation, Loop, Question, Task
 from ostinato.engines.table import OF_PROGRAMS
 from ostinato.forced import forced as forced_in_process
 from ostinato.plan import Plan, plan
-from ostinato.programs.compiling import compiled, like, shapes_are_known
+from ostinato.programs.compiling import compiled, described, like, named, shapes_are_known
 from ostinato.structure import Structure, is_tensor_like, leaves, map_leaves
 
 _DEFAULT = Loop()
@@ -112,26 +113,49 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
     is_in_question = question.forced in (None, OF_PROGRAMS)
     if native_reason or question.framework or not is_in_question:
         return question
-    found = _program_of(cell, xs, call)
-    if isinstance(found, str):
-        return question._replace(no_program=found)
-    return question._replace(program=found)
+    flags = (question.has_mask, *loop_flags(question.loop))
+    name, reason = _program_of(cell, xs, call, flags)
+    return question._replace(program=named(name) if name else None, no_program=reason)
 
 
-def _program_of(cell: Any, xs: Structure, call: Call) -> Any:
+def _program_of(
+    cell: Any, xs: Structure, call: Call, flags: tuple[bool, ...]
+) -> tuple[str | None, str | None]:
     tensors = [(x, 2) for x in leaves(xs)]
     tensors += [(x, 1) for x in (*leaves(call.states), *leaves(list(call.constants or [])))]
     if any(len(tensor.shape) < axes for tensor, axes in tensors):
-        return "one of its states has no rows"
+        return None, "one of its states has no rows"
     if not shapes_are_known([tensor.shape[axes:] for tensor, axes in tensors]):
-        return "sizes of its inputs are unknown"
-    return compiled(
+        return None, "sizes of its inputs are unknown"
+    return _compiled(
         cell,
-        map_leaves(lambda x: like(x, 2), xs),
-        map_leaves(lambda x: like(x, 1), call.states),
-        None if call.constants is None else [like(x, 1) for x in call.constants],
+        map_leaves(lambda x: described(x, 2), xs),
+        map_leaves(lambda x: described(x, 1), call.states),
+        None if call.constants is None else [described(x, 1) for x in call.constants],
         call.training,
+        flags,
     )
+
+
+@opaque
+def _compiled(
+    cell: Any,
+    xs: Structure,
+    states: Structure,
+    constants: Sequence[str] | None,
+    training: bool,
+    flags: tuple[bool, ...],
+) -> tuple[str | None, str | None]:
+    """The name of a cell's program, or why it has none.
+
+    Made, and the run that will be asked of it, where torch.compile doesn't look.
+    """
+    given = None if constants is None else [like(constant) for constant in constants]
+    found = compiled(cell, map_leaves(like, xs), map_leaves(like, states), given, training)
+    if isinstance(found, str):
+        return None, found
+    found.run(*flags)
+    return found.name, None
 
 
 def _dtype_of(cell: Any, x: Any) -> str:

@@ -1,22 +1,24 @@
 """Cells made into programs, once for each kind of call: what's found is kept with the cell."""
 
+import itertools
 import weakref
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import keras
 
-from ostinato.programs.canonical import Prepared, canonical
+from ostinato.programs.canonical import canonical
 from ostinato.programs.evaluation import evaluate_nodes
 from ostinato.programs.graph import Program
 from ostinato.programs.masking import masked
 from ostinato.programs.node import CONSTANT, INPUT, STATE, WEIGHT, Shape
 from ostinato.programs.routine import ProgramRoutines
 from ostinato.programs.tracing import Like, Traced, Untraceable, trace
-from ostinato.routines import Routines
+from ostinato.routines import Routines, RoutineSpec
 from ostinato.structure import Structure, leaves, map_leaves
 from ostinato.tensors import Tensor, Tensors
+
+_COUNT = itertools.count()
 
 
 class Compiled:
@@ -24,20 +26,34 @@ class Compiled:
 
     Attributes:
         traced: The program, and how its weights are made.
+        name: Under which `named` finds it.
     """
 
     def __init__(self, traced: Traced) -> None:
         self.traced = traced
+        self.name = f"program_{next(_COUNT)}"
+        self._prepared = canonical(traced.program)
         self._routines: dict[tuple[bool, bool], tuple[Routines, int]] = {}
-
-    @cached_property
-    def _prepared(self) -> Prepared:
-        return canonical(self.traced.program)
+        self._runs: dict[tuple[bool, ...], tuple[RoutineSpec, int]] = {}
 
     @property
     def program(self) -> Program:
         """The program in the form that is run."""
         return self._prepared.program
+
+    def run(self, has_mask: bool, zero_output: bool, *order: bool) -> tuple[RoutineSpec, int]:
+        """A run over time in the core's terms, and how many states it has beside the cell's.
+
+        Args:
+            has_mask: Whether there's a mask of timesteps.
+            zero_output: Whether the outputs of masked ones are zero.
+            *order: Whether it goes backwards, flips its outputs, and returns sequences.
+        """
+        key = (has_mask, zero_output, *order)
+        if key not in self._runs:
+            routines, held = self.routines(has_mask, zero_output)
+            self._runs[key] = RoutineSpec(routines, *map(int, order)), held
+        return self._runs[key]
 
     def routines(self, has_mask: bool, zero_output: bool) -> tuple[Routines, int]:
         """The program's routines, and how many states they have beside the cell's."""
@@ -85,6 +101,25 @@ class Compiled:
         return tuple(values[root] for root in roots), made
 
 
+class _Named:
+    """Programs by their names, as attributes: torch.compile guards the one alone that it reads."""
+
+
+_NAMED = _Named()
+
+
+def named(name: str) -> Compiled:
+    """The program of a name."""
+    found: Compiled = getattr(_NAMED, name)
+    return found
+
+
+def _forget(number: int) -> None:
+    for found in _KEPT.pop(number, {}).values():
+        if isinstance(found, Compiled):
+            delattr(_NAMED, found.name)
+
+
 # By the cell's id: cells may be neither hashable nor comparable.
 _KEPT: dict[int, dict[Any, Compiled | str]] = {}
 
@@ -110,15 +145,27 @@ def compiled(
     key = (told, constants is None, training, _settings(cell))
     if key not in kept:
         try:
-            kept[key] = Compiled(trace(cell, xs, states, _as_list(constants), training))
+            found = Compiled(trace(cell, xs, states, _as_list(constants), training))
+            setattr(_NAMED, found.name, found)
+            kept[key] = found
         except Untraceable as refusal:
             kept[key] = str(refusal)
     return kept[key]
 
 
-def like(tensor: Any, axes: int) -> Like:
-    """What tracing has to know of a tensor whose first axes aren't the cell's."""
-    return Like(tuple(tensor.shape[axes:]), keras.backend.standardize_dtype(tensor.dtype))
+def described(tensor: Any, axes: int) -> str:
+    """What tracing has to know of a tensor whose first axes aren't the cell's: dtype and sizes.
+
+    As text, which torch.compile takes for a constant.
+    """
+    sizes = " ".join([str(size) for size in tensor.shape[axes:]])
+    return f"{keras.backend.standardize_dtype(tensor.dtype)} {sizes}"
+
+
+def like(description: str) -> Like:
+    """The same, taken apart."""
+    dtype, *sizes = description.split()
+    return Like(tuple(map(int, sizes)), dtype)
 
 
 def _as_list(constants: Sequence[Any] | None) -> list[Any] | None:
@@ -128,7 +175,7 @@ def _as_list(constants: Sequence[Any] | None) -> list[Any] | None:
 def _kept_with(cell: Any) -> dict[Any, Compiled | str]:
     if id(cell) not in _KEPT:
         _KEPT[id(cell)] = {}
-        weakref.finalize(cell, _KEPT.pop, id(cell), None)
+        weakref.finalize(cell, _forget, id(cell))
     return _KEPT[id(cell)]
 
 
