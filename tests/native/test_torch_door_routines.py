@@ -11,10 +11,11 @@ if keras.config.backend() != "torch":
 
 import torch
 
+import ostinato
 from native.on_torch import assert_equal, gradients, run, tensors
 from native.routine_cases import CASES, Lowering, RoutineCase, plain, routines_of
 from native.runs import assert_close
-from ostinato import native, routines
+from ostinato import layers, native, routines
 from ostinato.doors import door, torch_native
 from ostinato.routines import RoutineSpec
 from ostinato.signatures import signature
@@ -351,3 +352,38 @@ def test_little_is_done_in_python_at_a_step(monkeypatch):
     monkeypatch.setattr(torch_native, "_encoded", None)
     monkeypatch.setattr(RoutineSpec, "encoded", None)
     door.fused((spec,), operands)
+
+
+class Plain(keras.layers.Layer):
+    """A cell that anyone may write."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.units = self.state_size = units
+
+    def build(self, shape):
+        self.kernel = self.add_weight((shape[-1], self.units))
+        self.recurrent = self.add_weight((self.units, self.units), "orthogonal")
+
+    def call(self, x, states):
+        z = keras.ops.matmul(x, self.kernel) + keras.ops.matmul(states[0], self.recurrent)
+        return keras.ops.tanh(z), [keras.ops.tanh(z)]
+
+
+@pytest.mark.slow  # Keras 3.10 cannot: its own __call__ goes through optree, which Dynamo refuses
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_layer_compiled_whole(grad):
+    """The first call is torch.compile's: the cell becomes a program while Dynamo traces."""
+    torch._dynamo.reset()
+    layer, x = layers.RNN(Plain(8), return_sequences=True), torch.randn(2, 5, 4)
+    layer.build((None, 5, 4))
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    with torch.set_grad_enabled(grad), ostinato.use_engine("compiled"):
+        for batch, time in ((2, 5), (3, 6)):  # the second time with sizes that may be anything
+            x = torch.randn(batch, time, 4)
+            got, wanted = compiled(x), layer(x)
+            assert_close([got], [wanted], 1e-6)
+        if grad:
+            weights = [v.value for v in layer.trainable_variables]
+            pulled = [torch.autograd.grad(y.square().sum(), weights) for y in (got, wanted)]
+            assert_close(*pulled, 1e-5)
