@@ -123,6 +123,10 @@ void plan_map(const Routine& routine, std::vector<int64_t> dims, std::vector<Map
               std::vector<MapOperation>& operations, std::vector<MapOutput>& outputs,
               MapStep& step);
 
+// Joins pairs of them, whose shapes are known, into one each; drops what nobody reads.
+void fuse_operations(size_t n_inputs, std::vector<MapOperation>& operations,
+                     std::vector<MapOutput>& outputs);
+
 // What an operation takes a vector, in cycles, about.
 double operation_cost(int32_t number);
 

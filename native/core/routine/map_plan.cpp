@@ -43,6 +43,8 @@ class MapPlanner {
     step.outer_count = int32_t(dims_.empty() ? 0 : dims_.size() - 1);
     std::copy_n(dims_.begin(), step.outer_count, step.outer);
     split_strides(step);
+    find_shapes();
+    fuse_operations(inputs_.size(), operations_, outputs_);
     assign_slots(step);
     step.inputs = inputs_.data(), step.n_inputs = int32_t(inputs_.size());
     step.operations = operations_.data(), step.n_operations = int32_t(operations_.size());
@@ -242,6 +244,18 @@ class MapPlanner {
     return true;
   }
 
+  void find_shapes() {
+    for (MapOperation& operation : operations_) {
+      operation.varies = {false, false};
+      for (int32_t i = 0; i < operation.arity; ++i) {
+        const size_t from = size_t(operation.from[i]);
+        const Varies& of = from < inputs_.size() ? inputs_[from].varies
+                                                 : operations_[from - inputs_.size()].varies;
+        operation.varies.lines |= of.lines, operation.varies.columns |= of.columns;
+      }
+    }
+  }
+
   // A chunk of memory for each input that may have to be copied, and for the operations, which take
   // those of values that nobody reads any more.
   void assign_slots(MapStep& step) {
@@ -258,12 +272,8 @@ class MapPlanner {
       if (free.empty()) free.push_back(step.slots++);
       operation.slot = free.back();
       free.pop_back();
-      operation.varies = {false, false};
       for (int32_t i = 0; i < operation.arity; ++i) {
         const size_t from = size_t(operation.from[i]);
-        const Varies& of = from < inputs_.size() ? inputs_[from].varies
-                                                 : operations_[from - inputs_.size()].varies;
-        operation.varies.lines |= of.lines, operation.varies.columns |= of.columns;
         if (from < inputs_.size() || last_use[from] != k) continue;
         free.push_back(operations_[from - inputs_.size()].slot);
         last_use[from] = registers + operations_.size();  // once, if it's read twice here

@@ -127,6 +127,18 @@ struct Slope {
   }
 };
 
+// second(first(a, b), c), or where `operand` is 1 second(c, first(a, b)).
+template <class First, class Second, int operand>
+struct Fused {
+  static constexpr int arity = First::arity + 1;
+  template <class R, class V>
+  static OSTINATO_INLINE V of(V a, V b, V c) {
+    const V first = First::template of<R>(a, b, a), other = First::arity == 1 ? b : c;
+    return operand == 0 ? Second::template of<R>(first, other, other)
+                        : Second::template of<R>(other, first, first);
+  }
+};
+
 }  // namespace operation
 
 // A register's values in a chunk: column vector v of line l is at + l * line + v * step. A line or step
@@ -171,4 +183,11 @@ constexpr OperationFunction<R> kOperations[] = {
 #undef TERNARY
 #undef ACTIVATION_VALUE
 #undef ACTIVATION_SLOPE
+#define FUSED(first, second, operand) \
+  operate<R, operation::Fused<operation::first, operation::second, operand>>,
+#define FUSED_VALUE(first, second, operand) \
+  operate<R, operation::Fused<operation::Value<first>, operation::second, operand>>,
+#include "fused.def"
+#undef FUSED
+#undef FUSED_VALUE
 };

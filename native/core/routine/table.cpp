@@ -135,6 +135,7 @@ const char* const* routine_operations(size_t* count) {
 int routine_arity(int64_t operation) { return kArities[operation]; }
 
 double operation_cost(int32_t number) {
+  if (size_t(number) >= kOperations) return 3;  // a fused one
   for (const char* name : kCheap)
     if (std::strcmp(name, kOperationNames[number]) == 0) return 1.5;
   return 12;
