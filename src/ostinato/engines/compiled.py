@@ -63,7 +63,7 @@ class CompiledEngine:
         """The run in the core's terms."""
         loop, program = question.loop, question.program
         assert program is not None
-        spec, held = program.run(question.has_mask, *loop_flags(loop))
+        spec, held = program.spec(question.has_mask, *loop_flags(loop))
         return Recipe(program, spec, held, question.dtype)
 
     def run(

@@ -154,7 +154,7 @@ def _compiled(
     found = compiled(cell, map_leaves(like, xs), map_leaves(like, states), given, training)
     if isinstance(found, str):
         return None, found
-    found.run(*flags)
+    found.spec(*flags)
     return found.name, None
 
 

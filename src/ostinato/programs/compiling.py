@@ -34,14 +34,14 @@ class Compiled:
         self.name = f"program_{next(_COUNT)}"
         self._prepared = canonical(traced.program)
         self._routines: dict[tuple[bool, bool], tuple[Routines, int]] = {}
-        self._runs: dict[tuple[bool, ...], tuple[RoutineSpec, int]] = {}
+        self._specs: dict[tuple[bool, ...], tuple[RoutineSpec, int]] = {}
 
     @property
     def program(self) -> Program:
         """The program in the form that is run."""
         return self._prepared.program
 
-    def run(self, has_mask: bool, zero_output: bool, *order: bool) -> tuple[RoutineSpec, int]:
+    def spec(self, has_mask: bool, zero_output: bool, *order: bool) -> tuple[RoutineSpec, int]:
         """A run over time in the core's terms, and how many states it has beside the cell's.
 
         Args:
@@ -50,10 +50,10 @@ class Compiled:
             *order: Whether it goes backwards, flips its outputs, and returns sequences.
         """
         key = (has_mask, zero_output, *order)
-        if key not in self._runs:
+        if key not in self._specs:
             routines, held = self.routines(has_mask, zero_output)
-            self._runs[key] = RoutineSpec(routines, *map(int, order)), held
-        return self._runs[key]
+            self._specs[key] = RoutineSpec(routines, *map(int, order)), held
+        return self._specs[key]
 
     def routines(self, has_mask: bool, zero_output: bool) -> tuple[Routines, int]:
         """The program's routines, and how many states they have beside the cell's."""
