@@ -131,3 +131,53 @@ def test_constants_are_prepared_once():
     xs, states, traced = made(cell, constants=memory)
     assert traced.program.constant_shapes == ((6, cells.UNITS), (6, cells.WIDTH))
     assert_says_the_same(cell, xs, states, traced, memory)
+
+
+def test_what_is_prepared_can_be_compiled():
+    """In a trace of the framework's own; what a program keeps outlives that."""
+    cell = cells.Attending()
+    memory = [tensors(np.random.default_rng(1), np.zeros((ROWS, 6, cells.WIDTH)))]
+    xs, states, _ = made(cell, constants=memory)
+    found = []
+
+    def prepared(memory):
+        found.append(trace(cell, like(xs), like(states), like([memory]), training=False))
+        return found[0].prepare(cell, [memory])
+
+    if keras.config.backend() == "jax":
+        import jax
+
+        compiled = jax.jit(prepared)(memory[0])
+    elif keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        compiled = tf.function(prepared)(memory[0])
+    else:
+        import torch
+
+        prepared(memory[0])
+        prepare = torch.compile(lambda memory: found[0].prepare(cell, [memory]), backend="eager")
+        compiled = prepare(memory[0])
+    now = found[0].prepare(cell, memory)
+    for a, b in zip(tree.flatten(compiled), tree.flatten(now), strict=True):
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(a), ops.convert_to_numpy(b), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_a_program_serves_cells_of_the_same_configuration():
+    one, other = cells.WithLayers(), cells.WithLayers()
+    xs, states, traced = made(one)
+    made(other)
+    assert_says_the_same(other, xs, states, traced)
+
+
+def test_mixed_precision_reads_the_weights_as_the_cell_does():
+    cell = cells.WithLayers()
+    cell.dtype_policy = "mixed_bfloat16"
+    cell.build((None, cells.WIDTH))
+    half = [Like((cells.UNITS,), "bfloat16")]
+    traced = trace(cell, Like((cells.WIDTH,), "bfloat16"), half, None, training=False)
+    weights, _ = traced.prepare(cell, None)
+    assert traced.dtype == "bfloat16"
+    assert {keras.backend.standardize_dtype(w.dtype) for w in weights} == {"bfloat16"}

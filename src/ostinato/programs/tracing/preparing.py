@@ -29,13 +29,15 @@ class Source(NamedTuple):
         ways: The ways to it in a cell; none of a constant or an array.
         constant: Which of the constants it is, or None.
         array: A fixed array, or None.
+        tensor: The same as a tensor, which torch.compile needs.
         dtype: What it's read in.
     """
 
     ways: tuple[Way, ...]
-    constant: int | None
-    array: np.ndarray | None
     dtype: str
+    constant: int | None = None
+    array: np.ndarray | None = None
+    tensor: Tensor = None
 
 
 class Step(NamedTuple):
@@ -138,8 +140,8 @@ def run(
 def _read(source: Source, cell: Any, constants: Sequence[Tensor]) -> Tensor:
     if source.constant is not None:
         return ops.cast(constants[source.constant], source.dtype)
-    if source.array is not None:
-        return ops.convert_to_tensor(source.array, dtype=source.dtype)
+    if source.tensor is not None:
+        return source.tensor
     thing = follow(cell, source.ways[0])
     if isinstance(thing, keras.Variable):
         return door.read(thing, source.dtype)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
-import numpy as np
 from keras import tree
 
 from ostinato.cells.contract import output_sizes, state_sizes
+from ostinato.doors import door
 from ostinato.nests import leaf_paths
 from ostinato.programs.graph import Graph, Program, program_of, reachable
 from ostinato.programs.node import CONSTANT, INPUT, WEIGHT, ProgramError, Value
+from ostinato.programs.tracing.comparing import told
 from ostinato.programs.tracing.drawing import Draw, draw_over_time
 from ostinato.programs.tracing.history import Event, events, forget
 from ostinato.programs.tracing.members import Members
@@ -69,6 +70,15 @@ class Traced:
             tuple(to_dtype(values[number], self.dtype) for number in self._constants),
         )
 
+    def told(self) -> Any:
+        """All that it says, as plain values that are equal where it's the same."""
+        return (
+            self.program,
+            repr(self.outputs_like),
+            told(self._sources, self._steps, self.draws),
+            (self._weights, self._constants),
+        )
+
     def draw(
         self, cell: Any, batch_size: Any, timesteps: Any, go_backwards: bool = False
     ) -> Tensors:
@@ -98,7 +108,7 @@ def trace(
     signature = Signature(xs, states, constants, training)
     _need_rows_of_floats(cell, signature)
     first, second = (_translated(cell, signature, batch) for batch in BATCHES)
-    if _told(first) != _told(second):
+    if first.told() != second.told():
         raise Untraceable("its results depend on the size of the batch, or aren't always the same")
     return first
 
@@ -116,6 +126,11 @@ def _need_rows_of_floats(cell: Any, signature: Signature) -> None:
 def _translated(cell: Any, signature: Signature, batch: int) -> Traced:
     members = Members(cell)
     run_ = run_on_symbols(cell, members, signature, batch)
+    with door.at_once():
+        return _translation_of(cell, members, run_, _dtype_of(cell, signature))
+
+
+def _translation_of(cell: Any, members: Members, run_: Run, dtype: str) -> Traced:
     output, states = _results(cell, run_)
     flat_output: list[Any] = tree.flatten(output)
     begun = [*run_.weights.values(), *leaves(run_.xs), *leaves(run_.states)]
@@ -125,7 +140,7 @@ def _translated(cell: Any, signature: Signature, batch: int) -> Traced:
         _refuse_claims(begun)
         wanted = [s for s in (*flat_output, *states) if isinstance(s, keras.KerasTensor)]
         found = events(wanted, begun, run_.histories)
-        t = Translation(run_, members, _dtype_of(cell, signature))
+        t = Translation(run_, members, dtype)
         for event in found:
             t.take(event, rule_of(event.operation))
         outputs = [_result(t, item, f"output {at}") for at, item in enumerate(flat_output)]
@@ -207,38 +222,3 @@ def _collected(
     sources, steps = t.preparation.only((*numbers[WEIGHT], *numbers[CONSTANT]))
     prepared = (sources, tuple(steps), numbers[WEIGHT], numbers[CONSTANT])
     return Traced(program, like, t.dtype, tuple(run_.draws.draws), *prepared)
-
-
-def _told(traced: Traced) -> Any:
-    """What two runs at different sizes of the batch must have in common."""
-    steps = [_said(step) for step in traced._steps]
-    draws = [(draw.way, draw.shape, draw.dtype, draw.told) for draw in traced.draws]
-    sources = [
-        (
-            number,
-            source._replace(array=None),
-            None if source.array is None else source.array.tobytes(),
-        )
-        for number, source in traced._sources.items()
-    ]
-    return traced.program, traced.outputs_like, sources, steps, draws
-
-
-def _said(step: Step) -> Any:
-    operation = getattr(step.function, "__self__", step.function)
-    if not isinstance(operation, keras.Operation):
-        operation = None
-    told = (
-        {
-            name: value
-            for name, value in vars(operation).items()
-            if not name.startswith("_") and name != "name"
-        }
-        if operation is not None
-        else {}
-    )
-    flat = tree.flatten((told, step.args, step.kwargs))
-    return type(operation).__name__, [
-        (item.shape, item.tobytes()) if isinstance(item, np.ndarray) else repr(item)
-        for item in flat
-    ]

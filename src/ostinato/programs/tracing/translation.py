@@ -61,9 +61,9 @@ class Translation(Terms):
         self._arrays: dict[Any, int] = {}
         for key, symbol in run.weights.items():
             member = members.values[key]
-            self._source(symbol, Source(tuple(member.ways), None, None, member.dtype), OF_WEIGHTS)
+            self._source(symbol, Source(tuple(member.ways), member.dtype), OF_WEIGHTS)
         for number, symbol in enumerate(leaves(run.constants or [])):
-            self._source(symbol, Source((), number, None, symbol.dtype), OF_CONSTANTS)
+            self._source(symbol, Source((), symbol.dtype, constant=number), OF_CONSTANTS)
         inputs = [*leaves(run.xs), *run.draws.symbols]
         for kind, symbols in ((INPUT, inputs), (STATE, leaves(run.states))):
             for number, symbol in enumerate(symbols):
@@ -119,7 +119,8 @@ class Translation(Terms):
                 return Slot(self._numbers[id(item)])
             if isinstance(item, keras.Variable):
                 raise self._unknown(item)
-            return np.asarray(ops.convert_to_numpy(item)) if ops.is_tensor(item) else item
+            is_array = isinstance(item, np.ndarray) or ops.is_tensor(item)
+            return ops.convert_to_tensor(_known(item)) if is_array else item
 
         args, kwargs = tree.map_structure(slot, (event.args, event.kwargs), none_is_leaf=True)
         numbers = self.preparation.step_of(event.operation.call, args, kwargs, len(event.outputs))
@@ -162,7 +163,7 @@ class Translation(Terms):
             return self.literal(float(item))
         if isinstance(item, keras.Variable):
             raise self._unknown(item)
-        return self._array(np.asarray(ops.convert_to_numpy(item)))
+        return self._array(_known(item))
 
     def _as_floats(self, symbol: Any) -> int:
         number = self._numbers[id(symbol)]
@@ -186,7 +187,9 @@ class Translation(Terms):
         array = array.astype("float64" if self.dtype == "float64" else "float32")
         key = (array.shape, array.tobytes())
         if key not in self._arrays:
-            self._arrays[key] = self.preparation.source(Source((), None, array, self.dtype))
+            tensor = ops.convert_to_tensor(array, dtype=self.dtype)
+            source = Source((), self.dtype, array=array, tensor=tensor)
+            self._arrays[key] = self.preparation.source(source)
         return self._given(self._arrays[key], array.shape)
 
     def _given(self, number: int, shape: Sequence[int]) -> Term:
@@ -237,20 +240,21 @@ class Translation(Terms):
         shape, _ = operations()[operation].infer(nodes, attributes)
         args = [self._argument(value) for value in values]
 
-        def function(*tensors: Any) -> Any:
-            return apply(*tensors, attributes=attributes, nodes=nodes)
-
-        return self._leaf(self.preparation.step(function, *args), shape, WEIGHT)
+        number = self.preparation.step(apply, *args, attributes=attributes, nodes=tuple(nodes))
+        return self._leaf(number, shape, WEIGHT)
 
     def _argument(self, value: Value) -> Any:
         node = self.graph[value]
         if node.operation == LITERAL:
-            return np.asarray(
-                node.attributes[0], self.dtype if "16" not in self.dtype else "float32"
-            )
+            return ops.convert_to_tensor(node.attributes[0], dtype=self.dtype)
         return Slot(self.prepared[value])
 
-    def prepare(self, term: Term, function: Any, dims: Sequence[int]) -> Term:
-        """What a function of keras.ops makes of a term without rows, before the loop."""
-        number = self.preparation.step(function, self._argument(term.value))
-        return self.of(self._leaf(number, dims, WEIGHT), 0)
+
+def _known(item: Any) -> np.ndarray:
+    """The values of an array or tensor among the operands, which must have some now."""
+    try:
+        return np.asarray(ops.convert_to_numpy(item))
+    except Exception as error:  # each framework has its own for what is being traced
+        raise Untraceable(
+            "a tensor that's no attribute of the cell is among the operands"
+        ) from error
