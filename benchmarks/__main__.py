@@ -1,4 +1,4 @@
-"""`python -m benchmarks [PART ...]`: peers, cliff, memory, stream and report, by default all."""
+"""`python -m benchmarks [PART ...]`: all, or of peers, cliff, memory, stream, cells, report."""
 
 import argparse
 import os
@@ -6,14 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import cliff, memory, verdicts
+from benchmarks import cell_verdicts, cliff, memory, verdicts
+from benchmarks.own_cells import CELLS
 from ostinato.bench import command
 from ostinato.bench.cases import KINDS, Case
 from ostinato.bench.contenders import NAMES
 from ostinato.bench.results import Results
 from ostinato.machine import FRAMEWORKS
 
-PARTS = ("peers", "cliff", "memory", "stream", "report")
+PARTS = ("peers", "cliff", "memory", "stream", "cells", "report")
 RESULTS = Path("benchmarks/results")
 
 
@@ -22,8 +23,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
     parser.add_argument(
-        "--backend", choices=FRAMEWORKS, default="jax", help="of the cliff table and the streams"
+        "--backend",
+        choices=FRAMEWORKS,
+        default="jax",
+        help="of the cliff table, the streams and cells",
     )
+    parser.add_argument("--cells", nargs="+", choices=CELLS, help="cells of one's own")
+    parser.add_argument("--no-memory", action="store_true", help="of cells, times alone")
     command.add_options(parser)
     parser.set_defaults(output=RESULTS)
     asked = parser.parse_args()
@@ -36,6 +42,8 @@ def main() -> int:
         _memory(asked)
     if "stream" in parts:
         _stream(asked)
+    if "cells" in parts:
+        _cells(asked)
     status = _peers(asked) if "peers" in parts else 0
     _report(asked)
     return status
@@ -80,6 +88,27 @@ def _stream(asked: argparse.Namespace) -> None:
     """One timestep at a time, in a process on the backend that's asked for."""
     subprocess.run(
         [sys.executable, "-m", "benchmarks.streaming", str(command.numbers_file(asked))],
+        env={**os.environ, "KERAS_BACKEND": asked.backend},
+        check=True,
+    )
+
+
+def _cells(asked: argparse.Namespace) -> None:
+    """Cells of one's own, in a process on the backend that's asked for."""
+    arguments = [str(command.numbers_file(asked))]
+    choices = {"cells": (asked.cells, CELLS), "sizes": (asked.cases, cell_verdicts.SIZES)}
+    choices["modes"] = (asked.modes, cliff.MODES)
+    for name, (given, known) in choices.items():
+        chosen = [value for value in given or known if value in known]
+        if not chosen:
+            return
+        arguments += [f"--{name}", *chosen]
+    if asked.rounds:
+        arguments += ["--rounds", str(asked.rounds)]
+    if asked.no_memory:
+        arguments += ["--no-memory"]
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.cells", *arguments],
         env={**os.environ, "KERAS_BACKEND": asked.backend},
         check=True,
     )

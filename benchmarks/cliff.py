@@ -7,7 +7,6 @@ Run by `python -m benchmarks cliff`, on the backend that KERAS_BACKEND names:
 import argparse
 import importlib
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import keras
 import numpy as np
 
 import ostinato
+from benchmarks.turns import minima
 from ostinato import layers
 from ostinato.bench.cases import Case
 from ostinato.bench.prepared import Prepared
@@ -25,7 +25,6 @@ from ostinato.bench.results import Results
 KEY = ("backend", "kind", "size", "mode", "option")
 SIZES, KINDS, MODES = ("S", "M"), ("LSTM", "GRU"), ("infer", "train")
 DEFAULTS = "defaults"
-SECONDS, PAUSE = 0.02, 0.002  # of a turn, and before it
 
 
 def _half(case: Case) -> np.ndarray:
@@ -123,22 +122,6 @@ def _prepared(case: Case, option: Option) -> tuple[Prepared, str]:
     return framework.prepare(layer, case, call, cotangent), "+".join(sorted(engines))
 
 
-def _minima(prepared: dict[str, Prepared], rounds: int) -> dict[str, float]:
-    """The fastest run of each, by turns."""
-    fastest = dict.fromkeys(prepared, float("inf"))
-    for one in prepared.values():
-        one.run()
-    for _, (name, one) in itertools.product(range(rounds), prepared.items()):
-        time.sleep(PAUSE)
-        one.run()
-        end = time.perf_counter() + SECONDS
-        while True:
-            fastest[name] = min(fastest[name], one.seconds())
-            if time.perf_counter() > end:
-                break
-    return fastest
-
-
 def measure(case: Case, names: list[str], rounds: int) -> list[dict[str, Any]]:
     """The rows of a case: each option's time, the defaults' and the ratio."""
     wanted = [DEFAULTS, *(name for name in names if name != DEFAULTS)]
@@ -149,7 +132,7 @@ def measure(case: Case, names: list[str], rounds: int) -> list[dict[str, Any]]:
         if case.kind in option.kinds and case.mode in option.modes
     }
     made = {name: _prepared(case, option) for name, option in options.items()}
-    seconds = _minima({name: prepared for name, (prepared, _) in made.items()}, rounds)
+    seconds = minima({name: prepared for name, (prepared, _) in made.items()}, rounds)
     return [
         {
             "backend": keras.config.backend(),

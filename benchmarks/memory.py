@@ -8,12 +8,13 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ostinato.bench.cases import Case
 from ostinato.bench.contenders import NAMES, Contender
-from ostinato.bench.prepared import prepare
+from ostinato.bench.prepared import Prepared, prepare
 
 KEY = ("kind", "size", "contender")
 STEPS = 3
@@ -21,10 +22,14 @@ CONTENDERS = ("ostinato-jax", "ostinato-torch", "ostinato-tensorflow", "torch.nn
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def peak(contender: Contender, case: Case) -> int:
-    """Bytes that a few steps need beyond what is there before the first."""
-    prepare(contender, Case(case.kind, "S", case.mode)).run()
-    prepared = prepare(contender, case)
+def peak(make: Callable[[bool], Prepared]) -> int:
+    """Bytes that a few steps need beyond what is there before the first.
+
+    Args:
+        make: What is run; given True, a small case of it.
+    """
+    make(True).run()
+    prepared = make(False)
     gc.collect()
     _CLEAR.write_text("5")  # the peak so far is forgotten
     before = _kilobytes("VmRSS")
@@ -56,9 +61,18 @@ def _kilobytes(field: str) -> int:
 
 def main() -> None:
     name, kind, size = sys.argv[1:]
+    answer(
+        lambda: peak(
+            lambda small: prepare(NAMES[name], Case(kind, "S" if small else size, "train"))
+        )
+    )
+
+
+def answer(number: Callable[[], int]) -> None:
+    """Prints a number on standard output, and all that libraries print meanwhile elsewhere."""
     answers = os.dup(1)
-    os.dup2(2, 1)  # what libraries print isn't the answer
-    os.write(answers, f"{peak(NAMES[name], Case(kind, size, 'train'))}\n".encode())
+    os.dup2(2, 1)
+    os.write(answers, f"{number()}\n".encode())
 
 
 if __name__ == "__main__":

@@ -44,3 +44,28 @@ STREAM_PEERS = (64, 20.0)
 
 # Peak memory of a training step at L over torch.nn's, at most
 MEMORY = 1.0
+
+# Cells of one's own (`python -m benchmarks cells`), at S and M. A cell's time over the built-in
+# LSTM's of the same size, at most, by backend.
+_PLAIN = {"jax": 1.25, "tensorflow": 1.3, "torch": 1.3}
+CELLS_OVER_LSTM = {
+    "PlainLSTM": _PLAIN,
+    "PeepholeLSTM": dict.fromkeys(_PLAIN, 1.4),
+    "LayerNormLSTM": dict.fromkeys(_PLAIN, 2.0),
+}
+# Times faster than the portable loop: the median of the gated cells; cells with a solver or a
+# convolution inside; the slowest of all
+CELLS_GATED = {
+    "jax": {"infer": 2.0, "train": 2.3},
+    "tensorflow": {"infer": 2.0, "train": 2.3},
+    "torch": {"infer": 8.0, "train": 8.0},
+}
+CELLS_VAST_NAMES = ("LTC", "ConvGRU")
+CELLS_VAST = {
+    "jax": {"infer": 20.0, "train": 40.0},
+    "tensorflow": {"infer": 10.0, "train": 10.0},
+    "torch": {"infer": 20.0, "train": 20.0},
+}
+CELLS_SLOWEST = 0.95
+# How many of them are compiled, at least; and microseconds of a stream's step at most
+CELLS_COMPILED, CELLS_STREAM = 20.0, 2.5

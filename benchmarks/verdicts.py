@@ -2,10 +2,11 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from benchmarks import cliff, streaming, targets
+from benchmarks.cell_verdicts import cell_verdicts, table
 from benchmarks.streaming import OURS
+from benchmarks.verdict import Verdict
 from ostinato.bench import tables
 from ostinato.bench.cases import KINDS, MODES
 from ostinato.bench.contenders import NAMES
@@ -14,31 +15,19 @@ from ostinato.bench.tables import compare, markdown, milliseconds
 from ostinato.machine import FRAMEWORKS
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One target; `got` is None where it wasn't measured, or where a contender has no time."""
-
-    group: str
-    what: str
-    wanted: float
-    got: float | None
-    at_most: bool = False
-    note: str = ""
-
-    @property
-    def bound(self) -> str:
-        return f"{'<=' if self.at_most else '>='} {self.wanted:.2f}"
-
-    @property
-    def met(self) -> bool | None:
-        if self.got is None:
-            return None
-        return self.got <= self.wanted if self.at_most else self.got >= self.wanted
-
-
 def verdicts(results: Results) -> list[Verdict]:
     """All targets, in the order of the targets' file."""
-    groups = (_peers, _same_backend, _fit, _sgemm, _cliff, _memory, _stream, _portable)
+    groups = (
+        _peers,
+        _same_backend,
+        _fit,
+        _sgemm,
+        _cliff,
+        _memory,
+        _stream,
+        _portable,
+        cell_verdicts,
+    )
     return [verdict for group in groups for verdict in group(results)]
 
 
@@ -52,6 +41,8 @@ def page(results: Results) -> str:
             parts += [f"## {group}", _table(of_group)]
     if results.section("cliff"):
         parts += ["## What each option costs", _costs(results.section("cliff"))]
+    if results.section("cells"):
+        parts += ["## Cells of one's own", table(results)]
     return "\n\n".join(parts) + "\n"
 
 

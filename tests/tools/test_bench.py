@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import keras
 import numpy as np
 import pytest
-from benchmarks import cliff, targets, verdicts
+from benchmarks import cells, cliff, targets, verdicts
 
 from ostinato.bench import command, contenders, measuring, results, tables
 from ostinato.bench.cases import KINDS, Case, select
@@ -391,3 +391,29 @@ def test_bad_options(capsys, arguments, message):
     with pytest.raises(SystemExit):
         main(["bench", *arguments])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cell", ["TwoInputs", "AttentionGRU"])
+def test_a_cell_of_ones_own_is_measured_beside_the_portable_loop_and_the_lstm(cell):
+    row = cells.measure(cells.Case(cell, "tiny", "train"), rounds=1)
+    assert row["engine"] == "compiled"
+    assert 0 < row["difference"] < 1e-4
+    assert min(row["seconds"], row["scan"], row["lstm"]) > 0
+
+
+def test_the_targets_of_cells(tmp_path):
+    found = results.Results(tmp_path / "numbers.json")
+    for cell, seconds in {"PlainLSTM": 1.1, "Elman": 2.5}.items():
+        row = {"backend": "jax", "cell": cell, "size": "S", "mode": "train", "engine": "compiled"}
+        found.put("cells", {**row, "seconds": seconds, "scan": 2.0, "lstm": 1.0}, cells.KEY)
+    for engine, size in {"ours": 3, "scan": 2}.items():
+        row = {"backend": "jax", "cell": "Elman", "engine": engine, "bytes": size}
+        found.put("cells_memory", row, cells.MEMORY_KEY)
+    met = {v.what: (v.got, v.met) for v in verdicts.verdicts(found) if v.met is not None}
+    assert met == {
+        "JAX, PlainLSTM S, training step": (1.1, True),
+        "JAX, slowest of 2 cells, S, training step": (0.8, False),
+        "JAX, of 2": (2.0, False),
+        "JAX, Elman": (1.5, False),
+    }
+    assert " | 2.50      | 0.80  " in verdicts.page(found)

@@ -11,9 +11,7 @@ from ostinato.bench.prepared import Prepared
 
 def prepare(layer: Any, case: Case, options: dict[str, Any], cotangent: np.ndarray) -> Prepared:
     """Inference, or a training step, in a graph; the arguments are those of `on_jax.prepare`."""
-    x = tf.constant(case.inputs())
-    tensors = tf.nest.map_structure(tf.constant, options)
-    gradient = tf.constant(cotangent)
+    x, tensors, gradient = tf.nest.map_structure(tf.constant, (case.inputs(), options, cotangent))
     # Keras 3's variables hold TensorFlow's; tf_keras's are TensorFlow's.
     weights = [v if isinstance(v, tf.Variable) else v.value for v in layer.trainable_variables]
 
@@ -23,16 +21,18 @@ def prepare(layer: Any, case: Case, options: dict[str, Any], cotangent: np.ndarr
     def train(x: Any, options: Any, gradient: Any) -> Any:
         states = options.get("initial_state", [])
         with tf.GradientTape() as tape:
-            tape.watch([x, *states])
-            ys = layer(x, training=True, **options)
-        wanted = [x, *weights, *states]
-        return ys, *tape.gradient(ys, wanted, output_gradients=gradient)
+            tape.watch([x, states])
+            ys = tf.nest.flatten(layer(x, training=True, **options))
+        wanted = [*tf.nest.flatten(x), *weights, *states]
+        given = tf.nest.flatten(gradient)
+        return *ys, *tape.gradient(ys, wanted, output_gradients=given)
 
     compiled = tf.function(infer if case.mode == "infer" else train)
     compiled.get_concrete_function(x, tensors, gradient)
 
     def values(results: Any) -> list[np.ndarray]:
-        ys, *gradients = (tf.convert_to_tensor(result).numpy() for result in results)
+        flat = tf.nest.flatten(results)
+        ys, *gradients = (tf.convert_to_tensor(result).numpy() for result in flat)
         return [case.comparable(ys), *gradients]
 
     # On the CPU a function's results are there when it returns.

@@ -32,19 +32,20 @@ def prepare(layer: Any, case: Case, options: dict[str, Any], cotangent: np.ndarr
 
 def running(call: Any, wanted: list[Any], case: Case, cotangent: np.ndarray) -> Prepared:
     """A case as runs of `call(x, training)`, with gradients to x and to what's `wanted`."""
-    x = torch.from_numpy(case.inputs()).requires_grad_(case.mode == "train")
-    gradient = torch.from_numpy(cotangent)
+    x, gradient = _tensors(case.inputs()), _tensors(cotangent)
+    for part in _flat(x):
+        part.requires_grad_(case.mode == "train")
 
     def infer() -> tuple[Any, ...]:
         with torch.inference_mode():
             return (call(x, False),)
 
     def train() -> tuple[Any, ...]:
-        ys = call(x, True)
-        return ys, *torch.autograd.grad(ys, [x, *wanted], gradient)
+        ys = _flat(call(x, True))
+        return *ys, *torch.autograd.grad(ys, [*_flat(x), *wanted], _flat(gradient))
 
     def values(results: Any) -> list[np.ndarray]:
-        ys, *gradients = (result.detach().numpy() for result in results)
+        ys, *gradients = (r.detach().numpy() for result in results for r in _flat(result))
         return [case.comparable(ys), *gradients]
 
     return Prepared(infer if case.mode == "infer" else train, values)
@@ -89,9 +90,13 @@ def products(case: Case) -> Prepared:
 
 
 def _tensors(value: Any) -> Any:
-    return (
-        [torch.from_numpy(v) for v in value] if isinstance(value, list) else torch.from_numpy(value)
-    )
+    if isinstance(value, dict):
+        return {name: _tensors(part) for name, part in value.items()}
+    return [_tensors(part) for part in value] if isinstance(value, list) else torch.tensor(value)
+
+
+def _flat(value: Any) -> list[Any]:
+    return [value[name] for name in sorted(value)] if isinstance(value, dict) else [value]
 
 
 def _to_torch(case: Case) -> dict[str, Any]:

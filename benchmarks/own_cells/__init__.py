@@ -1,0 +1,89 @@
+"""Two dozen cells as people write them, in `keras.ops`: what `python -m benchmarks cells` times."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.own_cells import gated, others
+
+Random = np.random.Generator
+Arrays = Any  # one array or a dict of them
+
+
+def normal(rng: Random, B: int, T: int, U: int) -> Arrays:
+    """As many features as units."""
+    return rng.standard_normal((B, T, U), "float32")
+
+
+def positive(rng: Random, B: int, T: int, U: int) -> Arrays:
+    """One feature: a load, a current."""
+    return rng.uniform(0.1, 1.5, (B, T, 1)).astype("float32")
+
+
+def observed(rng: Random, B: int, T: int, U: int) -> Arrays:
+    """Values, which of them were observed, six of ten, and the time."""
+    is_observed = rng.random((B, T, U)) < 0.6
+    time = np.cumsum(rng.uniform(0.1, 1, (B, T, 1)), axis=1)
+    values = rng.standard_normal((B, T, U)) * is_observed
+    return np.concatenate([values, is_observed, time], axis=-1).astype("float32")
+
+
+def pictures(rng: Random, B: int, T: int, U: int) -> Arrays:
+    """Pictures of 8 x 8."""
+    return rng.standard_normal((B, T, 8, 8, max(1, U // 16)), "float32")
+
+
+def vector_and_matrix(rng: Random, B: int, T: int, U: int) -> Arrays:
+    """Two inputs."""
+    return {"flat": normal(rng, B, T, U), "grid": rng.standard_normal((B, T, 3, 5), "float32")}
+
+
+@dataclass(frozen=True)
+class Own:
+    """A cell, and what it reads.
+
+    Attributes:
+        make: The cell of a number of units.
+        inputs: The layer's inputs, of a random generator and B, T, U.
+        memory: How many vectors of U numbers the layer takes as its constants.
+        is_gated: Whether it counts among the gated cells.
+        is_vast: Whether the portable engine needs very much memory and time for it.
+        spikes: Whether a rounding error may become another spike, so that runs can't be compared.
+    """
+
+    make: Callable[[int], Any]
+    inputs: Callable[[Random, int, int, int], Arrays] = normal
+    memory: int = 0
+    is_gated: bool = False
+    is_vast: bool = False
+    spikes: bool = False
+
+
+CELLS: dict[str, Own] = {
+    "PlainLSTM": Own(gated.PlainLSTM, is_gated=True),
+    "PeepholeLSTM": Own(gated.PeepholeLSTM, is_gated=True),
+    "LayerNormLSTM": Own(gated.LayerNormLSTM, is_gated=True),
+    "NAS": Own(gated.NAS, is_gated=True),
+    "MultiplicativeLSTM": Own(gated.MultiplicativeLSTM, is_gated=True),
+    "ONLSTM": Own(gated.ONLSTM, is_gated=True),
+    "GRUD": Own(gated.GRUD, observed, is_gated=True),
+    "SRU": Own(gated.SRU, is_gated=True),
+    "AttentionGRU": Own(gated.AttentionGRU, memory=10, is_gated=True),
+    "ConvGRU": Own(gated.ConvGRU, pictures, is_vast=True),
+    "HyperRNN": Own(gated.HyperRNN),
+    "Elman": Own(others.Elman),
+    "IndRNN": Own(others.IndRNN),
+    "Antisymmetric": Own(others.Antisymmetric),
+    "LTC": Own(others.LTC, is_vast=True),
+    "LMU": Own(others.LMU),
+    "LIF": Own(others.LIF, spikes=True),
+    "LIFCustomGradient": Own(others.LIFCustomGradient, spikes=True),
+    "ESN": Own(others.ESN),
+    "TwoInputs": Own(others.TwoInputs, vector_and_matrix),
+    "CRFForward": Own(others.CRFForward, is_vast=True),
+    "CrackGrowth": Own(others.CrackGrowth, positive),
+    "Battery": Own(others.Battery, positive),
+    "RunningMax": Own(others.RunningMax),
+}
