@@ -43,7 +43,11 @@ RUN_WITHOUT_KERAS = {
 }
 # A section of the guide that fails is shown, and fails the run at its end. Whatever a cell's own code
 # raises on symbols is the reason why the cell isn't compiled.
-CATCHES_ALL = {"ostinato.guide.course", "ostinato.programs.tracing.run"}
+CATCHES_ALL = {
+    "ostinato.guide.course",
+    "ostinato.programs.tracing.run",
+    "ostinato.programs.proving",  # in a thread, for the one that waits
+}
 # Makes PyTorch's modules, where it's installed, whatever Keras runs on.
 MAKES_TORCH_MODULES = "ostinato.conversion.writing_torch"
 # What measures frameworks and Keras's layers uses them as their users do.

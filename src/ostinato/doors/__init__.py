@@ -41,6 +41,8 @@ A door is a module with
   constant.
 - `remembered(function)`: the function with its answers kept by its arguments; a tracing compiler
   sees the function itself.
+- `pulled(function, tensors, upstream)`: at once, the results of a function of float tensors, which
+  gives a tuple of them, and the tensors' gradients; `upstream(result)` is that of each result.
 - `threads()`: how many threads the framework's own operations may use, and how to give it one, for
   `explain`; None where it doesn't tell.
 - `is_exporting()`: whether a model is being exported; on PyTorch, to ONNX.

@@ -182,3 +182,22 @@ def sizes_are_known() -> bool:
 def sized(tensor: Any, sizes: Sequence[Any], message: str) -> Any:
     """The tensor, since its sizes are known."""
     return tensor
+
+
+# For a function that runs once: compiled as quickly as can be, but in one piece: one by one, its
+# operations would take 10 to 40 ms each.
+_HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def pulled(
+    function: Callable[..., Tensors], tensors: Tensors, upstream: Callable[[Any], Any]
+) -> tuple[Tensors, Tensors]:
+    """See `ostinato.doors`."""
+
+    def both(*tensors: Any) -> tuple[Tensors, Tensors]:
+        results, pull = jax.vjp(function, *tensors)
+        return tuple(results), tuple(pull(tuple(map(upstream, results))))
+
+    compiled = jax.jit(both).lower(*tensors).compile(compiler_options=_HASTY)
+    answer: tuple[Tensors, Tensors] = compiled(*tensors)
+    return answer

@@ -187,3 +187,17 @@ def sized(tensor: Any, sizes: Sequence[Any], message: str) -> Any:
     result = tf.reshape(tensor, shape)
     result.set_shape(tensor.shape.merge_with([*static, *tensor.shape[len(sizes) :]]))
     return result
+
+
+def pulled(
+    function: Callable[..., Any], tensors: Sequence[Any], upstream: Callable[[Any], Any]
+) -> tuple[Any, Any]:
+    """See `ostinato.doors`."""
+    given = [tf.convert_to_tensor(tensor) for tensor in tensors]
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        results = function(*given)
+    gradients = [upstream(result) for result in results]
+    zero = tf.UnconnectedGradients.ZERO
+    found = tape.gradient(results, given, gradients, unconnected_gradients=zero)
+    return tuple(results), tuple(map(tf.convert_to_tensor, found))

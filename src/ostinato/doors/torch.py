@@ -239,3 +239,19 @@ def sizes_are_known() -> bool:
 def sized(tensor: Any, sizes: Sequence[Any], message: str) -> Any:
     """The tensor, since its sizes are known."""
     return tensor
+
+
+def pulled(
+    function: Callable[..., Any], tensors: Sequence[Any], upstream: Callable[[Any], Any]
+) -> tuple[Any, Any]:
+    """See `ostinato.doors`."""
+    with torch.enable_grad():
+        given = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+        results = function(*given)
+        moving = [result for result in results if result.requires_grad]
+        gradients = [upstream(result) for result in moving]
+        found = torch.autograd.grad(moving, given, gradients, allow_unused=True)
+    pairs = zip(found, given, strict=True)
+    return tuple(results), tuple(
+        given.new_zeros(given.shape) if g is None else g for g, given in pairs
+    )

@@ -87,13 +87,16 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     dtype = recipe.dtype if recipe.dtype in DTYPES else "float32"
     xs, states = leaves(task.xs), leaves(task.states)
     batch_size = size_of(xs[0], 0)
-    weights, constants = compiled.operands(task.cell, task.context.constants)
-    before = [
+    rows = tuple(_with_rows(state, batch_size) for state in states)
+    before = tuple(
         door.zeros((batch_size, *shape), dtype, xs[0])
         for shape in compiled.program.output_shapes[: recipe.held]
-    ]
-    floats = [*xs, *(_with_rows(state, batch_size) for state in states), *before]
-    operands = [to_dtype(tensor, dtype) for tensor in (*floats, *constants, *weights)]
+    )
+    back = task.loop.go_backwards
+    operands = list(
+        compiled.operands(task.cell, tuple(xs), (*rows, *before), task.context.constants, back)
+    )
+    operands = [to_dtype(tensor, dtype) for tensor in operands]
     if task.mask is not None:
         operands.append(task.mask)
     twin = Twin(compiled.program, recipe.held)

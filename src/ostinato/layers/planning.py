@@ -133,6 +133,7 @@ def _program_of(
         map_leaves(lambda x: described(x, 1), call.states),
         None if call.constants is None else [described(x, 1) for x in call.constants],
         call.training,
+        _dtype_of(cell, leaves(xs)[0]),
         flags,
     )
 
@@ -144,6 +145,7 @@ def _compiled(
     states: Structure,
     constants: Sequence[str] | None,
     training: bool,
+    dtype: str,
     flags: tuple[bool, ...],
 ) -> tuple[str | None, str | None]:
     """The name of a cell's program, or why it has none.
@@ -151,7 +153,7 @@ def _compiled(
     Made, and the run that will be asked of it, where torch.compile doesn't look.
     """
     given = None if constants is None else [like(constant) for constant in constants]
-    found = compiled(cell, map_leaves(like, xs), map_leaves(like, states), given, training)
+    found = compiled(cell, map_leaves(like, xs), map_leaves(like, states), given, training, dtype)
     if isinstance(found, str):
         return None, found
     found.spec(*flags)

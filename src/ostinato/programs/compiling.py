@@ -1,24 +1,33 @@
 """Cells made into programs, once for each kind of call: what's found is kept with the cell."""
 
 import itertools
+import warnings
 import weakref
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import keras
+from keras import ops
 
+from ostinato.cells.checks import name_of
+from ostinato.doors import door
 from ostinato.programs.canonical import canonical
-from ostinato.programs.evaluation import evaluate_nodes
+from ostinato.programs.evaluation import evaluate, evaluate_nodes
 from ostinato.programs.graph import Program
 from ostinato.programs.masking import masked
-from ostinato.programs.node import CONSTANT, INPUT, STATE, WEIGHT, Shape
+from ostinato.programs.node import CONSTANT, INPUT, STATE, WEIGHT, ProgramError, Shape
+from ostinato.programs.proving import disproved
 from ostinato.programs.routine import ProgramRoutines
 from ostinato.programs.tracing import Like, Traced, Untraceable, trace
 from ostinato.routines import Routines, RoutineSpec
 from ostinato.structure import Structure, leaves, map_leaves
-from ostinato.tensors import Tensor, Tensors
+from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
 
 _COUNT = itertools.count()
+
+
+Nests = tuple[Structure, Structure, list[Any] | None]  # of inputs, of states, of constants
 
 
 class Compiled:
@@ -93,12 +102,57 @@ class Compiled:
         )
         return routines, held
 
-    def operands(self, cell: Any, constants: Sequence[Tensor] | None) -> tuple[Tensors, Tensors]:
-        """The weights and constants that the program takes, of a cell as it is now."""
+    def operands(
+        self,
+        cell: Any,
+        xs: Tensors,
+        states: Tensors,
+        constants: Sequence[Tensor] | None,
+        go_backwards: bool = False,
+    ) -> Tensors:
+        """What the routines take, but for the mask: random numbers and weights as they are now.
+
+        Args:
+            cell: The cell.
+            xs: The cell's inputs, each (B, T, ...).
+            states: Its initial states and those of held outputs, each (B, ...).
+            constants: The constants that the layer was called with, or None.
+            go_backwards: Whether the run is from the last timestep to the first.
+        """
         weights, made = self.traced.prepare(cell, constants)
+        drawn: Tensors = ()
+        if self.traced.draws:
+            sizes = size_of(xs[0], 0), size_of(xs[0], 1)
+            drawn = self.traced.draw(cell, *sizes, go_backwards)
         nodes, roots = self._prepared.nodes, self._prepared.weights
         values = evaluate_nodes(nodes, roots, {WEIGHT: weights})
-        return tuple(values[root] for root in roots), made
+        return (*xs, *drawn, *states, *made, *(values[root] for root in roots))
+
+    def is_like(self, other: Any) -> bool:
+        """Whether another one has the same program, made of the same weights in the same way."""
+        return isinstance(other, Compiled) and bool(self.traced.told() == other.traced.told())
+
+    def why_wrong(self, cell: Any, nests: Nests, training: bool, dtype: str) -> str | None:
+        """What the program gets wrong beside the cell itself, or None."""
+        spec, _ = self.spec(False, False, False, False, False)
+
+        def step(xs: Tensors, states: Tensors, constants: Tensors) -> Tensors:
+            sequences = tuple(ops.expand_dims(x, 1) for x in xs)
+            taken = None if nests[2] is None else constants
+            operands = self.operands(cell, sequences, states, taken)
+            fitting = tuple(to_dtype(tensor, dtype) for tensor in operands)
+            results: Tensors = door.fused((spec,), fitting, self._plain)
+            return results
+
+        return disproved(cell, nests, training, step, dtype)
+
+    def _plain(self, specs: Any, operands: Tensors) -> Tensors:
+        """What a run of one timestep gives, of which only the last output is wanted."""
+        program, rest = self.program, iter(operands)
+        sides = (program.input_shapes, program.state_shapes, program.constant_shapes)
+        xs, states, constants = (tuple(islice(rest, len(shapes))) for shapes in sides)
+        outputs, new = evaluate(program, tuple(x[:, 0] for x in xs), states, constants, tuple(rest))
+        return (*outputs, *new)
 
 
 class _Named:
@@ -130,6 +184,7 @@ def compiled(
     states: Structure,
     constants: Sequence[Any] | None,
     training: bool,
+    dtype: str,
 ) -> Compiled | str:
     """A cell's program for a kind of call, or why it has none.
 
@@ -139,18 +194,39 @@ def compiled(
         states: Likewise its states.
         constants: Likewise the constants, or None.
         training: Whether dropout is applied.
+        dtype: What the cell computes in.
     """
     kept = _kept_with(cell)
     told = tuple(map(_told, (xs, states, list(constants or []))))
-    key = (told, constants is None, training, _settings(cell))
+    key = (told, constants is None, training, dtype, _settings(cell))
     if key not in kept:
-        try:
-            found = Compiled(trace(cell, xs, states, _as_list(constants), training))
+        nests = (xs, states, None if constants is None else list(constants))
+        kept[key] = found = _made(cell, nests, training, run_dtype(dtype), tuple(kept.values()))
+        if isinstance(found, Compiled):
             setattr(_NAMED, found.name, found)
-            kept[key] = found
-        except Untraceable as refusal:
-            kept[key] = str(refusal)
     return kept[key]
+
+
+def _made(
+    cell: Any, nests: Nests, training: bool, dtype: str, others: Sequence[Any]
+) -> Compiled | str:
+    """A program that is proven, or why there's none."""
+    try:
+        made = Compiled(trace(cell, *nests, training))
+        is_proven = any(made.is_like(other) for other in others)
+        wrong = None if is_proven else made.why_wrong(cell, nests, training, dtype)
+    except (Untraceable, ProgramError) as refusal:
+        return str(refusal)
+    if wrong is None:
+        return made
+    message = f"its program isn't what the cell computes: {wrong}; this is a fault of Ostinato's"
+    warnings.warn(f"{name_of(cell)} isn't compiled: {message}.", stacklevel=2)
+    return message
+
+
+def run_dtype(dtype: str) -> str:
+    """What a cell that computes in a dtype is run in: the core has no other floats."""
+    return dtype if dtype == "float64" else "float32"
 
 
 def described(tensor: Any, axes: int) -> str:
@@ -166,10 +242,6 @@ def like(description: str) -> Like:
     """The same, taken apart."""
     dtype, *sizes = description.split()
     return Like(tuple(map(int, sizes)), dtype)
-
-
-def _as_list(constants: Sequence[Any] | None) -> list[Any] | None:
-    return None if constants is None else list(constants)
 
 
 def _kept_with(cell: Any) -> dict[Any, Compiled | str]:

@@ -1,0 +1,151 @@
+"""A new program is run once beside the cell that it was traced from, before anybody trusts it."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from ostinato.cells.contract import call_method, output_and_states, takes
+from ostinato.doors import door
+from ostinato.programs.tracing import Like
+from ostinato.structure import Structure, leaves, repack
+from ostinato.tensors import Tensor, Tensors
+
+ROWS = 2
+# The largest difference that rounding explains, over the largest number.
+TOLERANCES = {"float64": 1e-6, "float32": 2e-3, "float16": 5e-2, "bfloat16": 2e-1}
+
+Step = Callable[[Tensors, Tensors, Tensors], Tensors]
+
+
+def disproved(
+    cell: Any,
+    nests: tuple[Structure, Structure, list[Any] | None],
+    training: bool,
+    step: Step,
+    dtype: str,
+) -> str | None:
+    """What a program gets wrong, or None: values and gradients on small random numbers.
+
+    Args:
+        cell: The cell.
+        nests: What its inputs of a timestep, its states and its constants are like.
+        training: Whether dropout is applied.
+        step: The program's one timestep: flat inputs, states and constants, each (B, ...), to the
+            outputs and new states.
+        dtype: What it's computed in.
+    """
+    found: list[str | Exception | None] = []
+
+    # A thread has no trace of a framework, no scope of Keras and no forced engine around it.
+    def work() -> None:
+        try:
+            found.append(_compared(cell, nests, training, step, dtype))
+        except Exception as error:  # noqa: BLE001 - handed over to the thread that waits
+            found.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    (answer,) = found
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _compared(
+    cell: Any,
+    nests: tuple[Structure, Structure, list[Any] | None],
+    training: bool,
+    step: Step,
+    dtype: str,
+) -> str | None:
+    rng = np.random.default_rng(0)
+    flat = [leaves(nest or []) for nest in nests]
+    counts = [len(each) for each in flat]
+    given = [_drawn(rng, item) for each in flat for item in each]
+    variables = _variables(cell)
+    values = [_moved(rng, variable) for variable in variables]
+
+    def by(run: Step) -> Callable[..., Tensors]:
+        def function(*tensors: Tensor) -> Tensors:
+            rest = list(tensors)
+            parts = []
+            for count in counts:
+                parts.append(tuple(rest[:count]))
+                del rest[:count]
+            with keras.StatelessScope(state_mapping=list(zip(variables, rest, strict=True))):
+                return run(*parts)
+
+        return function
+
+    real = door.pulled(by(_real(cell, nests, training)), (*given, *values), _upstream)
+    ours = door.pulled(by(step), (*given, *values), _upstream)
+    names = [f"{kind} {i}" for kind, n in zip(_KINDS, counts, strict=True) for i in range(n)]
+    names += [f"weight {variable.name}" for variable in variables]
+    results = [f"result {i}" for i in range(len(real[0]))]
+    told = (results, [f"the gradient of {name}" for name in names])
+    for side in range(2):
+        for name, mine, theirs in zip(told[side], ours[side], real[side], strict=True):
+            error = _error(mine, theirs)
+            if error > TOLERANCES.get(dtype, TOLERANCES["float32"]):
+                return f"{name} differs by {error:.1e}"
+    return None
+
+
+_KINDS = ("input", "state", "constant")
+
+
+def _real(cell: Any, nests: tuple[Structure, Structure, list[Any] | None], training: bool) -> Step:
+    """One timestep of the cell itself, flat."""
+    call = cell if isinstance(cell, keras.layers.Layer) else call_method(cell)
+    keywords: dict[str, Any] = {"training": training} if takes(cell, "training") else {}
+
+    def step(xs: Tensors, states: Tensors, constants: Tensors) -> Tensors:
+        x, h = tree.pack_sequence_as(nests[0], xs), tree.pack_sequence_as(nests[1], states)
+        given = {} if nests[2] is None else {"constants": list(constants)}
+        output, new = output_and_states("its call", cell, call(x, h, **keywords, **given))
+        return (*tree.flatten(output), *tree.flatten(repack(nests[1], new)))
+
+    return step
+
+
+def _variables(cell: Any) -> list[Any]:
+    """The variables of floats that a cell has."""
+    if not isinstance(cell, keras.layers.Layer):
+        return []
+    return [variable for variable in cell.variables if "float" in variable.dtype]
+
+
+def _drawn(rng: np.random.Generator, item: Like) -> Tensor:
+    return ops.convert_to_tensor(rng.uniform(0.1, 0.9, (ROWS, *item.shape)), dtype=item.dtype)
+
+
+def _moved(rng: np.random.Generator, variable: Any) -> Tensor:
+    """A variable's value, a little beside: many begin as zeros or ones, which hide much."""
+    value = ops.convert_to_numpy(ops.cast(variable.value, "float32"))
+    beside = value + rng.uniform(0.01, 0.1, value.shape)
+    return ops.convert_to_tensor(beside, dtype=variable.dtype)
+
+
+def _upstream(result: Tensor) -> Tensor:
+    """A gradient for a result: numbers of its size that are no other's."""
+    size = int(np.prod(result.shape))
+    numbers = np.cos(np.arange(size) + 1.0).reshape(result.shape)
+    return ops.convert_to_tensor(numbers, dtype=keras.backend.standardize_dtype(result.dtype))
+
+
+def _error(mine: Tensor, theirs: Tensor) -> float:
+    """The largest difference over the largest number; where both aren't finite there's none."""
+    a, b = (np.asarray(ops.convert_to_numpy(x), "float64") for x in (mine, theirs))
+    if a.shape != b.shape:
+        return float("inf")
+    both = np.isfinite(a) & np.isfinite(b)
+    if (np.isfinite(a) != np.isfinite(b)).any():
+        return float("inf")
+    if not both.any():
+        return 0.0
+    return float(np.abs(a - b)[both].max() / (1e-3 + np.abs(b)[both].max()))
