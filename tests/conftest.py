@@ -34,7 +34,8 @@ def _within_no_backend(config) -> list[bool]:
 
 
 def pytest_configure(config):
-    """Refuses to mix the two."""
+    """Refuses to mix the two; and knows the marks of Keras's own tests."""
+    config.addinivalue_line("markers", "requires_trainable_backend: of Keras's, true of all ours")
     within = _within_no_backend(config)
     if any(within) and not all(within):
         raise pytest.UsageError("tests/no_backend imports no framework: run it by itself.")

@@ -59,7 +59,7 @@ _HOMES = {
 _WITHOUT_KERAS = ("Stream",)
 # Not here but in ostinato.layers, which needs Keras to say so itself.
 _LAYERS = (
-    *("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional"),
+    *("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "TimeDistributed"),
     *("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
     *("ConvLSTM1DCell", "ConvLSTM2DCell", "ConvLSTM3DCell"),
     *("LSTMCell", "GRUCell", "SimpleRNNCell", "StackedRNNCells"),

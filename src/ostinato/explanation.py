@@ -14,9 +14,9 @@ from ostinato.layers import RNN
 from ostinato.layers.dispatch import cells_of
 from ostinato.layers.gated_cell import GatedCell
 from ostinato.layers.planning import question_about
+from ostinato.layers.within import children
 from ostinato.machine import FRAMEWORKS
 from ostinato.models.directions import ACCELERATE
-from ostinato.models.layers_within import children
 from ostinato.plan import plan
 
 _HEADINGS = ("layer", "class", "engine", "target", "threads", "why not a faster engine")
@@ -154,6 +154,8 @@ def _rows(layer: Any, path: tuple[str, ...], seen: set[int], compiled: str | Non
     elif ACCELERATE.concerns(layer):
         yield _row_of_keras(layer, name)
     else:
+        if ACCELERATE.wrapper(layer) is not type(layer):
+            yield _row_of_keras(layer, name)
         for child in children(layer):
             yield from _rows(child, (*path, child.name), seen, compiled)
 

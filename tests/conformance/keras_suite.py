@@ -25,10 +25,12 @@ FILES = (
     "bidirectional",
     "dropout_rnn_cell",
     *("conv_lstm", "conv_lstm1d", "conv_lstm2d", "conv_lstm3d"),
+    "time_distributed",
 )
 RECURRENT = (
     *("RNN", "SimpleRNN", "GRU", "LSTM", "SimpleRNNCell", "GRUCell", "LSTMCell"),
     *("StackedRNNCells", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
+    "TimeDistributed",
 )
 
 

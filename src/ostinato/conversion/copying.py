@@ -17,13 +17,14 @@ from ostinato.conversion.values import (
     seeds_of,
     states_of,
 )
+from ostinato.layers.within import children
 from ostinato.models.attributes import (
     arguments_of,
     carry_attributes,
     functional_class,
 )
-from ostinato.models.directions import KERAS, OTHER, Direction, package_of
-from ostinato.models.layers_within import children, layers_within
+from ostinato.models.directions import KERAS, OTHER, OURS, Direction, package_of
+from ostinato.models.layers_within import layers_within
 from ostinato.models.lookups import by_config, names_used_by
 
 # How a class says that its config doesn't make it again: there is none, or it doesn't fit.
@@ -77,7 +78,7 @@ class Copier:
             return self._functional(layer)
         if hasattr(layer, "get_vocabulary"):
             return layer  # a table, which isn't in the config, and which training doesn't change
-        if isinstance(layer, keras.layers.Wrapper) and package_of(type(layer)) == KERAS:
+        if isinstance(layer, keras.layers.Wrapper) and package_of(type(layer)) in (KERAS, OURS):
             return self._wrapper(layer)
         if self._is_plain(layer):
             return self._plain(layer)
@@ -186,7 +187,7 @@ class Copier:
         with keras.saving.custom_object_scope(names_used_by(layer)):
             config = layer.get_config()
         del config["layer"]
-        return type(layer)(self.copy(layer.layer), **config)
+        return self._direction.wrapper(layer)(self.copy(layer.layer), **config)
 
     def _by_attributes(self, layer: Any) -> Any:
         """A copy without its class's constructor, which would make its own layers."""

@@ -19,6 +19,7 @@ from ostinato.layers.lstm import LSTM, LSTMCell
 from ostinato.layers.rnn import RNN
 from ostinato.layers.simple_rnn import SimpleRNN, SimpleRNNCell
 from ostinato.layers.stacked import StackedRNNCells
+from ostinato.layers.time_distributed import TimeDistributed
 from ostinato.structure import Shape
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "SimpleRNN",
     "SimpleRNNCell",
     "StackedRNNCells",
+    "TimeDistributed",
 ]

@@ -21,6 +21,7 @@ _OURS = {
     "RNN": "rnn",
     "StackedRNNCells": "stacked",
     "Bidirectional": "bidirectional",
+    "TimeDistributed": "time_distributed",
 }
 
 

@@ -16,7 +16,8 @@ from ostinato.cells.contract import call_method, parameters_of, takes
 from ostinato.layers.arguments import argument_names
 from ostinato.structure import is_count
 
-NAMES = frozenset(layers.__all__) - {"Shape"}
+WRAPPERS = ("TimeDistributed",)  # of any layer, and converted whatever that one becomes
+NAMES = frozenset(layers.__all__) - {"Shape", *WRAPPERS}
 KERAS, OURS = "keras", "ostinato"
 
 
@@ -41,6 +42,11 @@ class Direction:
     def concerns(self, layer: Any) -> bool:
         """Whether a layer is recurrent, by a class of the source or one derived from it."""
         return any(_recurrent_name(cls, self.source) for cls in type(layer).__mro__)
+
+    def wrapper(self, layer: Any) -> Any:
+        """The class of what a layer becomes that wraps another: its counterpart's, or its own."""
+        cls, name = type(layer), type(layer).__name__
+        return self.target(name) if name in WRAPPERS and cls is OTHER[self].target(name) else cls
 
     def why_left(self, layer: Any) -> str | None:
         """Why a layer that it concerns isn't converted; None for all others."""
@@ -177,10 +183,12 @@ def _class_of_keras(name: str) -> Any:
         return {"module": "keras.layers", "class_name": class_name, "config": arguments}
 
     cell = config("SimpleRNNCell", name="cell", units=1)
+    layer = config("SimpleRNN", name="layer", units=1)
     arguments: dict[str, dict[str, Any]] = {
         "RNN": {"cell": cell},
         "StackedRNNCells": {"cells": [cell]},
-        "Bidirectional": {"layer": config("SimpleRNN", name="layer", units=1)},
+        "Bidirectional": {"layer": layer},
+        "TimeDistributed": {"layer": layer},
     }
     own = {"filters": 1, "kernel_size": 1} if name.startswith("ConvLSTM") else {"units": 1}
     described = config(name, **{"name": "layer", **arguments.get(name, own)})

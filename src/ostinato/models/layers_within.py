@@ -1,21 +1,12 @@
-"""The layers inside a layer or model, by Keras's own bookkeeping."""
+"""The layers inside a layer or model, with their paths."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from ostinato.layers.within import children
 from ostinato.models.directions import Direction
-
-
-def children(layer: Any) -> list[Any]:
-    """The layers that a layer or model holds itself, in the order in which Keras tracks them.
-
-    In attributes and in lists and dicts there, and in a graph; a Sequential's input layer too.
-    """
-    # Every layer keeps the list; the property that shows it is a model's.
-    held: list[Any] = keras.Model.layers.fget(layer)
-    return held
 
 
 def layers_within(

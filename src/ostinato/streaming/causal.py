@@ -9,7 +9,7 @@ from keras import layers, tree
 
 from ostinato.cells.builtin import is_ours
 from ostinato.cells.checks import name_of
-from ostinato.layers import RNN, Bidirectional
+from ostinato.layers import RNN, Bidirectional, TimeDistributed
 from ostinato.models.directions import ACCELERATE
 
 MERGES = (
@@ -33,6 +33,7 @@ _POINTWISE = (
         layers.Masking,
         layers.Rescaling,
         layers.TimeDistributed,
+        TimeDistributed,
     ),
     *(layers.InputLayer, layers.Softmax, layers.UnitNormalization, layers.Normalization),
     *(layers.LayerNormalization, layers.BatchNormalization, layers.RMSNormalization),
@@ -86,7 +87,7 @@ def _why_not(layer: Any, inputs: Sequence[Any]) -> str | None:
         return "reads an input without features, (batch, timesteps), which only an Embedding may"
     if len({ref.has_time for ref in inputs}) > 1:
         return "puts the last timestep's output beside every one's, and the last isn't there yet"
-    if isinstance(layer, layers.TimeDistributed):
+    if isinstance(layer, (layers.TimeDistributed, TimeDistributed)):
         return _why_not_inner(layer.layer, inputs)
     return _why_not_options(layer, 2 if inputs[0].has_time else 1, inputs[0].shape)
 

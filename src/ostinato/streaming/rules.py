@@ -11,6 +11,7 @@ from keras import layers, ops, tree
 from ostinato import native
 from ostinato.engines import fused
 from ostinato.engines.activations import activation_name
+from ostinato.layers import TimeDistributed
 from ostinato.layers.dispatch import cells_of
 from ostinato.layers.planning import question_about
 from ostinato.plan import plan
@@ -269,6 +270,6 @@ RULES: dict[type, Rule] = {
     layers.Maximum: Rule(_merging(p.MAXIMUM)),
     layers.Minimum: Rule(_merging(p.MINIMUM)),
     layers.Concatenate: Rule(_concatenate),
-    layers.TimeDistributed: Rule(_inner, _why_not_inner),
+    **dict.fromkeys((layers.TimeDistributed, TimeDistributed), Rule(_inner, _why_not_inner)),
 }
 RECURRENT = Rule(recurrent, why_not_recurrent)
