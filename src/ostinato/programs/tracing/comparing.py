@@ -5,8 +5,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
+from ostinato import nests
 from ostinato.programs.tracing.drawing import Draw
 from ostinato.programs.tracing.preparing import Source, Step
 
@@ -35,7 +36,7 @@ def _step(step: Step) -> Any:
             for name, value in vars(operation).items()
             if not name.startswith("_") and name not in ("name", "call")
         }
-    flat = tree.flatten((settings, step.args, step.kwargs))
+    flat = nests.flatten((settings, step.args, step.kwargs))
     return type(operation).__name__, step.results, [_plain(item) for item in flat]
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
-from keras import tree
+
+from ostinato import nests
 
 
 class Event(NamedTuple):
@@ -25,7 +26,7 @@ class Event(NamedTuple):
 
 def symbols_in(nest: Any) -> list[Any]:
     """The symbols in a nest."""
-    return [leaf for leaf in tree.flatten(nest) if isinstance(leaf, keras.KerasTensor)]
+    return [leaf for leaf in nests.flatten(nest) if isinstance(leaf, keras.KerasTensor)]
 
 
 def events(results: Iterable[Any], leaves: Sequence[Any], histories: dict[int, Any]) -> list[Event]:

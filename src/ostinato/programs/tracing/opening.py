@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
-from keras import tree
 
+from ostinato import nests
 from ostinato.programs.tracing.drawing import Draws
 from ostinato.programs.tracing.members import Members
 from ostinato.programs.tracing.refusal import Untraceable, named
@@ -31,7 +31,7 @@ def opened(members: Members, histories: dict[int, Any], draws: Draws) -> Iterato
             if result is None:
                 result = layer.call(*args, **kwargs)
             # Keras notes the layer as a symbol's origin next: what's there before counts.
-            for symbol in tree.flatten(result):
+            for symbol in nests.flatten(result):
                 if isinstance(symbol, keras.KerasTensor):
                     histories.setdefault(id(symbol), getattr(symbol, "_keras_history", None))
             return result

@@ -9,8 +9,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
+from ostinato import nests
 from ostinato.programs.graph import Graph
 from ostinato.programs.node import (
     CONSTANT,
@@ -106,7 +107,7 @@ class Translation(Terms):
         told = [value for name, value in vars(event.operation).items() if not name.startswith("_")]
         numbers = [
             number
-            for number in tree.flatten((told, event.args, event.kwargs))
+            for number in nests.flatten((told, event.args, event.kwargs))
             if isinstance(number, int) and number and number % self.batch == 0
         ]
         sizes = [size for symbol in event.outputs for size in symbol.shape]
@@ -122,7 +123,7 @@ class Translation(Terms):
             is_array = isinstance(item, np.ndarray) or ops.is_tensor(item)
             return ops.convert_to_tensor(_known(item)) if is_array else item
 
-        args, kwargs = tree.map_structure(slot, (event.args, event.kwargs), none_is_leaf=True)
+        args, kwargs = nests.map_leaves(slot, (event.args, event.kwargs))
         numbers = self.preparation.step_of(event.operation.call, args, kwargs, len(event.outputs))
         for symbol, number in zip(event.outputs, numbers, strict=True):
             self._numbers[id(symbol)] = number
@@ -135,7 +136,7 @@ class Translation(Terms):
                 return self.term(item)
             return self.term(item) if ops.is_tensor(item) else item
 
-        args, kwargs = tree.map_structure(term, (event.args, event.kwargs), none_is_leaf=True)
+        args, kwargs = nests.map_leaves(term, (event.args, event.kwargs))
         try:
             for symbol in event.outputs:
                 self.fold_of(symbol.shape)
