@@ -28,10 +28,12 @@ def evaluate(
     """
     leaves = {INPUT: xs, STATE: states, CONSTANT: constants, WEIGHT: weights}
     values = evaluate_nodes(program.nodes, program.roots, leaves)
-    return (
-        tuple(values[value] for value in program.outputs),
-        tuple(values[value] for value in program.states),
-    )
+    rows = ops.shape([*xs, *states][0])[0]
+
+    def spread(place: Value) -> Tensor:  # what's alike for all rows may have come as one
+        return ops.broadcast_to(values[place], (rows, *program.nodes[place].shape))
+
+    return tuple(map(spread, program.outputs)), tuple(map(spread, program.states))
 
 
 def evaluate_nodes(

@@ -109,11 +109,12 @@ def _labels(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:
     given, arrow, out = subscripts.partition("->")
     ins = given.split(",")
     free = [label for label in ascii_letters if label not in subscripts]
-    more = max(rank - len(labels) + 3 for rank, labels in zip(ranks, ins, strict=True))
-    dots = free[: max(more, 0)] if "." in subscripts else []
+    hidden = [rank - len(labels) + 3 for rank, labels in zip(ranks, ins, strict=True)]
+    dots = free[
+        : max((n for n, labels in zip(hidden, ins, strict=True) if "." in labels), default=0)
+    ]
     spelled = []
-    for labels, rank in zip(ins, ranks, strict=True):
-        count = rank - len(labels) + 3
+    for labels, count in zip(ins, hidden, strict=True):
         spelled.append(labels.replace("...", "".join(dots[len(dots) - count :])))
     if arrow:
         return spelled, out.replace("...", "".join(dots))

@@ -47,7 +47,15 @@ class Watching(keras.StatelessScope):
 
 # What Keras sets on a layer when it's called first.
 _KERAS_SETS = frozenset(
-    {"built", "_called", "_build_shapes_dict", "_call_context_args", "_parent_path", "_path"}
+    {
+        "built",
+        "_called",
+        "_build_shapes_dict",
+        "_call_context_args",
+        "_parent_path",
+        "_path",
+        "_allow_non_tensor_positional_args",
+    }
 )
 _NOTHING = object()
 

@@ -1,0 +1,170 @@
+"""Each of Keras's operations that is traced, in a cell of one line, against itself on tensors."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from ostinato.programs.evaluation import evaluate
+from ostinato.programs.tracing import Like, trace
+
+ROWS = 3
+# x is (B, 4), m is (B, 3, 4), p is (B, 6, 5, 2); w holds weights.
+WEIGHTS = {"v": (4,), "sq": (4, 4), "w34": (3, 4), "w43": (4, 3), "h": (3, 4, 2), "one": ()}
+A = keras.activations
+
+CASES = {
+    # Products.
+    "matmul of a vector": lambda x, m, p, w: ops.matmul(x, w["v"]),
+    "matmul of rows by a matrix": lambda x, m, p, w: ops.matmul(m, w["sq"]),
+    "matmul of folded rows": lambda x, m, p, w: ops.reshape(
+        ops.reshape(m, (-1, 4)) @ w["sq"], (-1, 3, 4)
+    ),
+    "matmul by a weight on the left": lambda x, m, p, w: ops.matmul(
+        w["sq"], ops.transpose(m, (0, 2, 1))
+    ),
+    "matmul of a weight and a vector of rows": lambda x, m, p, w: w["w34"] @ x[:, :, None],
+    "matmul of rows and rows": lambda x, m, p, w: ops.matmul(m, ops.transpose(m, (0, 2, 1))),
+    "matmul of rows and vectors": lambda x, m, p, w: (m @ x[..., None])[..., 0],
+    "matmul with broadcast batch axes": lambda x, m, p, w: ops.matmul(m[:, None], w["h"][:, :, :]),
+    "dot": lambda x, m, p, w: ops.dot(m, w["w43"]),
+    "inner": lambda x, m, p, w: ops.inner(m, w["w34"]),
+    "tensordot": lambda x, m, p, w: ops.tensordot(m, w["h"], axes=2),
+    "tensordot of axes": lambda x, m, p, w: ops.tensordot(p, w["h"], axes=[[3], [2]]),
+    "einsum": lambda x, m, p, w: ops.einsum("bij,ijk->bk", m, w["h"]),
+    "einsum with an axis that both keep": lambda x, m, p, w: ops.einsum("bij,ijk->bik", m, w["h"]),
+    "einsum in another order": lambda x, m, p, w: ops.einsum("ijk,bij->bkj", w["h"], m),
+    "einsum of rows": lambda x, m, p, w: ops.einsum("bij,bj->bi", m, x),
+    "einsum of an outer product": lambda x, m, p, w: ops.einsum("bi,bj->bij", x, x),
+    "einsum of three": lambda x, m, p, w: ops.einsum("bi,ij,bj->b", x, w["sq"], x),
+    "einsum of one": lambda x, m, p, w: ops.einsum("bij->bj", m),
+    "einsum with dots": lambda x, m, p, w: ops.einsum("...i,io->...o", m, w["w43"]),
+    "cumsum": lambda x, m, p, w: ops.cumsum(m, axis=1),
+    "diff": lambda x, m, p, w: ops.diff(m, axis=-1),
+    # Reductions.
+    "sum of two axes": lambda x, m, p, w: ops.sum(p, axis=(1, 3)),
+    "mean, var, std": lambda x, m, p, w: ops.mean(m, 1) + ops.var(m, axis=1) + ops.std(m, axis=1),
+    "max, min": lambda x, m, p, w: (
+        ops.max(m, axis=1, keepdims=True) - ops.min(m, axis=1, keepdims=True)
+    ),
+    "any, all": lambda x, m, p, w: (
+        ops.cast(ops.any(m > 1, -1), "float32") + ops.cast(ops.all(m > -1, -1), "float32")
+    ),
+    "prod": lambda x, m, p, w: ops.prod(m, axis=1),
+    "argmax, argmin": lambda x, m, p, w: ops.cast(
+        ops.argmax(m, axis=1) - 2 * ops.argmin(m, axis=1), "float32"
+    ),
+    "one_hot": lambda x, m, p, w: ops.one_hot(ops.argmax(x, axis=-1), 4),
+    "softmax of a middle axis": lambda x, m, p, w: ops.softmax(m, axis=1),
+    "log_softmax": lambda x, m, p, w: ops.log_softmax(m),
+    "logsumexp": lambda x, m, p, w: ops.logsumexp(m, axis=1),
+    "norm, normalize": lambda x, m, p, w: ops.norm(m, axis=1) + ops.normalize(x),
+    "moments": lambda x, m, p, w: sum(ops.moments(m, axes=[1, 2], keepdims=True)),
+    "layer_normalization": lambda x, m, p, w: ops.layer_normalization(m, w["v"], w["v"]),
+    "rms_normalization": lambda x, m, p, w: ops.rms_normalization(m, w["v"]),
+    # Places.
+    "getitem": lambda x, m, p, w: p[:, 1:5:2, -1, None, ..., 0],
+    "getitem of all but one": lambda x, m, p, w: m[:, -2, :3],
+    "slice": lambda x, m, p, w: ops.slice(m, (0, 1, 2), (ops.shape(m)[0], 2, 2)),
+    "split at places": lambda x, m, p, w: ops.split(p, [1, 3], axis=1)[1],
+    "unstack": lambda x, m, p, w: ops.unstack(m, axis=2)[3],
+    "take": lambda x, m, p, w: ops.take(m, [[2, 0], [1, 1]], axis=1),
+    "flip, roll": lambda x, m, p, w: ops.flip(m, axis=(1, 2)) + ops.roll(m, (1, -1), axis=(1, 2)),
+    "swapaxes, moveaxis": lambda x, m, p, w: (
+        ops.swapaxes(p, 1, 3) + ops.moveaxis(ops.moveaxis(p, 1, -1), 2, 1)[:, :, :, :6]
+    ),
+    "squeeze, expand_dims": lambda x, m, p, w: ops.squeeze(ops.expand_dims(x, (1, 3)), 1),
+    "broadcast_to": lambda x, m, p, w: (
+        ops.broadcast_to(x[:, None], (ops.shape(x)[0], 3, 4))
+        * ops.broadcast_to(w["v"], (ops.shape(x)[0], 3, 4))
+    ),
+    "repeat, tile": lambda x, m, p, w: ops.repeat(m, 2, axis=1) + ops.tile(m, (1, 2, 1)),
+    "pad": lambda x, m, p, w: (
+        ops.pad(m, ((0, 0), (1, 2), (0, 1)))
+        + ops.pad(m, ((0, 0), (2, 1), (1, 0)), constant_values=2.0)
+    ),
+    "stack, concatenate": lambda x, m, p, w: ops.concatenate(
+        [ops.stack([x, 2 * x], axis=1), m], axis=1
+    ),
+    "diagonal, tril, triu": lambda x, m, p, w: (
+        ops.diagonal(m[:, :, :3], axis1=1, axis2=2) + ops.sum(ops.tril(m) - 2 * ops.triu(m, 1), -1)
+    ),
+    "zeros and ones of the batch": lambda x, m, p, w: ops.concatenate(
+        [ops.zeros((ops.shape(x)[0], 2)), ops.ones_like(x), ops.full_like(x, 3.0)], axis=1
+    ),
+    # Elementwise.
+    "where, clip": lambda x, m, p, w: ops.where(x > 0.2, ops.clip(x, -0.5, 0.5), w["v"] * 1.0),
+    "arithmetic": lambda x, m, p, w: (2.0 - x) / (1.5 + x**2) * -w["one"] + abs(x) % 0.7 + x // 0.3,
+    "logic": lambda x, m, p, w: ops.cast(((x > 0) & ~(x > 1)) | (x < -1) ^ (x == 0), "float32") * x,
+    "powers and logarithms": lambda x, m, p, w: (
+        ops.log2(1 + x * x) + ops.log10(2 + x * x) + ops.logaddexp(x, w["v"]) + ops.exp2(x) + 2.0**x
+    ),
+    "rounding": lambda x, m, p, w: (
+        ops.round(3 * x, 1) + ops.floor(x) + ops.ceil(x) + ops.trunc(3 * x)
+    ),
+    "divide_no_nan, hypot": lambda x, m, p, w: (
+        ops.divide_no_nan(x, ops.floor(x)) + ops.hypot(x, w["v"])
+    ),
+    "activations": lambda x, m, p, w: sum(
+        f(x)
+        for f in (
+            A.gelu,
+            A.mish,
+            A.hard_silu,
+            A.silu,
+            A.elu,
+            A.selu,
+            A.softsign,
+            A.relu6,
+            A.hard_sigmoid,
+            A.leaky_relu,
+        )
+    ),
+    "activations with settings": lambda x, m, p, w: (
+        A.elu(x, 0.5)
+        + A.leaky_relu(x, 0.3)
+        + A.gelu(x, True)
+        + A.relu(x, 0.1, 1.5, 0.2)
+        + A.celu(x, 0.7)
+        + A.threshold(x, 0.1, 0.4)
+    ),
+    # Of weights alone.
+    "an expression of weights": lambda x, m, p, w: (
+        x @ (w["sq"] - ops.transpose(w["sq"]) + ops.eye(4))
+    ),
+    "weights cut and joined": lambda x, m, p, w: (
+        m * ops.concatenate([w["w34"][:1], w["w34"][1:] * 2], 0) + w["v"][:1]
+    ),
+}
+
+
+class OneLine(keras.layers.Layer):
+    """A cell whose output is a case, and whose states are all that it's made of."""
+
+    state_size = ()
+
+    def __init__(self, case):
+        super().__init__()
+        self.case = case
+        self.weights_of = {}
+
+    def build(self, input_shape):
+        for name, shape in WEIGHTS.items():
+            self.weights_of[name] = self.add_weight(shape=shape, initializer="uniform", name=name)
+
+    def call(self, inputs, states):
+        return self.case(*inputs, self.weights_of), ()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_operation_is_translated(name):
+    rng = np.random.default_rng(3)
+    shapes = ((4,), (3, 4), (6, 5, 2))
+    xs = [ops.convert_to_tensor(rng.normal(size=(ROWS, *s)).astype("float32")) for s in shapes]
+    cell = OneLine(CASES[name])
+    cell.build(None)
+    traced = trace(cell, [Like(shape, "float32") for shape in shapes], (), None, False)
+    weights, _ = traced.prepare(cell, None)
+    (output,), _ = evaluate(traced.program, xs, (), (), weights)
+    expected = ops.convert_to_numpy(cell.call(xs, ())[0])
+    np.testing.assert_allclose(ops.convert_to_numpy(output), expected, rtol=1e-5, atol=1e-5)
