@@ -125,12 +125,14 @@ class Interpreter:
         if any(kind == 4 for kind, *_ in self.operands):
             place = next(i for i, (kind, *_) in enumerate(self.operands) if kind == 4)
             parts = np.split(self.given[place].reshape(-1), self._bases()[1:-1])
-            self.memory = [part.reshape(m.shape) for part, m in zip(parts, self.memory)]
+            self.memory = [
+                part.reshape(m.shape) for part, m in zip(parts, self.memory, strict=False)
+            ]
         self.now = [self.given[i].reshape(self.B, n).copy() for n, i, _ in self.carries]
         steps = range(self.T)
         for s in reversed(steps) if self.reverse else steps:
             self._step(s)
-        for result, (kind, _, which, dims) in zip(self.made, self.results):
+        for result, (kind, _, which, dims) in zip(self.made, self.results, strict=False):
             if kind == 3:
                 result[...] = self.now[which].reshape(self.B, *dims)
             if kind == 5:
@@ -155,15 +157,17 @@ class Interpreter:
     def _step(self, s):
         self.s = s
         self.next = [np.full_like(carry, np.nan) for carry in self.now]
-        for (_, _, kept), carry in zip(self.carries, self.now):
+        for (_, _, kept), carry in zip(self.carries, self.now, strict=False):
             if kept >= 0:
                 self.memory[kept][s] = carry
-        mask = next((x for x, (kind, *_) in zip(self.given, self.operands) if kind == 3), None)
+        mask = next(
+            (x for x, (kind, *_) in zip(self.given, self.operands, strict=False) if kind == 3), None
+        )
         idle = mask is not None and not mask[:, self._time(0)].any()
         for code, payload in self.idle if idle else self.body:
             (None, self._product, self._outer, self._map)[code](Reader(payload))
         self.now = self.next
-        for (_, _, kept), carry in zip(self.carries, self.now):
+        for (_, _, kept), carry in zip(self.carries, self.now, strict=False):
             if kept >= 0:
                 self.memory[kept][s + 1] = carry
 
@@ -173,21 +177,9 @@ class Interpreter:
     def rows(self, space, index):
         """The memory of a reference, (B or 1, elements)."""
         if space == OPERAND:
-            kind, order, _ = self.operands[index]
-            x = self.given[index]
-            if kind in (0, 3):
-                return x[:, self._time(order)].reshape(self.B, -1)
-            if kind == 5:
-                if self.return_sequences:
-                    return x[:, self._time(order)].reshape(self.B, -1)
-                return (x if self.s == self.T - 1 else np.zeros_like(x)).reshape(self.B, -1)
-            return x.reshape(1 if kind == 2 else self.B, -1)
+            return self._operand(index)
         if space == RESULT:
-            kind, order, _, _ = self.results[index]
-            x = self.made[index]
-            if kind == 0 or (kind == 1 and self.return_sequences):
-                return Slice(x, (slice(None), self._time(order)), self.B)
-            return Slice(x, ..., 1 if kind == 4 else self.B)
+            return self._result(index)
         if space == CARRY:
             return self.now[index]
         if space == NEXT:
@@ -199,28 +191,46 @@ class Interpreter:
             return np.array([[self.floats[index]]])
         return self.memory[index][self.s + (space == SAVED_NEXT)]
 
+    def _operand(self, index):
+        kind, order, _ = self.operands[index]
+        x = self.given[index]
+        if kind in (0, 3):
+            return x[:, self._time(order)].reshape(self.B, -1)
+        if kind == 5:
+            if self.return_sequences:
+                return x[:, self._time(order)].reshape(self.B, -1)
+            return (x if self.s == self.T - 1 else np.zeros_like(x)).reshape(self.B, -1)
+        return x.reshape(1 if kind == 2 else self.B, -1)
+
+    def _result(self, index):
+        kind, order, _, _ = self.results[index]
+        x = self.made[index]
+        if kind == 0 or (kind == 1 and self.return_sequences):
+            return Slice(x, (slice(None), self._time(order)), self.B)
+        return Slice(x, ..., 1 if kind == 4 else self.B)
+
     def _product(self, read):
-        space, index, offset, stride, m, K, N, weight, transposed = read.many(9)
+        space, index, offset, stride, m, k, n, weight, transposed = read.many(9)
         out_space, out_index, out_offset, out_stride, begin, bias, bias_at = read.many(7)
-        a = self.rows(space, index)[:, places(offset, (stride, 1), (m, K))]
-        w = self.given[weight].reshape(N, K).T if transposed else self.given[weight].reshape(K, N)
+        a = self.rows(space, index)[:, places(offset, (stride, 1), (m, k))]
+        w = self.given[weight].reshape(n, k).T if transposed else self.given[weight].reshape(k, n)
         out = self.rows(out_space, out_index)
-        where = places(out_offset, (out_stride, 1), (m, N))
+        where = places(out_offset, (out_stride, 1), (m, n))
         value = a @ w
         if begin == 1:
             value = value + out[:, where]
         if begin == 2:
-            value = value + self.given[bias].reshape(-1)[bias_at : bias_at + N]
+            value = value + self.given[bias].reshape(-1)[bias_at : bias_at + n]
         out[:, where] = value
 
     def _outer(self, read):
         a_space, a_index, a_offset, a_stride = read.many(4)
         z_space, z_index, z_offset, z_stride = read.many(4)
-        m, K, N, result, offset = read.many(5)
-        a = self.rows(a_space, a_index)[:, places(a_offset, (a_stride, 1), (m, K))]
-        z = self.rows(z_space, z_index)[:, places(z_offset, (z_stride, 1), (m, N))]
+        m, k, n, result, offset = read.many(5)
+        a = self.rows(a_space, a_index)[:, places(a_offset, (a_stride, 1), (m, k))]
+        z = self.rows(z_space, z_index)[:, places(z_offset, (z_stride, 1), (m, n))]
         total = np.einsum("bmk,bmn->kn", a, z)
-        self.made[result].reshape(-1)[offset : offset + K * N] += total.reshape(-1)
+        self.made[result].reshape(-1)[offset : offset + k * n] += total.reshape(-1)
 
     def _map(self, read):
         dims = read.many(read.next())
@@ -270,7 +280,7 @@ class Slice:
 
 def places(offset, strides, dims):
     grid = np.full(dims, offset)
-    for axis, (stride, size) in enumerate(zip(strides, dims)):
+    for axis, (stride, size) in enumerate(zip(strides, dims, strict=False)):
         shape = [1] * len(dims)
         shape[axis] = size
         grid = grid + stride * np.arange(size).reshape(shape)

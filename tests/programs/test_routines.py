@@ -1,0 +1,118 @@
+"""Programs as routines: values and gradients against NumPy, with every kind of operation."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+
+from ostinato import native
+from ostinato.programs.elementwise import elementwise
+from ostinato.programs.graph import Graph, program_of
+from programs.by_hand import Compiled, given_for, run_interpreted, run_native, run_program
+from programs.interpreter import FUNCTIONS, UNARY
+from programs.random_programs import Maker
+
+pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no native engine")
+
+STEP = 1e-5
+
+
+def check(program, given, rng, run, tolerance=1e-6):
+    """Values against NumPy's, and gradients against differences of those."""
+    truth = run_program(program, given)
+    if not all(np.isfinite(x).all() and np.abs(x).max(initial=0) < 1e4 for x in truth):
+        return
+    compiled = Compiled(program, given, run)
+    for trains in (False, True):
+        for mine, theirs in zip(compiled.forward(trains), truth, strict=False):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
+    upstream = [rng.uniform(-1, 1, x.shape) for x in truth]
+    count = len(program.outputs)
+    moved = [rng.uniform(-1, 1, x.shape) for x in given.moving]
+    for number in range(len(given.xs)):
+        if ("input", number) in program.fixed:
+            moved[number] *= 0
+
+    def total(step):
+        at = given.moved([x + step * m for x, m in zip(given.moving, moved, strict=True)])
+        results = run_program(program, at)
+        return sum((r * u).sum() for r, u in zip(results, upstream, strict=True))
+
+    expected = (total(STEP) - total(-STEP)) / (2 * STEP)
+    nearer = (total(STEP / 2) - total(-STEP / 2)) / STEP
+    if abs(expected - nearer) > 1e-6 * (1 + abs(nearer)):
+        return  # at a kink, where no difference tells the slope
+    slope = compiled.slope(moved, upstream[:count], upstream[count:])
+    assert slope == pytest.approx(nearer, rel=tolerance, abs=tolerance)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=strategies.integers(0, 10**6),
+    sizes=strategies.tuples(strategies.integers(1, 4), strategies.integers(1, 4)),
+    has_mask=strategies.booleans(),
+    zero_output=strategies.booleans(),
+    flags=strategies.tuples(*[strategies.integers(0, 1)] * 3),
+)
+def test_random_programs(seed, sizes, has_mask, zero_output, flags):
+    program, rng = Maker(seed).program(), np.random.default_rng(seed)
+    names = ("go_backwards", "flip_outputs", "return_sequences")
+    options = dict(zip(names, flags, strict=True))
+    given = given_for(program, rng, *sizes, has_mask, zero_output=zero_output, **options)
+    check(program, given, rng, run_native)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_interpreter_agrees(seed):
+    program, rng = Maker(seed).program(), np.random.default_rng(seed)
+    given = given_for(program, rng, 2, 2, has_mask=seed % 2 == 1)
+    check(program, given, rng, run_interpreted)
+
+
+# Where a function is defined, and smooth.
+DOMAINS = {
+    "log": (0.1, 2),
+    "log1p": (-0.5, 2),
+    "sqrt": (0.1, 2),
+    "rsqrt": (0.1, 2),
+    "reciprocal": (0.5, 2),
+    "arcsin": (-0.9, 0.9),
+    "arccos": (-0.9, 0.9),
+    "arctanh": (-0.9, 0.9),
+    "arccosh": (1.1, 2),
+    "tan": (-1, 1),
+    "pow": (0.2, 2),
+    "div": (0.5, 2),
+    "mod": (0.6, 0.9),
+    "floordiv": (0.6, 0.9),
+}
+# Only compared with the interpreter where it has them; the activations have tests of their own.
+NAMES = sorted(name for name in elementwise() if name in FUNCTIONS and not name.startswith("d_"))
+
+
+def arity(name):
+    if name in ("select", "clip"):
+        return 3
+    return 1 if name in UNARY else 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_operation_and_its_rule(name):
+    """One elementwise operation of an input and a state, over sizes no multiple of a vector."""
+    low, high = DOMAINS.get(name, (-1.5, 1.5))
+    graph, rng = Graph(), np.random.default_rng(7)
+    x, h = graph.leaf("input", 0, (19,)), graph.leaf("state", 0, (19,))
+    arguments = [x, h, x][: arity(name)]
+    if name == "clip":
+        arguments = [x, graph.literal(-0.4), graph.literal(0.7)]
+    made = graph.add(name, *arguments)
+    program = program_of(
+        graph,
+        [made],
+        [graph.tanh(graph.mul(made, h))],
+        input_shapes=((19,),),
+        state_shapes=((19,),),
+    )
+    given = given_for(program, rng, 3, 1)
+    given.xs = [rng.uniform(low, high, (3, 1, 19))]
+    given.states = [rng.uniform(low, high, (3, 19))]
+    check(program, given, rng, run_native)
