@@ -117,13 +117,14 @@ class InstructionReader {
   const size_t n_floats_;
 };
 
+// Drops what the MAPs of a list compute for nobody.
+void drop_unread(Routine& routine, std::vector<RoutineStep>& steps);
+
 // Decides how a MAP runs: see MapLoop. Its lists are in the order of the encoding, with the strides of
 // all dimensions in `outer`; on return those of the last one, the columns, are apart.
-void plan_map(const Routine& routine, std::vector<int64_t> dims, std::vector<MapInput>& inputs,
-              std::vector<MapOperation>& operations, std::vector<MapOutput>& outputs,
-              MapStep& step);
+void plan_map(Routine& routine, MapStep& step);
 
-// Joins pairs of them, whose shapes are known, into one each; drops what nobody reads.
+// Joins pairs of operations, whose shapes are known, into one each.
 void fuse_operations(size_t n_inputs, std::vector<MapOperation>& operations,
                      std::vector<MapOutput>& outputs);
 

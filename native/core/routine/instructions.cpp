@@ -331,7 +331,8 @@ void InstructionReader::read_map(Numbers& numbers, MapStep& step) {
   read_map_inputs(numbers, dims, inputs);
   read_map_operations(numbers, inputs.size(), operations);
   read_map_outputs(numbers, dims, inputs.size() + operations.size(), outputs);
-  plan_map(routine_, std::move(dims), inputs, operations, outputs, step);
+  step.number = int32_t(routine_.map_dims.size());
+  routine_.map_dims.push_back(std::move(dims));
 }
 
 }  // namespace ostinato

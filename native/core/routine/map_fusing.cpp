@@ -1,4 +1,4 @@
-// Joins operations of a MAP in pairs, and drops those whose values nobody reads.
+// Joins operations of a MAP in pairs.
 #include <cstring>
 
 #include "routine/encoding.h"
@@ -37,10 +37,7 @@ class Fuser {
 
   void run() {
     count_uses();
-    for (size_t k = operations_.size(); k-- > 0;)
-      if (uses_[n_inputs_ + k] == 0) drop(k);
-    for (size_t k = 0; k < operations_.size(); ++k)
-      if (!is_gone_[k]) join(operations_[k]);
+    for (MapOperation& operation : operations_) join(operation);
     renumber();
   }
 
@@ -49,11 +46,6 @@ class Fuser {
     for (const MapOperation& operation : operations_)
       for (int32_t i = 0; i < operation.arity; ++i) ++uses_[size_t(operation.from[i])];
     for (const MapOutput& output : outputs_) ++uses_[size_t(output.from)];
-  }
-
-  void drop(size_t k) {
-    is_gone_[k] = true;
-    for (int32_t i = 0; i < operations_[k].arity; ++i) --uses_[size_t(operations_[k].from[i])];
   }
 
   // Takes the one of its operands that can be joined with it into an operation.

@@ -291,10 +291,11 @@ class MapPlanner {
 
 }  // namespace
 
-void plan_map(const Routine& routine, std::vector<int64_t> dims, std::vector<MapInput>& inputs,
-              std::vector<MapOperation>& operations, std::vector<MapOutput>& outputs,
-              MapStep& step) {
-  MapPlanner(routine, std::move(dims), inputs, operations, outputs).plan(step);
+void plan_map(Routine& routine, MapStep& step) {
+  const size_t number = size_t(step.number);
+  MapPlanner(routine, routine.map_dims[number], routine.map_inputs[number],
+             routine.map_operations[number], routine.map_outputs[number])
+      .plan(step);
 }
 
 }  // namespace ostinato

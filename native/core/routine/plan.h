@@ -108,6 +108,7 @@ struct MapOutput {
 };
 
 struct MapStep {
+  int32_t number;  // among the routine's MAPs
   MapLoop loop;
   int32_t outer_count;
   int64_t outer[kMostDims];

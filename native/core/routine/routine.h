@@ -133,6 +133,8 @@ struct Routine {
   std::vector<ScratchValue> scratch;
   std::vector<PackedWeight> packed;
   std::vector<RoutineStep> body, idle;
+  // Of each MAP.
+  std::deque<std::vector<int64_t>> map_dims;
   std::deque<std::vector<MapInput>> map_inputs;
   std::deque<std::vector<MapOperation>> map_operations;
   std::deque<std::vector<MapOutput>> map_outputs;

@@ -234,6 +234,9 @@ std::unique_ptr<Routine> read_routine(const int64_t* ints, size_t n_ints, const 
     } catch (const Refusal& refusal) {
       refuse(std::string(name) + ", " + refusal.what);
     }
+    drop_unread(*routine, steps);
+    for (RoutineStep& step : steps)
+      if (step.code == RoutineStep::map) plan_map(*routine, step.map_step);
     measure(steps, routine->plan);
   };
   list("body", routine->body);
