@@ -120,6 +120,10 @@ class InstructionReader {
 // Drops what the MAPs of a list compute for nobody.
 void drop_unread(Routine& routine, std::vector<RoutineStep>& steps);
 
+// Places scratch values side by side where those that are used take less so than the arena: tiles have
+// the more rows the less a row takes.
+void shrink_arena(Routine& routine);
+
 // Decides how a MAP runs: see MapLoop. Its lists are in the order of the encoding, with the strides of
 // all dimensions in `outer`; on return those of the last one, the columns, are apart.
 void plan_map(Routine& routine, MapStep& step);

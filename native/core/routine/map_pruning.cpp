@@ -80,7 +80,45 @@ class Pruner {
   std::vector<bool> is_read_;
 };
 
+void mark(const Place& place, std::vector<bool>& is_used) {
+  if (place.space == Space::scratch) is_used[size_t(place.index)] = true;
+}
+
+void mark_used(const Routine& routine, const std::vector<RoutineStep>& steps,
+               std::vector<bool>& is_used) {
+  for (const RoutineStep& step : steps) {
+    if (step.code == RoutineStep::product) {
+      mark(step.product_step.a, is_used);
+      mark(step.product_step.out, is_used);
+    } else if (step.code == RoutineStep::outer) {
+      mark(step.outer_step.a, is_used);
+      mark(step.outer_step.z, is_used);
+    } else {
+      const size_t number = size_t(step.map_step.number);
+      for (const MapInput& input : routine.map_inputs[number]) mark(input.place, is_used);
+      for (const MapOutput& output : routine.map_outputs[number]) mark(output.place, is_used);
+    }
+  }
+}
+
 }  // namespace
+
+void shrink_arena(Routine& routine) {
+  std::vector<bool> is_used(routine.scratch.size(), false);
+  mark_used(routine, routine.body, is_used);
+  mark_used(routine, routine.idle, is_used);
+  int64_t used = 0;
+  for (size_t i = 0; i < is_used.size(); ++i)
+    if (is_used[i] && !routine.scratch[i].ring) used += routine.scratch[i].size;
+  if (used >= routine.plan.arena) return;
+  routine.plan.arena = used, used = 0;
+  for (size_t i = 0; i < is_used.size(); ++i) {
+    ScratchValue& value = routine.scratch[i];
+    if (value.ring) continue;
+    value.offset = is_used[i] ? used : 0;
+    if (is_used[i]) used += value.size;
+  }
+}
 
 void drop_unread(Routine& routine, std::vector<RoutineStep>& steps) { Pruner(routine).run(steps); }
 
