@@ -25,16 +25,8 @@ def value_of(node, arguments, nodes):
     first = int(source.has_rows)
     if name in ("stop_gradient", "custom"):
         return x
-    if name == "rows":
-        return x[None]
-    if name == "broadcast":
-        return np.broadcast_to(x, (*x.shape[:first], *attributes[0]))
-    if name == "reshape":
-        return x.reshape(*x.shape[:first], *attributes[0])
-    if name == "transpose":
-        return x.transpose(*range(first), *(axis + first for axis in attributes[0]))
-    if name == "slice":
-        return x[(slice(None),) * first + np.ix_(*_indices(*attributes))]
+    if name in VIEWS:
+        return VIEWS[name](x, first, *attributes)
     if name == "assemble":
         return _assembled(arguments, nodes, attributes)
     if name == "windows":
@@ -44,6 +36,15 @@ def value_of(node, arguments, nodes):
         return x.sum(axes) if name == "sum" else (x.max(axes) if axes else x)
     assert name == "product"
     return x @ (arguments[1].T if attributes[0] else arguments[1])
+
+
+VIEWS = {
+    "rows": lambda x, first: x[None],
+    "broadcast": lambda x, first, shape: np.broadcast_to(x, (*x.shape[:first], *shape)),
+    "reshape": lambda x, first, shape: x.reshape(*x.shape[:first], *shape),
+    "transpose": lambda x, first, axes: x.transpose(*range(first), *(a + first for a in axes)),
+    "slice": lambda x, first, *where: x[(slice(None),) * first + np.ix_(*_indices(*where))],
+}
 
 
 def _indices(starts, steps, sizes):
@@ -121,18 +122,18 @@ class Given:
         return {name: getattr(self, name) for name in names}
 
 
-def given_for(program, rng, B, T, has_mask=False, **options):
+def given_for(program, rng, batch, steps, has_mask=False, **options):
     def drawn(*shape):
         return rng.uniform(-1, 1, shape)
 
     mask = None
     if has_mask:
-        mask = rng.random((B, T)) < 0.6
+        mask = rng.random((batch, steps)) < 0.6
         mask[:, -1] = False  # a timestep where all rows are
     return Given(
-        [drawn(B, T, *shape) for shape in program.input_shapes],
-        [drawn(B, *shape) for shape in program.state_shapes],
-        [drawn(B, *shape) for shape in program.constant_shapes],
+        [drawn(batch, steps, *shape) for shape in program.input_shapes],
+        [drawn(batch, *shape) for shape in program.state_shapes],
+        [drawn(batch, *shape) for shape in program.constant_shapes],
         [drawn(*shape) for shape in program.weight_shapes],
         mask,
         **options,
@@ -141,19 +142,21 @@ def given_for(program, rng, B, T, has_mask=False, **options):
 
 def run_program(program, given):
     """Outputs and final states, timestep by timestep."""
-    B, T = given.xs[0].shape[:2]
+    batch, steps = given.xs[0].shape[:2]
     states = list(given.states)
-    last = [np.zeros((B, *shape)) for shape in program.output_shapes]
+    last = [np.zeros((batch, *shape)) for shape in program.output_shapes]
     outputs = []
-    for s in range(T):
-        t = T - 1 - s if given.go_backwards else s
+    for s in range(steps):
+        t = steps - 1 - s if given.go_backwards else s
         leaves = {
             "input": [x[:, t] for x in given.xs],
             "state": states,
             "constant": given.constants,
             "weight": given.weights,
         }
-        found = values(program.nodes, lambda node: leaves[node.operation][node.attributes[0]])
+        found = values(
+            program.nodes, lambda node, at=leaves: at[node.operation][node.attributes[0]]
+        )
         new, out = ([found[v] for v in each] for each in (program.states, program.outputs))
         if given.mask is not None:
             valid = given.mask[:, t]
@@ -207,9 +210,9 @@ class Compiled:
         step = self.prepared.program
         has_mask = given.mask is not None
         self.routines = ProgramRoutines(masked(step, given.zero_output) if has_mask else step)
-        B = given.xs[0].shape[0]
+        batch = given.xs[0].shape[0]
         held = self.routines.program.state_shapes[len(program.state_shapes) :]
-        self.held = [np.zeros((B, *shape)) for shape in held]
+        self.held = [np.zeros((batch, *shape)) for shape in held]
 
     def _weights(self):
         found = values(self.prepared.nodes, lambda node: self.given.weights[node.attributes[0]])

@@ -1,4 +1,4 @@
-"""Routines, run in NumPy from their encoding alone: slow, plain, and written apart from both sides."""
+"""Routines run in NumPy from their encoding alone: slow, plain, and written apart from the core."""
 
 import math
 
