@@ -103,7 +103,7 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     spec = _training(recipe.spec) if task.context.training else recipe.spec
     results = list(door.fused((spec,), tuple(operands), twin))
     count = len(compiled.program.outputs)
-    own_dtypes = traced.output_dtypes
+    own_dtypes = compiled.output_dtypes
     outputs = [
         to_dtype(result, float_or_own_name(own, task.context.dtype))
         for result, own in zip(results[:count], own_dtypes, strict=True)
@@ -112,7 +112,8 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     new = tuple(
         to_dtype(result, keras.backend.standardize_dtype(state.dtype)) for result, state in final
     )
-    return tree.pack_sequence_as(traced.outputs_like, outputs), new
+    like = traced.outputs_like
+    return outputs[0] if isinstance(like, str) else tree.pack_sequence_as(like, outputs), new
 
 
 @remembered

@@ -14,7 +14,7 @@ from ostinato.engines.interface import Activation, Loop, Question, Task
 from ostinato.engines.table import OF_PROGRAMS
 from ostinato.forced import forced as forced_in_process
 from ostinato.plan import Plan, plan
-from ostinato.programs.compiling import compiled, described, like, named, shapes_are_known
+from ostinato.programs.compiling import compiled, described, named, shapes_are_known
 from ostinato.structure import Structure, is_tensor_like, leaves, map_leaves
 
 _DEFAULT = Loop()
@@ -152,8 +152,7 @@ def _compiled(
 
     Made, and the run that will be asked of it, where torch.compile doesn't look.
     """
-    given = None if constants is None else [like(constant) for constant in constants]
-    found = compiled(cell, map_leaves(like, xs), map_leaves(like, states), given, training, dtype)
+    found = compiled(cell, xs, states, constants, training, dtype)
     if isinstance(found, str):
         return None, found
     found.spec(*flags)

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from ostinato.cells.checks import name_of
-from ostinato.doors import door
+from ostinato.doors import door, remembered
 from ostinato.programs.canonical import canonical
 from ostinato.programs.evaluation import evaluate, evaluate_nodes
 from ostinato.programs.graph import Program
@@ -36,12 +36,18 @@ class Compiled:
     Attributes:
         traced: The program, and how its weights are made.
         name: Under which `named` finds it.
+        output_dtypes: The dtype that the cell itself gives each output in.
     """
 
     def __init__(self, traced: Traced) -> None:
         self.traced = traced
         self.name = f"program_{next(_COUNT)}"
+        self.output_dtypes = traced.output_dtypes
         self._prepared = canonical(traced.program)
+        # Which weight each is, where they are all as they come.
+        made = [self._prepared.nodes[root] for root in self._prepared.weights]
+        as_they_come = all(node.operation == WEIGHT for node in made)
+        self._chosen = [node.attributes[0] for node in made] if as_they_come else None
         self._routines: dict[tuple[bool, bool], tuple[Routines, int]] = {}
         self._specs: dict[tuple[bool, ...], tuple[RoutineSpec, int]] = {}
 
@@ -124,6 +130,8 @@ class Compiled:
         if self.traced.draws:
             sizes = size_of(xs[0], 0), size_of(xs[0], 1)
             drawn = self.traced.draw(cell, *sizes, go_backwards)
+        if self._chosen is not None:
+            return (*xs, *drawn, *states, *made, *(weights[number] for number in self._chosen))
         nodes, roots = self._prepared.nodes, self._prepared.weights
         values = evaluate_nodes(nodes, roots, {WEIGHT: weights})
         return (*xs, *drawn, *states, *made, *(values[root] for root in roots))
@@ -182,7 +190,7 @@ def compiled(
     cell: Any,
     xs: Structure,
     states: Structure,
-    constants: Sequence[Any] | None,
+    constants: Sequence[str] | None,
     training: bool,
     dtype: str,
 ) -> Compiled | str:
@@ -190,17 +198,18 @@ def compiled(
 
     Args:
         cell: The cell, built.
-        xs: Its inputs of a timestep: a nest of `Like`, without the batch.
+        xs: Its inputs of a timestep: a nest of what `described` says of them.
         states: Likewise its states.
         constants: Likewise the constants, or None.
         training: Whether dropout is applied.
         dtype: What the cell computes in.
     """
     kept = _kept_with(cell)
-    told = tuple(map(_told, (xs, states, list(constants or []))))
-    key = (told, constants is None, training, dtype, _settings(cell))
+    told = (_told(xs), _told(states), None if constants is None else tuple(constants))
+    key = (told, training, dtype, _settings(cell))
     if key not in kept:
-        nests = (xs, states, None if constants is None else list(constants))
+        given = None if constants is None else [_like(constant) for constant in constants]
+        nests = (map_leaves(_like, xs), map_leaves(_like, states), given)
         kept[key] = found = _made(cell, nests, training, run_dtype(dtype), tuple(kept.values()))
         if isinstance(found, Compiled):
             setattr(_NAMED, found.name, found)
@@ -234,11 +243,16 @@ def described(tensor: Any, axes: int) -> str:
 
     As text, which torch.compile takes for a constant.
     """
-    sizes = " ".join([str(size) for size in tensor.shape[axes:]])
-    return f"{keras.backend.standardize_dtype(tensor.dtype)} {sizes}"
+    return _described(tuple(tensor.shape[axes:]), tensor.dtype)
 
 
-def like(description: str) -> Like:
+@remembered
+def _described(shape: Shape, dtype: Any) -> str:
+    sizes = " ".join([str(size) for size in shape])
+    return f"{keras.backend.standardize_dtype(dtype)} {sizes}"
+
+
+def _like(description: str) -> Like:
     """The same, taken apart."""
     dtype, *sizes = description.split()
     return Like(tuple(map(int, sizes)), dtype)
@@ -252,8 +266,12 @@ def _kept_with(cell: Any) -> dict[Any, Compiled | str]:
 
 
 def _told(nest: Structure) -> Any:
-    flat = tuple((item.shape, item.dtype) for item in leaves(nest))
-    return flat, repr(map_leaves(lambda item: 0, nest))
+    """A nest of texts as a key; most are one text, or a list."""
+    if isinstance(nest, str):
+        return nest
+    if type(nest) in (list, tuple) and all(isinstance(item, str) for item in nest):
+        return (type(nest), *nest)
+    return tuple(leaves(nest)), repr(map_leaves(lambda item: 0, nest))
 
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
@@ -265,7 +283,7 @@ def _settings(thing: Any, depth: int = 3) -> tuple[Any, ...]:
     for name, value in getattr(thing, "__dict__", {}).items():
         if name.startswith("_"):
             continue
-        if isinstance(value, _PLAIN):
+        if type(value) in _PLAIN or isinstance(value, _PLAIN):
             found.append((name, value))
         elif isinstance(value, (tuple, list)) and all(isinstance(v, _PLAIN) for v in value):
             found.append((name, tuple(value)))
