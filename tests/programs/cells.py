@@ -137,7 +137,7 @@ class Chosen(Cell):
         kept = ops.where(ops.logical_and(h > 0, h < 0.5), h, place)
         kept = ops.where(ops.round(h) == 0, kept, ops.clip(h, -0.3, 0.6))
         h = kept**2 + 0.1 * first + ops.max(inputs, axis=-1, keepdims=True)
-        return ops.logsumexp(h, axis=-1, keepdims=True) + h, [h / (1.0 + ops.abs(h))]
+        return ops.logsumexp(h, axis=(-1,), keepdims=True) + h, [h / (1.0 + ops.abs(h))]
 
 
 class Spiking(Cell):

@@ -7,6 +7,7 @@ from keras import ops
 
 from ostinato.programs.evaluation import evaluate
 from ostinato.programs.tracing import Like, trace
+from support import IS_OLDEST_KERAS
 
 ROWS = 3
 # x is (B, 4), m is (B, 3, 4), p is (B, 6, 5, 2); w holds weights.
@@ -156,7 +157,18 @@ class OneLine(keras.layers.Layer):
         return self.case(*inputs, self.weights_of), ()
 
 
-@pytest.mark.parametrize("name", CASES)
+# Keras 3.10 hasn't these, or gets their shapes wrong on symbols.
+NEWER = (
+    "matmul of a vector",
+    "inner",
+    "logsumexp",
+    "layer_normalization",
+    "divide_no_nan, hypot",
+)
+NAMES = [name for name in CASES if not (IS_OLDEST_KERAS and name in NEWER)]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_an_operation_is_translated(name):
     rng = np.random.default_rng(3)
     shapes = ((4,), (3, 4), (6, 5, 2))

@@ -29,6 +29,15 @@ def symbols_in(nest: Any) -> list[Any]:
     return [leaf for leaf in nests.flatten(nest) if isinstance(leaf, keras.KerasTensor)]
 
 
+def held_by(operation: Any) -> list[Any]:
+    """The symbols that an operation was made with, rather than called with."""
+    if isinstance(operation, keras.layers.Layer):
+        return []
+    return symbols_in(
+        [value for name, value in vars(operation).items() if not name.startswith("_")]
+    )
+
+
 def events(results: Iterable[Any], leaves: Sequence[Any], histories: dict[int, Any]) -> list[Event]:
     """The operations that results are made by, each after those that it needs.
 
@@ -55,7 +64,8 @@ def events(results: Iterable[Any], leaves: Sequence[Any], histories: dict[int, A
         arguments = node.arguments
         event = Event(node.operation, arguments.args, arguments.kwargs, list(node.outputs))
         waiting.append((event, True))
-        waiting += [(symbol, False) for symbol in reversed(arguments.keras_tensors)]
+        given = [*arguments.keras_tensors, *held_by(node.operation)]
+        waiting += [(symbol, False) for symbol in reversed(given)]
     return order
 
 

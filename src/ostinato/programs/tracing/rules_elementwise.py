@@ -200,15 +200,18 @@ def _logaddexp(t: Translation, op: Any, x1: Any, x2: Any) -> Term:
 
 
 def _threshold(t: Translation, op: Any, x: Term) -> Term:
-    above = t.apply("gt", x, t.literal(float(op.threshold)))
-    return t.apply("select", above, x, t.literal(float(op.default_value)))
+    # Keras 3.10 has other names for the two.
+    least = op.threshold if hasattr(op, "threshold") else op.threshold_value
+    otherwise = op.default_value if hasattr(op, "default_value") else op.value
+    above = t.apply("gt", x, t.literal(float(least)))
+    return t.apply("select", above, x, t.literal(float(otherwise)))
 
 
 def _filled(number: float) -> Rule:
-    return lambda t, op, x: t.broadcast(t.literal(number), x.shape)
+    return lambda t, op, x, dtype=None: t.broadcast(t.literal(number), x.shape)
 
 
-def _full_like(t: Translation, op: Any, x: Term, fill_value: Any) -> Term:
+def _full_like(t: Translation, op: Any, x: Term, fill_value: Any, dtype: Any = None) -> Term:
     return t.broadcast(t.term(fill_value), x.shape)
 
 

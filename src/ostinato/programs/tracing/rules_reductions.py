@@ -246,6 +246,7 @@ def _rms_norm(t: Translation, op: Any, x: Any, scale: Any = None) -> Term:
     square = mean(t, t.apply("square", x), tuple(axes), True)
     inverse = t.apply("rsqrt", t.apply("add", square, t.literal(_epsilon(op))))
     result = t.apply("mul", x, inverse)
+    scale = getattr(op, "scale", None) if scale is None else scale  # Keras 3.10 has it there
     return result if scale is None else t.apply("mul", result, t.term(scale))
 
 

@@ -112,10 +112,11 @@ def _unstack(t: Translation, op: Any, x: Term) -> list[Term]:
     return [t.reshape(t.part(x, op.axis, at, 1), shape) for at in range(x.shape[op.axis])]
 
 
-def _slice(t: Translation, op: Any, x: Term, start_indices: Any) -> Term:
+def _slice(t: Translation, op: Any, x: Term, start_indices: Any, shape: Any = None) -> Term:
+    shape = op.shape if shape is None else shape  # an argument of the call until Keras 3.11
     if isinstance(start_indices, Term) or any(isinstance(at, Term) for at in start_indices):
         raise Untraceable("where the slice starts is a tensor")
-    for axis, (start, size) in enumerate(zip(start_indices, op.shape, strict=True)):
+    for axis, (start, size) in enumerate(zip(start_indices, shape, strict=True)):
         size = x.shape[axis] - int(start) if size == -1 else int(size)
         if (start, size) != (0, x.shape[axis]):
             x = t.part(x, axis, int(start), size)

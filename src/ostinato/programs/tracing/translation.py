@@ -24,7 +24,7 @@ from ostinato.programs.node import (
     Value,
 )
 from ostinato.programs.operations import operations
-from ostinato.programs.tracing.history import Event, symbols_in
+from ostinato.programs.tracing.history import Event, held_by, symbols_in
 from ostinato.programs.tracing.members import Members
 from ostinato.programs.tracing.preparing import Preparation, Slot, Source
 from ostinato.programs.tracing.refusal import Untraceable, named
@@ -85,15 +85,15 @@ class Translation(Terms):
 
     def take(self, event: Event, rule: Any) -> None:
         """Takes one operation in: into what's prepared, or translated by its rule."""
-        found = [self._phases[id(s)] for s in symbols_in((event.args, event.kwargs))]
+        held = held_by(event.operation)
+        given = [*symbols_in((event.args, event.kwargs)), *held]
+        found = [self._phases[id(symbol)] for symbol in given]
         phase = max(found, default=OF_WEIGHTS)
-        held = [name for name, value in vars(event.operation).items() if symbols_in(value)]
-        if held and not isinstance(event.operation, keras.layers.Layer):
-            raise Untraceable(f"{named(event.operation)} is given a tensor as {held[0]}")
         for symbol in event.outputs:
             if "complex" in symbol.dtype:
                 raise Untraceable(f"{named(event.operation)} makes complex numbers")
-        if phase < OF_TIMESTEP and self._knows_the_batch(event, phase):
+        # An operation that holds symbols can't be called on what stands for them.
+        if phase < OF_TIMESTEP and (held or self._knows_the_batch(event, phase)):
             phase = OF_TIMESTEP
         for symbol in event.outputs:
             self._phases[id(symbol)] = phase
@@ -141,13 +141,12 @@ class Translation(Terms):
             for symbol in event.outputs:
                 self.fold_of(symbol.shape)
             made = rule(self, event.operation, *args, **kwargs)
+            made = made if isinstance(made, list) else [made]
+            for symbol, result in zip(event.outputs, made, strict=True):
+                is_it = result.shape == tuple(symbol.shape)
+                self._terms[id(symbol)] = result if is_it else self.broadcast(result, symbol.shape)
         except (Untraceable, ProgramError) as error:
             raise Untraceable(f"{name}: {error}") from error
-        made = made if isinstance(made, list) else [made]
-        for symbol, result in zip(event.outputs, made, strict=True):
-            if result.shape != tuple(symbol.shape):
-                result = self.broadcast(result, symbol.shape)
-            self._terms[id(symbol)] = result
 
     # Operands.
 
