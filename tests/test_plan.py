@@ -149,7 +149,9 @@ def test_use_engine_holds_inside_its_block_and_this_thread():
 
 def test_an_unknown_engine_is_refused_with_the_list():
     with (
-        pytest.raises(ValueError, match=r"use_engine: .*'fused' or 'scan', got 'cudnn'"),
+        pytest.raises(
+            ValueError, match=r"use_engine: .*'fused' or 'compiled' or 'scan', got 'cudnn'"
+        ),
         ostinato.use_engine("cudnn"),
     ):
         pass

@@ -5,19 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from ostinato import machine, native
+from ostinato.cells.contract import needs_constants, output_sizes, state_sizes
 from ostinato.doors import door
+from ostinato.engines.interface import Question
 from ostinato.engines.table import PORTABLE
 from ostinato.layers import RNN
 from ostinato.layers.dispatch import cells_of
 from ostinato.layers.gated_cell import GatedCell
-from ostinato.layers.planning import question_about
+from ostinato.layers.planning import Call, question_about
 from ostinato.layers.within import children
 from ostinato.machine import FRAMEWORKS
 from ostinato.models.directions import ACCELERATE
 from ostinato.plan import plan
+from ostinato.structure import is_tensor_like, map_shapes
 
 _HEADINGS = ("layer", "class", "engine", "target", "threads", "why not a faster engine")
 
@@ -35,6 +38,7 @@ class Row:
         target: The instruction set of the native engine, else the backend.
         threads: How many threads the native engine may use; None for other engines.
         why_not_faster: Why no faster engine runs it; "" where there's none.
+        program: What a cell of one's own has been made into, as text; None where it wasn't.
     """
 
     layer: str
@@ -43,6 +47,7 @@ class Row:
     target: str
     threads: int | None
     why_not_faster: str
+    program: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,13 @@ class Explanation:
         native: Why the native engine can't run in this process, or None where it can.
         warning: That there are more threads than free cores, and what to do; None where there
             aren't.
+        shows_programs: Whether the programs of cells of one's own are printed below the table.
     """
 
     rows: tuple[Row, ...]
     native: str | None
     warning: str | None = None
+    shows_programs: bool = False
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -76,7 +83,16 @@ class Explanation:
             state = f"not available: {self.native}"
         lines = [f"Backend {keras.config.backend()}. Native engine: {state}."]
         warning = [self.warning] if self.warning else []
-        return "\n".join([*lines, *self._table(), *warning])
+        return "\n".join([*lines, *self._table(), *warning, *self._programs()])
+
+    def _programs(self) -> list[str]:
+        if not self.shows_programs:
+            return []
+        return [
+            f"\nThe program of {row.layer} ({row.kind}):\n{row.program}"
+            for row in self.rows
+            if row.program is not None
+        ]
 
     def _table(self) -> list[str]:
         if not self.rows:
@@ -95,12 +111,14 @@ class Explanation:
         ]
 
 
-def explain(model: Any) -> Explanation:
+def explain(model: Any, program: bool = False) -> Explanation:
     """Says which engine runs each recurrent layer of a model, and why not a faster one.
 
     Args:
         model: A Keras model or layer. Layers inside are found wherever Keras tracks them: in
             nested models, in wrappers, in attributes.
+        program: Whether to print, below the table, the program that each cell of one's own has been
+            made into: its values by phase, their cost, and what training keeps.
 
     Returns:
         A table, to print or to read row by row. It's about the process as it is: backend, device,
@@ -113,7 +131,7 @@ def explain(model: Any) -> Explanation:
         raise ValueError(f"explain: expected a Keras model or layer, got {model!r}.")
     compiled = _why_compiled(model)
     rows = tuple(_rows(model, (), set(), compiled))
-    return Explanation(rows, native.why_not(), _warning() if rows else None)
+    return Explanation(rows, native.why_not(), _warning() if rows else None, program)
 
 
 def _warning() -> str | None:
@@ -162,11 +180,12 @@ def _rows(layer: Any, path: tuple[str, ...], seen: set[int], compiled: str | Non
 
 def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
     cells = cells_of(layer.cell)
+    xs: Any = _inputs_like(layer)
     for cell in cells:
         is_inner = len(cells) > 1
         cell_name = getattr(cell, "name", type(cell).__name__)
-        question = question_about(cell, _inputs_like(layer))
-        if compiled and question.kind is not None:
+        question, xs = _question(layer, cell, xs)
+        if compiled and question.native is None:
             question = question._replace(framework=compiled)
         found = plan(question)
         on_kernel = found.engine is not None and found.engine.on_kernels
@@ -177,14 +196,34 @@ def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
             native.target() if on_kernel else keras.config.backend(),
             native.threads() if on_kernel else None,
             found.why_not(),
+            None if question.program is None else str(question.program),
         )
 
 
+def _question(layer: RNN, cell: Any, xs: Any) -> tuple[Question, Any]:
+    """What is asked about a cell, for a call as the layer was built for; the next cell's inputs."""
+    question = question_about(cell, xs)
+    if layer._rnn_built_shapes is None:
+        return question._replace(no_program="the layer isn't built yet"), xs
+    dtype, sizes = layer.compute_dtype, output_sizes(cell)
+    following = xs
+    if sizes is not None:
+        following = tree.map_structure(lambda size: ops.zeros((1, 1, *size), dtype=dtype), sizes)
+    if question.kind is None and needs_constants(cell):
+        return question._replace(no_program="its constants come with a call"), following
+    zeros = tree.map_structure(lambda size: ops.zeros((1, *size), dtype=dtype), state_sizes(cell))
+    states = [zeros] if is_tensor_like(zeros) else zeros
+    return question_about(cell, xs, call=Call(states)), following
+
+
 def _inputs_like(layer: RNN) -> Any:
-    """Inputs of the rank and nesting that a layer was built for; else one of (batch, time, D)."""
-    shapes = layer._rnn_built_shapes or [(1, 1, 1)]
-    tensors = [ops.zeros((1,) * len(shape), dtype=layer.compute_dtype) for shape in shapes]
-    return tensors[0] if len(tensors) == 1 else tensors
+    """Inputs of the shapes and nesting that a layer was built for; else one of (batch, time, D)."""
+    if layer._rnn_built_shapes is None:
+        return ops.zeros((1, 1, 1), dtype=layer.compute_dtype)
+    return map_shapes(
+        lambda shape: ops.zeros((1, 1, *shape[2:]), dtype=layer.compute_dtype),
+        map_shapes(lambda shape: tuple(size or 1 for size in shape), layer._rnn_built_nest),
+    )
 
 
 def _row_of_a_cell(cell: GatedCell, name: str) -> Row:

@@ -21,6 +21,9 @@ needs_native = pytest.mark.skipif(bool(WHY_NOT), reason=str(WHY_NOT))
 BACKEND = keras.config.backend()
 
 
+NOT_BUILT = "the layer isn't built yet"
+
+
 def own(x):
     return x
 
@@ -64,7 +67,8 @@ def test_a_row_says_what_runs():
 def test_a_row_says_why_not_faster():
     row = rows(Model())["listed"]
     assert (row.engine, row.target, row.threads) == ("scan", BACKEND, None)
-    assert row.why_not_faster == "activation is a function that the kernel doesn't have: own"
+    reasons = ("activation is a function that the kernel doesn't have: own", NOT_BUILT)
+    assert row.why_not_faster == "; ".join(reasons)
 
 
 def test_without_the_native_engine_it_says_so(monkeypatch):
@@ -250,3 +254,43 @@ def test_xla_on_tensorflow_is_a_reason():
     (row,) = ostinato.explain(model)
     assert row.engine == "scan"
     assert "XLA compiles the model" in row.why_not_faster
+
+
+class Leaky(keras.layers.Layer):
+    """A cell of one's own."""
+
+    state_size = output_size = 3
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 3))
+
+    def call(self, inputs, states):
+        h = keras.ops.tanh(0.5 * states[0] + keras.ops.matmul(inputs, self.kernel))
+        return h, [h]
+
+
+class Unreadable(Leaky):
+    def call(self, inputs, states):
+        h = states[0] if keras.ops.sum(inputs) > 0 else inputs[:, :3]
+        return h, [h]
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason="no native engine")
+def test_a_cell_of_ones_own_is_shown_with_its_program():
+    layer = layers.RNN(Leaky(), name="leaky")
+    layer.build((None, None, 5))
+    found = ostinato.explain(layer, program=True)
+    (row,) = found
+    assert (row.engine, row.threads) == ("compiled", native.threads())
+    assert "v3 = mul(" in row.program or "product(x0, w0)" in row.program
+    assert "training keeps" in str(found)
+    assert "product(" not in str(ostinato.explain(layer))
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason="no native engine")
+def test_a_cell_that_cant_be_compiled_has_its_reason():
+    layer = layers.RNN(Unreadable())
+    layer.build((None, None, 5))
+    (row,) = ostinato.explain(layer)
+    assert row.engine == "scan"
+    assert "keras.ops.sum(inputs) > 0" in row.why_not_faster

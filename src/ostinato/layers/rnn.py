@@ -106,6 +106,7 @@ class RNN(KeepsStates):
         self._rnn_state_dtypes: list[str] | None = None  # of what get_initial_state gives
         # The shapes of the inputs that it was built for, of nested ones in their order.
         self._rnn_built_shapes: list[tuple[int | None, ...]] | None = None
+        self._rnn_built_nest: Structure = None
         state_sizes(cell)  # refuses a state_size that can't be read
 
     @property
@@ -133,7 +134,7 @@ class RNN(KeepsStates):
         shapes, paths = flat_shapes(sequences_shape)
         check_sequences(name_of(self), shapes, paths)
         build_cell(self.cell, without_time(sequences_shape), self.compute_dtype)
-        self._rnn_built_shapes = shapes
+        self._rnn_built_shapes, self._rnn_built_nest = shapes, sequences_shape
         self._rnn_checked_calls = CheckedCalls()
         if self.stateful:
             batch_size = first_known(shape[0] for shape in shapes)

@@ -19,6 +19,7 @@ from ostinato.programs.masking import masked
 from ostinato.programs.node import CONSTANT, INPUT, STATE, WEIGHT, ProgramError, Shape
 from ostinato.programs.proving import disproved
 from ostinato.programs.routine import ProgramRoutines
+from ostinato.programs.showing import shown
 from ostinato.programs.tracing import Like, Traced, Untraceable, trace
 from ostinato.routines import Routines, RoutineSpec
 from ostinato.structure import Structure, leaves, map_leaves
@@ -135,6 +136,9 @@ class Compiled:
         nodes, roots = self._prepared.nodes, self._prepared.weights
         values = evaluate_nodes(nodes, roots, {WEIGHT: weights})
         return (*xs, *drawn, *states, *made, *(values[root] for root in roots))
+
+    def __str__(self) -> str:
+        return shown(self.program, ProgramRoutines(self.program).kept)
 
     def is_like(self, other: Any) -> bool:
         """Whether another one has the same program, made of the same weights in the same way."""

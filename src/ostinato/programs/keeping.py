@@ -53,12 +53,16 @@ def kept_values(program: Program, nodes: Sequence[Node], roots: Sequence[Value])
     return sorted(kept)
 
 
+def is_dear_operation(name: str) -> bool:
+    """Whether an operation is an elementwise function that takes more than a cycle or two."""
+    return operations()[name].is_elementwise and name not in _CHEAP
+
+
 def _is_dear(node: Node, widest: int) -> bool:
     size = math.prod(node.shape)
     if node.operation in ("product", "sum", "amax"):
         return True
-    known = operations()[node.operation]
-    return known.is_elementwise and node.operation not in _CHEAP and size <= widest
+    return is_dear_operation(node.operation) and size <= widest
 
 
 def _sums_of_products(program: Program) -> set[Value]:
