@@ -123,3 +123,12 @@ def test_what_cannot_be_drawn_outside_is_refused(cls):
         traced(cell)
     for old, seed in zip(before, cell.non_trainable_variables, strict=True):
         np.testing.assert_array_equal(old, ops.convert_to_numpy(seed))
+
+
+def test_masks_that_a_cell_keeps_for_a_sequence_are_refused_by_name():
+    cell = layers.LSTMCell(WIDTH, dropout=0.5)
+    cell.build((None, WIDTH))
+    states = like((WIDTH,), (WIDTH,))
+    with pytest.raises(Untraceable, match="LSTMCell draws its dropout masks once a sequence"):
+        trace(cell, *like((WIDTH,)), states, None, True)
+    assert trace(cell, *like((WIDTH,)), states, None, False).draws == ()

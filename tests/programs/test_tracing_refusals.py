@@ -129,6 +129,7 @@ REFUSED = [
     cell_that("ops.cond isn't", own(lambda self, x, h: ops.cond(True, lambda: x, lambda: h))),
     cell_that("ops.fori_loop isn't", own(lambda self, x, h: ops.fori_loop(0, 2, ops.add, h))),
     cell_that("Sort isn't among", own(lambda self, x, h: h + ops.sort(x))),
+    cell_that("Add: of booleans", own(lambda self, x, h: h + ops.add(x > 0, h > 0))),
     cell_that("makes complex", own(lambda self, x, h: ops.real(ops.cast(x, "complex64")) + h)),
     cell_that("it makes int32 of floats", own(lambda self, x, h: h + ops.cast(x, "int32"))),
     cell_that(

@@ -26,7 +26,7 @@ def opened(members: Members, histories: dict[int, Any], draws: Draws) -> Iterato
 
     def running(own: Callable[..., Any]) -> Callable[..., Any]:
         def symbolic_call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-            _refuse(layer, members)
+            _refuse(layer, members, bool(kwargs.get("training")))
             result = draws.through(layer, args, kwargs)
             if result is None:
                 result = layer.call(*args, **kwargs)
@@ -45,11 +45,20 @@ def opened(members: Members, histories: dict[int, Any], draws: Draws) -> Iterato
         yield
 
 
-def _refuse(layer: keras.layers.Layer, members: Members) -> None:
+def _refuse(layer: keras.layers.Layer, members: Members, training: bool) -> None:
+    if training and _draws_by_protocol(layer):
+        raise Untraceable(f"{named(layer)} draws its dropout masks once a sequence, by itself")
     if layer.activity_regularizer is not None:
         raise Untraceable(f"{named(layer)} has an activity_regularizer")
     if id(layer) not in members.ways and layer.weights:
         raise Untraceable(f"the layer {named(layer)} is made in its call, with weights of its own")
+
+
+def _draws_by_protocol(layer: keras.layers.Layer) -> bool:
+    """Whether a cell keeps masks of its own between timesteps, as Keras's cells do."""
+    rates = (getattr(layer, name, 0) for name in ("dropout", "recurrent_dropout"))
+    is_number = [rate for rate in rates if isinstance(rate, (int, float)) and rate]
+    return bool(is_number) and callable(getattr(layer, "get_dropout_mask", None))
 
 
 Guard = tuple[keras.layers.Layer, str, Callable[..., Any]]

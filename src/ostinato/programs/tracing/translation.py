@@ -35,6 +35,9 @@ from ostinato.structure import leaves
 # When a value is known: before the loop, of weights alone or of constants too, or in a timestep.
 OF_WEIGHTS, OF_CONSTANTS, OF_TIMESTEP = range(3)
 
+# Of booleans these are `or` and the like.
+_ARITHMETIC = {"Add", "Subtract", "Multiply", "Mean", "Sum", "Prod", "Negative"}
+
 # What gives whole numbers, and what does if it's given such.
 _WHOLE = {"gt", "ge", "lt", "le", "eq", "ne", "isnan", "isinf", "isfinite", "sign"}
 _WHOLE |= {"logical_and", "logical_or", "logical_xor", "logical_not"}
@@ -140,6 +143,8 @@ class Translation(Terms):
         try:
             for symbol in event.outputs:
                 self.fold_of(symbol.shape)
+                if symbol.dtype == "bool" and name in _ARITHMETIC:
+                    raise Untraceable("of booleans it isn't arithmetic")
             made = rule(self, event.operation, *args, **kwargs)
             made = made if isinstance(made, list) else [made]
             for symbol, result in zip(event.outputs, made, strict=True):
