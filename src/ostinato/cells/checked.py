@@ -111,17 +111,28 @@ def _cast_like(values: Iterable[Tensor], like: Iterable[Tensor]) -> Tensors:
     return tuple(ops.cast(value, old.dtype) for value, old in zip(values, like, strict=True))
 
 
-def draw_foreign_masks(cell: Any, xs: Structure, states: Structure) -> None:
-    """Lets a cell that mixes in Keras's dropout draw its masks afresh, outside the loop."""
+def draw_foreign_masks(cell: Any, inputs: Structure, states: Structure) -> None:
+    """Lets a cell that mixes in Keras's dropout draw its masks afresh, outside the loop.
+
+    Args:
+        cell: The cell; another than such a one is left as it is.
+        inputs: A timestep's inputs, each (B, ...).
+        states: Its states, each (B, ...).
+    """
     if forget_foreign_masks(cell):
-        cell.get_dropout_mask(tree.map_structure(lambda x: x[0], xs))
+        cell.get_dropout_mask(inputs)
         cell.get_recurrent_dropout_mask(tree.flatten(states)[0])
+
+
+def holds_masks(cell: Any) -> bool:
+    """Whether a cell has the methods by which Keras's RNN gets one dropout mask a sequence."""
+    methods = ("get_dropout_mask", "reset_dropout_mask")
+    return all(callable(getattr(cell, name, None)) for name in methods)
 
 
 def forget_foreign_masks(cell: Any) -> bool:
     """Makes such a cell drop the masks that it keeps; says whether it is one."""
-    methods = ("get_dropout_mask", "reset_dropout_mask")
-    keeps = all(callable(getattr(cell, name, None)) for name in methods)
+    keeps = holds_masks(cell)
     if keeps:
         cell.reset_dropout_mask()
         cell.reset_recurrent_dropout_mask()

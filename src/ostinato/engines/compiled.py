@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops, tree
 
+from ostinato.cells.checked import draw_foreign_masks, forget_foreign_masks, holds_masks
 from ostinato.doors import door, remembered
 from ostinato.engines.interface import Answer, Loop, Question, Task
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
@@ -18,7 +19,7 @@ from ostinato.programs.compiling import Compiled
 from ostinato.programs.evaluation import evaluate
 from ostinato.programs.graph import Program
 from ostinato.routines import RoutineSpec
-from ostinato.structure import leaves
+from ostinato.structure import leaves, map_leaves
 from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
@@ -86,6 +87,9 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     compiled, traced = recipe.compiled, recipe.compiled.traced
     dtype = recipe.dtype if recipe.dtype in DTYPES else "float32"
     xs, states = leaves(task.xs), leaves(task.states)
+    if holds_masks(task.cell):  # drawn and dropped: the random numbers of later calls depend on it
+        draw_foreign_masks(task.cell, map_leaves(lambda x: x[:, 0], task.xs), task.states)
+        forget_foreign_masks(task.cell)
     batch_size = size_of(xs[0], 0)
     rows = tuple(_with_rows(state, batch_size) for state in states)
     before = tuple(

@@ -69,7 +69,7 @@ def _recurrence(task: Task, xs: Structure) -> tuple[Recurrence, Structure]:
         training=context.training,
         constants=context.constants,
     )
-    draw_foreign_masks(cell, xs, states)
+    draw_foreign_masks(cell, tree.map_structure(lambda x: x[0], xs), states)
     outputs = checked.outputs_like(xs)
     is_layer = isinstance(cell, keras.layers.Layer)
     recurrence = Recurrence(

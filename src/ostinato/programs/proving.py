@@ -125,8 +125,14 @@ def _drawn(rng: np.random.Generator, item: Like) -> Tensor:
 
 
 def _moved(rng: np.random.Generator, variable: Any) -> Tensor:
-    """A variable's value, a little beside: many begin as zeros or ones, which hide much."""
-    value = ops.convert_to_numpy(ops.cast(variable.value, "float32"))
+    """A variable's value, a little beside: many begin as zeros or ones, which hide much.
+
+    Where JAX's trainer holds the values, for whose trace this is, others are made.
+    """
+    try:
+        value = ops.convert_to_numpy(ops.cast(variable.value, "float32"))
+    except TypeError:  # Keras would make a value by the initializer, which is None by then
+        value = rng.uniform(0.1, 0.5, tuple(variable.shape))
     beside = value + rng.uniform(0.01, 0.1, value.shape)
     return ops.convert_to_tensor(beside, dtype=variable.dtype)
 
