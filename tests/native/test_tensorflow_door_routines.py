@@ -11,12 +11,14 @@ if keras.config.backend() != "tensorflow":
 
 import tensorflow as tf
 
+import ostinato
 from native.on_tensorflow import assert_equal, function_of, pulled, run, tensors, total
 from native.routine_cases import CASES, RoutineCase, plain
 from native.runs import assert_close
-from ostinato import native
+from ostinato import layers, native
 from ostinato.doors import door, tensorflow_native
 from ostinato.signatures import signature
+from programs.cells import Dense
 
 if native.why_not() is not None:
     pytest.skip(f"no native engine: {native.why_not()}", allow_module_level=True)
@@ -158,6 +160,21 @@ def test_fit():
         return model.fit(x, y, epochs=3, batch_size=8, verbose=0).history["loss"]
 
     np.testing.assert_allclose(losses(door.fused), losses(plain), rtol=1e-5)
+
+
+def test_a_cell_whose_weights_are_made_while_fit_traces():
+    """They have no values yet where the cell is made into a program."""
+
+    def losses(engine):
+        keras.utils.set_random_seed(0)
+        with ostinato.use_engine(engine):
+            model = keras.Sequential([layers.RNN(Dense()), keras.layers.Dense(2)])
+            model.compile("adam", "mse")
+            rng = np.random.default_rng(0)
+            x, y = rng.normal(size=(16, 5, 4)), rng.normal(size=(16, 2))
+            return model.fit(x, y, epochs=3, batch_size=8, verbose=0).history["loss"]
+
+    np.testing.assert_allclose(losses("compiled"), losses("scan"), rtol=1e-5)
 
 
 @pytest.mark.parametrize("sizes", [(0, 5, 4, 7), (3, 0, 4, 7)])

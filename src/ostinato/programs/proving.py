@@ -1,5 +1,6 @@
 """A new program is run once beside the cell that it was traced from, before anybody trusts it."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -127,11 +128,13 @@ def _drawn(rng: np.random.Generator, item: Like) -> Tensor:
 def _moved(rng: np.random.Generator, variable: Any) -> Tensor:
     """A variable's value, a little beside: many begin as zeros or ones, which hide much.
 
-    Where JAX's trainer holds the values, for whose trace this is, others are made.
+    Where JAX's trainer holds the values, for whose trace this is, and where TensorFlow's trace is
+    just making the variable, others are made.
     """
-    try:
+    value = None
+    with contextlib.suppress(TypeError):  # Keras would call the initializer, None by then
         value = ops.convert_to_numpy(ops.cast(variable.value, "float32"))
-    except TypeError:  # Keras would make a value by the initializer, which is None by then
+    if value is None or value.shape != tuple(variable.shape):
         value = rng.uniform(0.1, 0.5, tuple(variable.shape))
     beside = value + rng.uniform(0.01, 0.1, value.shape)
     return ops.convert_to_tensor(beside, dtype=variable.dtype)
