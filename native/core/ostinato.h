@@ -70,6 +70,9 @@ constexpr size_t kSpecFields = 15;
 // All floats have one dtype, f32 or f64. Inputs are only read; outputs are written whole, and none
 // overlaps another array.
 //
+// A spec that begins with -1 names a routine instead, of a cell that isn't built in: routine/routine.h
+// says what it takes and gives, in either function.
+//
 // Returns "" or what is wrong, before anything is written. Bitwise the same on every call with the
 // same number of threads. May be called from any number of threads at once.
 std::string forward(const int64_t* spec, size_t spec_size, const Tensor* inputs, size_t n_inputs,

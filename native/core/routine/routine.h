@@ -44,9 +44,9 @@
 // same size. Where `kept` isn't -1 the carry lives in that saved value, of T+1 steps.
 // Saved value v at step s and row b begins at (T+1) B (sizes before v) + (s B + b) size(v): the
 // caller's arrays keep what lies beyond T steps as it was.
-// Scratch lives for a step: `offset` is its place in the arena, whose elements count a row; values
-// that overlap share memory. With ring 1 it lives apart from the arena, for as long as an OUTER that
-// was put off may need it.
+// Scratch lives for a step, and is written before it's read there; what is never read may not be written
+// at all. `offset` is its place in the arena, whose elements count a row; values that overlap may share
+// memory. With ring 1 it lives apart from the arena, for as long as an OUTER that was put off needs it.
 //
 // A reference is `space, index, offset`; the elements of a row are at offset + sum(stride * coordinate):
 //   0 operand   1 result   2 carry, before the step   3 carry, after it   4 scratch
