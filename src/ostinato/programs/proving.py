@@ -70,6 +70,7 @@ def _compared(
     given = [_drawn(rng, item) for each in flat for item in each]
     variables = _variables(cell)
     values = [_moved(rng, variable) for variable in variables]
+    others = [(variable, _kept(variable)) for variable in _variables(cell, of_floats=False)]
 
     def by(run: Step) -> Callable[..., Tensors]:
         def function(*tensors: Tensor) -> Tensors:
@@ -78,7 +79,8 @@ def _compared(
             for count in counts:
                 parts.append(tuple(rest[:count]))
                 del rest[:count]
-            with keras.StatelessScope(state_mapping=list(zip(variables, rest, strict=True))):
+            mapping = [*zip(variables, rest, strict=True), *others]
+            with keras.StatelessScope(state_mapping=mapping):
                 return run(*parts)
 
         return function
@@ -114,15 +116,23 @@ def _real(cell: Any, nests: tuple[Structure, Structure, list[Any] | None], train
     return step
 
 
-def _variables(cell: Any) -> list[Any]:
-    """The variables of floats that a cell has."""
+def _variables(cell: Any, of_floats: bool = True) -> list[Any]:
+    """The variables of floats that a cell has, or the others."""
     if not isinstance(cell, keras.layers.Layer):
         return []
-    return [variable for variable in cell.variables if "float" in variable.dtype]
+    return [v for v in cell.variables if ("float" in v.dtype) is of_floats]
 
 
 def _drawn(rng: np.random.Generator, item: Like) -> Tensor:
     return ops.convert_to_tensor(rng.uniform(0.1, 0.9, (ROWS, *item.shape)), dtype=item.dtype)
+
+
+def _kept(variable: Any) -> Tensor:
+    """The value of a variable of no floats, such as a seed; zeros where JAX's trainer holds it."""
+    try:
+        return ops.copy(variable.value)
+    except TypeError:  # as for `_moved`
+        return ops.zeros(tuple(variable.shape), dtype=variable.dtype)
 
 
 def _moved(rng: np.random.Generator, variable: Any) -> Tensor:

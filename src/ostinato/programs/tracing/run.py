@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import keras
 
-from ostinato.cells.checked import holds_masks
 from ostinato.cells.contract import call_method, takes
 from ostinato.doors import door
 from ostinato.programs.tracing.drawing import Draws
@@ -86,9 +85,6 @@ def run_on_symbols(cell: Any, members: Members, signature: Signature, batch: int
     Raises:
         Untraceable: It can't be called so, or does what isn't mathematics of its arguments.
     """
-    rates = (getattr(cell, name, 0) for name in ("dropout", "recurrent_dropout"))
-    if signature.training and holds_masks(cell) and any(rates):
-        raise Untraceable("its dropout masks are drawn once for all timesteps of a sequence")
 
     def symbols(nest: Structure) -> Structure:
         return map_leaves(lambda at: keras.KerasTensor((batch, *at.shape), dtype=at.dtype), nest)
