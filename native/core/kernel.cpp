@@ -34,8 +34,6 @@ namespace {
 #include "sequence/backward.inl"
 #include "sequence/backward_memory.inl"
 #include "sequence/running.inl"
-#include "step/cells.inl"
-#include "step/steps.inl"
 #include "routine/elementary.inl"
 #include "routine/operations.inl"
 #include "routine/product.inl"
@@ -44,6 +42,9 @@ namespace {
 #include "routine/map_outputs.inl"
 #include "routine/map.inl"
 #include "routine/passes.inl"
+#include "routine/stepping.inl"
+#include "step/cells.inl"
+#include "step/steps.inl"
 
 template <class R>
 bool forward_all(const Run* runs, int count, int threads) {

@@ -56,6 +56,14 @@ struct StepKernels {
   // One value or state from (N, width) to where it's kept, and back.
   void (*keep)(const void* from, int64_t N, int64_t width, void* to);
   void (*show)(const void* from, int64_t N, int64_t width, void* to);
+  // The memory of step_routine for N rows, null where there is none; given back by `drop`. Its states
+  // are zeros; states are read and written as (N, size). Weights are copied: one for each operand of
+  // the routine, null where it's something else.
+  void* (*make_routine)(const RoutinePlan& plan, int64_t N);
+  void (*drop_routine)(void* routine);
+  void (*set_routine_weights)(void* routine, const void* const* weights);
+  void (*write_carry)(void* routine, int64_t carry, const void* from);
+  void (*read_carry)(void* routine, int64_t carry, void* to);
 };
 
 // Runs a routine, of at least a row and a timestep; false where memory ran out.

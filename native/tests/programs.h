@@ -9,6 +9,7 @@
 #include "../core/step/step.h"
 #include "cases.h"
 #include "naive.h"
+#include "routines.h"
 
 namespace ostinato::tests {
 
@@ -19,6 +20,7 @@ struct Model {
   size_t n_inputs = 0;
   int64_t n_masks = 0;
   std::vector<StepOp> ops;
+  std::vector<Encoding> routines;
   std::vector<Numbers> weights;
   std::vector<std::vector<int64_t>> shapes;
   Random random;
@@ -111,6 +113,39 @@ struct Model {
     return op.out;
   }
 
+  // h = tanh(x W + h U + b), and what `Encoding` needs to say so: a cell of one's own.
+  int64_t own_cell(int64_t first, int64_t U, int64_t mask_in) {
+    const int64_t D = widths[size_t(first)];
+    StepOp& op = add(step_routine, first, U);
+    op.kind = int64_t(routines.size()), op.mask_in = mask_in;
+    routines.push_back(own_routine(D, U, mask_in >= 0));
+    weight({D, U}, 1.0 / std::max<double>(1, double(D) / 4));
+    weight({U, U}, 1.0 / std::max<double>(1, double(U) / 4));
+    weight({U}, 0.5);
+    return ops.back().out;
+  }
+  static Encoding own_routine(int64_t D, int64_t U, bool has_mask) {
+    Encoding e;
+    e.operands = {{0, 0, {D}}, {1, 0, {U}}, {2, 0, {D, U}}, {2, 0, {U, U}}, {2, 0, {U}}};
+    if (has_mask) e.operands.push_back({3, 0, {}});
+    e.results = {{1, 1, 0, {U}}, {3, 0, 0, {U}}};
+    e.carries = {{U, 1, -1}};
+    const int64_t z = e.add_scratch(U, false);
+    e.product({kOperand, 0}, 0, 1, D, U, 2, false, {kScratch, z}, 0, 2, 4, 0);
+    e.product({kCarry, 0}, 0, 1, U, U, 3, false, {kScratch, z}, 0, 1, -1, 0);
+    Map step{{U}, {}, {}, {}}, idle{{U}, {}, {}, {}};
+    const int64_t sum = step.input({kScratch, z, 0, {1}}), old = step.input({kCarry, 0, 0, {1}});
+    const int64_t valid = has_mask ? step.input({kOperand, 5, 0, {0}}) : -1;
+    int64_t h = step.operation("tanh", sum);
+    if (has_mask) h = step.operation("select", valid, h, old);
+    step.outputs = {{h, 0, {kNext, 0, 0, {1}}}, {h, 0, {kResult, 0, 0, {1}}}};
+    e.body.push_back(step.ints());
+    const int64_t kept = idle.input({kCarry, 0, 0, {1}});
+    idle.outputs = {{kept, 0, {kNext, 0, 0, {1}}}, {kept, 0, {kResult, 0, 0, {1}}}};
+    if (has_mask) e.idle.push_back(idle.ints());
+    return e;
+  }
+
   // All values are outputs, but those that are ids.
   std::vector<int64_t> outputs() const {
     std::vector<int64_t> found;
@@ -124,6 +159,14 @@ struct Model {
     const std::vector<int64_t> out = outputs();
     all.push_back(int64_t(out.size()));
     all.insert(all.end(), out.begin(), out.end());
+    all.push_back(int64_t(routines.size()));
+    for (const Encoding& routine : routines) {
+      const Ints ints = routine.ints();
+      all.push_back(int64_t(ints.size()));
+      all.insert(all.end(), ints.begin(), ints.end());
+      all.push_back(int64_t(routine.floats.size()));
+      for (double value : routine.floats) std::memcpy(&all.emplace_back(), &value, sizeof value);
+    }
     for (const StepOp& op : ops) {
       int64_t fields[kStepFields];
       std::memcpy(fields, &op, sizeof op);
@@ -140,6 +183,9 @@ class Plain {
     for (size_t i = 0; i < m_.ops.size(); ++i) {
       for (Numbers& state : states_[i].of) state.assign(size_t(m_.N * m_.ops[i].width), 0);
       states_[i].started.assign(size_t(m_.N), 0);
+      if (m_.ops[i].code != step_routine) continue;
+      for (const Encoding::Three& carry : m_.routines[size_t(m_.ops[i].kind)].carries)
+        states_[i].carries.emplace_back(size_t(m_.N * carry.a), 0.0);
     }
   }
 
@@ -165,6 +211,7 @@ class Plain {
   struct State {
     Numbers of[2];
     std::vector<uint8_t> started;
+    std::vector<Numbers> carries;
   };
 
   const Numbers& next_weight() { return m_.weights[weight_++]; }
@@ -173,6 +220,7 @@ class Plain {
     const int64_t D = m_.widths[size_t(op.first)];
     const Numbers& x = values[size_t(op.first)];
     if (op.code == step_cell) return cell(op, x, D, state, out);
+    if (op.code == step_routine) return routine(op, x, state, out);
     const Numbers* first = has_weights(op) ? &next_weight() : nullptr;
     const bool two = op.code == step_normalize || op.code == step_scale ||
                      (op.code == step_dense && op.has_bias);
@@ -256,6 +304,30 @@ class Plain {
         out[size_t(i)] = shown ? state.of[0][size_t(i)] : 0;
       }
     }
+  }
+
+  // A timestep is a sequence of one.
+  void routine(const StepOp& op, const Numbers& x, State& state, Numbers& out) {
+    const Encoding& e = m_.routines[size_t(op.kind)];
+    RoutineNumbers call{m_.N, 1, 0, 0, 1, {}, {}};
+    size_t carry = 0;
+    for (const Encoding::Operand& operand : e.operands) {
+      switch (operand.kind) {
+        case 0: call.operands.push_back(x); break;
+        case 1: call.operands.push_back(state.carries[carry++]); break;
+        case 2: call.operands.push_back(next_weight()); break;
+        default: {
+          const std::vector<uint8_t>& mask = masks_[size_t(op.mask_in)];
+          call.operands.emplace_back(mask.begin(), mask.end());
+        }
+      }
+    }
+    for (const Encoding::Result& result : e.results)
+      call.results.emplace_back(size_t(product_of(call.shape(e, result))), NAN);
+    run_plainly(e, call);
+    out = call.results[0];
+    for (size_t i = 1; i < e.results.size(); ++i)
+      state.carries[size_t(e.results[i].which)] = call.results[i];
   }
 
   const Model& m_;

@@ -207,6 +207,7 @@ void test_everything_at_once() {
     const int64_t units = random.pick(kWidths);
     const int64_t h = m.cell(random.below(kind_count()), joined, units, mask, true, false, 1, 2);
     m.cell(random.below(kind_count()), h, random.pick(kWidths), mask, true, random.chance(0.5), 1, 2);
+    m.own_cell(m.own_cell(h, random.pick(kWidths), mask), random.pick(kWidths), -1);
     m.dense(h, random.pick(kWidths), random.chance(0.5), 1);
     check_both(m, 8, rows, seed, "everything");
   }
@@ -216,7 +217,7 @@ Model small(int64_t N, uint64_t seed) {
   Model m(N, seed);
   const int64_t x = m.mask(m.input(3), 0);
   const int64_t h = m.cell(lstm, x, 5, 0, true, false, 1, 2);
-  m.dense(m.cell(gru, h, 17, 0, true, true, 1, 2), 2, true, 0);
+  m.dense(m.own_cell(m.cell(gru, h, 17, 0, true, true, 1, 2), 6, 0), 2, true, 0);
   return m;
 }
 
@@ -230,8 +231,8 @@ void test_states_and_weights() {
   run<float>(*one, m, data, 8, 0, 5);
   std::vector<std::vector<uint8_t>> states;
   std::vector<void*> places;
-  const int64_t sizes[] = {7 * 5 * 4, 7 * 5 * 4, 7, 7 * 17 * 4, 7};
-  CHECK(one->state_bytes() == std::vector<int64_t>(sizes, sizes + 5), "other sizes of states");
+  const int64_t sizes[] = {7 * 5 * 4, 7 * 5 * 4, 7, 7 * 17 * 4, 7, 7 * 6 * 4};
+  CHECK(one->state_bytes() == std::vector<int64_t>(sizes, sizes + 6), "other sizes of states");
   for (int64_t bytes : one->state_bytes()) states.emplace_back(size_t(bytes));
   for (auto& state : states) places.push_back(state.data());
   CHECK(one->read_states(places.data()).empty(), "busy");
@@ -246,7 +247,7 @@ void test_states_and_weights() {
 void test_nan_stays_in_its_row() {
   Model m(7, 1);
   const int64_t h = m.cell(gru_reset_before, m.input(3), 17, -1, true, false, 1, 2);
-  m.normalize(m.dense(h, 5, true, 0), 0);
+  m.normalize(m.own_cell(m.dense(h, 5, true, 0), 3, -1), 0);
   Random random(1);
   std::vector<Numbers> data = sequences(m, 4, 1, random);
   auto one = make<float>(m), two = make<float>(m);

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from ostinato import Shape
 from ostinato.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell
 from support import CellOfUnits, DictCell, NestedCell
 from tools.streamed import VOCABULARY, N, floats
@@ -233,6 +234,46 @@ class Own(CellOfUnits):
         return new, [new]
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class OfAllRows(Own):
+    """A cell that no program can be made of: it adds up rows, even if it makes nothing of it."""
+
+    def call(self, inputs, states):
+        return super().call(inputs + 0 * ops.sum(inputs, axis=0), states)
+
+
+def of_all_rows(x):
+    """An activation that no program can be made of."""
+    return x / (1 + ops.abs(x)) + 0 * ops.sum(x, axis=0)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Peephole(CellOfUnits):
+    """An LSTM whose gates see the memory, and a memory of rank 2 beside it: several states."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.state_size = [units, Shape(2, units)]
+
+    def build(self, input_shape):
+        super().build((input_shape[-1] + self.units,))
+        self.gates = self.add_weight(shape=(2 * self.units, 3 * self.units), name="gates")
+        self.peep_i = self.add_weight(shape=(self.units,), name="peep_i")
+        self.peep_f = self.add_weight(shape=(self.units,), name="peep_f")
+        self.peep_o = self.add_weight(shape=(self.units,), name="peep_o")
+
+    def call(self, inputs, states):
+        h, memory = states
+        x = ops.concatenate([inputs, h], axis=-1) @ self.kernel
+        i, f, o = ops.split(ops.concatenate([x, h], axis=-1) @ self.gates, 3, axis=-1)
+        c, average = memory[:, 0], memory[:, 1]
+        new = ops.sigmoid(f + self.peep_f * c) * c
+        new = new + ops.sigmoid(i + self.peep_i * c) * ops.tanh(x)
+        average = 0.5 * average + 0.5 * new
+        h = ops.sigmoid(o + self.peep_o * new) * ops.tanh(average)
+        return h, [h, ops.stack([new, average], axis=1)]
+
+
 def _pointwise():
     yield from (
         *(layers.Dense(3), layers.Dense(3, activation="relu", use_bias=False), layers.ReLU()),
@@ -316,20 +357,45 @@ ZOO = {
     # The model itself rounds to 8 bits a value, or to 11; the stream doesn't.
     "mixed_bfloat16": Case(lambda: stack(lstm(5, dtype="mixed_bfloat16")), tolerance=2e-2),
     "mixed_float16": Case(lambda: stack(gru(5, dtype="mixed_float16")), tolerance=2e-3),
-    # Keras runs these.
     "an activation of one's own": Case(
-        lambda: stack(lstm(4, activation=lambda x: ops.tanh(2 * x)), layers.BatchNormalization()),
-        why_not_native="lambda",
+        lambda: stack(lstm(4, activation=lambda x: ops.tanh(2 * x)), layers.BatchNormalization())
     ),
     "a cell of one's own": Case(
-        lambda: stack(RNN(Own(4), return_sequences=True), layers.Dropout(0.4)),
-        why_not_native="Own",
+        lambda: stack(RNN(Own(4), return_sequences=True), layers.Dropout(0.4))
     ),
-    "a cell of one's own under a mask": Case(masked_nested_cell, 0.0, why_not_native="Own"),
-    "RMSNormalization under a mask, in Keras": Case(
-        lambda: stack(layers.Masking(), layers.RMSNormalization(), RNN(Own(4))),
+    "a cell of one's own under a mask": Case(masked_nested_cell, 0.0),
+    "cells of one's own with several states": Case(
+        lambda: stack(RNN([Peephole(5), GRUCell(17), Peephole(19)]), layers.Dense(2))
+    ),
+    "cells of one's own under a mask": Case(
+        lambda: stack(
+            *(layers.Masking(), RNN([Peephole(5), Own(3)], return_sequences=True), lstm(4)),
+            RNN(Peephole(17), return_sequences=True, zero_output_for_mask=True),
+        ),
         0.0,
-        why_not_native="Own",
+    ),
+    "a cell of one's own in float64": Case(
+        lambda: stack(RNN(Peephole(5, dtype="float64"), dtype="float64"), dtype="float64"),
+        tolerance=1e-12,
+    ),
+    # Keras runs these.
+    "an activation of all rows": Case(
+        lambda: stack(lstm(4, activation=of_all_rows), layers.BatchNormalization()),
+        why_not_native="batch",
+    ),
+    "a cell of all rows": Case(
+        lambda: stack(RNN(OfAllRows(4), return_sequences=True), layers.Dropout(0.4)),
+        why_not_native="OfAllRows",
+    ),
+    "a cell of all rows under a mask": Case(
+        lambda: stack(layers.Masking(), RNN([LSTMCell(3), OfAllRows(4)], return_sequences=True)),
+        0.0,
+        why_not_native="OfAllRows",
+    ),
+    "RMSNormalization under a mask, in Keras": Case(
+        lambda: stack(layers.Masking(), layers.RMSNormalization(), RNN(OfAllRows(4))),
+        0.0,
+        why_not_native="OfAllRows",
     ),
     "a cell over nests": Case(of_nested_cell, why_not_native="one axis of features"),
     "a cell over dicts": Case(of_dict_cell, why_not_native="one axis of features"),

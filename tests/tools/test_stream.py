@@ -46,7 +46,7 @@ def test_equals_the_model_in_any_chunking(name):
     case = ZOO[name]
     if case.joins_masks and IS_OLDEST_KERAS:
         pytest.skip("Keras 3.10 can't run this model itself: it broadcasts a mask to unknown sizes")
-    with double_precision() if name == "float64" else contextlib.nullcontext():
+    with double_precision() if "float64" in name else contextlib.nullcontext():
         model = case.make()
         data = data_for(model, case.padding)
         expected = run_whole(model, data)

@@ -9,7 +9,7 @@ from keras import layers, ops, tree
 
 import ostinato
 from ostinato.layers import GRU, RNN
-from tools.stream_zoo import Own
+from tools.stream_zoo import OfAllRows, Own
 from tools.streamed import floats, run_whole
 
 
@@ -30,7 +30,7 @@ def test_what_a_layers_options_say(layer):
 
 
 def test_a_chunk_that_fails_in_the_middle_changes_no_state(monkeypatch):
-    layer = RNN(Own(4), return_sequences=True)
+    layer = RNN(OfAllRows(4), return_sequences=True)
     layer.build((None, None, 3))
     stream, x = ostinato.stream(layer), floats(5, 3)
     stream.step(x[0])
@@ -51,7 +51,7 @@ def test_a_chunk_that_fails_in_the_middle_changes_no_state(monkeypatch):
         assert all(map(np.array_equal, arrays, before[name]))
 
 
-@pytest.mark.parametrize("cell", [None, Own])
+@pytest.mark.parametrize("cell", [None, Own, OfAllRows])
 def test_states_that_are_set_have_held_no_output_yet(cell):
     rnn = GRU(4, return_sequences=True, name="r")
     rnn = rnn if cell is None else RNN(cell(4), return_sequences=True, name="r")

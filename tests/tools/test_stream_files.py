@@ -18,7 +18,9 @@ from keras import layers
 
 import ostinato
 from ostinato import native
-from tools.stream_zoo import ZOO, gru, lstm, stack
+from ostinato.layers import RNN
+from ostinato.streaming.compiled import encoded
+from tools.stream_zoo import ZOO, Own, Peephole, gru, lstm, stack
 from tools.streamed import N, assert_nests_close, data_for, floats
 
 pytestmark = [
@@ -30,6 +32,7 @@ pytestmark = [
 NATIVE = [
     "LSTM", "GRU reset before of 64 to 33", "RNN of cells under a mask", "dicts",
     "Embedding with a mask", "all merges", "float64", "trained BatchNormalization",
+    "cells of one's own under a mask", "an activation of one's own",
 ]  # fmt: skip
 
 
@@ -52,7 +55,8 @@ def test_there_and_back(name, tmp_path):
 @pytest.fixture(scope="module")
 def model():
     """Layers of several kinds."""
-    return stack(layers.Masking(), lstm(5, name="a"), layers.Dense(4), gru(3, name="b"))
+    own = RNN([Own(2), Peephole(2)], return_sequences=True, name="own")
+    return stack(layers.Masking(), lstm(5, name="a"), layers.Dense(4), own, gru(3, name="b"))
 
 
 def test_another_number_of_streams(model, tmp_path):
@@ -87,13 +91,15 @@ def test_another_way_than_a_file(model, act):
 
 
 def test_what_keras_runs_cannot_be_saved(tmp_path):
-    stream = ostinato.stream(ZOO["a cell of one's own"].make())
-    with pytest.raises(ValueError, match=r"save: only a stream on the native engine.*Own"):
+    stream = ostinato.stream(ZOO["a cell of all rows"].make())
+    with pytest.raises(ValueError, match=r"save: only a stream on the native engine.*OfAllRows"):
         stream.save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("name", ["LSTM, masked", "a cell of one's own under a mask"])
+@pytest.mark.parametrize(
+    "name", ["LSTM, masked", "a cell of all rows under a mask", "cells of one's own under a mask"]
+)
 def test_states(name, tmp_path):
     model = ZOO[name].make()
     data = data_for(model, 0.0)
@@ -284,7 +290,9 @@ def test_tampered_descriptions(saved, tmp_path_factory, data):
         stream.run(floats(*lead, 3, 3))
 
 
-@pytest.mark.parametrize("name", ["weight0", "weight3", "initial1", "state0", "state2"])
+@pytest.mark.parametrize(
+    "name", ["weight0", "weight3", "weight6", "initial1", "state0", "state2", "routine0"]
+)
 @pytest.mark.parametrize(
     "change",
     [
@@ -307,6 +315,37 @@ def test_tampered_arrays(saved, tmp_path, name, change):
     assert str(caught.value).startswith(f"{tmp_path / 'model'}: expected ")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda about, arrays: arrays["routine1"].__setitem__(0, 9),
+            "routine 1: version: .*1, got 9",
+        ),
+        (
+            lambda about, arrays: about["routine_operations"].reverse(),
+            "another version of Ostinato",
+        ),
+        (lambda about, arrays: about["routine_operations"].append("new"), "another version of O"),
+        (lambda about, arrays: about.pop("routine_operations"), "no 'routine_operations'"),
+        (lambda about, arrays: about.pop("routines"), "the number of a routine"),
+    ],
+)
+def test_routines_of_other_versions(saved, tmp_path, change, message):
+    about, arrays = parts(saved)
+    change(about, arrays)
+    write(tmp_path / "model", about, arrays)
+    with pytest.raises(ValueError, match=f"model: expected a .*{message}"):
+        ostinato.Stream.load(tmp_path / "model")
+
+
+def test_models_without_cells_of_ones_own_are_what_they_were(tmp_path):
+    ostinato.stream(stack(lstm(3))).save(tmp_path / "model")
+    about, _ = parts((tmp_path / "model").read_bytes())
+    assert about["format"] == "ostinato stream 1"
+    assert "routines" not in about
+
+
 # --- the engine by itself -------------------------------------------------------------------------
 
 NUMBERS = st.one_of(
@@ -316,15 +355,14 @@ NUMBERS = st.one_of(
 
 @settings(max_examples=300)
 @given(
-    edits=st.lists(st.tuples(st.integers(0, 200), NUMBERS), max_size=4),
-    cut=st.integers(0, 200),
+    edits=st.lists(st.tuples(st.integers(0, 2000), NUMBERS), max_size=4),
+    cut=st.integers(0, 2000),
     extra=st.lists(NUMBERS, max_size=13),
 )
 def test_specs_of_all_kinds(model, edits, cut, extra):
     """Whatever integers the core gets, it makes a program of them or says what is wrong."""
     program = ostinato.stream(model)._runner.program
-    spec = [1, 1, 3, 1, program.output_values[0]]
-    spec += [number for operation in program.operations for number in operation.encode()]
+    spec = encoded(program, 1)
     for place, number in edits:
         spec[place % len(spec)] = number
     spec = spec[: cut if cut < 5 or not edits else len(spec)] + extra

@@ -23,19 +23,27 @@ std::string text_of_failure(F f) {
     return "";
   } catch (const ProgramFailure& failure) {
     return failure.text;
+  } catch (const Refusal& refusal) {
+    return "program: " + refusal.what;
   } catch (const std::bad_alloc&) {
     return "program: out of memory";
   }
 }
 
-// f(state, its width, null), or f(null, 0, which rows have begun), of all cells in order.
-template <class F>
-void each_state(const std::vector<Step>& steps, F f) {
+// of_cell(step, s) for each state of a cell and of_routine(step, k) for each carry of a routine, in
+// order; of_rows(step) where it keeps which rows have begun.
+template <class Cell, class Rows, class Carry>
+void each_state(const std::vector<Step>& steps,
+                const std::vector<std::unique_ptr<Routine>>& routines, Cell of_cell, Rows of_rows,
+                Carry of_routine) {
   for (const Step& step : steps) {
-    if (step.op.code != step_cell) continue;
-    for (int64_t s = 0; s < layout_of(step.op.kind).states; ++s)
-      f(step.state[s], step.op.width, nullptr);
-    if (step.started != nullptr) f(nullptr, 0, step.started);
+    if (step.op.code == step_cell) {
+      for (int64_t s = 0; s < layout_of(step.op.kind).states; ++s) of_cell(step, s);
+      if (step.started != nullptr) of_rows(step);
+    } else if (step.op.code == step_routine) {
+      const int64_t count = routines[size_t(step.op.kind)]->plan.n_carries;
+      for (int64_t k = 0; k < count; ++k) of_routine(step, k);
+    }
   }
 }
 
@@ -80,6 +88,8 @@ std::unique_ptr<Program> Program::make(Dtype dtype, const std::vector<int64_t>& 
 const char* const Program::kBusy =
     "a stream takes one call at a time; this one is in use in another thread";
 
+void Program::DropRoutine::operator()(void* routine) const { kernels->drop_routine(routine); }
+
 Program::~Program() = default;
 
 std::string Program::set_weights(const Tensor* weights, size_t n_weights) {
@@ -112,22 +122,26 @@ std::string Program::run(const void* const* inputs, void* const* outputs, int64_
 std::string Program::read_states(void* const* to) {
   Turn turn(*this);
   if (!turn.mine()) return kBusy;
-  each_state(steps_, [&](const void* state, int64_t width, const uint8_t* started) {
-    if (started != nullptr) std::memcpy(*to, started, size_t(memory_.N));
-    else kernels_->show(state, memory_.N, width, *to);
-    ++to;
-  });
+  each_state(
+      steps_, routines_,
+      [&](const Step& step, int64_t s) {
+        kernels_->show(step.state[s], memory_.N, step.op.width, *to++);
+      },
+      [&](const Step& step) { std::memcpy(*to++, step.started, size_t(memory_.N)); },
+      [&](const Step& step, int64_t k) { kernels_->read_carry(step.routine, k, *to++); });
   return "";
 }
 
 std::string Program::write_states(const void* const* from) {
   Turn turn(*this);
   if (!turn.mine()) return kBusy;
-  each_state(steps_, [&](void* state, int64_t width, uint8_t* started) {
-    if (started != nullptr) std::memcpy(started, *from, size_t(memory_.N));
-    else kernels_->keep(*from, memory_.N, width, state);
-    ++from;
-  });
+  each_state(
+      steps_, routines_,
+      [&](const Step& step, int64_t s) {
+        kernels_->keep(*from++, memory_.N, step.op.width, step.state[s]);
+      },
+      [&](const Step& step) { std::memcpy(step.started, *from++, size_t(memory_.N)); },
+      [&](const Step& step, int64_t k) { kernels_->write_carry(step.routine, k, *from++); });
   return "";
 }
 

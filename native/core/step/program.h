@@ -9,6 +9,7 @@
 
 #include "memory.h"
 #include "ostinato.h"
+#include "routine/routine.h"
 #include "step.h"
 
 namespace ostinato {
@@ -18,8 +19,10 @@ struct StepKernels;
 class Program {
  public:
   // spec: the number of streams; of inputs, and the width of each (0: ids, which is no value, but
-  // takes a number); of outputs, and each one's value; then the operations' fields. `weights` are
-  // the operations', in order; they're copied. Null, and `error` set, where something is wrong.
+  // takes a number); of outputs, and each one's value; of routines, and of each how many integers,
+  // these, how many floats, and these as the integers of the same bits (double's); then the
+  // operations' fields. `weights` are the operations', in order; they're copied. Null, and `error`
+  // set, where something is wrong.
   static std::unique_ptr<Program> make(Dtype dtype, const std::vector<int64_t>& spec,
                                        const Tensor* weights, size_t n_weights, std::string* error);
   ~Program();
@@ -42,8 +45,8 @@ class Program {
   // Products of a timestep, in multiplications and additions.
   int64_t work() const { return work_; }
 
-  // States: of each cell in order h, for lstm c, each (N, U); then, where it holds outputs, (N,)
-  // bytes of 0 or 1 that say which rows have begun.
+  // States: of each cell in order h, for lstm c, each (N, U); then, under a mask, (N,) bytes of 0 or
+  // 1 that say which rows have begun. Of a routine its carries, (N, size) each.
   const std::vector<int64_t>& state_bytes() const { return state_bytes_; }
   bool is_flags(size_t state) const { return state_is_flags_[state]; }
   std::string read_states(void* const* to);
@@ -55,6 +58,11 @@ class Program {
   friend class ProgramWeights;
   class Turn;
 
+  struct DropRoutine {
+    const StepKernels* kernels;
+    void operator()(void* routine) const;
+  };
+
   StepMemory memory_{};
   Dtype dtype_ = Dtype::f32;
   const StepKernels* kernels_ = nullptr;
@@ -64,6 +72,8 @@ class Program {
   std::vector<int64_t> input_bytes_, output_bytes_, state_bytes_;
   std::vector<bool> state_is_flags_;
   std::vector<std::unique_ptr<Buffer>> blocks_;
+  std::vector<std::unique_ptr<Routine>> routines_;
+  std::vector<std::unique_ptr<void, DropRoutine>> routine_memory_;  // of the steps that run one
   int64_t work_ = 0;
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
 };

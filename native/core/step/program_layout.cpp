@@ -54,6 +54,7 @@ void ProgramLayout::build() {
   expect(within(streams(), 1, kMostStreams), "1 to 2^24 streams", streams());
   read_inputs();
   const std::vector<int64_t> outputs = read_outputs();
+  read_routines();
   if ((spec_.size() - next_) % kStepFields != 0) fail_program("expected whole operations");
   const int64_t count = int64_t((spec_.size() - next_) / kStepFields);
   expect(within(count, 0, kMostSteps), "at most 65536 operations", count);
@@ -91,7 +92,7 @@ void ProgramLayout::add_step() {
   std::memcpy(&step.op, &spec_[next_], sizeof(StepOp));
   next_ += kStepFields;
   const StepOp& op = step.op;
-  expect(within(op.code, step_embed, step_concatenate), "a code of step.h", op.code);
+  expect(within(op.code, step_embed, step_routine), "a code of step.h", op.code);
   const int64_t last = activation_count() - 1;
   expect(within(op.activation, 0, last), "an activation", op.activation);
   expect(within(op.recurrent_activation, 0, last), "an activation", op.recurrent_activation);
@@ -115,6 +116,7 @@ void ProgramLayout::make_value(Step& step) {
   read_operands(step);
   step.out = matrix(op.width);
   if (op.code == step_cell) make_cell(step);
+  if (op.code == step_routine) make_routine(step);
   values_.push_back({op.width, step.out, nullptr});
 }
 
@@ -129,7 +131,7 @@ void ProgramLayout::read_operands(Step& step) {
   step.first = value(op.first).data;
   step.D = value(op.first).width;
   if (op.code == step_combine || op.code == step_concatenate) return read_second(step);
-  if (op.code != step_cell && op.code != step_dense)
+  if (op.code != step_cell && op.code != step_dense && op.code != step_routine)
     expect(op.width == step.D, "the width of what is read", op.width);
 }
 

@@ -53,6 +53,8 @@ class ProgramLayout {
   void read_second(Step& step);
   void make_cell(Step& step);
   void make_mask(Step& step);
+  void read_routines();
+  void make_routine(Step& step);
   void finish(const std::vector<int64_t>& outputs);
 
   Program& program_;
@@ -68,6 +70,7 @@ class ProgramLayout {
 struct StepWeights {
   const void *kernel = nullptr, *recurrent = nullptr, *bias = nullptr, *number = nullptr;
   int64_t rows = 0;  // of an embedding's table
+  std::vector<const void*> operands;  // of a routine, null of those that are no weights
 };
 
 // The weights of all steps, checked against the program.

@@ -20,11 +20,11 @@ struct Queue {
     return tensors[next];
   }
 
-  const void* take(const char* name, std::initializer_list<int64_t> shape) {
+  const void* take(const char* name, const std::vector<int64_t>& shape) {
     const Tensor& tensor = look(name);
     ++next;
     bool same = tensor.dtype == dtype && size_t(tensor.rank) == shape.size();
-    for (size_t i = 0; same && i < shape.size(); ++i) same = tensor.shape[i] == shape.begin()[i];
+    for (size_t i = 0; same && i < shape.size(); ++i) same = tensor.shape[i] == shape[i];
     const bool aligned = reinterpret_cast<uintptr_t>(tensor.data) % dtype_size(dtype) == 0;
     if (!same || tensor.data == nullptr || !aligned)
       fail_program(std::string(name) + ": expected a weight of another shape or dtype");
@@ -32,7 +32,16 @@ struct Queue {
   }
 };
 
-StepWeights read_one(const Step& step, Queue& queue) {
+std::vector<const void*> read_operands(const Routine& routine, Queue& queue) {
+  std::vector<const void*> found(routine.operands.size(), nullptr);
+  for (size_t i = 0; i < found.size(); ++i)
+    if (routine.operands[i].kind == OperandKind::weight)
+      found[i] = queue.take(routine.operand_shapes[i].name.c_str(), routine.operand_shapes[i].dims);
+  return found;
+}
+
+StepWeights read_one(const Step& step, const std::vector<std::unique_ptr<Routine>>& routines,
+                     Queue& queue) {
   const StepOp& op = step.op;
   const int64_t columns = gates_of(op) * op.width;
   StepWeights w;
@@ -55,6 +64,7 @@ StepWeights read_one(const Step& step, Queue& queue) {
       w.kernel = queue.take("kernel", {step.D, columns});
       if (op.has_bias) w.bias = queue.take("bias", {columns});
       break;
+    case step_routine: w.operands = read_operands(*routines[size_t(op.kind)], queue); break;
     case step_normalize: w.number = queue.take("epsilon", {1}); [[fallthrough]];
     case step_scale:
       w.kernel = queue.take("factor", {op.width});
@@ -71,7 +81,8 @@ std::vector<StepWeights> ProgramWeights::read(const Program& program, const Tens
                                               size_t count) {
   Queue queue{tensors, count, program.dtype_};
   std::vector<StepWeights> all;
-  for (const Step& step : program.steps_) all.push_back(read_one(step, queue));
+  for (const Step& step : program.steps_)
+    all.push_back(read_one(step, program.routines_, queue));
   if (queue.next != count) fail_program("expected fewer weights");
   return all;
 }
@@ -102,6 +113,10 @@ void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
         step.bias = layout.floats(4 * padded(op.width));
         program.work_ += 2 * program.memory_.N * columns * step.D;
         break;
+      case step_routine:
+        program.work_ += int64_t(2 * double(program.memory_.N) *
+                                 program.routines_[size_t(op.kind)]->plan.work);
+        break;
       case step_normalize: step.late = layout.floats(1); [[fallthrough]];
       case step_scale:
         step.kernel = layout.floats(padded(op.width));
@@ -124,6 +139,9 @@ void ProgramWeights::pack(Program& program, const std::vector<StepWeights>& all)
       case step_mask: std::memcpy(step.bias, w.number, size); break;
       case step_cell:
       case step_dense: kernels.pack(step, w.kernel, w.recurrent, w.bias); break;
+      case step_routine:
+        kernels.set_routine_weights(step.routine, w.operands.data());
+        break;
       case step_normalize: std::memcpy(step.late, w.number, size); [[fallthrough]];
       case step_scale:
         std::memcpy(step.kernel, w.kernel, row);

@@ -24,17 +24,18 @@ enum StepCode : int64_t {
   step_softmax = 8,
   step_combine = 9,    // two values: added, subtracted, multiplied, the larger, the smaller (kind)
   step_concatenate = 10,
+  step_routine = 11,   // a cell's pass for inference (routine/routine.h): its weights as there
 };
 
 // One operation, as `kStepFields` integers in this order. -1 where a mask or operand is absent.
 struct StepOp {
   int64_t code;
-  int64_t kind;                  // of a cell, a Kind; else see above
+  int64_t kind;                  // of a cell, a Kind; of step_routine its number; else see above
   int64_t activation;
   int64_t recurrent_activation;
   int64_t has_bias;
   int64_t zero_output_for_mask;  // of a cell: whether the output of a masked row is zero, or held
-  int64_t mask_in;               // of a cell: the rows that take part; of step_either: the first mask
+  int64_t mask_in;               // of cells: the rows that take part; of step_either: the first mask
   int64_t mask_out;              // the number of the mask that it makes
   int64_t first;                 // the value that it reads (of step_embed the input; of step_either a mask)
   int64_t second;
@@ -56,6 +57,7 @@ struct Step {
   const uint8_t *mask_in, *mask_second;
   uint8_t* mask_out;
   const int32_t* ids;
+  void* routine;  // what kernels.h makes for step_routine
 };
 
 // What a timestep reads from the caller or gives to it: a matrix of a value, (N, T, width).

@@ -151,6 +151,15 @@ struct Steps {
     }
   }
 
+  // One row's blocks lie as routines have a row.
+  static void routine(const Step& s, I N) {
+    RoutineStepper<R>& r = *static_cast<RoutineStepper<R>*>(s.routine);
+    if (N == 1) return r.step(in(s.first), s.mask_in, to(s.out));
+    show(s.first, N, s.D, r.x);
+    r.step(r.x, s.mask_in, r.y);
+    keep(r.y, N, s.op.width, s.out);
+  }
+
   // --- a timestep ---
 
   static void run_step(const Step& s, const StepMemory& m) {
@@ -167,6 +176,7 @@ struct Steps {
       case step_softmax: return softmax(s, N);
       case step_combine: return combine(s, N);
       case step_concatenate: return concatenate(s, N);
+      case step_routine: return routine(s, N);
       default: return StepCell<R>(s, N, m.scratch, m.timestep % 2 != 0, m.hurried).run();
     }
   }
@@ -226,5 +236,8 @@ struct Steps {
 
 template <class R>
 constexpr StepKernels step_kernels() {
-  return {Steps<R>::pack, Steps<R>::may_share, Steps<R>::run, Steps<R>::keep, Steps<R>::show};
+  typedef RoutineStepper<R> Routine;
+  return {Steps<R>::pack,  Steps<R>::may_share,  Steps<R>::run,        Steps<R>::keep,
+          Steps<R>::show,  Routine::make,        Routine::drop,        Routine::set_weights,
+          Routine::write_carry, Routine::read_carry};
 }

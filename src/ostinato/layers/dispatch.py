@@ -55,7 +55,7 @@ def _levels(task: Task) -> list[Task]:
     """A stack's cells from bottom to top, each as a task; all have the inputs of the lowest."""
     if not _is_plain_stack(task.cell):
         return [task]
-    flat = _cells(task.cell, task.states)
+    flat = cells_with_states(task.cell, task.states)
     # Its outputs come in the order of time, since the cell above turns them by itself.
     between = task.loop._replace(
         return_sequences=True, zero_output_for_mask=True, flip_outputs=task.loop.go_backwards
@@ -80,14 +80,14 @@ def _context_of(cell: Any, context: CallContext) -> CallContext:
 
 def cells_of(cell: Any) -> list[Any]:
     """The cells that run one over the other: a stack's, or the cell alone."""
-    return [found for found, _ in _cells(cell, cell.state_size)]
+    return [found for found, _ in cells_with_states(cell, cell.state_size)]
 
 
-def _cells(cell: Any, states: Structure) -> list[tuple[Any, Structure]]:
+def cells_with_states(cell: Any, states: Structure) -> list[tuple[Any, Structure]]:
     """The cells of a stack, or of stacks in a stack, with their states."""
     if _is_plain_stack(cell):
         pairs = zip(cell.cells, states, strict=True)
-        return [found for pair in pairs for found in _cells(*pair)]
+        return [found for pair in pairs for found in cells_with_states(*pair)]
     return [(cell, [states] if is_tensor_like(states) else states)]
 
 

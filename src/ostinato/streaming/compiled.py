@@ -28,14 +28,9 @@ class Compiled:
         self.program = program
         self.states, self.inputs, self.outputs = program.states, program.inputs, program.outputs
         self._streams = streams
-        spec = [streams, *_counted([port.shape[0] if port.shape else 0 for port in self._ports()])]
-        spec += _counted(program.output_values)
-        spec += [number for operation in program.operations for number in operation.encode()]
-        self._native = native.Program(_DTYPES[program.dtype], spec, _views(program.weights))
+        weights = _views(program.weights)
+        self._native = native.Program(_DTYPES[program.dtype], encoded(program, streams), weights)
         self.run = self._native.run  # itself: a step has no time for a function around it
-
-    def _ports(self) -> list[Port]:
-        return flatten(self.program.inputs)
 
     def read_states(self) -> list[np.ndarray]:
         """The states, (N, *shape) each."""
@@ -67,6 +62,17 @@ class Compiled:
         if not done:
             shapes = [(self._streams, *state.shape) for state in self.states]
             raise ValueError(f"stream of {self.program.name}: its cells' states aren't {shapes}.")
+
+
+def encoded(program: Program, streams: int) -> list[int]:
+    """A program as native/core/step/program.h has it."""
+    ports: list[Port] = flatten(program.inputs)
+    spec = [streams, *_counted([port.shape[0] if port.shape else 0 for port in ports])]
+    spec += [*_counted(program.output_values), len(program.routines)]
+    for routine in program.routines:
+        bits = np.array(routine.floats, "float64").view("int64").tolist()
+        spec += [*_counted(routine.ints), *_counted(bits)]
+    return spec + [number for each in program.operations for number in each.encode()]
 
 
 def _counted(numbers: Sequence[int]) -> list[int]:

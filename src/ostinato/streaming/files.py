@@ -15,9 +15,12 @@ import numpy as np
 
 from ostinato import native
 from ostinato.nests import decode, encode, flatten, map_leaves
+from ostinato.routines import Routine
 from ostinato.streaming.program import Operation, Port, Program, State
 
 FORMAT = "ostinato stream 1"
+# With cells of one's own, which those that read the format above know nothing of.
+FORMAT_WITH_ROUTINES = "ostinato stream 2"
 STATE_FORMAT = "ostinato stream state 1"
 
 # What NumPy and the standard library raise on files that were cut, changed, or are something else.
@@ -35,7 +38,7 @@ def write(
 ) -> None:
     """Writes a stream."""
     about = {
-        "format": FORMAT,
+        "format": FORMAT_WITH_ROUTINES if program.routines else FORMAT,
         "name": program.name,
         "dtype": program.dtype,
         "streams": streams,
@@ -48,6 +51,12 @@ def write(
         ],
     }
     arrays = {f"weight{i}": weight for i, weight in enumerate(program.weights)}
+    if program.routines:
+        about["routines"] = len(program.routines)
+        about["routine_operations"] = native.routine_operations()
+    for i, routine in enumerate(program.routines):
+        arrays[f"routine{i}"] = np.array(routine.ints, "int64")
+        arrays[f"literals{i}"] = np.array(routine.floats, "float64")
     arrays |= {f"initial{i}": state.initial for i, state in enumerate(program.states)}
     arrays |= {f"state{i}": state for i, state in enumerate(states)}
     _write(path, about, arrays)
@@ -59,7 +68,8 @@ def read(path: PathLike) -> tuple[Program, int | None, list[np.ndarray]]:
     Raises:
         ValueError: if the file isn't one that `write` wrote.
     """
-    about, arrays = _read(path, FORMAT, "a stream that `Stream.save` wrote")
+    forms = (FORMAT, FORMAT_WITH_ROUTINES)
+    about, arrays = _read(path, forms, "a stream that `Stream.save` wrote")
     try:
         found = _program_of(about, arrays)
         _check(*found)
@@ -88,8 +98,30 @@ def _program_of(
         tuple(Operation(**values) for values in about["operations"]),
         states,
         tuple(np.ascontiguousarray(arrays[f"weight{i}"]) for i in range(count)),
+        _routines_of(about, arrays),
     )
     return program, about["streams"], [arrays[f"state{i}"] for i in range(len(states))]
+
+
+def _routines_of(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[Routine, ...]:
+    """The routines, whose numbers of operations mean what they did where the file was written."""
+    count = about.get("routines", 0)
+    _expect(_is_integer(count) and 0 <= count <= len(arrays), "a number of routines", count)
+    if not count:
+        return ()
+    known, written = native.routine_operations(), about["routine_operations"]
+    if tuple(written) != known[: len(written)]:
+        raise ValueError(
+            "a cell of one's own in operations of another version of Ostinato: save the stream "
+            "with this one"
+        )
+    found = []
+    for i in range(count):
+        ints, floats = arrays[f"routine{i}"], arrays[f"literals{i}"]
+        got = (ints.ndim, str(ints.dtype), floats.ndim, str(floats.dtype))
+        _expect(got == (1, "int64", 1, "float64"), "a routine's integers and floats", got)
+        found.append(Routine(tuple(ints.tolist()), tuple(floats.tolist())))
+    return tuple(found)
 
 
 def _check(program: Program, streams: int | None, states: Sequence[np.ndarray]) -> None:
@@ -155,7 +187,7 @@ def read_state(
     Raises:
         ValueError: if they're others.
     """
-    about, arrays = _read(path, STATE_FORMAT, "states that `save_state` wrote")
+    about, arrays = _read(path, (STATE_FORMAT,), "states that `save_state` wrote")
     expected = [(state.layer, (streams, *state.shape), state.dtype) for state in states]
     names = about.get("layers")
     found = [arrays[f"state{i}"] for i in range(len(arrays)) if f"state{i}" in arrays]
@@ -196,7 +228,9 @@ def _loaded(file: Any) -> tuple[Any, dict[str, np.ndarray]]:
     return json.loads(str(arrays.pop("about"))), arrays
 
 
-def _read(path: PathLike, form: str, what: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(
+    path: PathLike, forms: Sequence[str], what: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"expected the path of {what}, got {path!r}.")
     try:
@@ -206,7 +240,7 @@ def _read(path: PathLike, form: str, what: str) -> tuple[dict[str, Any], dict[st
         raise
     except _NOT_A_FILE_OF_OURS as error:
         raise ValueError(f"{path}: expected {what}, got {error}.") from error
-    if not isinstance(about, dict) or about.get("format") != form:
+    if not isinstance(about, dict) or about.get("format") not in forms:
         got = about.get("format") if isinstance(about, dict) else about
-        raise ValueError(f"{path}: expected {what} ({form!r}), got {got!r}.")
+        raise ValueError(f"{path}: expected {what} ({' or '.join(map(repr, forms))}), got {got!r}.")
     return about, arrays

@@ -10,30 +10,37 @@ from ostinato.layers import RNN
 from ostinato.nests import Nest, fill, flatten
 from ostinato.streaming.causal import SEES_MASKS
 from ostinato.streaming.graph import Graph, LayerCall, Ref
+from ostinato.streaming.own_cells import read_cells
 from ostinato.streaming.program import Builder, Port, Program, Value
 from ostinato.streaming.rules import RECURRENT, RULES, Rule
 
 
-def why_not(graph: Graph) -> str:
-    """Why the native engine can't run a model's timesteps; "" where it can."""
+def why_not(graph: Graph, heeds_forced: bool = True) -> str:
+    """Why the native engine can't run a model's timesteps; "" where it can.
+
+    Args:
+        graph: The model's.
+        heeds_forced: Whether the engine that is forced here and now matters.
+    """
     reason = native.why_not()
     if reason is not None:
         return reason
     for call in graph.calls:
-        reason = _why_not_call(call, graph)
+        reason = _why_not_call(call, graph, heeds_forced)
         if reason is not None:
             return f"{name_of(call.layer)}: {reason}"
     return ""
 
 
-def _why_not_call(call: LayerCall, graph: Graph) -> str | None:
+def _why_not_call(call: LayerCall, graph: Graph, heeds_forced: bool) -> str | None:
     inputs = flatten(call.inputs)
     refs = [*inputs, *flatten(call.output)]
     if not isinstance(call.layer, layers.Embedding) and any(len(ref.shape) != 1 for ref in refs):
         return "the kernel takes timesteps of one axis of features"
     if isinstance(call.layer, RNN):
         if isinstance(call.output, Ref) and len(inputs) == 1 and isinstance(call.inputs, Ref):
-            return RECURRENT.why_not(call.layer)
+            cells = read_cells(call.layer, call.inputs.shape[0], heeds_forced)
+            return cells if isinstance(cells, str) else None
         return "the kernel takes one tensor, and gives one"
     if type(call.layer) not in RULES:
         return f"the kernel has no {type(call.layer).__name__}"
@@ -79,6 +86,7 @@ def lower(graph: Graph) -> Program:
         tuple(builder.operations),
         tuple(builder.states),
         tuple(builder.weights),
+        tuple(builder.routines),
     )
 
 

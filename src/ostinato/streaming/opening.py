@@ -5,8 +5,6 @@ from typing import Any
 
 from keras.layers import Layer
 
-from ostinato.engines import fused
-from ostinato.forced import use_engine
 from ostinato.streaming.checks import number_of_streams
 from ostinato.streaming.compiled import Compiled
 from ostinato.streaming.graph import read
@@ -19,9 +17,9 @@ def stream(model: Any, streams: int | None = None) -> Stream:
     """Runs a model one timestep at a time, its state kept between.
 
     Whatever a sequence is cut into, `step` and `run` give what the model gives on the whole of it.
-    Built-in cells and the usual layers around them run in the native engine, their weights packed
-    once, with no framework in the step. Where that can't be, such as for a cell of one's own, Keras
-    runs them; `stream.why_not_native` says why.
+    Built-in cells, cells of one's own that can be traced, and the usual layers around them run in
+    the native engine, their weights packed once, with no framework in the step. Where that can't
+    be, Keras runs them; `stream.why_not_native` says why.
 
     Args:
         model: A built layer of `ostinato.layers`, or a Sequential or functional model of such
@@ -60,9 +58,8 @@ def _reread(model: Any, runner: Compiled | Stepwise) -> None:
         done = runner.refresh(graph)
     else:
         # What is forced here and now doesn't matter: the stream has its engine.
-        with use_engine(fused.ENGINE.name):
-            if reason := why_not(graph):
-                raise ValueError(f"{owner}: {changed}: {reason}. Make a new stream.")
+        if reason := why_not(graph, heeds_forced=False):
+            raise ValueError(f"{owner}: {changed}: {reason}. Make a new stream.")
         program = lower(graph)
         done = program == runner.program
         if done:

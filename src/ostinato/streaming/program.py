@@ -8,11 +8,13 @@ import numpy as np
 
 from ostinato import native
 from ostinato.nests import Nest
+from ostinato.routines import Routine
 
 # Codes of operations, in the header's order.
-EMBED, MASK, EITHER, CELL, DENSE, SCALE, NORMALIZE, ACTIVATE, SOFTMAX, COMBINE, CONCATENATE = range(
-    11
+(EMBED, MASK, EITHER, CELL, DENSE, SCALE, NORMALIZE, ACTIVATE, SOFTMAX, COMBINE, CONCATENATE) = (
+    range(11)
 )
+ROUTINE = 11
 ADD, SUBTRACT, MULTIPLY, MAXIMUM, MINIMUM = range(5)  # kinds of COMBINE
 CENTRED, AS_IT_IS = range(2)  # kinds of NORMALIZE
 
@@ -23,7 +25,8 @@ class Operation:
 
     Attributes:
         code: One of the codes above.
-        kind: Of a cell the number of one of `native.kinds()`; of COMBINE and NORMALIZE see above.
+        kind: Of a cell the number of one of `native.kinds()`; of ROUTINE that of one of the
+            program's routines; of COMBINE and NORMALIZE see above.
         activation: The name of a function in `native.activation_names()`.
         recurrent_activation: Likewise.
         has_bias: 0 or 1.
@@ -103,6 +106,7 @@ class Program:
         operations: What is done, in order.
         states: What is kept from one timestep to the next, in the order of the operations.
         weights: Those of the operations, in order.
+        routines: What cells of one's own do in a timestep.
     """
 
     name: str
@@ -113,6 +117,7 @@ class Program:
     operations: tuple[Operation, ...]
     states: tuple[State, ...]
     weights: tuple[np.ndarray, ...] = field(compare=False)
+    routines: tuple[Routine, ...] = ()
 
 
 @dataclass
@@ -132,6 +137,7 @@ class Builder:
         operations: Those so far.
         weights: Theirs.
         states: Likewise.
+        routines: Likewise.
         owner: Whose states are those of the cells that are added next.
     """
 
@@ -140,6 +146,7 @@ class Builder:
         self.operations: list[Operation] = []
         self.weights: list[np.ndarray] = []
         self.states: list[State] = []
+        self.routines: list[Routine] = []
         self.owner = ""
         self._values = self._masks = 0
 
@@ -179,10 +186,40 @@ class Builder:
     def cell(self, kind: int, value: Value, initial: Sequence[np.ndarray], **rest: Any) -> Value:
         """A cell of `owner`, with its states; `rest` is for `add`. Its output has no mask."""
         made = self.add(CELL, value, len(initial[0]), kind=kind, mask_in=value.mask, **rest)
-        for state in initial:
-            self.states.append(
-                State(self.owner, state.shape, self.dtype, False, state.astype(self.dtype))
-            )
+        self._keep(initial)
         if value.mask >= 0:
             self.states.append(State(self.owner, (), "bool", True, np.zeros((), bool)))
         return made
+
+    def routine(
+        self,
+        routine: Routine,
+        value: Value,
+        width: int,
+        weights: Sequence[np.ndarray],
+        initial: Sequence[np.ndarray],
+        held: Sequence[tuple[int, ...]],
+    ) -> Value:
+        """A cell of one's own of `owner`, with its states. Its output has no mask.
+
+        Args:
+            routine: Its pass for inference, with a mask where the value has one.
+            value: What it reads.
+            width: How many units its output has.
+            weights: What the routine takes as such.
+            initial: Its initial states.
+            held: The shapes of the outputs that it keeps beside them, to begin with zeros.
+        """
+        if routine not in self.routines:
+            self.routines.append(routine)
+        number = self.routines.index(routine)
+        made = self.add(ROUTINE, value, width, weights, kind=number, mask_in=value.mask)
+        self._keep(initial)
+        self._keep([np.zeros(shape) for shape in held], is_extra=True)
+        return made
+
+    def _keep(self, initial: Sequence[np.ndarray], is_extra: bool = False) -> None:
+        for state in initial:
+            self.states.append(
+                State(self.owner, state.shape, self.dtype, is_extra, state.astype(self.dtype))
+            )

@@ -6,19 +6,15 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops, tree
+from keras import layers, ops
 
 from ostinato import native
-from ostinato.engines import fused
 from ostinato.engines.activations import activation_name
 from ostinato.layers import TimeDistributed
-from ostinato.layers.dispatch import cells_of
-from ostinato.layers.planning import question_about
-from ostinato.plan import plan
 from ostinato.streaming import program as p
 from ostinato.streaming.causal import SILENT
+from ostinato.streaming.own_cells import StreamedCell, read_cells
 from ostinato.streaming.program import Builder, Value
-from ostinato.structure import spread
 
 Lower = Callable[[Builder, Any, list[Value]], Value]
 
@@ -43,40 +39,52 @@ def _numpy(value: Any) -> np.ndarray:
 # --- recurrent layers -----------------------------------------------------------------------------
 
 
-def why_not_recurrent(layer: Any) -> str | None:
-    """Why a recurrent layer's cells aren't the kernel's."""
-    for cell in cells_of(layer.cell):
-        # A stream's arrays are NumPy's: what the framework can't do, or its device, doesn't matter.
-        question = question_about(cell, ops.zeros((1, 1, 1)))._replace(framework=None)
-        found = plan(question)
-        if found.engine is not fused.ENGINE:
-            return found.why_not()
-    return None
-
-
 def recurrent(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
     """A recurrent layer: its cells one over the other, all under the mask of the inputs."""
     (value,) = inputs
-    mask, cells = value.mask, cells_of(layer.cell)
-    states = [np.asarray(_numpy(leaf)[0]) for leaf in tree.flatten(layer.get_initial_state(1))]
-    for index, cell in enumerate(cells):
-        count = len(spread(cell.state_size))
-        initial, states = states[:count], states[count:]
-        activation, *gate = [activation_name(each) for each in cell._cell_activations().values()]
+    mask, cells = value.mask, read_cells(layer, value.width, heeds_forced=False)
+    assert not isinstance(cells, str), cells  # `why_not` has asked
+    for index, each in enumerate(cells):
         value.mask = mask
-        value = builder.cell(
-            native.kinds()[cell._cell_kind].number,
-            value,
-            initial,
-            weights=[_numpy(weight) for weight in cell._cell_weights()],
-            activation=activation,
-            recurrent_activation=gate[0] if gate else activation,  # SimpleRNN has no gates
-            has_bias=int(cell.bias is not None),
-            # What a lower cell puts out at a masked timestep reaches nobody.
-            zero_output_for_mask=int(layer.zero_output_for_mask or index < len(cells) - 1),
-        )
+        # What a lower cell puts out at a masked timestep reaches nobody.
+        zero_output = layer.zero_output_for_mask or index < len(cells) - 1
+        lower = _builtin if each.program is None else _own
+        value = lower(builder, each, value, zero_output)
     value.mask = mask if layer.return_sequences else -1
     return value
+
+
+def _initial(cell: StreamedCell) -> list[np.ndarray]:
+    return [np.asarray(_numpy(state)[0]) for state in cell.initial]
+
+
+def _builtin(builder: Builder, streamed: StreamedCell, value: Value, zero_output: bool) -> Value:
+    cell = streamed.cell
+    activation, *gate = [activation_name(each) for each in cell._cell_activations().values()]
+    return builder.cell(
+        native.kinds()[cell._cell_kind].number,
+        value,
+        _initial(streamed),
+        weights=[_numpy(weight) for weight in cell._cell_weights()],
+        activation=activation,
+        recurrent_activation=gate[0] if gate else activation,  # SimpleRNN has no gates
+        has_bias=int(cell.bias is not None),
+        zero_output_for_mask=int(zero_output),
+    )
+
+
+def _own(builder: Builder, streamed: StreamedCell, value: Value, zero_output: bool) -> Value:
+    assert streamed.program is not None
+    routines, held = streamed.program.routines(value.mask >= 0, zero_output)
+    weights = streamed.program.operands(streamed.cell, (), (), None)  # neither inputs nor states
+    return builder.routine(
+        routines.lowering.infer(),
+        value,
+        streamed.width,
+        [_numpy(weight) for weight in weights],
+        _initial(streamed),
+        routines.outputs[:held],
+    )
 
 
 # --- layers of one timestep -----------------------------------------------------------------------
@@ -272,4 +280,4 @@ RULES: dict[type, Rule] = {
     layers.Concatenate: Rule(_concatenate),
     **dict.fromkeys((layers.TimeDistributed, TimeDistributed), Rule(_inner, _why_not_inner)),
 }
-RECURRENT = Rule(recurrent, why_not_recurrent)
+RECURRENT = Rule(recurrent)

@@ -1,0 +1,143 @@
+// A routine one timestep at a time: what a call takes anew each time is taken once here, and weights
+// are packed when they're set, so that a timestep is the instructions and nothing else.
+
+// Lies in the first of its own blocks of memory.
+template <class R>
+struct RoutineStepper {
+  typedef typename R::S S;
+
+  void* blocks;  // the arena's
+  RoutineCall call;  // of all rows, and one timestep
+  RoutinePass<R>* pass;
+  const void** inputs;  // of the call
+  void** outputs;
+  S** carries;  // (tiles, carries, 2): before and after, by turns
+  S *x, *y;     // (rows, size): the input and the output as routines have them
+  I sequence, output;  // the operand and the result
+  I turn;       // 0 or 1: which carries come before this timestep
+
+  // For N rows, with carries of zeros and no weights yet; null where memory ran out.
+  static void* make(const RoutinePlan& plan, I N) {
+    Arena arena;
+    RoutineStepper* made = arena.take<RoutineStepper>(1);
+    if (made == nullptr || !made->lay_out(arena, plan, N)) return nullptr;
+    made->blocks = arena.last;
+    arena.last = nullptr;
+    return made;
+  }
+
+  static void drop(void* stepper) {
+    Arena arena;
+    arena.last = static_cast<RoutineStepper*>(stepper)->blocks;
+  }
+
+  bool lay_out(Arena& arena, const RoutinePlan& plan, I N) {
+    inputs = arena.take<const void*>(plan.n_operands);
+    outputs = arena.take<void*>(plan.n_results);
+    pass = arena.take<RoutinePass<R>>(1);
+    if (arena.failed) return false;
+    call = {};
+    call.plan = &plan, call.B = N, call.T = 1, call.return_sequences = true;
+    call.inputs = inputs, call.outputs = outputs;
+    turn = 0, x = y = nullptr;
+    for (I i = 0; i < plan.n_operands; ++i) lay_out_operand(arena, plan.operands[i], i);
+    for (I i = 0; i < plan.n_results; ++i) {
+      outputs[i] = nullptr;
+      if (plan.results[i].kind != ResultKind::output) continue;
+      output = i, y = arena.take<S>(N * plan.results[i].size);
+    }
+    RoutinePass<R> made(call);
+    made.split(thread_count());
+    if (arena.failed || !made.take(arena)) return false;
+    __builtin_memcpy(static_cast<void*>(pass), &made, sizeof(made));
+    return lay_out_carries(arena);
+  }
+
+  void lay_out_operand(Arena& arena, const RoutineOperand& operand, I number) {
+    S* data = nullptr;
+    if (operand.kind == OperandKind::sequence) {
+      sequence = number, data = x = arena.take<S>(call.B * operand.size);
+    } else if (operand.kind == OperandKind::weight) {
+      data = arena.take<S>(operand.size);
+    } else if (operand.kind == OperandKind::rows) {  // before the first timestep: nobody's
+      data = arena.take<S>(call.B * operand.size);
+      if (data != nullptr) fill_zero(data, call.B * operand.size);
+    }
+    inputs[number] = data;
+  }
+
+  // Each tile has its own, with room for a vector beyond their end: no thread reads another's.
+  bool lay_out_carries(Arena& arena) {
+    const RoutinePlan& plan = *call.plan;
+    const I each = 2 * plan.n_carries;
+    carries = arena.take<S*>(pass->tiles * each);
+    for (I i = 0; i < pass->tiles * each && !arena.failed; ++i) {
+      const I size = plan.carries[i % each / 2].size * pass->capacity + R::kLanes;
+      carries[i] = arena.take<S>(size);
+      if (carries[i] != nullptr) fill_zero(carries[i], size);
+    }
+    return !arena.failed;
+  }
+
+  // Of each operand that's a weight its values, which are copied.
+  static void set_weights(void* stepper, const void* const* weights) {
+    RoutineStepper& all = *static_cast<RoutineStepper*>(stepper);
+    const RoutinePlan& plan = *all.call.plan;
+    for (I i = 0; i < plan.n_operands; ++i) {
+      if (plan.operands[i].kind != OperandKind::weight) continue;
+      S* to = const_cast<S*>(static_cast<const S*>(all.inputs[i]));
+      RoutinePass<R>::copy(static_cast<const S*>(weights[i]), plan.operands[i].size, to);
+    }
+    for (I part = 0; part < all.pass->tasks; ++part)
+      RoutinePass<R>::pack(all.pass, static_cast<int>(part));
+  }
+
+  // f(carry k of a tile, its size, the tile's first row).
+  template <class F>
+  void each_tile(I k, F f) const {
+    const I tiles = pass->tiles, n_carries = call.plan->n_carries, size = call.plan->carries[k].size;
+    for (I t = 0; t < tiles; ++t) {
+      const Span rows = share(call.B, t, tiles);
+      f(carries[(t * n_carries + k) * 2 + turn], rows.size() * size, rows.first * size);
+    }
+  }
+
+  // Carry k, (rows, size).
+  static void write_carry(void* stepper, I k, const void* from) {
+    static_cast<RoutineStepper*>(stepper)->each_tile(k, [&](S* carry, I count, I first) {
+      RoutinePass<R>::copy(static_cast<const S*>(from) + first, count, carry);
+    });
+  }
+  static void read_carry(void* stepper, I k, void* to) {
+    static_cast<RoutineStepper*>(stepper)->each_tile(k, [&](const S* carry, I count, I first) {
+      RoutinePass<R>::copy(carry, count, static_cast<S*>(to) + first);
+    });
+  }
+
+  // One timestep: rows (rows, size), and a mask (rows,) where the routine has one.
+  void step(const S* from, const uint8_t* mask, S* to) {
+    inputs[sequence] = from;
+    outputs[output] = to;
+    if (call.plan->mask >= 0) inputs[call.plan->mask] = mask;
+    if (pass->tasks == 1) run_tiles(this, 0);
+    else parallel_for(static_cast<int>(pass->tasks), run_tiles, this);
+    turn = 1 - turn;
+  }
+
+  static void run_tiles(void* stepper, int task) {
+    const RoutineStepper& all = *static_cast<const RoutineStepper*>(stepper);
+    const RoutinePass<R>& pass = *all.pass;
+    const RoutinePlan& plan = pass.plan;
+    TileMemory<R>& memory = pass.memory[task];
+    const Span own = share(pass.tiles, task, pass.tasks);
+    for (I t = own.first; t < own.last; ++t) {
+      const Span rows = share(all.call.B, t, pass.tiles);
+      memory.carries = all.carries + t * 2 * plan.n_carries;
+      RoutineTile<R> tile{all.call,  plan,   pass.packed, pass.zeros,
+                          memory, rows.first, rows.size()};
+      tile.number = all.turn;
+      const bool is_idle = pass.read_mask(tile) && plan.idle.count > 0;
+      RoutinePass<R>::run_steps(tile, is_idle ? plan.idle : plan.body);
+    }
+  }
+};
