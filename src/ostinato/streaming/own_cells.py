@@ -76,7 +76,8 @@ def _each(layer: Any, width: int, heeds_forced: bool) -> Iterator[StreamedCell |
 def _program_of(cell: Any, states: Structure, width: int, dtype: str) -> Compiled | str:
     """A cell's program, or why a stream can't run it."""
     # A new program is run once beside its cell, through the framework's door.
-    if reason := door.native_why_not(ops.zeros((1, 1, 1))):
+    reason: str | None = door.native_why_not(ops.zeros((1, 1, 1)))
+    if reason is not None:
         return reason
     like_states = map_leaves(lambda state: described(state, 1), states)
     declared = getattr(cell, "compute_dtype", None)
