@@ -91,6 +91,27 @@ def test_drawn_outside_of_the_loop_they_are_the_same(make, go_backwards):
         np.testing.assert_array_equal(ops.convert_to_numpy(ours), ops.convert_to_numpy(seed))
 
 
+@pytest.mark.parametrize("go_backwards", [False, True])
+def test_the_engine_gives_what_the_portable_loop_does(go_backwards):
+    x = np.random.default_rng(0).standard_normal((ROWS, TIMESTEPS, WIDTH)).astype("float32")
+    mask = np.arange(TIMESTEPS) < np.array([[TIMESTEPS], [3], [0]])
+    found = []
+    for engine in ("compiled", "scan"):
+        keras.utils.set_random_seed(4)
+        layer = ostinato.layers.RNN(Noisy(True), return_sequences=True, go_backwards=go_backwards)
+        with ostinato.use_engine(engine):
+            calls = [layer(x, mask=m, training=True) for m in (None, mask)]
+        found.append([ops.convert_to_numpy(outputs) for outputs in calls])
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
+    assert np.abs(found[0][0] - found[0][1]).max() > 0.1
+
+
+def test_no_noise_needs_no_draw():
+    cell = Alike()
+    cell.drop.rate = 0.0
+    assert traced(cell).draws == ()
+
+
 def test_nothing_is_drawn_where_it_does_not_train():
     assert traced(Noisy(True), training=False).draws == ()
 

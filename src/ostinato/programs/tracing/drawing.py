@@ -75,7 +75,7 @@ class Draws:
             return None
 
         def call(*args: Any, training: bool = False, **kwargs: Any) -> Any:
-            if training:
+            if training and _strength(layer):
                 raise Untraceable(f"{named(layer)} draws random numbers that aren't one row's each")
             return type(layer).call(layer, *args, **kwargs)
 
@@ -84,7 +84,7 @@ class Draws:
     def through(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a layer of noise makes of a symbol; None of another layer, or where it adds none."""
         made = next((m for cls, m in _NOISE.items() if type(layer).call is cls.call), None)
-        strength = getattr(layer, "rate", None) or getattr(layer, "stddev", None)
+        strength = _strength(layer)
         if made is None or not strength or not kwargs.get("training"):
             return None
         blank, put = made
@@ -161,6 +161,11 @@ class Draws:
 
         shape = tuple(shape)
         return self._symbol(Draw(way, shape[1:], dtype, drawn, told), shape)
+
+
+def _strength(layer: Any) -> Any:
+    """How much noise a layer adds; nothing or 0 where it adds none."""
+    return getattr(layer, "rate", None) or getattr(layer, "stddev", None)
 
 
 def draw_over_time(

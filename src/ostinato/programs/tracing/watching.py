@@ -45,7 +45,8 @@ class Watching(keras.StatelessScope):
             )
 
 
-# What Keras sets on a layer when it's called first.
+# What Keras sets on a layer when it's called first; and its switch for arguments that aren't
+# tensors, which code around Keras sets (the package ncps does, in a call).
 _KERAS_SETS = frozenset(
     {
         "built",
