@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from ostinato.cells.contract import call_method, output_and_states, takes
+from ostinato.cells.contract import call_method, output_and_states, output_sizes, takes
 from ostinato.doors import door
-from ostinato.programs.tracing import Like
+from ostinato.programs.tracing import Like, Timestep
 from ostinato.structure import Structure, leaves, repack
 from ostinato.tensors import Tensor, Tensors
 
@@ -110,7 +110,11 @@ def _real(cell: Any, nests: tuple[Structure, Structure, list[Any] | None], train
     def step(xs: Tensors, states: Tensors, constants: Tensors) -> Tensors:
         x, h = tree.pack_sequence_as(nests[0], xs), tree.pack_sequence_as(nests[1], states)
         given = {} if nests[2] is None else {"constants": list(constants)}
-        output, new = output_and_states("its call", cell, call(x, h, **keywords, **given))
+        timestep, keyword_arguments = Timestep(call), {**keywords, **given}
+        if output_sizes(cell) is None:  # the loop runs such a cell once, to see what comes out
+            timestep(x, h, training=training, keywords=keyword_arguments)
+        result = timestep(x, h, training=training, keywords=keyword_arguments)
+        output, new = output_and_states("its call", cell, result)
         return (*tree.flatten(output), *tree.flatten(repack(nests[1], new)))
 
     return step

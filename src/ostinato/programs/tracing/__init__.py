@@ -2,6 +2,7 @@
 
 from ostinato.programs.tracing.refusal import Untraceable
 from ostinato.programs.tracing.run import Like
+from ostinato.programs.tracing.timestep import Timestep
 from ostinato.programs.tracing.traced import Traced, trace
 
-__all__ = ["Like", "Traced", "Untraceable", "trace"]
+__all__ = ["Like", "Timestep", "Traced", "Untraceable", "trace"]

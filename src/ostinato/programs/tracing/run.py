@@ -1,6 +1,5 @@
 """One timestep of a cell, run on symbols; and what shows that it does more than mathematics."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from ostinato.programs.tracing.opening import opened
 from ostinato.programs.tracing.refusal import Untraceable, because_of
 from ostinato.programs.tracing.symbolic_door import in_keras_ops
 from ostinato.programs.tracing.symbols import FUNCTIONS, WeightSymbol, as_tensors
+from ostinato.programs.tracing.timestep import Timestep
 from ostinato.programs.tracing.watching import Watching, unchanged
 from ostinato.structure import Structure, describe, map_leaves
 
@@ -113,7 +113,7 @@ def run_on_symbols(cell: Any, members: Members, signature: Signature, batch: int
         stack.enter_context(unchanged(members))
         scope = stack.enter_context(Watching())
         try:
-            result = _Timestep(call)(xs, states, training=signature.training, keywords=keywords)
+            result = Timestep(call)(xs, states, training=signature.training, keywords=keywords)
         except Exception as error:  # whatever a cell's own code may raise on symbols
             raise because_of(error, FRAMEWORKS) from error
     scope.refuse(members)
@@ -122,16 +122,3 @@ def run_on_symbols(cell: Any, members: Members, signature: Signature, batch: int
     output, new_states = result
     results = (output, new_states, histories, draws, custom.upstreams)
     return Run(batch, weights, xs, states, constants, *results)
-
-
-class _Timestep(keras.layers.Layer):
-    """What the cell is called from, as from an RNN layer, so that layers in it know `training`."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(name="timestep", autocast=False)
-        self.built = True
-        self.__dict__["_function"] = function  # past Keras, which would track a cell
-
-    def call(self, inputs: Any, states: Any, training: Any = None, keywords: Any = None) -> Any:
-        """The timestep."""
-        return self._function(inputs, states, **keywords)
