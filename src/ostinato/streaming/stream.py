@@ -161,9 +161,9 @@ class Stream:
         "inner/lstm". A layer that is called twice has the states of both calls in its list.
 
         Under a mask each cell has one more array behind its own: of booleans, whether a stream has
-        had a valid timestep yet (its outputs are zero until then); or where Keras runs it, the
-        layer has at the end the output that it holds. May be set, also of some layers alone, and
-        without what is more, which is as at the beginning then.
+        had a valid timestep yet (its outputs are zero until then); a cell of one's own, and a layer
+        that Keras runs, the output that it holds, if it holds one. May be set, also of some layers
+        alone, and without what is more, which is as at the beginning then.
         """
         arrays = self._runner.read_states()
         found: StateDict = {}
