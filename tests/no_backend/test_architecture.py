@@ -41,7 +41,7 @@ RUN_WITHOUT_KERAS = {
     "ostinato.nests",
     *(f"ostinato.streaming.{name}" for name in ("program", "compiled", "files", "stream")),
 }
-# A section of the guide that fails is shown, and fails the run at its end. Whatever a cell's own code
+# A section of the guide that fails is shown, and fails the run at its end. Whatever a cell's code
 # raises on symbols is the reason why the cell isn't compiled.
 CATCHES_ALL = {
     "ostinato.guide.course",
