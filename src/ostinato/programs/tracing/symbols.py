@@ -54,15 +54,17 @@ def _refusing(name: str) -> Callable[..., Any]:
 
 
 # What runs functions of its own. On PyTorch some of them give one of their branches, silently.
-_OF_FUNCTIONS = (
-    "cond",
-    "switch",
-    "map",
-    "vectorized_map",
-    "scan",
-    "associative_scan",
-    "while_loop",
-    "fori_loop",
+_OF_FUNCTIONS = tuple(
+    [
+        "cond",
+        "switch",
+        "map",
+        "vectorized_map",
+        "scan",
+        "associative_scan",
+        "while_loop",
+        "fori_loop",
+    ]
 )
 
 

@@ -259,7 +259,8 @@ def _known(item: Any) -> np.ndarray:
     """The values of an array or tensor among the operands, which must have some now."""
     try:
         return np.asarray(ops.convert_to_numpy(item))
-    except Exception as error:  # each framework has its own for what is being traced
+    # each framework has an error of its own for what is being traced
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise Untraceable(
             "a tensor that's no attribute of the cell is among the operands"
         ) from error
