@@ -55,16 +55,11 @@ def _refusing(name: str) -> Callable[..., Any]:
 
 # What runs functions of its own. On PyTorch some of them give one of their branches, silently.
 _OF_FUNCTIONS = tuple(
-    [
-        "cond",
-        "switch",
-        "map",
-        "vectorized_map",
-        "scan",
-        "associative_scan",
-        "while_loop",
-        "fori_loop",
-    ]
+    function.__name__
+    for function in (
+        *(ops.cond, ops.switch, ops.map, ops.vectorized_map, ops.scan, ops.associative_scan),
+        *(ops.while_loop, ops.fori_loop),
+    )
 )
 
 
