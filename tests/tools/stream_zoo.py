@@ -261,6 +261,7 @@ class Peephole(CellOfUnits):
         self.peep_i = self.add_weight(shape=(self.units,), name="peep_i")
         self.peep_f = self.add_weight(shape=(self.units,), name="peep_f")
         self.peep_o = self.add_weight(shape=(self.units,), name="peep_o")
+        self.share = self.add_weight(shape=(), name="share")
 
     def call(self, inputs, states):
         h, memory = states
@@ -269,7 +270,7 @@ class Peephole(CellOfUnits):
         c, average = memory[:, 0], memory[:, 1]
         new = ops.sigmoid(f + self.peep_f * c) * c
         new = new + ops.sigmoid(i + self.peep_i * c) * ops.tanh(x)
-        average = 0.5 * average + 0.5 * new
+        average = 0.5 * average + self.share * new
         h = ops.sigmoid(o + self.peep_o * new) * ops.tanh(average)
         return h, [h, ops.stack([new, average], axis=1)]
 

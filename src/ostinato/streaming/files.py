@@ -97,7 +97,7 @@ def _program_of(
         tuple(about["output_values"]),
         tuple(Operation(**values) for values in about["operations"]),
         states,
-        tuple(np.ascontiguousarray(arrays[f"weight{i}"]) for i in range(count)),
+        tuple(np.asarray(arrays[f"weight{i}"], order="C") for i in range(count)),
         _routines_of(about, arrays),
     )
     return program, about["streams"], [arrays[f"state{i}"] for i in range(len(states))]

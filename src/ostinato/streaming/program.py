@@ -163,7 +163,8 @@ class Builder:
         self.operations.append(
             Operation(code, first=first.number, out=made.number, width=width, **rest)
         )
-        self.weights += [np.ascontiguousarray(weight, self.dtype) for weight in weights]
+        # ascontiguousarray would make an axis for a single number.
+        self.weights += [np.asarray(weight, self.dtype, order="C") for weight in weights]
         made.mask = first.mask
         return made
 
