@@ -1,7 +1,7 @@
-"""The pictures of encoder_decoder.py, characters.py and forecast.py."""
+"""The pictures of encoder_decoder.py, characters.py, forecast.py and missing_values.py."""
 
 import numpy as np
-from _shared import GREEN, INK, MUTED, ORANGE, PURPLE, TEAL, picture, plt
+from _shared import GREEN, INK, MUTED, ORANGE, PURPLE, TEAL, bars, picture, plt
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
@@ -80,4 +80,24 @@ def draw_read(watch, bits, text, path):
             at = {"family": "monospace", "size": 7, "ha": "center", "va": "center"}
             beside.text(column + 0.5, row + 0.5, text[place], **at)
         start = end + 1
+    picture(figure, path)
+
+
+def draw_missing_values(results, baseline, utterance, scores, path):
+    """The shares of results, what is there of an utterance, and what is believed as it's read."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.4))
+    names, shares = list(results), np.array([share for share, _ in results.values()])
+    colours = [TEAL, ORANGE]
+    bars(left, names, 100 * shares, "Named right, % (baseline dashed)", colours, "%.1f")
+    left.axvline(100 * baseline, color=INK, linestyle="--")
+    values, there = np.split(utterance, 2, axis=-1)
+    shown = np.where(there > 0.5, values, np.nan)
+    middle.imshow(shown.T, aspect="auto", cmap="BrBG", vmin=-2.5, vmax=2.5)
+    middle.set(title="What is there of an utterance", xlabel="timestep", ylabel="feature")
+    middle.grid(visible=False)
+    beliefs = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    beliefs /= beliefs.sum(axis=-1, keepdims=True)
+    right.plot(100 * beliefs, color=MUTED)
+    right.plot(100 * beliefs[:, beliefs[-1].argmax()], color=ORANGE, linewidth=2)
+    right.set(title="Belief in each speaker, streamed, %", xlabel="timestep")
     picture(figure, path)

@@ -15,7 +15,13 @@ import pytest
 from ostinato import native
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PROGRAMS = ("mnist_rows", "japanese_vowels", "basic_motions", "accelerate_model")
+PROGRAMS = (
+    "mnist_rows",
+    "japanese_vowels",
+    "basic_motions",
+    "missing_values",
+    "accelerate_model",
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -147,3 +153,13 @@ def test_a_number_has_to_be_above_zero(run, capsys):
     with pytest.raises(SystemExit):
         run("mnist_rows", "--epochs", "0")
     assert "expected a whole number above zero, got 0" in capsys.readouterr().err
+
+
+@needs_aeon
+def test_missing_values_is_named_by_a_cell_of_ones_own_that_also_streams(run, tmp_path, capsys):
+    found = run("missing_values", "--epochs", "12")
+    assert found["GRU-D"] > 0.7
+    assert found["GRU-D"] > found["baseline"] + 0.1
+    assert found["gap"] < 1e-4
+    assert "compiled" in capsys.readouterr().out
+    assert is_picture(tmp_path / "missing_values.png")

@@ -245,8 +245,8 @@ def pulled(
     function: Callable[..., Any], tensors: Sequence[Any], upstream: Callable[[Any], Any]
 ) -> tuple[Any, Any]:
     """See `ostinato.doors`."""
-    # Keras's Dropout without a seed draws from PyTorch's own stream: here it's the same numbers each
-    # time, and none that the user's model would have had.
+    # Keras's Dropout without a seed draws from PyTorch's own stream: here it's the same numbers
+    # each time, and none that the user's model would have had.
     with torch.random.fork_rng(devices=()), torch.enable_grad():
         torch.manual_seed(0)
         given = [tensor.detach().clone().requires_grad_() for tensor in tensors]
