@@ -41,8 +41,7 @@ class GRUDCell(keras.layers.Layer):
 
     def call(self, inputs, states):
         (h, last, gap), units = states, self.units
-        values, there = ops.split(inputs, 2, axis=-1)
-        gap = gap + 1.0  # timesteps since a value was there
+        (values, there), gap = ops.split(inputs, 2, axis=-1), gap + 1.0  # timesteps without a value
         last = ops.where(there > 0.5, values, last)
         faded = ops.exp(-ops.relu(self.fade_x * gap)) * last  # to 0, the mean
         x = ops.where(there > 0.5, values, faded)
@@ -73,7 +72,8 @@ def read(split, scale, rng):
 def train(name, layer, x, y, unseen, epochs):
     """Returns the model, the share of unseen speakers that it names, and ms a step of training."""
     keras.utils.set_random_seed(2)
-    model = keras.Sequential([keras.Input((None, 2 * FEATURES)), layer(), layers.Dense(9)])
+    noise = [keras.Input((None, 2 * FEATURES)), layers.GaussianNoise(0.3)]
+    model = keras.Sequential([*noise, layer(), layers.Dropout(0.5), layers.Dense(9)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(5e-3), loss, metrics=["accuracy"])
     ends = []

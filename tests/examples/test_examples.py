@@ -157,9 +157,8 @@ def test_a_number_has_to_be_above_zero(run, capsys):
 
 @needs_aeon
 def test_missing_values_is_named_by_a_cell_of_ones_own_that_also_streams(run, tmp_path, capsys):
-    found = run("missing_values", "--epochs", "12")
-    assert found["GRU-D"] > 0.7
-    assert found["GRU-D"] > found["baseline"] + 0.1
+    found = run("missing_values", "--epochs", "40")
+    assert found["GRU-D"] > found["baseline"] + 0.02 > found["LSTM"]
     assert found["gap"] < 1e-4
     assert "compiled" in capsys.readouterr().out
     assert is_picture(tmp_path / "missing_values.png")
