@@ -15,6 +15,7 @@ struct RoutineStepper {
   S *x, *y;     // (rows, size): the input and the output as routines have them
   I sequence, output;  // the operand and the result
   I turn;       // 0 or 1: which carries come before this timestep
+  bool joins;   // whether the body's first two products are done together
 
   // For N rows, with carries of zeros and no weights yet; null where memory ran out.
   static void* make(const RoutinePlan& plan, I N) {
@@ -50,7 +51,56 @@ struct RoutineStepper {
     made.split(thread_count());
     if (arena.failed || !made.take(arena)) return false;
     __builtin_memcpy(static_cast<void*>(pass), &made, sizeof(made));
+    joins = N == 1 && begins_with_sum(plan.body);
     return lay_out_carries(arena);
+  }
+
+  // Whether a list begins with a product to which the next one adds: mostly the input's and the state's.
+  static bool begins_with_sum(const StepList& list) {
+    if (list.count < 2 || list.steps[0].code != RoutineStep::product ||
+        list.steps[1].code != RoutineStep::product)
+      return false;
+    const ProductStep &one = list.steps[0].product_step, &two = list.steps[1].product_step;
+    const auto is_same = [](const Place& a, const Place& b) {
+      return a.space == b.space && a.index == b.index;
+    };
+    return one.places == 1 && two.places == 1 && one.columns == two.columns &&
+           one.depth <= kPiece && two.depth <= kPiece && two.init == ProductStep::add &&
+           is_same(one.out, two.out) && one.out.offset == two.out.offset &&
+           !is_same(one.a, one.out) && !is_same(two.a, one.out);
+  }
+
+  // Both products panel by panel, every other timestep from the last to the first: what of the weights
+  // is still in L1 from the timestep before is read first then.
+  void multiply_both(const RoutineTile<R>& tile) const {
+    const ProductStep& one = call.plan->body.steps[0].product_step;
+    const ProductStep& two = call.plan->body.steps[1].product_step;
+    const I panels = panels_of<R>(call.plan->packed[one.weight]);
+    for (I i = 0; i < panels; ++i) {
+      const I panel = turn == 0 ? i : panels - 1 - i;
+      multiply_panel_of(tile, one, panel);
+      multiply_panel_of(tile, two, panel);
+    }
+  }
+
+  void multiply_panel_of(const RoutineTile<R>& tile, const ProductStep& p, I panel) const {
+    constexpr I L = R::kLanes;
+    const I first = panel * kPanel * L, left = p.columns - first;
+    const I columns = left < kPanel * L ? left : kPanel * L, vectors = blocks_of(columns, L);
+    RowProduct<R> row{};
+    row.a = tile.address(p.a).at;
+    row.w = pass->packed[p.weight] + first * p.depth;
+    row.depth = p.depth;
+    row.out = tile.address(p.out).at + first;
+    row.lanes = columns - (vectors - 1) * L;
+    row.adds = p.init == ProductStep::add;
+    if (p.init == ProductStep::with_bias) row.bias = tile.address(p.bias).at + first;
+    switch (vectors) {
+      case 4: return single_row<R, 4>(row);
+      case 3: return single_row<R, 3>(row);
+      case 2: return single_row<R, 2>(row);
+      default: return single_row<R, 1>(row);
+    }
   }
 
   void lay_out_operand(Arena& arena, const RoutineOperand& operand, I number) {
@@ -137,7 +187,12 @@ struct RoutineStepper {
                           memory, rows.first, rows.size()};
       tile.number = all.turn;
       const bool is_idle = pass.read_mask(tile) && plan.idle.count > 0;
-      RoutinePass<R>::run_steps(tile, is_idle ? plan.idle : plan.body);
+      StepList list = is_idle ? plan.idle : plan.body;
+      if (all.joins && !is_idle) {
+        all.multiply_both(tile);
+        list.steps += 2, list.count -= 2;
+      }
+      RoutinePass<R>::run_steps(tile, list);
     }
   }
 };
