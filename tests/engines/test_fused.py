@@ -124,7 +124,9 @@ def test_a_stack_of_both_engines_is_what_it_is_on_one(calls):
     cells = [layers.LSTMCell(3), layers.GRUCell(2, activation=own), layers.SimpleRNNCell(4)]
     layer = layers.RNN(cells, return_sequences=True, return_state=True, go_backwards=True)
     got = layer(inputs(), mask=MASK)
-    assert [spec.cell.name for (spec,) in calls] == ["lstm", "simple_rnn"]
+    # the GRU is a program, which has no kind
+    kinds = [spec.cell.name for (spec,) in calls if hasattr(spec, "cell")]
+    assert kinds == ["lstm", "simple_rnn"]
     with ostinato.use_engine("scan"):
         expected = layer(inputs(), mask=MASK)
     assert_same(got, expected)

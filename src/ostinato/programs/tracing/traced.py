@@ -22,7 +22,7 @@ from ostinato.programs.tracing.rules import rule_of
 from ostinato.programs.tracing.run import Run, Signature, run_on_symbols
 from ostinato.programs.tracing.translation import Translation
 from ostinato.structure import SharedShape, Structure, describe, leaves, repack
-from ostinato.tensors import Tensor, Tensors, to_dtype
+from ostinato.tensors import Tensor, Tensors, agree, to_dtype
 
 # Two sizes of a batch that nothing else is likely to have. What depends on the size comes out
 # differently for the two.
@@ -179,7 +179,17 @@ def _results(cell: Any, run_: Run) -> tuple[Structure, list[Any]]:
         for item in tree.flatten(fitted):
             if not hasattr(item, "shape"):
                 raise Untraceable(f"its call returns {describe(item)} among its {what}")
+    if declared is not None:
+        _check_sizes(declared, output)
     return output, tree.flatten(states)
+
+
+def _check_sizes(declared: Structure, output: Structure) -> None:
+    for size, item in zip(tree.flatten(declared), tree.flatten(output), strict=True):
+        if not agree(tuple(item.shape[1:]), tuple(size)):
+            raise Untraceable(
+                f"its output is {tuple(item.shape[1:])} a row, its output_size {size}"
+            )
 
 
 def _result(t: Translation, item: Any, what: str) -> Value:
