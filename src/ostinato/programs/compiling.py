@@ -19,6 +19,7 @@ from ostinato.programs.masking import masked
 from ostinato.programs.node import CONSTANT, INPUT, STATE, WEIGHT, ProgramError, Shape
 from ostinato.programs.proving import disproved
 from ostinato.programs.routine import ProgramRoutines
+from ostinato.programs.settings import settings
 from ostinato.programs.showing import shown
 from ostinato.programs.tracing import Like, Traced, Untraceable, trace
 from ostinato.routines import Routines, RoutineSpec
@@ -186,6 +187,8 @@ def _forget(number: int) -> None:
             delattr(_NAMED, found.name)
 
 
+# So many programs, or reasons for none, are kept of a cell: for shapes, dtypes, settings.
+_MOST = 64
 # By the cell's id: cells may be neither hashable nor comparable.
 _KEPT: dict[int, dict[Any, Compiled | str]] = {}
 
@@ -210,7 +213,9 @@ def compiled(
     """
     kept = _kept_with(cell)
     told = (_told(xs), _told(states), None if constants is None else tuple(constants))
-    key = (told, training, dtype, _settings(cell))
+    key = (told, training, dtype, settings(cell))
+    if key not in kept and len(kept) >= _MOST:
+        return "its attributes change from call to call, and a program may have any of them in it"
     if key not in kept:
         given = None if constants is None else [_like(constant) for constant in constants]
         nests = (map_leaves(_like, xs), map_leaves(_like, states), given)
@@ -276,26 +281,6 @@ def _told(nest: Structure) -> Any:
     if type(nest) in (list, tuple) and all(isinstance(item, str) for item in nest):
         return (type(nest), *nest)
     return tuple(leaves(nest)), repr(map_leaves(lambda item: 0, nest))
-
-
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
-
-
-def _settings(thing: Any, depth: int = 3) -> tuple[Any, ...]:
-    """The plain values that a cell and the layers in it hold: a program may have any in it."""
-    found: list[Any] = []
-    for name, value in getattr(thing, "__dict__", {}).items():
-        if name.startswith("_"):
-            continue
-        if type(value) in _PLAIN or isinstance(value, _PLAIN):
-            found.append((name, value))
-        elif isinstance(value, (tuple, list)) and all(isinstance(v, _PLAIN) for v in value):
-            found.append((name, tuple(value)))
-        elif callable(value) and not isinstance(value, keras.layers.Layer):
-            found.append((name, id(value)))
-        elif isinstance(value, keras.layers.Layer) and depth:
-            found.append((name, _settings(value, depth - 1)))
-    return tuple(found)
 
 
 def shapes_are_known(shapes: Sequence[Shape]) -> bool:

@@ -1,0 +1,111 @@
+"""Programs kept with their cells: what makes another one, and what none is trusted without."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import ostinato
+from ostinato import native
+from ostinato.layers import RNN
+from ostinato.programs import compiling, elementwise
+from ostinato.programs.settings import settings
+
+pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no native engine")
+
+X = np.random.default_rng(0).standard_normal((2, 3, 5)).astype("float32")
+
+
+class Held:
+    factor = 1.0
+
+
+class Cell(keras.layers.Layer):
+    """Reads its attributes wherever they are."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.state_size = self.output_size = 4
+        self._decay, self.parts, self.table = 0.5, [Held()], np.ones(3, "float32")
+        self.parts[0].factor = 2.0
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 4), name="kernel")
+
+    def call(self, inputs, states):
+        h = ops.tanh(ops.matmul(inputs, self.kernel)) * self.parts[0].factor
+        h = h * float(self.table[0]) + self._decay * states[0]
+        return h, [h]
+
+
+def both(layer):
+    got = ops.convert_to_numpy(layer(X))
+    with ostinato.use_engine("scan"):
+        return got, ops.convert_to_numpy(layer(X))
+
+
+def programs_of(cell):
+    return len(compiling._KEPT[id(cell)])
+
+
+CHANGES = {
+    "a private number": lambda cell: setattr(cell, "_decay", 0.1),
+    "an object in a list": lambda cell: setattr(cell.parts[0], "factor", -1.0),
+    "an array in place": lambda cell: cell.table.__setitem__(0, 3.0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_attribute_is_another_program(change):
+    layer = RNN(Cell())
+    before, _ = both(layer)
+    both(layer)
+    assert programs_of(layer.cell) == 1
+    CHANGES[change](layer.cell)
+    got, expected = both(layer)
+    assert programs_of(layer.cell) == 2
+    assert np.abs(got - before).max() > 0.01
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_changed_weight_is_none():
+    layer = RNN(Cell())
+    layer(X)
+    told = settings(layer.cell)
+    layer.cell.kernel.assign(layer.cell.kernel * 2)
+    assert settings(layer.cell) == told
+    got, expected = both(layer)
+    assert programs_of(layer.cell) == 1
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_attributes_that_change_with_every_call_end_it():
+    layer = RNN(Cell())
+    layer.build((None, None, 5))
+    for number in range(compiling._MOST):
+        compiling._kept_with(layer.cell)[number] = "kept"
+    layer(X)
+    assert programs_of(layer.cell) == compiling._MOST
+    (row,) = ostinato.explain(layer)
+    assert row.engine == "scan"
+    assert "change from call to call" in row.why_not_faster
+
+
+def test_a_wrong_program_is_found_out(monkeypatch):
+    """With a derivative that's a little wrong, the cell runs on the portable loop, and says so."""
+    wrong = elementwise.elementwise()["tanh"]._replace(
+        pull=lambda at: [at.graph.mul(at.upstream, at.graph.literal(1.1))]
+    )
+    from ostinato.programs import operations
+
+    monkeypatch.setitem(operations.operations(), "tanh", wrong)
+    layer = RNN(Cell())
+    layer.cell._decay = 0.3217  # as no other test has it: the same program has its routines once
+    with pytest.warns(
+        UserWarning, match="isn't compiled: its program isn't what the cell computes"
+    ):
+        got = ops.convert_to_numpy(layer(X))
+    (row,) = ostinato.explain(layer)
+    assert row.engine == "scan"
+    assert "the gradient of" in row.why_not_faster
+    assert np.isfinite(got).all()
