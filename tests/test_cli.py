@@ -102,7 +102,8 @@ def test_an_engine_in_the_environment_that_there_isnt(arguments):
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "ostinato: error: OSTINATO_ENGINE: expected the name of an engine, 'fused' or 'scan', got "
+        "ostinato: error: OSTINATO_ENGINE: expected the name of an engine, "
+        "'fused' or 'compiled' or 'scan', got "
         "'foo'.\n"
     )
 

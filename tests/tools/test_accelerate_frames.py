@@ -62,7 +62,8 @@ def test_there_and_back_with_the_training_going_on():
         close(other.predict(x, verbose=0), model.predict(x, verbose=0))
     close(accelerate(fast).predict(x, verbose=0), model.predict(x, verbose=0))
     rows = {row.layer: row for row in ostinato.explain(fast)}
-    directions = [f"both/{way}_conv_lstm2d" for way in ("forward", "backward")]
+    both = fast.get_layer("both")
+    directions = [f"both/{layer.name}" for layer in (both.forward_layer, both.backward_layer)]
     assert list(rows) == ["conv", *directions, "each/inner/deep", "last"]
 
 
