@@ -128,6 +128,11 @@ class ConvLSTMCell(GatedCell):
                 f"them; got {tuple(inputs_shape)} at a timestep."
             )
         size: Any = self.compute_output_shape(inputs_shape)[0][1:]
+        if min(size) < 1:  # which Keras 3.10 doesn't refuse
+            raise ValueError(
+                f"{name_of(self)}: expected inputs at least as large as the kernel "
+                f"{self.kernel_size}, got {tuple(inputs_shape)} at a timestep."
+            )
         columns, channels = self._cell_gates * self.filters, inputs_shape[self._cell_channels]
         self._cell_add_weights(
             (*self.kernel_size, channels, columns), (*self.kernel_size, self.filters, columns)
