@@ -247,7 +247,9 @@ def _apply_slice(x: Tensor, attributes: Attributes, nodes: Sequence[Node]) -> Te
         if step < 0:
             turned.append(axis + first)
     x = x[tuple(index)]
-    return ops.flip(x, axis=tuple(turned)) if turned else x
+    for axis in turned:  # Keras 3.10 takes no tuple of them on TensorFlow
+        x = ops.flip(x, axis=axis)
+    return x
 
 
 def _apply_assemble(*parts: Tensor, attributes: Attributes, nodes: Sequence[Node]) -> Tensor:
