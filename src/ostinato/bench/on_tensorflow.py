@@ -28,7 +28,9 @@ def prepare(layer: Any, case: Case, options: dict[str, Any], cotangent: np.ndarr
         return *ys, *tape.gradient(ys, wanted, output_gradients=given)
 
     compiled = tf.function(infer if case.mode == "infer" else train)
-    compiled.get_concrete_function(x, tensors, gradient)
+    # Traced by a call: asked for a concrete function, layers take it for one that is to be saved,
+    # and trace the portable engine.
+    compiled(x, tensors, gradient)
 
     def values(results: Any) -> list[np.ndarray]:
         flat = tf.nest.flatten(results)
