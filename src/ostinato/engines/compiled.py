@@ -6,6 +6,7 @@ reason. The loop over time, masks and the order of time are the core's, as for b
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import keras
@@ -15,7 +16,7 @@ from ostinato.cells.checked import draw_foreign_masks, forget_foreign_masks, hol
 from ostinato.doors import door, remembered
 from ostinato.engines.interface import Answer, Loop, Question, Task
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
-from ostinato.programs.compiling import Compiled
+from ostinato.programs.compiling import Compiled, run_dtype
 from ostinato.programs.evaluation import evaluate
 from ostinato.programs.graph import Program
 from ostinato.routines import RoutineSpec
@@ -23,7 +24,6 @@ from ostinato.structure import leaves, map_leaves
 from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
-DTYPES = ("float32", "float64")  # the core's; other floats are run in float32
 
 
 class Recipe(NamedTuple):
@@ -78,14 +78,14 @@ ENGINE = CompiledEngine()
 
 
 def loop_flags(loop: Loop) -> tuple[bool, ...]:
-    """What a run depends on, as `Compiled.run` takes it."""
+    """What a run depends on, as `Compiled.spec` takes it."""
     flags = (loop.zero_output_for_mask, loop.go_backwards, loop.flip_outputs)
     return (*flags, loop.return_sequences)
 
 
 def _run(task: Task, recipe: Recipe) -> Answer:
     compiled, traced = recipe.compiled, recipe.compiled.traced
-    dtype = recipe.dtype if recipe.dtype in DTYPES else "float32"
+    dtype = run_dtype(recipe.dtype)
     xs, states = leaves(task.xs), leaves(task.states)
     if holds_masks(task.cell):  # drawn and dropped: the random numbers of later calls depend on it
         draw_foreign_masks(task.cell, map_leaves(lambda x: x[:, 0], task.xs), task.states)
@@ -153,13 +153,13 @@ class Twin(NamedTuple):
         """What `door.fused(specs, operands)` gives."""
         (spec,) = specs
         program = self.program
-        rest = list(operands)
-        xs = tuple(_taken(rest, len(program.input_shapes)))
-        states = tuple(_taken(rest, len(program.state_shapes)))
-        before = tuple(_taken(rest, self.held))
-        constants = tuple(_taken(rest, len(program.constant_shapes)))
-        weights = tuple(_taken(rest, len(program.weight_shapes)))
-        mask = rest[0] if rest else None
+        rest = iter(operands)
+        xs = tuple(islice(rest, len(program.input_shapes)))
+        states = tuple(islice(rest, len(program.state_shapes)))
+        before = tuple(islice(rest, self.held))
+        constants = tuple(islice(rest, len(program.constant_shapes)))
+        weights = tuple(islice(rest, len(program.weight_shapes)))
+        mask = next(rest, None)
         loop = Loop(
             return_sequences=bool(spec.return_sequences),
             go_backwards=bool(spec.go_backwards),
@@ -179,9 +179,3 @@ class Twin(NamedTuple):
         outputs, final = run_over_time(Recurrence(step, major, states, zeros), mask, loop)
         last = outputs[: self.held] if not loop.return_sequences else before
         return (*outputs, *final, *last)
-
-
-def _taken(values: list[Tensor], count: int) -> list[Tensor]:
-    taken = values[:count]
-    del values[:count]
-    return taken

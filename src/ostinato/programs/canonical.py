@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ostinato.programs.graph import Graph, Program, program_of, reachable
+from ostinato.programs.graph import Graph, Program, reachable
 from ostinato.programs.node import LITERAL, WEIGHT, Node, Shape, Value
 from ostinato.programs.operations import operations
 
@@ -59,7 +59,7 @@ class _Rewriting:
             self.copies[value] = self._copy(value, node, arguments)
         roots = [self.copies[root] for root in self.program.roots]
         count = len(self.program.outputs)
-        return _program_like(self.program, self.graph, roots[:count], roots[count:])
+        return self.program.like(self.graph, roots[:count], roots[count:])
 
     def _copy(self, value: Value, node: Node, arguments: Sequence[Value]) -> Value:
         if node.operation == "slice":
@@ -182,21 +182,6 @@ def _within(
     return None
 
 
-def _program_like(
-    program: Program, graph: Graph, outputs: Sequence[Value], states: Sequence[Value]
-) -> Program:
-    return program_of(
-        graph,
-        outputs,
-        states,
-        input_shapes=program.input_shapes,
-        state_shapes=program.state_shapes,
-        constant_shapes=program.constant_shapes,
-        weight_shapes=program.weight_shapes,
-        fixed=program.fixed,
-    )
-
-
 def _with_products_first(program: Program) -> Program:
     """Every sum with its products first, then what is no row, then the rest."""
     uses = Counter(argument for _, node in program for argument in node.arguments)
@@ -230,7 +215,7 @@ def _with_products_first(program: Program) -> Program:
             arguments = [copies[argument] for argument in node.arguments]
             copies[value] = graph.add(node.operation, *arguments, attributes=node.attributes)
     outputs = [copies[value] for value in program.outputs]
-    return _program_like(program, graph, outputs, [copies[value] for value in program.states])
+    return program.like(graph, outputs, [copies[value] for value in program.states])
 
 
 def _is_bias(nodes: Sequence[Node], node: Node) -> bool:
@@ -275,17 +260,13 @@ def _with_weights_apart(program: Program) -> Prepared:
             else graph._add(node)
         )
     shapes = tuple(nodes[value].shape for value in made)
-    apart = program_of(
+    apart = program.like(
         graph,
         [copies[value] for value in program.outputs],
         [copies[value] for value in program.states],
-        input_shapes=program.input_shapes,
-        state_shapes=program.state_shapes,
-        constant_shapes=program.constant_shapes,
         weight_shapes=shapes,
-        fixed=program.fixed,
     )
-    kept = reachable(nodes, tuple(made))
+    kept = reachable(tuple(made), lambda value: nodes[value].arguments)
     places = {value: place for place, value in enumerate(kept)}
     weights = tuple(
         replace(nodes[value], arguments=tuple(places[a] for a in nodes[value].arguments))

@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from ostinato.programs.graph import Program
+from ostinato.programs.graph import Program, reachable
 from ostinato.programs.node import CONSTANT, INPUT, LITERAL, STATE, UPSTREAM, WEIGHT, Node, Value
 from ostinato.programs.operations import operations
 from ostinato.tensors import Tensor, Tensors
@@ -47,7 +47,7 @@ def evaluate_nodes(
         leaves: The tensors of each kind of leaf, by their numbers.
     """
     values: dict[Value, Tensor] = {}
-    for place in _needed(nodes, roots, values):
+    for place in _needed(nodes, roots):
         node = nodes[place]
         if node.operation == LITERAL:
             values[place] = node.attributes[0]
@@ -67,16 +67,8 @@ def _made_of(node: Node) -> Sequence[Value]:
     return node.arguments[: 1 + (len(node.arguments) - 1) // 2]
 
 
-def _needed(
-    nodes: Sequence[Node], roots: Sequence[Value], known: Mapping[Value, Any]
-) -> list[Value]:
-    needed, waiting = set(), list(roots)
-    while waiting:
-        place = waiting.pop()
-        if place not in needed and place not in known:
-            needed.add(place)
-            waiting += _made_of(nodes[place])
-    return sorted(needed)
+def _needed(nodes: Sequence[Node], roots: Sequence[Value]) -> list[Value]:
+    return reachable(roots, lambda place: _made_of(nodes[place]))
 
 
 def _applied(nodes: Sequence[Node], node: Node, values: Mapping[Value, Tensor]) -> Tensor:
@@ -100,7 +92,7 @@ def _custom(
     """
     value, *rest = node.arguments
     sources, gradients = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-    needed = _needed(nodes, gradients, {})
+    needed = _needed(nodes, gradients)
     for place in needed:
         if nodes[place].operation in leaves and place not in values:
             values[place] = leaves[nodes[place].operation][nodes[place].attributes[0]]

@@ -1,6 +1,6 @@
 """A cell's step as a graph of values: nodes that prove themselves, and what builds them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,11 +72,11 @@ class Graph:
         )
 
 
-def reachable(nodes: Sequence[Node], roots: Sequence[Value]) -> list[Value]:
+def reachable(roots: Sequence[Value], made_of: Callable[[Value], Sequence[Value]]) -> list[Value]:
     """The values that roots are made of, and the roots, in the graph's order."""
     needed, waiting = set(roots), list(roots)
     while waiting:
-        for argument in nodes[waiting.pop()].arguments:
+        for argument in made_of(waiting.pop()):
             if argument not in needed:
                 needed.add(argument)
                 waiting.append(argument)
@@ -161,6 +161,18 @@ class Program:
         """What it's for: the outputs and the new states."""
         return (*self.outputs, *self.states)
 
+    def like(
+        self, graph: Graph, outputs: Sequence[Value], states: Sequence[Value], **other_shapes: Any
+    ) -> "Program":
+        """A program of a graph that is given what this one is, but for some shapes."""
+        shapes = {
+            "input_shapes": self.input_shapes,
+            "state_shapes": self.state_shapes,
+            "constant_shapes": self.constant_shapes,
+            "weight_shapes": self.weight_shapes,
+        }
+        return program_of(graph, outputs, states, **{**shapes, **other_shapes}, fixed=self.fixed)
+
     def __iter__(self) -> Iterator[tuple[Value, Node]]:
         return iter(enumerate(self.nodes))
 
@@ -169,7 +181,7 @@ def program_of(
     graph: Graph, outputs: Sequence[Value], states: Sequence[Value], **shapes: Any
 ) -> Program:
     """The program of some values of a graph, without what they don't need."""
-    kept = reachable(graph.nodes, (*outputs, *states))
+    kept = reachable((*outputs, *states), lambda value: graph[value].arguments)
     places = {value: place for place, value in enumerate(kept)}
     nodes = tuple(
         Node(

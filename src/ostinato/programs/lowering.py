@@ -217,25 +217,26 @@ class _Lowering:
         self._append(item, value)
 
     def _depend(self, item: Map, value: Value) -> None:
-        """Makes what an expression reads, and has the item come after that."""
+        """Has an item come after all that an expression reads."""
         for argument in self.uses.arguments(value):
-            node = self.nodes[argument]
-            if argument in self.given:
-                continue
-            if self._is_inlined(argument, item.shape):
-                self._depend(item, argument)
-                continue
-            self._place_of_made(argument)
-            makers = self.makers(argument)
-            is_beside = (
-                self.uses.is_elementwise(argument)
-                and node.shape == item.shape
-                and argument in self.result.made_by
-                and not self.uses.is_sum_of_products(argument)
-            )
-            (item.beside if is_beside else item.after).update(makers)
+            self._read(item, argument)
 
-    def _is_inlined(self, value: Value, shape: Shape) -> bool:
+    def _read(self, item: Map, value: Value) -> None:
+        """Makes what an item reads, and has the item come after that."""
+        if value in self.given:
+            return
+        if self._is_inlined(value):
+            self._depend(item, value)
+            return
+        self._place_of_made(value)
+        is_beside = (
+            self.uses.is_elementwise(value)
+            and self.nodes[value].shape == item.shape
+            and not self.uses.is_sum_of_products(value)
+        )
+        (item.beside if is_beside else item.after).update(self.makers(value))
+
+    def _is_inlined(self, value: Value) -> bool:
         return (
             self.uses.is_elementwise(value)
             and value not in self.result.places
@@ -250,20 +251,9 @@ class _Lowering:
         place = self._place_of(value)
         out = Out(mode, _thinned(place, shape, axes))
         item = Map(shape=shape, value=argument, outs=[out])
-        self._depend_on_root(item, argument)
+        self._read(item, argument)
         self._append(item, value)
         self._copy_rest(value)
-
-    def _depend_on_root(self, item: Map, value: Value) -> None:
-        """As `_depend`, for an expression that may be one value that lies somewhere."""
-        if value in self.given:
-            return
-        if self._is_inlined(value, item.shape):
-            self._depend(item, value)
-        else:
-            self._place_of_made(value)
-            is_beside = self.uses.is_elementwise(value) and not self.uses.is_sum_of_products(value)
-            (item.beside if is_beside else item.after).update(self.makers(value))
 
     def _copy_rest(self, value: Value) -> None:
         """Puts a value that an item makes in one place into the others where it's wanted."""
@@ -313,7 +303,7 @@ class _Lowering:
             shape=shape, value=argument, outs=[Out(ADD, windowed(place, strides, dilations))]
         )
         item.after.add(self._append(fill))
-        self._depend_on_root(item, argument)
+        self._read(item, argument)
         self._append(item, value)
         self._copy_rest(value)
 
@@ -414,7 +404,7 @@ class _Lowering:
 
     def _add_map(self, value: Value, place: Place) -> None:
         item = Map(shape=self.nodes[value].shape, value=value, outs=[Out(ADD, place)])
-        self._depend_on_root(item, value)
+        self._read(item, value)
         self._append(item)
 
     def _add_outer(self, node: Node, place: Place) -> None:

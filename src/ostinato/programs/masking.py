@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ostinato.programs.graph import Graph, Program, program_of
-from ostinato.programs.node import LITERAL, MASK, STATE, Value
+from ostinato.programs.graph import Graph, Program
+from ostinato.programs.node import MASK, STATE, Shape, Value
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ def masked(program: Program, zero_output: bool) -> Masked:
     outputs = [
         _choose(graph, valid, new, old) for new, old in zip(program.outputs, before, strict=True)
     ]
-    step = _like(program, graph, outputs, [*new_states, *outputs[: len(held)]], shapes)
+    step = program.like(graph, outputs, [*new_states, *outputs[: len(held)]], state_shapes=shapes)
     if not held:
-        before = [_zeros(graph, shape) for shape in program.output_shapes]
-    idle = _like(program, graph, before, states, shapes)
+        before = [zeros(graph, shape) for shape in program.output_shapes]
+    idle = program.like(graph, before, states, state_shapes=shapes)
     return Masked(step, idle, len(held))
 
 
@@ -57,28 +57,8 @@ def _choose(graph: Graph, valid: Value, new: Value, old: Value) -> Value:
     return chosen
 
 
-def _zeros(graph: Graph, shape: tuple[int, ...]) -> Value:
-    zero = graph.literal(0.0)
-    assert graph[zero].operation == LITERAL
-    thin = graph.add("reshape", zero, attributes=((1,) * len(shape),))
+def zeros(graph: Graph, shape: Shape) -> Value:
+    """Zeros in every row."""
+    thin = graph.add("reshape", graph.literal(0.0), attributes=((1,) * len(shape),))
     wide = graph.add("broadcast", thin, attributes=(shape,))
     return graph.add("rows", wide)
-
-
-def _like(
-    program: Program,
-    graph: Graph,
-    outputs: list[Value],
-    states: list[Value],
-    shapes: tuple[tuple[int, ...], ...],
-) -> Program:
-    return program_of(
-        graph,
-        outputs,
-        states,
-        input_shapes=program.input_shapes,
-        state_shapes=shapes,
-        constant_shapes=program.constant_shapes,
-        weight_shapes=program.weight_shapes,
-        fixed=program.fixed,
-    )

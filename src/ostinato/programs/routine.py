@@ -12,7 +12,7 @@ from ostinato.programs.graph import Graph, Program
 from ostinato.programs.keeping import kept_values
 from ostinato.programs.lowered import Scratch, Wanted
 from ostinato.programs.lowering import lower
-from ostinato.programs.masking import Masked
+from ostinato.programs.masking import Masked, zeros
 from ostinato.programs.node import (
     CONSTANT,
     D_OUTPUT,
@@ -171,7 +171,7 @@ class ProgramRoutines:
         program: Program,
         numbers: Numbers,
         kept: Sequence[Value],
-        zeros: Sequence[Value] = (),
+        cleared: Sequence[Value] = (),
         scratches: Sequence[Scratch] = (),
     ) -> Listing:
         graph = Graph(program.nodes)
@@ -192,7 +192,7 @@ class ProgramRoutines:
             Wanted(value, dense(SAVED, first + number, graph[value].shape))
             for number, value in enumerate(kept)
         ]
-        for number, value in enumerate(zeros):
+        for number, value in enumerate(cleared):
             shape = self.program.nodes[value].shape
             wanted.append(_zero(graph, dense(SAVED, first + number, shape), shape))
         return _listed(graph.nodes, located, wanted, numbers, scratches)
@@ -299,8 +299,7 @@ class ProgramRoutines:
 
 def _zero(graph: Graph, place: Place, shape: Shape) -> Wanted:
     """Zeros at a place."""
-    thin = graph.add("reshape", graph.literal(0.0), attributes=((1,) * len(shape),))
-    return Wanted(graph.add("broadcast", thin, attributes=(shape,)), place)
+    return Wanted(zeros(graph, shape), place)
 
 
 def _listed(

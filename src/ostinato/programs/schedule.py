@@ -40,14 +40,14 @@ class Numbers:
     """The numbers that instructions mention, each once."""
 
     values: list[float] = field(default_factory=list)
+    _places: dict[str, int] = field(default_factory=dict)
 
     def place(self, value: float) -> int:
         """Its place in the table."""
-        bits = [float.hex(each) for each in self.values]
-        if float.hex(value) not in bits:
+        place = self._places.setdefault(float.hex(value), len(self.values))  # -0.0 isn't 0.0
+        if place == len(self.values):
             self.values.append(value)
-            return len(self.values) - 1
-        return bits.index(float.hex(value))
+        return place
 
 
 @dataclass

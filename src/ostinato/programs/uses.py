@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from ostinato.programs.graph import reachable
 from ostinato.programs.node import LITERAL, Node, Value
 from ostinato.programs.operations import operations
 from ostinato.programs.places import Place
@@ -29,7 +30,7 @@ class Uses:
         self._elementwise = {
             name for name, operation in operations().items() if operation.is_elementwise
         }
-        self.order = self._reachable(wanted)
+        self.order = reachable(wanted, self.arguments)
         self.users: dict[Value, list[Value]] = {}
         for value in self.order:
             for argument in self.arguments(value):
@@ -41,16 +42,6 @@ class Uses:
         if value in self.given:
             return ()
         return node.arguments[:1] if node.operation == "custom" else node.arguments
-
-    def _reachable(self, wanted: Sequence[Value]) -> list[Value]:
-        needed = set(wanted)
-        waiting = list(needed)
-        while waiting:
-            for argument in self.arguments(waiting.pop()):
-                if argument not in needed:
-                    needed.add(argument)
-                    waiting.append(argument)
-        return sorted(needed)
 
     def is_elementwise(self, value: Value) -> bool:
         """Whether an elementwise operation makes it."""
@@ -75,7 +66,7 @@ class Uses:
                 self.nodes[each].shape == node.shape and self.is_sum_of_products(each, False)
                 for each in inner
             )
-            and sum(self._biases(each) for each in (value,)) <= 1
+            and self._biases(value) <= 1
         )
 
     def is_bias(self, value: Value, of: Node) -> bool:

@@ -209,7 +209,7 @@ def _collected(
         "input_shapes": tuple(x.shape[1:] for x in (*leaves(run_.xs), *run_.draws.symbols)),
         "state_shapes": tuple(state.shape[1:] for state in leaves(run_.states)),
     }
-    needed = reachable(t.graph.nodes, (*outputs, *states))
+    needed = reachable((*outputs, *states), lambda value: t.graph[value].arguments)
     numbers = {}
     for kind in (WEIGHT, CONSTANT):
         places = [value for value in needed if t.graph[value].operation == kind]
