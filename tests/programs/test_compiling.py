@@ -109,3 +109,47 @@ def test_a_wrong_program_is_found_out(monkeypatch):
     assert row.engine == "scan"
     assert "the gradient of" in row.why_not_faster
     assert np.isfinite(got).all()
+
+
+class Multiplicative(keras.layers.Layer):
+    """Two products in a row: numbers of one sign would shut its gates, whose slopes vanish then."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.units, self.state_size, self.output_size = units, [units, units], units
+        self.ramp = np.arange(units, dtype="float32") / units  # an array among the operands
+
+    def build(self, shape):
+        U, columns = self.units, 4 * self.units
+        self.kernel = self.add_weight(shape=(shape[-1], U), name="kernel")
+        self.within = self.add_weight(shape=(U, U), initializer="orthogonal", name="within")
+        self.recurrent = self.add_weight(shape=(U, columns), initializer="zeros", name="recurrent")
+
+    def call(self, inputs, states):
+        h, c = states
+        m = ops.matmul(inputs, self.kernel) * ops.matmul(h, self.within)
+        i, f, g, o = ops.split(ops.matmul(m, self.recurrent), 4, axis=-1)
+        c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(ops.add(g, self.ramp))
+        h = ops.sigmoid(o) * ops.tanh(c)
+        return h, [h, c]
+
+
+@pytest.mark.parametrize("units", [16, 64, 72, 200])
+def test_wide_cells_are_proven_where_gates_are_open(units):
+    layer = RNN(Multiplicative(units))
+    layer(np.ones((1, 2, units), "float32"))
+    (row,) = ostinato.explain(layer)
+    assert row.engine == "compiled", row.why_not_faster
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="a mode of PyTorch")
+def test_a_program_made_in_inference_mode_trains():
+    import torch
+
+    layer = RNN(Multiplicative(3))
+    layer.build((None, None, 3))
+    x = torch.ones((2, 3, 3))
+    with torch.inference_mode():
+        layer(x)
+    layer(x).sum().backward()
+    assert layer.cell.kernel.value.grad is not None

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -60,10 +60,14 @@ _IN_PLACE: dict[Any, Callable[..., Any]] = {
 }
 
 
-def at_once() -> contextlib.AbstractContextManager[Any]:
-    """Inside, operations on what isn't being traced run now, for numbers that outlive the trace."""
-    context: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    return context
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Inside, operations on what isn't being traced run now, for numbers that outlive the trace.
+
+    What inference_mode makes can't be differentiated by later, so it's left for a while.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def loop(
