@@ -120,10 +120,12 @@ class Multiplicative(keras.layers.Layer):
         self.ramp = np.arange(units, dtype="float32") / units  # an array among the operands
 
     def build(self, shape):
-        U, columns = self.units, 4 * self.units
-        self.kernel = self.add_weight(shape=(shape[-1], U), name="kernel")
-        self.within = self.add_weight(shape=(U, U), initializer="orthogonal", name="within")
-        self.recurrent = self.add_weight(shape=(U, columns), initializer="zeros", name="recurrent")
+        units, columns = self.units, 4 * self.units
+        self.kernel = self.add_weight(shape=(shape[-1], units), name="kernel")
+        self.within = self.add_weight(shape=(units, units), initializer="orthogonal", name="within")
+        self.recurrent = self.add_weight(
+            shape=(units, columns), initializer="zeros", name="recurrent"
+        )
 
     def call(self, inputs, states):
         h, c = states
