@@ -203,3 +203,26 @@ def test_a_program_made_in_inference_mode_trains():
         layer(x)
     layer(x).sum().backward()
     assert layer.cell.kernel.value.grad is not None
+
+
+def test_a_program_is_proven_once_for_all_cells_that_have_it(monkeypatch):
+    class Same(Cell):
+        pass
+
+    proofs = []
+    real = compiling.disproved
+    monkeypatch.setattr(compiling, "disproved", lambda *a: proofs.append(a) or real(*a))
+    both(RNN(Same()))
+    assert len(proofs) == 1
+    both(RNN(Same()))
+    assert len(proofs) == 1
+    other = RNN(Same())
+    other.cell._decay = 0.25
+    both(other)
+    assert len(proofs) == 2
+
+    class Another(Same):  # its `call` may be its own
+        pass
+
+    both(RNN(Another()))
+    assert len(proofs) == 3

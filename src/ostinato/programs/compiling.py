@@ -141,10 +141,6 @@ class Compiled:
     def __str__(self) -> str:
         return shown(self.program, ProgramRoutines(self.program).kept)
 
-    def is_like(self, other: Any) -> bool:
-        """Whether another one has the same program, made of the same weights in the same way."""
-        return isinstance(other, Compiled) and bool(self.traced.told() == other.traced.told())
-
     def why_wrong(self, cell: Any, nests: Nests, training: bool, dtype: str) -> str | None:
         """What the program gets wrong beside the cell itself, or None."""
         spec, _ = self.spec(False, False, False, False, False)
@@ -219,23 +215,29 @@ def compiled(
     if key not in kept:
         given = None if constants is None else [_like(constant) for constant in constants]
         nests = (map_leaves(_like, xs), map_leaves(_like, states), given)
-        kept[key] = found = _made(cell, nests, training, run_dtype(dtype), tuple(kept.values()))
+        kept[key] = found = _made(cell, nests, training, run_dtype(dtype))
         if isinstance(found, Compiled):
             setattr(_NAMED, found.name, found)
     return kept[key]
 
 
-def _made(
-    cell: Any, nests: Nests, training: bool, dtype: str, others: Sequence[Any]
-) -> Compiled | str:
+# Digests of what is proven, by the class of the cell that it was proven beside. A proof takes up to
+# a second on JAX, and holds for each cell of that class, with parts of the same classes, that has
+# the same program, made of the same weights in the same way.
+_PROVEN: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
+
+
+def _made(cell: Any, nests: Nests, training: bool, dtype: str) -> Compiled | str:
     """A program that is proven, or why there's none."""
+    proven = _PROVEN.setdefault(type(cell), set())
     try:
         made = Compiled(trace(cell, *nests, training))
-        is_proven = any(made.is_like(other) for other in others)
-        wrong = None if is_proven else made.why_wrong(cell, nests, training, dtype)
+        digest = made.traced.digest(cell)
+        wrong = None if digest in proven else made.why_wrong(cell, nests, training, dtype)
     except (Untraceable, ProgramError) as refusal:
         return str(refusal)
     if wrong is None:
+        proven.add(digest)
         return made
     message = f"its program isn't what the cell computes: {wrong}; this is a fault of Ostinato's"
     warnings.warn(f"{name_of(cell)} isn't compiled: {message}.", stacklevel=2)

@@ -31,14 +31,15 @@ def settings(cell: Any) -> Any:
 
 def _attributes(thing: Any, depth: int) -> tuple[Any, ...]:
     of_keras = _of_every_layer() if isinstance(thing, keras.layers.Layer) else ()
-    found: list[Any] = [type(thing)]
+    cls: Any = type(thing)
+    found: list[Any] = [cls]
     for name, value in getattr(thing, "__dict__", {}).items():
         if name in of_keras:
             continue
         told = value if type(value) in _PLAIN else _told(value, depth)
         if told is not _NOTHING:
             found.append((name, told))
-    slots = _slots(type(thing))
+    slots = _slots(cls)
     found += [(name, _told(getattr(thing, name, None), depth)) for name in slots]
     return tuple(found)
 

@@ -37,7 +37,8 @@ def _step(step: Step) -> Any:
             if not name.startswith("_") and name not in ("name", "call")
         }
     flat = nests.flatten((settings, step.args, step.kwargs))
-    return type(operation).__name__, step.results, [_plain(item) for item in flat]
+    name = getattr(step.function, "__qualname__", ""), type(operation).__name__
+    return name, step.results, [_plain(item) for item in flat]
 
 
 def _plain(item: Any) -> Any:
