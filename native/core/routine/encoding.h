@@ -132,6 +132,11 @@ void plan_map(Routine& routine, MapStep& step);
 void fuse_operations(size_t n_inputs, std::vector<MapOperation>& operations,
                      std::vector<MapOutput>& outputs);
 
+// Decides when each output is put where it goes, in the order of which it leaves them, and in which slot
+// each operation's values lie; how many there are.
+int32_t order_map(const Routine& routine, const std::vector<MapInput>& inputs,
+                  std::vector<MapOperation>& operations, std::vector<MapOutput>& outputs);
+
 // What an operation takes a vector, in cycles, about.
 double operation_cost(int32_t number);
 

@@ -11,28 +11,25 @@ struct MapRun {
   const RoutineTile<R>& tile;
   const TileMemory<R>& memory;
   const I lines, columns;
-  I chunk_lines, chunk_columns;
+  I slot_size, chunk_lines, chunk_columns;
 
   MapRun(const MapStep& step, const RoutineTile<R>& of)
       : m(step), tile(of), memory(of.memory),
         lines(m.loop == MapLoop::rows_by_columns ? of.rows
               : m.loop == MapLoop::columns_by_rows ? m.columns : 1),
         columns(m.loop == MapLoop::rows_by_columns ? m.columns
-                : m.loop == MapLoop::columns_by_rows ? of.rows : of.rows * m.columns) {
-    const I fits = kChunkBytes / static_cast<I>(sizeof(S)) / (m.slots > 0 ? m.slots : 1) / L * L;
-    const I chunk = fits < memory.slot_size ? (fits > 4 * L ? fits : 4 * L) : memory.slot_size;
-    chunk_columns = columns < chunk ? columns : chunk;
-    chunk_lines = chunk / (blocks_of(chunk_columns > 0 ? chunk_columns : 1, L) * L);
-  }
+                : m.loop == MapLoop::columns_by_rows ? of.rows : of.rows * m.columns) {}
 
   void run() {
     for (I i = 0; i < m.n_inputs; ++i) {
       const MapInput& input = m.inputs[i];
-      if (input.place.space != Space::literal) find(i, input.place, input.stride);
-      else store<R>(slot(i), splat<R>(static_cast<S>(input.literal)));
-      memory.registers[i] = {slot(i), 0, 0};
+      const bool is_literal = input.place.space == Space::literal;
+      if (is_literal) store<R>(constant(i), splat<R>(static_cast<S>(input.literal)));
+      else find(i, input.place, input.stride);
+      memory.registers[i] = {constant(i), 0, 0};
     }
     for (I i = 0; i < m.n_outputs; ++i) find(m.n_inputs + i, m.outputs[i].place, m.outputs[i].stride);
+    choose_chunk();
     for (I i = 0; i < m.n_outputs; ++i) begin_output(i);
     for (I d = 0; d < m.outer_count; ++d)
       if (m.outer[d] == 0) return;
@@ -41,7 +38,30 @@ struct MapRun {
     while (advance(at));
   }
 
-  S* slot(I number) const { return memory.slots + number * memory.slot_size; }
+  // As long a chunk as leaves in L1 what it writes there and reads again.
+  void choose_chunk() {
+    I slots = m.slots + 1;
+    for (I i = 0; i < m.n_inputs; ++i) {
+      const Varies varies = m.inputs[i].varies;
+      slots += (varies.lines || varies.columns) && !is_in_place(i, columns);
+    }
+    I most = kChunkBytes / static_cast<I>(sizeof(S)) / L / slots;
+    most = most < kLeastVectors ? kLeastVectors : most > kMostVectors ? kMostVectors : most;
+    chunk_columns = columns < most * L ? columns : most * L;
+    chunk_lines = most / blocks_of(chunk_columns > 0 ? chunk_columns : 1, L);
+    slot_size = most * L;
+  }
+
+  // Whether the vectors of so many columns can be read where they lie.
+  bool is_in_place(I number, I n_columns) const {
+    const MapInput& input = m.inputs[number];
+    return input.varies.columns && memory.strides[2 * number + 1] == 1 &&
+           (input.has_spare || n_columns % L == 0);
+  }
+
+  // An operation's, and behind those the inputs'.
+  S* slot(I number) const { return memory.slots + number * slot_size; }
+  S* constant(I input) const { return memory.constants + input * L; }
 
   // --- where references are ---
 
@@ -132,34 +152,43 @@ struct MapRun {
   }
 
   void chunk(I line, I column, I n_lines, I n_columns) const {
+    I slots = m.slots;
     for (I i = 0; i < m.n_inputs; ++i)
-      if (m.inputs[i].place.space != Space::literal) take_input(i, line, column, n_lines, n_columns);
+      if (m.inputs[i].place.space != Space::literal)
+        take_input(i, line, column, n_lines, n_columns, slots);
     const I vectors = blocks_of(n_columns, L);
-    for (I k = 0; k < m.n_operations; ++k) operate_chunk(k, n_lines, vectors);
-    for (I i = 0; i < m.n_outputs; ++i) {
-      const MapOutput& output = m.outputs[i];
-      const bool is_largest = output.mode == MapOutput::largest;
-      const Combine how = overwrites(output, i) ? Combine::store
-                          : is_largest          ? Combine::largest
-                                                : Combine::add;
-      put<R>(memory.registers[output.from], target(i, line, column), n_lines, n_columns, how,
-             is_largest);
+    I output = 0;
+    for (I k = 0; k <= m.n_operations; ++k) {
+      for (; output < m.n_outputs && m.outputs[output].after == k; ++output)
+        put_output(output, line, column, n_lines, n_columns);
+      if (k < m.n_operations) operate_chunk(k, n_lines, vectors);
     }
   }
 
-  void take_input(I number, I line, I column, I n_lines, I n_columns) const {
+  void put_output(I number, I line, I column, I n_lines, I n_columns) const {
+    const MapOutput& output = m.outputs[number];
+    const bool is_largest = output.mode == MapOutput::largest;
+    const Combine how = overwrites(output, number) ? Combine::store
+                        : is_largest               ? Combine::largest
+                                                   : Combine::add;
+    put<R>(memory.registers[output.from], target(number, line, column), n_lines, n_columns, how,
+           is_largest);
+  }
+
+  void take_input(I number, I line, I column, I n_lines, I n_columns, I& slots) const {
     const MapInput& input = m.inputs[number];
     const I by_line = memory.strides[2 * number], by_column = memory.strides[2 * number + 1];
     const S* from = memory.at[number] + line * by_line + column * by_column;
     const I some = input.varies.lines ? n_lines : 1, vectors = blocks_of(n_columns, L);
-    S* to = slot(number);
     Values<R>& values = memory.registers[number];
     if (!input.varies.columns) {
+      S* to = input.varies.lines ? slot(slots++) : constant(number);
       for (I l = 0; l < some; ++l) store<R>(to + l * L, splat<R>(from[l * by_line]));
       values = {to, input.varies.lines ? L : 0, 0};
-    } else if (by_column == 1 && (input.has_spare || n_columns % L == 0)) {
+    } else if (is_in_place(number, n_columns)) {
       values = {from, input.varies.lines ? by_line : 0, L};
     } else {
+      S* to = slot(slots++);
       for (I l = 0; l < some; ++l)
         copy_line(from + l * by_line, by_column, n_columns, to + l * vectors * L);
       values = {to, input.varies.lines ? vectors * L : 0, L};

@@ -67,23 +67,42 @@ OSTINATO_INLINE void combine_lanes(Combine how, typename R::S* to, I column, typ
   for (I i = 0; i < n; ++i) combine_one<R>(how, to + i * column, lanes[i]);
 }
 
+// The sum, or the largest, of a line of vectors: four at a time, or each would wait for the one before.
+template <class R, bool kLargest>
+OSTINATO_INLINE typename R::S reduced(const typename R::S* from, I step, I columns) {
+  typedef typename R::V V;
+  constexpr I L = R::kLanes;
+  const V nothing = splat<R>(kLargest ? -static_cast<typename R::S>(__builtin_inf()) : 0);
+  V all[4] = {nothing, nothing, nothing, nothing};
+  I c = 0;
+  for (; c + 4 * L <= columns; c += 4 * L, from += 4 * step)
+    for (int i = 0; i < 4; ++i) all[i] = joined<R, kLargest>(all[i], load<R>(from + i * step));
+  for (; c + L <= columns; c += L, from += step) all[0] = joined<R, kLargest>(all[0], load<R>(from));
+  if (c < columns)
+    all[1] = joined<R, kLargest>(all[1], first_lanes<R>(load<R>(from), columns - c, nothing));
+  const V two = joined<R, kLargest>(all[0], all[1]), others = joined<R, kLargest>(all[2], all[3]);
+  return joined_lanes<R, kLargest>(joined<R, kLargest>(two, others));
+}
+
 // One line, or where `lines` is more the sum or the largest of them, whose values are `line` apart.
 template <class R, bool kLargest>
 void put_line(const typename R::S* from, I line, I step, I lines, I columns, typename R::S* to,
               I column, Combine how) {
   typedef typename R::V V;
   constexpr I L = R::kLanes;
-  const V nothing = splat<R>(kLargest ? -static_cast<typename R::S>(__builtin_inf()) : 0);
   const bool across = column == 0 && columns > 1;
-  V all = nothing;
+  if (across) {
+    for (I l = 0; l < lines; ++l)
+      combine_one<R>(l == 0 ? how : kLargest ? Combine::largest : Combine::add, to,
+                     reduced<R, kLargest>(from + l * line, step, columns));
+    return;
+  }
   for (I c = 0; c < columns; c += L, from += step) {
     V x = load<R>(from);
     for (I l = 1; l < lines; ++l) x = joined<R, kLargest>(x, load<R>(from + l * line));
     const I n = columns - c < L ? columns - c : L;
-    if (!across) combine_lanes<R>(how, to + c * column, columns == 1 ? 1 : column, x, n);
-    else all = joined<R, kLargest>(all, n < L ? first_lanes<R>(x, n, nothing) : x);
+    combine_lanes<R>(how, to + c * column, columns == 1 ? 1 : column, x, n);
   }
-  if (across) combine_one<R>(how, to, joined_lanes<R, kLargest>(all));
 }
 
 // Lines of columns next to each other: what most outputs are.

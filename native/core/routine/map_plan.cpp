@@ -1,9 +1,7 @@
-// Decides how a MAP runs: which dimensions are one, which is the columns, what the lines are, and which
-// chunk of memory each operation's values take.
+// Decides how a MAP runs: which dimensions are one, which is the columns, and what the lines are.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 
 #include "routine/encoding.h"
 
@@ -45,7 +43,7 @@ class MapPlanner {
     split_strides(step);
     find_shapes();
     fuse_operations(inputs_.size(), operations_, outputs_);
-    assign_slots(step);
+    step.slots = order_map(routine_, inputs_, operations_, outputs_);
     step.inputs = inputs_.data(), step.n_inputs = int32_t(inputs_.size());
     step.operations = operations_.data(), step.n_operations = int32_t(operations_.size());
     step.outputs = outputs_.data(), step.n_outputs = int32_t(outputs_.size());
@@ -253,32 +251,6 @@ class MapPlanner {
                                                  : operations_[from - inputs_.size()].varies;
         operation.varies.lines |= of.lines, operation.varies.columns |= of.columns;
       }
-    }
-  }
-
-  // A chunk of memory for each input that may have to be copied, and for the operations, which take
-  // those of values that nobody reads any more.
-  void assign_slots(MapStep& step) {
-    const size_t registers = inputs_.size() + operations_.size();
-    std::vector<size_t> last_use(registers, 0);
-    for (size_t k = 0; k < operations_.size(); ++k)
-      for (int32_t i = 0; i < operations_[k].arity; ++i) last_use[size_t(operations_[k].from[i])] = k;
-    for (const MapOutput& output : outputs_)
-      last_use[size_t(output.from)] = std::numeric_limits<size_t>::max();
-    std::vector<int32_t> free;
-    step.slots = int32_t(inputs_.size());
-    for (size_t k = 0; k < operations_.size(); ++k) {
-      MapOperation& operation = operations_[k];
-      if (free.empty()) free.push_back(step.slots++);
-      operation.slot = free.back();
-      free.pop_back();
-      for (int32_t i = 0; i < operation.arity; ++i) {
-        const size_t from = size_t(operation.from[i]);
-        if (from < inputs_.size() || last_use[from] != k) continue;
-        free.push_back(operations_[from - inputs_.size()].slot);
-        last_use[from] = registers + operations_.size();  // once, if it's read twice here
-      }
-      if (last_use[inputs_.size() + k] == 0) free.push_back(operation.slot);  // nobody reads it
     }
   }
 

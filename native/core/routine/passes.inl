@@ -1,7 +1,6 @@
 // A routine's call: weights packed, tiles of rows over threads, weights' gradients summed.
 
 constexpr I kMostTileRows = 48;
-constexpr I kChunkValues = 512;     // of a register, at most
 constexpr double kWorthAThread = 1e6;  // multiplications: some 10 us
 
 template <class R>
@@ -66,8 +65,9 @@ struct RoutinePass {
     m.pairs_each = kRing * (fewer > 1 ? fewer : 1);
     m.pairs = arena.take<RowPair<R>>(plan.n_outers * m.pairs_each);
     m.pending = arena.take<I>(plan.n_outers);
-    m.slot_size = kChunkValues;
-    m.slots = arena.take<S>(plan.most_slots * m.slot_size + L);
+    const I least = plan.most_slots * kLeastVectors * L, all = kChunkBytes / static_cast<I>(sizeof(S));
+    m.slots = arena.take<S>((least > all ? least : all) + L);
+    m.constants = arena.take<S>(plan.most_inputs * L);
     m.registers = arena.take<Values<R>>(plan.most_references);
     m.at = arena.take<S*>(plan.most_references);
     m.strides = arena.take<I>(2 * plan.most_references);

@@ -101,7 +101,8 @@ struct MapOutput {
   Place place;
   int64_t outer[kMostDims];
   int64_t stride;
-  int32_t from;  // a register
+  int32_t from;   // a register
+  int32_t after;  // how many operations come before it's put there
   enum Mode : int32_t { store, sum, add, largest } mode;
   bool is_weight;    // has no row: a sum over rows
   bool visits_once;  // each place once, but for reductions over the lines or columns
@@ -114,7 +115,7 @@ struct MapStep {
   int64_t outer[kMostDims];
   int64_t columns;  // the last dimension
   int32_t n_inputs, n_operations, n_outputs;
-  int32_t slots;  // inputs' first, one each
+  int32_t slots;  // of operations
   const MapInput* inputs;
   const MapOperation* operations;
   const MapOutput* outputs;
@@ -158,7 +159,7 @@ struct RoutinePlan {
   int64_t saved_size, arena, ring;  // elements a row
   StepList body, idle;
   // Of the MAPs and OUTERs: what a thread's memory must have room for.
-  int64_t most_slots, most_references, most_places;
+  int64_t most_slots, most_inputs, most_references, most_places;
   double work;  // of a row and step, in multiplications
 };
 

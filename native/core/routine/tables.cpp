@@ -199,7 +199,8 @@ void measure(const std::vector<RoutineStep>& steps, RoutinePlan& plan) {
       for (int32_t i = 0; i < m.outer_count; ++i) elements *= double(m.outer[i]);
       for (int32_t i = 0; i < m.n_operations; ++i) cost += operation_cost(m.operations[i].number);
       work += elements * (cost + m.n_inputs + m.n_outputs);
-      plan.most_slots = std::max(plan.most_slots, int64_t(m.slots));
+      plan.most_slots = std::max(plan.most_slots, int64_t(m.slots) + m.n_inputs);
+      plan.most_inputs = std::max(plan.most_inputs, int64_t(m.n_inputs));
       const int64_t references = int64_t(m.n_inputs) + m.n_operations + m.n_outputs;
       plan.most_references = std::max(plan.most_references, references);
     }

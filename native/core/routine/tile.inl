@@ -1,7 +1,10 @@
 // A tile of rows on its way through the timesteps: where all that instructions refer to lies.
 
 constexpr I kRing = 8;        // steps that an OUTER may be put off for
-constexpr I kChunkBytes = 24 << 10;  // of all values of a chunk of a MAP together: half of L1 or so
+// Of all values of a chunk of a MAP together: half of L1 or so. A chunk has four vectors at least, which
+// are more where a MAP has very many values.
+constexpr I kChunkBytes = 24 << 10;
+constexpr I kLeastVectors = 4, kMostVectors = 128;  // of a value
 
 // Memory of one thread's tiles.
 template <class R>
@@ -19,7 +22,7 @@ struct TileMemory {
   I pairs_each;
   // of a MAP
   S* slots;
-  I slot_size;  // elements from one to the next
+  S* constants;  // (inputs, L): values alike for a whole chunk
   Values<R>* registers;
   S** at;     // (inputs and outputs,): their addresses at the first line and column
   I* strides; // (inputs and outputs, 2): of lines, and of columns
