@@ -147,6 +147,41 @@ void test_every_operation() {
   }
 }
 
+// A MAP that writes over what it still has to read: in scratch memory, as itself or as another value that
+// shares its place, and in carries, some of which live in saved values.
+void test_written_over() {
+  enum { scratch, shared_scratch, carry, kept_carry, kinds };
+  for (int kind = 0; kind < kinds; ++kind)
+    for (int64_t size : {16, 37}) {
+      Encoding e;
+      e.operands = {{0, 0, {size}}, {1, 0, {size}}};
+      e.results = {{1, 0, 0, {size}}, {3, 0, 0, {size}}};
+      if (kind == kept_carry) e.results.push_back({5, 0, 0, {}}), e.saved = {{size, 1, 0}};
+      e.carries = {{size, 1, kind == kept_carry ? 0 : -1}};
+      e.add_scratch(size, false);
+      e.scratch.push_back({size, 0, 0});  // in the same place
+      const bool is_scratch = kind == scratch || kind == shared_scratch;
+      const Ref old = is_scratch ? Ref{kScratch, 0, 0, {1}} : Ref{kNext, 0, 0, {1}};
+      const Ref fresh = kind == shared_scratch ? Ref{kScratch, 1, 0, {1}} : old;
+      const auto copy = [&](const Ref& from, const Ref& to) {
+        Map map;
+        map.dims = {size};
+        map.outputs = {{map.input(from), 0, to}};
+        e.body.push_back(map.ints());
+      };
+      copy({kOperand, 0, 0, {1}}, old);
+      Map map;
+      map.dims = {size};
+      const int64_t x = map.input(old), h = map.input({kCarry, 0, 0, {1}});
+      const int64_t y = map.operation("tanh", map.operation("add", x, h));
+      map.outputs = {{y, 0, fresh}, {map.operation("max", y, x), 0, {kResult, 0, 0, {1}}}};
+      e.body.push_back(map.ints());
+      if (is_scratch) copy(fresh, {kNext, 0, 0, {1}});
+      Random random{uint64_t(kind)};
+      check(e, 5, 3, random, "written over, kind " + std::to_string(kind));
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -156,6 +191,7 @@ int main(int argc, char** argv) {
   }
   const int64_t count = argc > 1 ? std::atoll(argv[1]) : 300;
   test_every_operation();
+  test_written_over();
   test_random_routines(count / 2);  // the plain loops take most of the time
   std::printf("%s, %d threads: at most %.2f of what's allowed\n", target().c_str(), thread_count(), worst);
   return 0;
