@@ -32,6 +32,9 @@ bool as_tensor(const ffi::AnyBuffer& buffer, Tensor* tensor) {
     case ffi::DataType::F64:
       tensor->dtype = Dtype::f64;
       break;
+    case ffi::DataType::BF16:
+      tensor->dtype = Dtype::bf16;
+      break;
     case ffi::DataType::PRED:
       tensor->dtype = Dtype::boolean;
       break;
@@ -50,7 +53,7 @@ ffi::Error wrong(const std::string& what) { return ffi::Error::InvalidArgument("
 
 ffi::Error wrong_array(const char* name, const char* role, size_t index) {
   return wrong(std::string(name) + ": " + role + " " + std::to_string(index) +
-               ": expected an array of float32, float64 or bool");
+               ": expected an array of float32, float64, bfloat16 or bool");
 }
 
 // On a mesh each device runs on a part of the batch. What forward saves there can't be split or

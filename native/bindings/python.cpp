@@ -123,6 +123,7 @@ NB_MODULE(_native, module) {
   module.def("routine_operations", [] { return names(routine_operations); });
   module.def("runnable_targets", [] { return names(runnable_targets); });
   module.def("target", target);
+  module.def("computes_bfloat16", computes_bfloat16);
   module.def("threads", thread_count);
   module.def("lend_openmp", lend, nb::arg("parallel"), nb::arg("thread_num"),
              nb::arg("num_threads"), nb::arg("max_threads"));

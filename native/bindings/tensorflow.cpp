@@ -75,8 +75,9 @@ class Held {
       case TF_FLOAT: return Dtype::f32;
       case TF_DOUBLE: return Dtype::f64;
       case TF_BOOL: return Dtype::boolean;
+      case TF_BFLOAT16: return Dtype::bf16;
     }
-    refuse("expected tensors of float32, float64 or bool");
+    refuse("expected tensors of float32, float64, bfloat16 or bool");
   }
 
   TF_Tensor* tensor_;
@@ -91,7 +92,7 @@ int64_t bytes_of(const Argument& output, TF_DataType dtype) {
     if (__builtin_mul_overflow(count, size, &count) || count > kMostElements)
       throw Failure{TF_RESOURCE_EXHAUSTED, "an output would not fit into any memory"};
   }
-  return count * (dtype == TF_DOUBLE ? 8 : 4);
+  return count * (dtype == TF_DOUBLE ? 8 : dtype == TF_FLOAT ? 4 : 2);
 }
 
 // TensorFlow keeps freed memory for the next call, as the core's pool does: outputs over blocks of
@@ -104,6 +105,19 @@ Held allocate(TF_OpKernelContext* context, int index, TF_DataType dtype,
       api.TF_AllocateOutput(context, index, dtype, output.shape, output.rank, bytes, status.get()));
   if (!status.ok()) throw Failure{TF_RESOURCE_EXHAUSTED, "no memory for the outputs"};
   return tensor;
+}
+
+// The dtype that all floats have: that of the first input that isn't a mask.
+TF_DataType floats_of(const std::vector<Tensor>& inputs) {
+  for (const Tensor& input : inputs) {
+    switch (input.dtype) {
+      case Dtype::f32: return TF_FLOAT;
+      case Dtype::f64: return TF_DOUBLE;
+      case Dtype::bf16: return TF_BFLOAT16;
+      case Dtype::boolean: break;
+    }
+  }
+  return TF_FLOAT;
 }
 
 struct Kernel {
@@ -141,9 +155,7 @@ void run(const Kernel& kernel, TF_OpKernelContext* context) {
   if (size_t(n_outputs) != wanted.size())
     refuse("expected a Tout of " + std::to_string(wanted.size()) + " dtypes, got " +
            std::to_string(n_outputs));
-  const auto is_double = [](const Tensor& input) { return input.dtype == Dtype::f64; };
-  const bool any_double = std::any_of(inputs.begin(), inputs.end(), is_double);
-  const TF_DataType dtype = any_double ? TF_DOUBLE : TF_FLOAT;  // all floats have one dtype
+  const TF_DataType dtype = floats_of(inputs);
   for (int i = 0; i < n_outputs; ++i)
     if (api.TF_ExpectedOutputDataType(context, i) != dtype)
       refuse("expected a Tout of the dtype of the inputs");
@@ -204,8 +216,8 @@ bool register_operation() {
   TF_OpDefinitionBuilder* builder = api.TF_NewOpDefinitionBuilder(Door::name);
   api.TF_OpDefinitionBuilderAddInput(builder, "inputs: Tin");
   api.TF_OpDefinitionBuilderAddOutput(builder, "outputs: Tout");
-  api.TF_OpDefinitionBuilderAddAttr(builder, "Tin: list({float, double, bool}) >= 1");
-  api.TF_OpDefinitionBuilderAddAttr(builder, "Tout: list({float, double}) >= 1");
+  api.TF_OpDefinitionBuilderAddAttr(builder, "Tin: list({float, double, bfloat16, bool}) >= 1");
+  api.TF_OpDefinitionBuilderAddAttr(builder, "Tout: list({float, double, bfloat16}) >= 1");
   api.TF_OpDefinitionBuilderAddAttr(builder, "spec: list(int)");
   // For whoever prints a graph's operations and doesn't know this one; TFLite's converter does.
   api.TF_OpDefinitionBuilderAddAttr(

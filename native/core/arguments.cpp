@@ -38,6 +38,7 @@ const char* dtype_name(Dtype dtype) {
     case Dtype::f32: return "float32";
     case Dtype::f64: return "float64";
     case Dtype::boolean: return "bool";
+    case Dtype::bf16: return "bfloat16";
   }
   return "of an unknown dtype";
 }

@@ -19,6 +19,7 @@ struct Call {
   const Tensor* outputs;
   size_t n_outputs;
   Dtype dtype = Dtype::f32;
+  int64_t precision = of_tensors;
   size_t next_input = 0, next_output = 0;
 };
 
@@ -36,9 +37,29 @@ void read_side(Call& call, const Arguments& list, bool is_output, Run& run) {
   }
 }
 
+// Refuses tensors that aren't of the spec's precision, and a precision that this CPU lacks.
+void check_precision(Call& call, const RunSpec& spec) {
+  auto expect = [&](bool is_it, const char* expected) {
+    if (!is_it) refuse(std::string("x: expected ") + expected + ", got " + dtype_name(call.dtype));
+  };
+  switch (spec.precision) {
+    case of_tensors:
+      expect(call.dtype == Dtype::f32 || call.dtype == Dtype::f64, "float32 or float64");
+      break;
+    case bfloat16_products: expect(call.dtype == Dtype::f32, "float32"); break;
+    default: expect(call.dtype == Dtype::bf16, "bfloat16");
+  }
+  if (call.next_input == 0) call.precision = spec.precision;
+  if (spec.precision != call.precision)
+    refuse("precision: expected that of the first run, " + std::to_string(call.precision) + ", got " +
+           std::to_string(spec.precision));
+  if (spec.precision != of_tensors && !computes_bfloat16())
+    refuse("precision: expected 0, as the target in use has no products of bfloat16, got " +
+           std::to_string(spec.precision));
+}
+
 Run read_run(Call& call, const RunSignature& signature) {
-  if (call.dtype != Dtype::f32 && call.dtype != Dtype::f64)
-    refuse(std::string("x: expected float32 or float64, got ") + dtype_name(call.dtype));
+  check_precision(call, signature.spec);
   const Sizes& n = signature.sizes;
   Run run{};
   run.spec = signature.spec;
@@ -110,6 +131,16 @@ void backward_of_nothing(const Call& call, const Run& run) {
   zero(call, run.d_bias, layout_of(run.spec.kind).bias_rows * columns);
 }
 
+RunAll kernel_of(const Call& call, const Kernels& k) {
+  const bool backwards = call.operation == Operation::backward;
+  switch (call.precision) {
+    case bfloat16_products: return backwards ? k.backward_bf16_products : k.forward_bf16_products;
+    case bfloat16_tensors: return backwards ? k.backward_bf16 : k.forward_bf16;
+  }
+  if (call.dtype == Dtype::f32) return backwards ? k.backward_f32 : k.forward_f32;
+  return backwards ? k.backward_f64 : k.forward_f64;
+}
+
 void run_all(Call& call, const int64_t* spec, size_t spec_size) {
   if (spec_size > 0 && spec[0] == kRoutine)
     return run_routine(spec, spec_size, call.inputs, call.n_inputs, call.outputs, call.n_outputs);
@@ -123,10 +154,7 @@ void run_all(Call& call, const int64_t* spec, size_t spec_size) {
     else forward_of_nothing(call, run);
   }
   if (full.empty()) return;
-  const bool single = call.dtype == Dtype::f32;
-  RunAll kernel = backwards ? (single ? kernels->backward_f32 : kernels->backward_f64)
-                            : (single ? kernels->forward_f32 : kernels->forward_f64);
-  if (!kernel(full.data(), int(full.size()), thread_count())) throw std::bad_alloc();
+  if (!kernel_of(call, *kernels)(full.data(), int(full.size()), thread_count())) throw std::bad_alloc();
 }
 
 std::string run_call(Call call, const int64_t* spec, size_t spec_size) {

@@ -43,8 +43,19 @@ bool has_v4() {
 }
 #endif
 
+#if defined(OSTINATO_HAS_V4_BF16)
+// AVX512_BF16: leaf 7, subleaf 1, EAX bit 5.
+bool has_v4_bf16() {
+  unsigned a = 0, b, c, d;
+  return has_v4() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;
+}
+#endif
+
 // Best first. One more target is one more line here, and in CMakeLists.txt.
 const Target kTargets[] = {
+#if defined(OSTINATO_HAS_V4_BF16)
+    {kernels_x86_64_v4_bf16, has_v4_bf16},
+#endif
 #if defined(OSTINATO_HAS_V4)
     {kernels_x86_64_v4, has_v4},
 #endif
@@ -93,6 +104,11 @@ const Kernels* selected_kernels() {
 std::string target() {
   const Kernels* kernels = selected_kernels();
   return kernels == nullptr ? "" : kernels->name;
+}
+
+bool computes_bfloat16() {
+  const Kernels* kernels = selected_kernels();
+  return kernels != nullptr && kernels->forward_bf16 != nullptr;
 }
 
 const char* const* runnable_targets(size_t* count) {

@@ -1,4 +1,5 @@
-// Matrix products on packed operands: small tiles of C in registers, K innermost.
+// Matrix products on packed operands: small tiles of C in registers, K innermost. K is counted in words
+// of operands (operands.inl).
 //
 // `multiply`: C (rows x columns) += A B, where
 //   A(r, k) = a[(k / block) * a_block + r * kRowStride + k % block]: blocks of `block` values a row;
@@ -43,7 +44,7 @@ void multiply_tile(const typename R::S* a, I a_block, I block, I k_total, const 
       for (int r = 0; r < MR; ++r) {
         const V left = splat<R>(row[r * kRowStride]);
 #pragma GCC unroll 4
-        for (int j = 0; j < NC; ++j) acc[r][j] += left * right[j];
+        for (int j = 0; j < NC; ++j) acc[r][j] = add_term<R>(acc[r][j], left, right[j]);
       }
     }
   }
@@ -72,11 +73,11 @@ TileFunction<R> tile_function(I rows) {
   }
 }
 
-// What `multiply` takes. `row_stride` is 1, 3 or 4 vectors.
+// What `multiply` takes. `row_stride` is 1, 3 or 4 operands of kWords.
 template <class R>
 struct Product {
   const typename R::S* a;
-  I a_block, block, row_stride;  // row_stride in vectors
+  I a_block, block, row_stride;
   I k;
   const typename R::S* b;
   I ldb;
@@ -118,11 +119,11 @@ void multiply_strided(const Product<R>& p, I rows, I nc, typename R::S* c, I ldc
 
 template <class R, bool kAhead>
 void multiply_any(const Product<R>& p, I rows, I nc, typename R::S* c, I ldc, I c_column) {
-  constexpr int L = R::kLanes;
+  constexpr int W = R::kWords;
   switch (p.row_stride) {
-    case 4: return multiply_strided<R, 4 * L, kAhead>(p, rows, nc, c, ldc, c_column);
-    case 3: return multiply_strided<R, 3 * L, kAhead>(p, rows, nc, c, ldc, c_column);
-    default: return multiply_strided<R, L, kAhead>(p, rows, nc, c, ldc, c_column);
+    case 4: return multiply_strided<R, 4 * W, kAhead>(p, rows, nc, c, ldc, c_column);
+    case 3: return multiply_strided<R, 3 * W, kAhead>(p, rows, nc, c, ldc, c_column);
+    default: return multiply_strided<R, W, kAhead>(p, rows, nc, c, ldc, c_column);
   }
 }
 
@@ -135,7 +136,8 @@ void multiply(const Product<R>& p, I rows, I nc, typename R::S* c, I ldc, I c_co
 
 // --- weights' gradients ---------------------------------------------------------------------------
 
-// One timestep's operands: A(r, m) = a[r * L + m], B(r, j) = the vector at b[r * stride + j * column].
+// One timestep's operands: A(r, m) = a[r * L + m], B(r, j) = the vector at b[r * stride + j * column]. Of
+// operands in pairs `r` is two rows (store_rows).
 template <class R>
 struct Segment {
   const typename R::S* a;
@@ -166,7 +168,7 @@ void outer_tile(const Segment<R>* segments, I count, I a_offset, I b_offset, I b
       for (int m = 0; m < MR; ++m) {
         const V left = splat<R>(a[m]);
 #pragma GCC unroll 4
-        for (int j = 0; j < NC; ++j) acc[m][j] += left * right[j];
+        for (int j = 0; j < NC; ++j) acc[m][j] = add_term<R>(acc[m][j], left, right[j]);
       }
     }
   }

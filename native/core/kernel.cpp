@@ -18,6 +18,10 @@ namespace ostinato {
 namespace {
 
 #include "simd.inl"
+#if defined(__AVX512BF16__)
+#include "bfloat16.inl"
+#endif
+#include "operands.inl"
 #include "math.inl"
 #include "activations.inl"
 #include "gemm.inl"
@@ -55,13 +59,31 @@ bool backward_all(const Run* runs, int count, int threads) {
   return run_all<R, BackwardPass<R>>(runs, count, threads);
 }
 
+#if !defined(__AVX512BF16__)
 constexpr Kernels kTable = {OSTINATO_TARGET_NAME, forward_all<F32>, backward_all<F32>,
                             forward_all<F64>, backward_all<F64>, step_kernels<F32>(),
                             step_kernels<F64>(), run_routine<F32>, run_routine<F64>, kLayouts,
                             kKinds};
 
+const Kernels* table() { return &kTable; }
+#else
+// All else is that of the target without bfloat16.
+const Kernels* table() {
+  static const Kernels made = [] {
+    Kernels k = *kernels_x86_64_v4();
+    k.name = OSTINATO_TARGET_NAME;
+    k.forward_bf16_products = forward_all<InPairs<float>>;
+    k.backward_bf16_products = backward_all<InPairs<float>>;
+    k.forward_bf16 = forward_all<InPairs<Bfloat16>>;
+    k.backward_bf16 = backward_all<InPairs<Bfloat16>>;
+    return k;
+  }();
+  return &made;
+}
+#endif
+
 }  // namespace
 
-const Kernels* OSTINATO_TARGET_FUNCTION() { return &kTable; }
+const Kernels* OSTINATO_TARGET_FUNCTION() { return table(); }
 
 }  // namespace ostinato

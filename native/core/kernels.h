@@ -70,7 +70,7 @@ struct StepKernels {
 using RunRoutine = bool (*)(const RoutineCall& call, int threads);
 
 struct Kernels {
-  const char* name;  // "baseline", "x86-64-v3", "x86-64-v4"
+  const char* name;  // "baseline", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16"
   RunAll forward_f32, backward_f32;
   RunAll forward_f64, backward_f64;
   StepKernels steps_f32, steps_f64;
@@ -78,12 +78,17 @@ struct Kernels {
   // The kinds of cells, (kinds,): the same in every target.
   const CellLayout* const* layouts = nullptr;
   int64_t kinds = 0;
+  // Those of bfloat16_products and bfloat16_tensors; null where the target has no such instructions.
+  RunAll forward_bf16_products = nullptr, backward_bf16_products = nullptr;
+  RunAll forward_bf16 = nullptr, backward_bf16 = nullptr;
 };
 
 // One for each target that was compiled; which ones is decided by the build (OSTINATO_HAS_V3...).
 const Kernels* kernels_baseline();
 const Kernels* kernels_x86_64_v3();
 const Kernels* kernels_x86_64_v4();
+// That of x86-64-v4, and kernels in bfloat16 (AVX512_BF16).
+const Kernels* kernels_x86_64_v4_bf16();
 
 // The table in use, chosen once: the best that this CPU has, or the one that OSTINATO_TARGET names;
 // null where that one is unknown or can't run here (ostinato.h's target() is then "").

@@ -15,7 +15,7 @@
 
 namespace ostinato {
 
-enum class Dtype : int32_t { f32 = 0, f64 = 1, boolean = 2 };
+enum class Dtype : int32_t { f32 = 0, f64 = 1, boolean = 2, bf16 = 3 };
 
 // A dense, row-major array that the caller owns. `shape` has `rank` entries. `data` may be null only
 // where the array has no elements. The core keeps neither pointer beyond the call.
@@ -31,6 +31,13 @@ enum Kind : int64_t {
 #define KIND(name) name,
 #include "kinds/kinds.def"
 #undef KIND
+};
+
+// What products are computed from. Their sums, states, gates and all else are float32 or float64.
+enum Precision : int64_t {
+  of_tensors = 0,          // float32 or float64, as the tensors are
+  bfloat16_products = 1,   // the tensors are float32; what products take is rounded to bfloat16
+  bfloat16_tensors = 2,    // the tensors are bfloat16
 };
 
 // One run, as `kSpecFields` integers in this order; a call's spec is its runs' one after another.
@@ -50,8 +57,9 @@ struct RunSpec {
   int64_t wants_dx;              // whether `backward` computes dx
   int64_t ys_before;             // units of the run before, whose ys holds this run's: see below
   int64_t ys_after;              // units of the run after, whose outputs lie in this run's ys
+  int64_t precision;             // a Precision, the same of all runs of a call
 };
-constexpr size_t kSpecFields = 15;
+constexpr size_t kSpecFields = 16;
 
 // Runs layers over sequences.
 //
@@ -67,7 +75,8 @@ constexpr size_t kSpecFields = 15;
 //     (B, T, U + V); the next, of V units, has ys_before = U and is given none;
 //   the S final states, each (B, U);
 //   saved (T+1, B, saved_columns(spec) * P) if training: what `backward` needs, of no other meaning.
-// All floats have one dtype, f32 or f64. Inputs are only read; outputs are written whole, and none
+// All floats have one dtype: f32 or f64; or bf16, where the spec says so and `computes_bfloat16`, and
+// `saved` then has twice the columns, as it holds float32s. Inputs are only read; outputs are written whole, and none
 // overlaps another array.
 //
 // A spec that begins with -1 names a routine instead, of a cell that isn't built in: routine/routine.h
@@ -88,7 +97,8 @@ std::string forward(const int64_t* spec, size_t spec_size, const Tensor* inputs,
 std::string backward(const int64_t* spec, size_t spec_size, const Tensor* inputs, size_t n_inputs,
                      const Tensor* outputs, size_t n_outputs);
 
-// Columns of P values a timestep and row that `saved` holds: activated gates and states.
+// Columns of P values a timestep and row that `saved` holds: activated gates and states, in two columns
+// each of bfloat16_tensors.
 int64_t saved_columns(const RunSpec& run);
 
 // The activations by their names in keras.activations, in the order of their numbers.
@@ -100,5 +110,8 @@ std::string target();
 
 // The targets that were compiled and can run on this CPU, best first.
 const char* const* runnable_targets(size_t* count);
+
+// Whether that set multiplies bfloat16s, so that a spec's precision may be other than of_tensors.
+bool computes_bfloat16();
 
 }  // namespace ostinato

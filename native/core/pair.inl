@@ -5,18 +5,18 @@
 template <class R>
 struct Pair {
   const typename R::S *x, *w, *h, *u, *bias;
-  I x_block, h_block;  // from one block of L values to the next
-  I x_depth, h_depth;  // D, U
+  I x_block, h_block;  // from one block of kWords to the next
+  I x_depth, h_depth;  // the words of D, U
 };
 
 template <class R, int MR, int NC, int FIRST, int N>
 OSTINATO_INLINE void add_product(const typename R::S* a, I a_block, I depth,
                                  const typename R::S* b, typename R::V (&acc)[MR][NC]) {
   typedef typename R::V V;
-  constexpr int L = R::kLanes;
-  for (I k0 = 0; k0 < depth; k0 += L, a += a_block) {
+  constexpr int L = R::kLanes, W = R::kWords;
+  for (I k0 = 0; k0 < depth; k0 += W, a += a_block) {
     const typename R::S* row = a;
-    const I n = depth - k0 < L ? depth - k0 : L;
+    const I n = depth - k0 < W ? depth - k0 : W;
 #pragma GCC unroll 2
     for (I k = 0; k < n; ++k, ++row, b += N * L) {
       V right[N];
@@ -24,9 +24,9 @@ OSTINATO_INLINE void add_product(const typename R::S* a, I a_block, I depth,
       for (int j = 0; j < N; ++j) right[j] = load<R>(b + j * L);
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r) {
-        const V left = splat<R>(row[r * L]);
+        const V left = splat<R>(row[r * W]);
 #pragma GCC unroll 4
-        for (int j = 0; j < N; ++j) acc[r][FIRST + j] += left * right[j];
+        for (int j = 0; j < N; ++j) acc[r][FIRST + j] = add_term<R>(acc[r][FIRST + j], left, right[j]);
       }
     }
   }
@@ -35,15 +35,15 @@ OSTINATO_INLINE void add_product(const typename R::S* a, I a_block, I depth,
 template <class R, int MR, int NC, int XN, int H0, int HN>
 void pair_tile(const Pair<R>& p, I row, typename R::S* c, I ldc, I c_column) {
   typedef typename R::V V;
-  constexpr int L = R::kLanes;
+  constexpr int L = R::kLanes, W = R::kWords;
   V acc[MR][NC];
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) acc[r][j] = V{};
   }
-  add_product<R, MR, NC, 0, XN>(p.x + row * L, p.x_block, p.x_depth, p.w, acc);
-  add_product<R, MR, NC, H0, HN>(p.h + row * L, p.h_block, p.h_depth, p.u, acc);
+  add_product<R, MR, NC, 0, XN>(p.x + row * W, p.x_block, p.x_depth, p.w, acc);
+  add_product<R, MR, NC, H0, HN>(p.h + row * W, p.h_block, p.h_depth, p.u, acc);
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4

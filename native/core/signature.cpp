@@ -159,6 +159,7 @@ void check_spec(const RunSpec& spec) {
   check_range("zero_output_for_mask", spec.zero_output_for_mask, 2);
   check_range("training", spec.training, 2);
   check_range("wants_dx", spec.wants_dx, 2);
+  check_range("precision", spec.precision, 3);
   check_shared(spec);
 }
 

@@ -16,7 +16,12 @@ constexpr int64_t kActivations = sizeof(kActivationNames) / sizeof(kActivationNa
 }  // namespace
 
 size_t dtype_size(Dtype dtype) {
-  return dtype == Dtype::f64 ? sizeof(double) : dtype == Dtype::f32 ? sizeof(float) : 1;
+  switch (dtype) {
+    case Dtype::f32: return 4;
+    case Dtype::f64: return 8;
+    case Dtype::bf16: return 2;
+    default: return 1;
+  }
 }
 
 // A target's table is data: that of the baseline can be read on every CPU.
@@ -31,7 +36,8 @@ int64_t state_count(const RunSpec& run) { return layout_of(run.kind).states; }
 int64_t padded(int64_t units) { return (units + 15) / 16 * 16; }
 
 int64_t saved_columns(const RunSpec& run) {
-  return layout_of(run.kind).cols + layout_of(run.kind).states;
+  const CellLayout& cell = layout_of(run.kind);
+  return (cell.cols + cell.states) * (run.precision == bfloat16_tensors ? 2 : 1);
 }
 
 const char* const* activation_names(size_t* count) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <utility>
@@ -14,6 +15,40 @@
 #include "naive_activations.h"
 
 namespace ostinato::tests {
+
+// A number of bfloat16_tensors: a float's upper half, rounded to nearest even.
+struct Bfloat16 {
+  uint16_t bits = 0;
+
+  Bfloat16() = default;
+  explicit Bfloat16(double value) {
+    uint32_t word;
+    const float single = float(value);
+    std::memcpy(&word, &single, sizeof(word));
+    if (value == value) word += 0x7fff + (word >> 16 & 1);
+    bits = uint16_t(word >> 16);
+  }
+  explicit operator double() const {
+    const uint32_t word = uint32_t(bits) << 16;
+    float single;
+    std::memcpy(&single, &word, sizeof(single));
+    return single;
+  }
+};
+
+// A number of bfloat16_products: a float.
+struct Single {
+  float value = 0;
+
+  Single() = default;
+  explicit Single(double number) : value(float(number)) {}
+  explicit operator double() const { return value; }
+};
+
+inline Precision precision_of(float) { return of_tensors; }
+inline Precision precision_of(double) { return of_tensors; }
+inline Precision precision_of(Single) { return bfloat16_products; }
+inline Precision precision_of(Bfloat16) { return bfloat16_tensors; }
 
 using Numbers = std::vector<double>;
 
@@ -173,6 +208,7 @@ class Bound {
   explicit Bound(const Case& c) : case_(c) {
     run_ = Run{};
     run_.spec = c.spec;
+    run_.spec.precision = precision_of(F());
     run_.B = c.B, run_.T = c.T, run_.D = c.D, run_.U = c.U;
     run_.ys_stride = c.ys_stride();
     run_.x = in(c.x);
@@ -195,7 +231,7 @@ class Bound {
   // Makes new arrays for the outputs of `forward`.
   const Run& for_forward() {
     results_.clear();
-    int64_t width = saved_columns(case_.spec) * padded(case_.U);
+    int64_t width = saved_columns(run_.spec) * padded(case_.U);
     if (case_.spec.return_sequences) {
       F* ys = static_cast<F*>(out("ys", case_.B * case_.T * case_.ys_stride()));
       run_.ys = ys + case_.spec.ys_before;
@@ -232,11 +268,12 @@ class Bound {
   const Case& of() const { return case_; }
 
  private:
-  static F nan() { return std::numeric_limits<F>::quiet_NaN(); }
+  static F nan() { return F(std::numeric_limits<double>::quiet_NaN()); }
 
   const void* in(const Numbers& values) {
     if (values.empty()) return nullptr;
-    inputs_.emplace_back(values.begin(), values.end());
+    std::vector<F>& numbers = inputs_.emplace_back();
+    for (double value : values) numbers.push_back(F(value));
     return inputs_.back().data();
   }
   void* out(const char* name, int64_t count) {

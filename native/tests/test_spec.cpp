@@ -14,7 +14,7 @@ namespace {
 
 // An lstm's forward call with everything optional, changeable in any part.
 struct Call {
-  RunSpec spec{1, 1, 2, 1, 1, 4, 4, 0, 0, 1, 0, 1, 1, 0, 0};
+  RunSpec spec{1, 1, 2, 1, 1, 4, 4, 0, 0, 1, 0, 1, 1, 0, 0, 0};
   int64_t B = 2, T = 3, D = 5, U = 4;
   std::vector<std::vector<int64_t>> in_shapes, out_shapes;
   std::vector<std::vector<double>> memory;
@@ -71,7 +71,7 @@ void test_refusals() {
     c.out_shapes[0][2] += 3;
   });
   refused("kind: expected 0 to 3, got -2", [](Call& c) { c.spec.kind = -2; });
-  refused("spec: expected 6 integers of a routine, got 15", [](Call& c) { c.spec.kind = -1; });
+  refused("spec: expected 6 integers of a routine, got 16", [](Call& c) { c.spec.kind = -1; });
   refused("activation: expected 0 to", [](Call& c) { c.spec.activation = 1000; });
   refused("recurrent_activation: ", [](Call& c) { c.spec.recurrent_activation = -1; });
   refused("has_bias: expected 0 to 1, got 2", [](Call& c) { c.spec.has_bias = 2; });
@@ -111,10 +111,10 @@ void test_specs_of_a_wrong_size() {
   Call call;
   int64_t none = 0;
   std::string error = forward(&none, 0, nullptr, 0, nullptr, 0);
-  CHECK(error == "forward: spec: expected 15 integers a run, got 0", "%s", error.c_str());
-  error = backward(&call.spec.kind, 14, nullptr, 0, nullptr, 0);
-  CHECK(error == "backward: spec: expected 15 integers a run, got 14", "%s", error.c_str());
-  error = backward(&call.spec.kind, 15, nullptr, 0, nullptr, 0);
+  CHECK(error == "forward: spec: expected 16 integers a run, got 0", "%s", error.c_str());
+  error = backward(&call.spec.kind, kSpecFields - 1, nullptr, 0, nullptr, 0);
+  CHECK(error == "backward: spec: expected 16 integers a run, got 15", "%s", error.c_str());
+  error = backward(&call.spec.kind, kSpecFields, nullptr, 0, nullptr, 0);
   CHECK(error == "backward: run 0: x: expected one more input, got 0 in all", "%s",
         error.c_str());
 }

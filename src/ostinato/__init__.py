@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ostinato.forced import use_engine
     from ostinato.layers import Shape
     from ostinato.layers.states import saving_states
+    from ostinato.precision import use_precision
     from ostinato.streaming.opening import stream
     from ostinato.streaming.stream import Stream
 
@@ -37,6 +38,7 @@ __all__ = [
     "stream",
     "to_torch",
     "use_engine",
+    "use_precision",
 ]
 
 
@@ -55,6 +57,7 @@ _HOMES = {
     "stream": "ostinato.streaming.opening",
     "to_torch": "ostinato.conversion.writing_torch",
     "use_engine": "ostinato.forced",
+    "use_precision": "ostinato.precision",
 }
 _WITHOUT_KERAS = ("Stream",)
 # Not here but in ostinato.layers, which needs Keras to say so itself.

@@ -39,6 +39,8 @@ class Row:
         threads: How many threads the native engine may use; None for other engines.
         why_not_faster: Why no faster engine runs it; "" where there's none.
         program: What a cell of one's own has been made into, as text; None where it wasn't.
+        precision: What the native engine computes in where that isn't the layer's dtype: "float32" of
+            half precision that is converted, "bfloat16, sums in float32"; else "".
     """
 
     layer: str
@@ -48,6 +50,11 @@ class Row:
     threads: int | None
     why_not_faster: str
     program: str | None = None
+    precision: str = ""
+
+    @property
+    def _target(self) -> str:
+        return f"{self.target} in {self.precision}" if self.precision else self.target
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class Explanation:
         if not self.rows:
             return ["No recurrent layers."]
         cells = [
-            (r.layer, r.kind, r.engine, r.target, str(r.threads or "-"), r.why_not_faster or "-")
+            (r.layer, r.kind, r.engine, r._target, str(r.threads or "-"), r.why_not_faster or "-")
             for r in self.rows
         ]
         widths = [max(map(len, column)) for column in zip(_HEADINGS, *cells, strict=True)]
@@ -197,6 +204,7 @@ def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
             native.threads() if on_kernel else None,
             found.why_not(),
             None if question.program is None else str(question.program),
+            found.engine.computes_in(question) if found.engine else "",
         )
 
 

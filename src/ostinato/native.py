@@ -12,7 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-FLOAT32, FLOAT64, BOOLEAN = range(3)  # dtypes of tensors
+FLOAT32, FLOAT64, BOOLEAN, BFLOAT16 = range(4)  # dtypes of tensors
+
+# What products are computed from: a spec's `precision`.
+OF_TENSORS, BFLOAT16_PRODUCTS, BFLOAT16_TENSORS = range(3)
 
 # A spec that begins with it names a routine: see native/core/routine/routine.h.
 ROUTINE = -1
@@ -62,6 +65,8 @@ class RunSpec:
         wants_dx: Whether `backward` computes the gradient of x.
         ys_before: The units of the run before, if this run's outputs lie in that one's ys.
         ys_after: The units of the run after, if that one's outputs lie in this run's ys.
+        precision: What products are computed from: OF_TENSORS, which are float32 or float64;
+            BFLOAT16_PRODUCTS of float32 tensors; or BFLOAT16_TENSORS.
     """
 
     kind: int
@@ -79,6 +84,7 @@ class RunSpec:
     wants_dx: int
     ys_before: int = 0
     ys_after: int = 0
+    precision: int = 0
 
     @property
     def cell(self) -> Kind:
@@ -221,6 +227,12 @@ def target() -> str:
     """The instruction set in use; "" where OSTINATO_TARGET names one that can't run here."""
     name: str = _extension().target()
     return name
+
+
+@cache
+def computes_bfloat16() -> bool:
+    """Whether the target in use has products of bfloat16."""
+    return bool(_extension().computes_bfloat16())
 
 
 def runnable_targets() -> tuple[str, ...]:

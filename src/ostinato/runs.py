@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ostinato.native import RunSpec
+from ostinato.native import BFLOAT16_TENSORS, RunSpec
 
 Names = tuple[str, ...]
 Sizes = tuple[Any, ...]  # a shape; sizes may be a framework's symbols, or None where unknown
@@ -88,6 +88,8 @@ class RunLayout:
 def _sizes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> dict[str, Any]:  # noqa: N803
     """What `_AXES` speaks of. Only sums, products and whole quotients: symbols have no others."""
     cell, unknown = spec.cell, U is None
+    # float32s, in two columns each where the tensor is one of bfloat16s
+    saved = cell.saved_columns * (2 if spec.precision == BFLOAT16_TENSORS else 1)
     return {
         "B": B,
         "T": T,
@@ -99,7 +101,7 @@ def _sizes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> dict[str, Any]:  # 
         "recurrent masks": spec.recurrent_masks,
         "U of ys": None if unknown else U + spec.ys_after,
         "T + 1": None if T is None else T + 1,
-        "saved": None if unknown else cell.saved_columns * ((U + 15) // 16 * 16),
+        "saved": None if unknown else saved * ((U + 15) // 16 * 16),
     }
 
 

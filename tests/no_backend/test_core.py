@@ -225,15 +225,15 @@ def with_first(*first):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"spec": ()}, ValueError, "forward: spec: expected 15 integers a run, got 0"),
-        ({"spec": SPEC[:-1]}, ValueError, "forward: spec: expected 15 integers a run, got 14"),
+        ({"spec": ()}, ValueError, "forward: spec: expected 16 integers a run, got 0"),
+        ({"spec": SPEC[:-1]}, ValueError, "forward: spec: expected 16 integers a run, got 15"),
         ({"spec": (9, *SPEC[1:])}, ValueError, "forward: run 0: kind: expected 0 to 3, got 9"),
         ({"spec": 5}, TypeError, "spec: expected a tuple or list, got int"),
         ({"spec": ("x",) * 15}, TypeError, "int"),
         ({"spec": (2**70,) * 15}, OverflowError, "int"),
-        ({"spec": (*SPEC[:-1], 2)}, ValueError, "ys: expected float32 .3, 5, 9."),
+        ({"spec": (*SPEC[:-2], 2, 0)}, ValueError, "ys: expected float32 .3, 5, 9."),
         (
-            {"spec": (*SPEC[:-2], 2, 0)},
+            {"spec": (*SPEC[:-3], 2, 0, 0)},
             ValueError,
             r"final state h: expected float32 \(3, 7\), got",
         ),

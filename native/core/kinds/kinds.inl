@@ -23,11 +23,12 @@ namespace kinds {
 template <class R>
 struct Cell {
   typedef typename R::S S;
+  typedef typename R::Real Real;
   const CellLayout* layout;
-  void (*forward)(const Functions<R>&, Tile<R>&);
-  void (*backward)(const Functions<R>&, BackTile<R>&);
-  void (*gates)(const Functions<R>&, Tile<R>&, const S* h);
-  void (*backward_gates)(const Functions<R>&, BackTile<R>&, const LateTile<R>&);
+  void (*forward)(const Functions<Real>&, Tile<Real>&);
+  void (*backward)(const Functions<Real>&, BackTile<Real>&);
+  void (*gates)(const Functions<Real>&, Tile<Real>&, const S* h);
+  void (*backward_gates)(const Functions<Real>&, BackTile<Real>&, const LateTile<Real>&);
   // z = bias + x W + h U of `rows` rows of `together` panels, z_panel apart; the second is for few rows.
   void (*project)(const Pair<R>&, I rows, I together, S* z, I z_panel);
   void (*project_few)(const Pair<R>&, I rows, I together, S* z, I z_panel);
@@ -60,11 +61,13 @@ constexpr Cell<R> cell() {
   constexpr CellLayout c = Kind::layout;
   static_assert(c.cols == 1 || c.cols == 3 || c.cols == 4, "gemm.inl has no other strides");
   static_assert(c.states <= 2 && c.x_cols <= c.cols && c.h_first + c.h_cols <= c.cols, "a layout");
-  Cell<R> made = {&Kind::layout, Kind::template forward<R>, Kind::template backward<R>, nullptr,
-                  nullptr, project<R, Kind, false>, project<R, Kind, true>};
+  typedef typename R::Real Real;
+  Cell<R> made = {&Kind::layout, Kind::template forward<Real>, Kind::template backward<Real>, nullptr,
+                  nullptr, project<R, Kind, false>, nullptr};
+  if constexpr (!R::kPairs) made.project_few = project<R, Kind, true>;
   if constexpr (c.has_late()) {
-    made.gates = Kind::template gates<R>;
-    made.backward_gates = Kind::template backward_gates<R>;
+    made.gates = Kind::template gates<Real>;
+    made.backward_gates = Kind::template backward_gates<Real>;
   }
   return made;
 }

@@ -9,16 +9,19 @@ struct BackwardMember : BackwardPlaces<R> {
   typedef typename R::S S;
   typedef typename R::V V;
   typedef typename R::Int Int;
-  static constexpr I L = R::kLanes;
+  typedef typename R::Element Element;
+  typedef typename R::Real Real;
+  static constexpr I L = R::kLanes, W = R::kWords;
 
-  using Places::c, Places::d_state, Places::d_z, Places::dropped, Places::l, Places::late;
-  using Places::member, Places::members, Places::memory, Places::old_state, Places::own, Places::own_d;
-  using Places::panel_size, Places::recurrent_mask, Places::row_of, Places::rows;
-  using Places::spec, Places::x;
+  using Places::c, Places::d_state, Places::d_z, Places::d_z_units, Places::h, Places::l;
+  using Places::late, Places::member, Places::members, Places::memory, Places::old_state;
+  using Places::own, Places::own_d, Places::panel_size, Places::recurrent_mask, Places::row_count;
+  using Places::row_of, Places::rows, Places::spec, Places::x;
 
   const WeightGradients<R> weights;
   Barrier* barrier;
   S *value, *slope, *work, *old, *tile;
+  S* d_tile;  // of pairs, dz of a tile before it's rounded
   Int *valid, *shown;
 
   BackwardMember(const BackLayer<R>& layer, I group, I member, I members, Barrier* barrier)
@@ -32,12 +35,14 @@ struct BackwardMember : BackwardPlaces<R> {
     old = next, next += 2 * block * L;
     tile = next, next += 4 * block * L;
     value = next, next += 4 * block * L;
-    slope = next;
+    slope = next, next += 4 * block * L;
+    d_tile = next;
   }
 
   static I private_size(I count) {
     const I block = count < kRowBlock ? count : kRowBlock;
-    return 2 * blocks_of(count, L) * L + (2 + 2 + 4 + 4 + 4) * block * L + 64 * L;
+    const I tiles = R::kPairs ? 4 : 3;
+    return 2 * blocks_of(count, L) * L + (2 + 2 + 4 * tiles) * block * L + 64 * L;
   }
 
   void wait() const {
@@ -53,10 +58,10 @@ struct BackwardMember : BackwardPlaces<R> {
       const I lanes = l.U - p * L;
       for (I r = first; r < last; ++r) {
         for (I s = 0; s < c.states; ++s) {
-          const S* from = static_cast<const S*>(l.run->d_final[s]) + row_of(r) * l.U + p * L;
-          V sum = load_part<R>(from, lanes);
+          const Element* from = static_cast<const Element*>(l.run->d_final[s]) + row_of(r) * l.U + p * L;
+          V sum = read<R>(from, lanes);
           for (I later = t + 1; s == 0 && holds && later < l.T; ++later) {
-            sum += load_part<R>(d_output(row_of(r), later) + p * L, lanes);
+            sum += read<R>(d_output(row_of(r), later) + p * L, lanes);
           }
           store<R>(d_state(s, p) + r * L, sum);
         }
@@ -64,8 +69,9 @@ struct BackwardMember : BackwardPlaces<R> {
     }
   }
 
-  const S* d_output(I row, I t) const {
-    return static_cast<const S*>(l.run->d_ys) + (row * l.T + l.output_time(t)) * l.run->ys_stride;
+  const Element* d_output(I row, I t) const {
+    const I at = (row * l.T + l.output_time(t)) * l.run->ys_stride;
+    return static_cast<const Element*>(l.run->d_ys) + at;
   }
 
   // Rows whose first timestep is done: the gradients of their initial states.
@@ -73,8 +79,8 @@ struct BackwardMember : BackwardPlaces<R> {
     for (I p = own.first; p < own.last; ++p) {
       for (I r = first; r < last; ++r) {
         for (I s = 0; s < c.states; ++s) {
-          S* to = static_cast<S*>(l.run->d_initial[s]) + row_of(r) * l.U + p * L;
-          store_part<R>(to, load<R>(d_state(s, p) + r * L), l.U - p * L);
+          Element* to = static_cast<Element*>(l.run->d_initial[s]) + row_of(r) * l.U + p * L;
+          write<R>(to, load<R>(d_state(s, p) + r * L), l.U - p * L);
         }
       }
     }
@@ -88,9 +94,9 @@ struct BackwardMember : BackwardPlaces<R> {
       for (I p = own.first; begin == l.T && p < own.last; ++p) {
         for (I s = 0; s < c.states; ++s) {
           const I at = row_of(r) * l.U + p * L;
-          const S* from = static_cast<const S*>(l.run->d_final[s]) + at;
-          store_part<R>(static_cast<S*>(l.run->d_initial[s]) + at, load_part<R>(from, l.U - p * L),
-                        l.U - p * L);
+          const Element* from = static_cast<const Element*>(l.run->d_final[s]) + at;
+          write<R>(static_cast<Element*>(l.run->d_initial[s]) + at, read<R>(from, l.U - p * L),
+                   l.U - p * L);
         }
       }
     }
@@ -102,17 +108,17 @@ struct BackwardMember : BackwardPlaces<R> {
     if (!spec.return_sequences) return;
     const I lanes = l.U - p * L;
     for (I r = some.first; r < some.last; ++r) {
-      V d = load_part<R>(d_output(row_of(r), t) + p * L, lanes);
+      V d = read<R>(d_output(row_of(r), t) + p * L, lanes);
       if (l.schedule.holes) d = choose<R>(shown[r], d, V{});
       S* to = d_state(0, p) + r * L;
       store<R>(to, load<R>(to) + d);
     }
   }
 
-  BackTile<R> tile_of(I t, I slot, I p, Span some) const {
+  BackTile<Real> tile_of(I t, I slot, I p, Span some) const {
     const I r = some.first;
-    BackTile<R> b = {some.size(), c.cols * L, nullptr, {}, {}, {}, d_z(slot, p, r), {}, value,
-                     slope, work};
+    S* to = R::kPairs ? d_tile : d_z_units(slot, p, r);
+    BackTile<Real> b = {some.size(), c.cols * L, nullptr, {}, {}, {}, to, {}, value, slope, work};
     if (l.keeps_tiles) b.kept = l.kept_tile(t, p, rows.first) + r * c.cols * L;
     for (I s = 0; s < c.states; ++s) {
       b.old_state[s] = old_state(s, t, p) + r * L;
@@ -123,8 +129,13 @@ struct BackwardMember : BackwardPlaces<R> {
     return b;
   }
 
+  void finish_tile(BackTile<Real>& b, I slot, I p, Span some, I columns_first, I columns_last) const {
+    clean_tile(b, p, some, columns_first, columns_last);
+    if constexpr (R::kPairs) hand_on(b, slot, p, some, columns_first, columns_last);
+  }
+
   // Masked rows pass their gradients through; lanes beyond U stay zero, whatever NaN made of them.
-  void finish_tile(BackTile<R>& b, I p, Span some, I columns_first, I columns_last) const {
+  void clean_tile(BackTile<Real>& b, I p, Span some, I columns_first, I columns_last) const {
     if (l.schedule.holes) {
       for (I i = 0; i < b.rows; ++i) {
         const Int is_valid = valid[some.first + i];
@@ -144,7 +155,21 @@ struct BackwardMember : BackwardPlaces<R> {
     }
   }
 
-  void keep_masked(BackTile<R>& b, I p, Span some) const {
+  // Columns of dz as the two kinds of products take them, and into the bias's gradient.
+  void hand_on(const BackTile<Real>& b, I slot, I p, Span some, I columns_first, I columns_last) const {
+    weights.add_to_bias(p, b.d_z, b.rows, b.stride, columns_first, columns_last);
+    S* by_row = d_z_units(slot, p, some.first);
+    S* by_rows = d_z(slot, p) + some.first / 2 * c.cols * L;
+    for (I column = columns_first; column < columns_last; ++column) {
+      store_rows<R>(by_rows + column * L, c.cols * L, 0, b.rows, [&](I r) {
+        const V value = load<R>(b.d_z + r * b.stride + column * L);
+        store_operand<R>(by_row + (r * c.cols + column) * W, value, L);
+        return value;
+      });
+    }
+  }
+
+  void keep_masked(BackTile<Real>& b, I p, Span some) const {
     if (!l.schedule.holes) return;
     for (I s = 0; s < c.states; ++s) {
       S* to = d_state(s, p) + some.first * L;
@@ -160,14 +185,16 @@ struct BackwardMember : BackwardPlaces<R> {
     const I blocks = blocks_of(rows.running[t], kRowBlock);
     for (I p = own.first; p < own.last; ++p) {
       for (I i = 0; i < blocks; ++i) {
-        const Span some = share(rows.running[t], i, blocks);
+        const Span some = share_rows<R>(rows.running[t], i, blocks);
         add_d_outputs(t, p, some);
-        BackTile<R> b = tile_of(t, slot, p, some);
+        BackTile<Real> b = tile_of(t, slot, p, some);
         l.cell.backward(l.functions, b);
-        finish_tile(b, p, some, 0, c.cols - c.late_cols);
+        finish_tile(b, slot, p, some, 0, c.cols - c.late_cols);
         keep_masked(b, p, some);
       }
-      for (I g = 0; g < spec.recurrent_masks; ++g) drop(t, slot, p, g);
+      for (I g = 0; g < state_operands<R>(spec); ++g) {
+        store_rows<R>(h(slot, g, p), L, 0, rows.running[t], [&](I r) { return dropped(g, t, p, r); });
+      }
     }
     if (c.has_late()) {
       wait();
@@ -175,60 +202,71 @@ struct BackwardMember : BackwardPlaces<R> {
     }
   }
 
-  void drop(I t, I slot, I p, I gate) const {
-    const S *h = old_state(0, t, p), *mask = recurrent_mask(gate, p);
-    S* to = dropped(slot, gate, p);
-    for (I r = 0; r < rows.running[t]; ++r) {
-      store<R>(to + r * L, load<R>(h + r * L) * load<R>(mask + r * L));
-    }
+  // A row of the state as a gate's product took it.
+  OSTINATO_INLINE V dropped(I gate, I t, I p, I r) const {
+    const V value = load<R>(old_state(0, t, p) + r * L);
+    return spec.recurrent_masks ? value * load<R>(recurrent_mask(gate, p) + r * L) : value;
   }
 
   // The gradient of what took the state's place in the late product, and those that need it.
   void pull_late(I t, I slot) const {
     const I blocks = blocks_of(rows.running[t], kRowBlock);
     const bool drops = spec.recurrent_masks != 0;
-    const I k = l.panels * L;
+    const I k = l.panels * W;
     for (I p = own.first; p < own.last;) {
       const I together = panels_together(1, p, own.last);
       for (I i = 0; i < blocks; ++i) {
-        const Span some = share(rows.running[t], i, blocks);
+        const Span some = share_rows<R>(rows.running[t], i, blocks);
         const I size = some.size() * L, at = some.first * L;
         fill_zero(tile, together * size);
-        const Product<R> product = {d_z(slot, 0, some.first), c.cols * panel_size(), L, c.cols, k,
+        const Product<R> product = {d_z_units(slot, 0, some.first), c.cols * rows.count * W, W, c.cols, k,
                                     l.late_t + p * k * L, together * L, l.ahead};
         multiply(product, some.size(), together, tile, L, size);
         for (I q = p; q < p + together; ++q) {
-          BackTile<R> b = tile_of(t, slot, q, some);
+          BackTile<Real> b = tile_of(t, slot, q, some);
           for (I s = 0; s < c.states; ++s) b.d_old[s] = d_state(s, q) + at;
-          const LateTile<R> pulled = {tile + (q - p) * size,
-                                      drops ? dropped(slot, c.late_gate, q) + at : b.old_state[0],
-                                      drops ? recurrent_mask(c.late_gate, q) + at : nullptr,
-                                      late(slot, q) + at};
+          const S* taken = b.old_state[0];
+          if (drops) taken = R::kPairs ? dropped_rows(t, q, some) : h(slot, c.late_gate, q) + at;
+          S* to = R::kPairs ? work : late(slot, q) + at;
+          const LateTile<Real> pulled = {tile + (q - p) * size, taken,
+                                         drops ? recurrent_mask(c.late_gate, q) + at : nullptr, to};
           l.cell.backward_gates(l.functions, b, pulled);
-          finish_tile(b, q, some, c.cols - c.late_cols, c.cols);
+          if constexpr (R::kPairs) {
+            store_rows<R>(late(slot, q) + some.first / 2 * L, L, 0, some.size(),
+                          [&](I r) { return load<R>(to + r * L); });
+          }
+          finish_tile(b, slot, q, some, c.cols - c.late_cols, c.cols);
         }
       }
       p += together;
     }
   }
 
+  // The rows of the state that a late product's gate took, in `old`.
+  const S* dropped_rows(I t, I p, Span some) const {
+    for (I r = some.first; r < some.last; ++r) {
+      store<R>(old + (r - some.first) * L, dropped(c.late_gate, t, p, r));
+    }
+    return old;
+  }
+
   // --- one timestep: the products ---
 
   Product<R> product_with_d_z(I slot, I r, I first, I cols, const S* b, I ldb) const {
-    return {d_z(slot, 0, r) + first * L, c.cols * panel_size(), cols * L, c.cols,
-            l.panels * cols * L, b, ldb, l.ahead};
+    return {d_z_units(slot, 0, r) + first * W, c.cols * rows.count * W, cols * W, c.cols,
+            l.panels * cols * W, b, ldb, l.ahead};
   }
 
   // The same for one of `cols` columns alone, for a dropout mask of its own.
   Product<R> product_with_gate(I slot, I r, I first, I cols, I column, const S* b, I ldb) const {
-    Product<R> product = product_with_d_z(slot, r, first + column, 1, b + column * L * ldb, ldb);
-    product.b_skip = (cols - 1) * L * ldb;
+    Product<R> product = product_with_d_z(slot, r, first + column, 1, b + column * W * ldb, ldb);
+    product.b_skip = (cols - 1) * W * ldb;
     return product;
   }
 
   // d_state += dz U'
   void pull_state(I t, I slot) const {
-    const I blocks = blocks_of(rows.running[t], kRowBlock), k = l.panels * c.h_cols * L;
+    const I blocks = blocks_of(rows.running[t], kRowBlock), k = l.panels * c.h_cols * W;
     for (I p = own.first; p < own.last;) {
       const I together = panels_together(1, p, own.last), ldb = together * L;
       const S* b = l.recurrent_t + p * k * L;
@@ -265,7 +303,7 @@ struct BackwardMember : BackwardPlaces<R> {
   void pull_inputs(I t, I slot) const {
     if (!spec.wants_dx) return;
     const I running = rows.running[t], blocks = blocks_of(running, kRowBlock);
-    const I k = l.panels * c.x_cols * L;
+    const I k = l.panels * c.x_cols * W;
     for (I p = own_d.first; p < own_d.last;) {
       const I together = panels_together(1, p, own_d.last), ldb = together * L;
       const S* b = l.kernel_t + p * k * L;
@@ -315,16 +353,16 @@ struct BackwardMember : BackwardPlaces<R> {
     }
   }
 
-  S* d_input(I row, I t) const {
-    return static_cast<S*>(l.run->dx) + (row * l.T + l.time_of(t)) * l.D;
+  Element* d_input(I row, I t) const {
+    return static_cast<Element*>(l.run->dx) + (row * l.T + l.time_of(t)) * l.D;
   }
 
   void store_d_inputs(I t, I p, I together, Span some) const {
     for (I r = 0; r < some.size(); ++r) {
-      S* to = d_input(row_of(some.first + r), t);
+      Element* to = d_input(row_of(some.first + r), t);
       for (I q = 0; q < together; ++q) {
         const I d = (p + q) * L;
-        store_part<R>(to + d, load<R>(tile + (q * some.size() + r) * L), l.D - d);
+        write<R>(to + d, load<R>(tile + (q * some.size() + r) * L), l.D - d);
       }
     }
   }
@@ -345,7 +383,7 @@ struct BackwardMember : BackwardPlaces<R> {
       if (l.schedule.holes) read_mask(l, rows, t, valid, shown);
       if (rows.running[t] > running) enter(t, running, rows.running[t]);
       running = rows.running[t];
-      pack_inputs(l, rows, t, share(running, member, members), x(slot, 0));
+      pack_input_rows(l, rows, t, share_rows<R>(running, member, members), x(slot, 0));
       pointwise(t, slot);
       wait();
       pull_state(t, slot);

@@ -6,7 +6,7 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
   constexpr I L = R::kLanes;
   const RunSpec& spec = l.run->spec;
   const CellLayout& c = l.layout;
-  const I k = l.panels * L;
+  const I k = l.panels * R::kWords;
   l.recurrent_t = arena.take<S>(l.panels * k * c.h_cols * L);
   l.kernel_t = spec.wants_dx ? arena.take<S>(l.d_blocks * k * c.x_cols * L) : nullptr;
   l.late_t = c.has_late() ? arena.take<S>(l.panels * k * L) : nullptr;
@@ -23,14 +23,17 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
   if (arena.failed) return false;
   for (I g = 0; g < l.schedule.group_count; ++g) {
     BackMemory<R>& m = l.back[g];
-    const I count = l.schedule.groups[g].count, all = l.panels * count * L;
+    const I count = l.schedule.groups[g].count, rows = words_of<R>(count);
+    const I all = l.panels * rows * L;
     const I wanted = depth / (count > 0 ? count : 1);
     m.ring = wanted < 2 ? 2 : wanted > kMostRing ? kMostRing : wanted;
     m.d_z = arena.take<S>(m.ring * all * c.cols);
-    m.x = arena.take<S>(m.ring * copies * l.d_blocks * count * L);
-    m.dropped = spec.recurrent_masks ? arena.take<S>(m.ring * spec.recurrent_masks * all) : nullptr;
+    m.d_z_units = R::kPairs ? arena.take<S>(2 * l.panels * count * c.cols * R::kWords) : nullptr;
+    m.x = arena.take<S>(m.ring * copies * l.d_blocks * rows * L);
+    const I operands = state_operands<R>(spec);
+    m.h = operands ? arena.take<S>(m.ring * operands * all) : nullptr;
     m.late = c.has_late() ? arena.take<S>(m.ring * all) : nullptr;
-    for (I s = 0; s < c.states; ++s) m.d_state[s] = arena.take<S>(all);
+    for (I s = 0; s < c.states; ++s) m.d_state[s] = arena.take<S>(l.panels * count * L);
     m.d_kernel = gradients[0] + g * sizes[0];
     m.d_recurrent = gradients[1] + g * sizes[1];
     m.d_bias = gradients[2] + g * sizes[2];
@@ -44,17 +47,17 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
 // Packs panels of units and of inputs.
 template <class R>
 void pack_backward_weights(const BackLayer<R>& l, const Shares& shares) {
-  typedef typename R::S S;
+  typedef typename R::Element Element;
   const CellLayout& c = l.layout;
   const Span own = shares.units;
-  const S* recurrent = static_cast<const S*>(l.run->recurrent_kernel);
+  const Element* recurrent = static_cast<const Element*>(l.run->recurrent_kernel);
   pack_transposed<R>(recurrent, l.U, l.U, c.gates, c.gate_of_h, c.h_cols, own, l.recurrent_t);
   if (l.late_t != nullptr) {
     pack_transposed<R>(recurrent, l.U, l.U, c.gates, &c.late_gate, 1, own, l.late_t);
   }
   if (l.kernel_t == nullptr) return;
-  pack_transposed<R>(static_cast<const S*>(l.run->kernel), l.D, l.U, c.gates, c.gate_of_x, c.x_cols,
-                     shares.inputs, l.kernel_t);
+  pack_transposed<R>(static_cast<const Element*>(l.run->kernel), l.D, l.U, c.gates, c.gate_of_x,
+                     c.x_cols, shares.inputs, l.kernel_t);
 }
 
 template <class R>
@@ -62,17 +65,17 @@ void unpack_bias(const BackLayer<R>& l, Span panels, I parts, I part_stride) {
   typedef typename R::S S;
   constexpr I L = R::kLanes;
   const CellLayout& c = l.layout;
-  S* out = static_cast<S*>(l.run->d_bias);
+  typename R::Element* out = static_cast<typename R::Element*>(l.run->d_bias);
   for (I p = panels.first; p < panels.last; ++p) {
     for (I column = 0; column < c.cols; ++column) {
       const S* from = l.back[0].d_bias + (p * c.cols + column) * L;
       typename R::V sum = load<R>(from);
       for (I i = 1; i < parts; ++i) sum += load<R>(from + i * part_stride);
       const I unit = p * L, lanes = l.U - unit;
-      if (column < c.x_cols) store_part<R>(out + c.gate_of_x[column] * l.U + unit, sum, lanes);
+      if (column < c.x_cols) write<R>(out + c.gate_of_x[column] * l.U + unit, sum, lanes);
       if (c.bias_rows == 2 && column >= c.h_first) {
         const I gate = c.gates + c.gate_of_h[column - c.h_first];
-        store_part<R>(out + gate * l.U + unit, sum, lanes);
+        write<R>(out + gate * l.U + unit, sum, lanes);
       }
     }
   }
@@ -81,15 +84,15 @@ void unpack_bias(const BackLayer<R>& l, Span panels, I parts, I part_stride) {
 // Lays out the weights' gradients of some panels as Keras's.
 template <class R>
 void unpack_gradients(const BackLayer<R>& l, const Shares& shares) {
-  typedef typename R::S S;
+  typedef typename R::Element Element;
   constexpr I L = R::kLanes;
   const CellLayout& c = l.layout;
   const Span own = shares.units;
   const I parts = l.schedule.group_count;
   const BackMemory<R>& m = l.back[0];
-  S* d_recurrent = static_cast<S*>(l.run->d_recurrent_kernel);
+  Element* d_recurrent = static_cast<Element*>(l.run->d_recurrent_kernel);
   unpack_weights<R>(m.d_kernel, parts, l.panels * l.D * c.x_cols * L, l.D, l.U, c.gates, c.gate_of_x,
-                    c.x_cols, shares.kernel, static_cast<S*>(l.run->d_kernel));
+                    c.x_cols, shares.kernel, static_cast<Element*>(l.run->d_kernel));
   unpack_weights<R>(m.d_recurrent, parts, l.panels * l.U * c.h_cols * L, l.U, l.U, c.gates,
                     c.gate_of_h, c.h_cols, own, d_recurrent);
   if (m.d_late != nullptr) {

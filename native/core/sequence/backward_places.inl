@@ -6,10 +6,14 @@ template <class R>
 struct BackMemory {
   typedef typename R::S S;
   I ring;      // timesteps
+  // For products that sum over rows; of pairs a row here is two.
   S* d_z;      // [ring][panel][row][cols L]
   S* x;        // [ring][mask][block of D][row][L]
-  S* dropped;  // [ring][gate][panel][row][L]
+  S* h;        // the state as its products took it, [ring][state_operands][panel][row][L]
   S* late;     // what took the state's place in a late product, [ring][panel][row][L]
+  // In pairs only, for those that sum over units: d_z of this timestep and the one after, [2][panel]
+  // [row][cols kWords].
+  S* d_z_units;
   S* d_state[2];  // [panel][row][L]
   S *d_kernel, *d_recurrent, *d_late, *d_bias;  // packed as the weights are
   S* private_;
@@ -26,7 +30,7 @@ struct BackLayer : Layer<R> {
 template <class R>
 struct BackwardPlaces {
   typedef typename R::S S;
-  static constexpr I L = R::kLanes;
+  static constexpr I L = R::kLanes, W = R::kWords;
 
   const BackLayer<R>& l;
   const RunSpec& spec;
@@ -45,18 +49,25 @@ struct BackwardPlaces {
         own_d(shares.inputs), own_kernel(shares.kernel) {}
 
   I panel_size() const { return rows.count * L; }
-  S* d_z(I slot, I panel, I r) const {
-    return memory.d_z + ((slot * l.panels + panel) * rows.count + r) * c.cols * L;
+  I row_count() const { return words_of<R>(rows.count); }  // where products sum over rows
+  S* d_z(I slot, I panel) const {
+    return memory.d_z + (slot * l.panels + panel) * row_count() * c.cols * L;
+  }
+  // For products that sum over units.
+  S* d_z_units(I slot, I panel, I r) const {
+    if constexpr (!R::kPairs) return d_z(slot, panel) + r * c.cols * L;
+    return memory.d_z_units + (((slot & 1) * l.panels + panel) * rows.count + r) * c.cols * W;
   }
   S* x(I slot, I mask) const {
     const I copies = spec.input_masks > 1 ? spec.input_masks : 1;
-    return memory.x + (slot * copies + mask) * l.d_blocks * panel_size();
+    return memory.x + (slot * copies + mask) * l.d_blocks * row_count() * L;
   }
-  S* dropped(I slot, I gate, I panel) const {
-    return memory.dropped + ((slot * spec.recurrent_masks + gate) * l.panels + panel) * panel_size();
+  S* h(I slot, I gate, I panel) const {
+    const I copies = state_operands<R>(spec);
+    return memory.h + ((slot * copies + gate) * l.panels + panel) * row_count() * L;
   }
   S* late(I slot, I panel) const {
-    return memory.late + (slot * l.panels + panel) * panel_size();
+    return memory.late + (slot * l.panels + panel) * row_count() * L;
   }
   S* d_state(I s, I panel) const { return memory.d_state[s] + panel * panel_size(); }
   const S* old_state(I s, I t, I panel) const { return l.kept_state(s, t, panel, rows.first); }

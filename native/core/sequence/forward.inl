@@ -5,7 +5,9 @@ struct ForwardMember {
   typedef typename R::S S;
   typedef typename R::V V;
   typedef typename R::Int Int;
-  static constexpr I L = R::kLanes;
+  typedef typename R::Element Element;
+  typedef typename R::Real Real;
+  static constexpr I L = R::kLanes, W = R::kWords;
 
   const Layer<R>& l;
   const CellLayout& c;
@@ -44,10 +46,14 @@ struct ForwardMember {
     if (l.run->spec.training) return l.kept_state(s, t, panel, rows.first);
     return memory.states + (((t & 1) * c.states + s) * l.panels + panel) * rows.count * L;
   }
-  I panel_stride() const { return (l.run->spec.training ? l.B : rows.count) * L; }
-  S* dropped(I gate, I t, I panel) const {
-    return memory.dropped +
-           (((t & 1) * l.run->spec.recurrent_masks + gate) * l.panels + panel) * rows.count * L;
+  // The state's as the products take it without dropout, and the distance to the next panel's.
+  const S* state_operand(I t) const { return R::kPairs ? operand(0, t, 0) : state(0, t, 0); }
+  I operand_stride() const {
+    return (!R::kPairs && l.run->spec.training ? l.B : rows.count) * W;
+  }
+  S* operand(I gate, I t, I panel) const {
+    const I copies = state_operands<R>(l.run->spec);
+    return memory.operands + (((t & 1) * copies + gate) * l.panels + panel) * rows.count * W;
   }
   const S* recurrent_mask(I gate, I panel) const {
     return l.recurrent_masks + ((gate * l.panels + panel) * l.B + rows.first) * L;
@@ -74,24 +80,26 @@ struct ForwardMember {
       for (I r = some.first; r < some.last; ++r) {
         const I row = l.schedule.row_of[rows.first + r];
         for (I s = 0; s < c.states; ++s) {
-          const S* from = static_cast<const S*>(l.run->initial[s]) + row * l.U + p * L;
-          store<R>(state(s, t, p) + r * L, load_part<R>(from, l.U - p * L));
+          const Element* from = static_cast<const Element*>(l.run->initial[s]) + row * l.U + p * L;
+          store<R>(state(s, t, p) + r * L, read<R>(from, l.U - p * L));
         }
       }
-      drop(t, p, some.first, some.last);
+      hand_on(t, p, some.first, some.last);
     }
   }
 
-  // The state at t of one panel with each gate's dropout mask on it.
-  void drop(I t, I panel, I first, I last) const {
-    const S* h = state(0, t, panel);
-    for (I g = 0; g < l.run->spec.recurrent_masks; ++g) {
-      const S* mask = recurrent_mask(g, panel);
-      S* to = dropped(g, t, panel);
-      for (I r = first; r < last; ++r) {
-        store<R>(to + r * L, load<R>(h + r * L) * load<R>(mask + r * L));
-      }
+  // The state at t of one panel as its products take it.
+  void hand_on(I t, I panel, I first, I last) const {
+    for (I g = 0; g < state_operands<R>(l.run->spec); ++g) {
+      S* to = operand(g, t, panel);
+      for (I r = first; r < last; ++r) store_operand<R>(to + r * W, dropped(g, t, panel, r), l.U - panel * L);
     }
+  }
+
+  // A row of it with a gate's dropout mask on it, if any.
+  OSTINATO_INLINE V dropped(I gate, I t, I panel, I r) const {
+    const V h = load<R>(state(0, t, panel) + r * L);
+    return l.run->spec.recurrent_masks ? h * load<R>(recurrent_mask(gate, panel) + r * L) : h;
   }
 
   // Rows whose last timestep was t - 1: their final states, and their outputs from t on.
@@ -102,8 +110,8 @@ struct ForwardMember {
       for (I r = some.first; r < some.last; ++r) {
         const I row = l.schedule.row_of[rows.first + r];
         for (I s = 0; s < c.states; ++s) {
-          S* to = static_cast<S*>(l.run->final[s]) + row * l.U + p * L;
-          store_part<R>(to, load<R>(state(s, t, p) + r * L), lanes);
+          Element* to = static_cast<Element*>(l.run->final[s]) + row * l.U + p * L;
+          write<R>(to, load<R>(state(s, t, p) + r * L), lanes);
         }
         const bool holds = !l.run->spec.zero_output_for_mask;
         write_outputs(row, p, t, l.T, holds ? load<R>(state(0, t, p) + r * L) : V{});
@@ -114,8 +122,8 @@ struct ForwardMember {
   void write_outputs(I row, I panel, I first, I last, V value) const {
     if (!l.run->spec.return_sequences) return;
     for (I t = first; t < last; ++t) {
-      S* to = static_cast<S*>(l.run->ys) + (row * l.T + l.output_time(t)) * l.run->ys_stride + panel * L;
-      store_part<R>(to, value, l.U - panel * L);
+      const I at = (row * l.T + l.output_time(t)) * l.run->ys_stride + panel * L;
+      write<R>(static_cast<Element*>(l.run->ys) + at, value, l.U - panel * L);
     }
   }
 
@@ -131,9 +139,9 @@ struct ForwardMember {
         write_outputs(row, p, 0, begin, V{});
         for (I s = 0; begin == l.T && s < c.states; ++s) {
           const I at = row * l.U + p * L;
-          store_part<R>(static_cast<S*>(l.run->final[s]) + at,
-                        load_part<R>(static_cast<const S*>(l.run->initial[s]) + at, l.U - p * L),
-                        l.U - p * L);
+          write<R>(static_cast<Element*>(l.run->final[s]) + at,
+                   read<R>(static_cast<const Element*>(l.run->initial[s]) + at, l.U - p * L),
+                   l.U - p * L);
         }
       }
     }
@@ -153,15 +161,15 @@ struct ForwardMember {
       }
     }
     const I ldb = together * c.x_cols * L;
-    const S* x = memory.x[t & 1] + r * L;
-    const S* w = l.kernel + p * l.D * c.x_cols * L;
-    Product<R> product = {x, rows.count * L, L, 1, l.D, w, ldb, l.ahead};
+    const S* x = memory.x[t & 1] + r * W;
+    const S* w = l.kernel + p * l.x_depth * c.x_cols * L;
+    Product<R> product = {x, rows.count * W, W, 1, l.x_depth, w, ldb, l.ahead};
     if (l.run->spec.input_masks <= 1) {
       multiply(product, count, together * c.x_cols, z, cols * L, cols > 1 ? L : z_panel);
       return;
     }
     for (I column = 0; column < c.x_cols; ++column) {
-      product.a = x + c.gate_of_x[column] * l.d_blocks * rows.count * L;
+      product.a = x + c.gate_of_x[column] * l.d_blocks * rows.count * W;
       product.b = w + column * L;
       multiply(product, count, 1, z + column * L, cols * L, L);
     }
@@ -170,17 +178,17 @@ struct ForwardMember {
   // The same for the state's product.
   void project_state(I t, I p, I together, I r, I count, S* z, I z_panel) const {
     const I cols = c.cols;
-    const S* u = l.recurrent + p * l.U * c.h_cols * L;
-    Product<R> product = {state(0, t, 0) + r * L, panel_stride(), L, 1, l.U, u,
+    const S* u = l.recurrent + p * l.h_depth * c.h_cols * L;
+    Product<R> product = {state_operand(t) + r * W, operand_stride(), W, 1, l.h_depth, u,
                           together * c.h_cols * L, l.ahead};
     z += c.h_first * L;
     if (l.run->spec.recurrent_masks == 0) {
       multiply(product, count, together * c.h_cols, z, cols * L, cols > 1 ? L : z_panel);
       return;
     }
-    product.a_block = rows.count * L;
+    product.a_block = rows.count * W;
     for (I column = 0; column < c.h_cols; ++column) {
-      product.a = dropped(c.gate_of_h[column], t, 0) + r * L;
+      product.a = operand(c.gate_of_h[column], t, 0) + r * W;
       product.b = u + column * L;
       multiply(product, count, cols > 1 ? 1 : together, z + column * L, cols * L, z_panel);
     }
@@ -188,20 +196,20 @@ struct ForwardMember {
 
   // Both at once.
   void project_both(I t, I p, I together, I r, I count, S* z, I z_panel) const {
-    const Pair<R> pair = {memory.x[t & 1] + r * L,
-                          l.kernel + p * l.D * c.x_cols * L,
-                          state(0, t, 0) + r * L,
-                          l.recurrent + p * l.U * c.h_cols * L,
+    const Pair<R> pair = {memory.x[t & 1] + r * W,
+                          l.kernel + p * l.x_depth * c.x_cols * L,
+                          state_operand(t) + r * W,
+                          l.recurrent + p * l.h_depth * c.h_cols * L,
                           l.bias + p * c.cols * L,
-                          rows.count * L,
-                          panel_stride(),
-                          l.D,
-                          l.U};
+                          rows.count * W,
+                          operand_stride(),
+                          l.x_depth,
+                          l.h_depth};
     l.cell.project(pair, count, together, z, z_panel);
   }
 
-  Tile<R> tile_of(I t, I p, I r, I count, S* z) const {
-    Tile<R> result = {count, c.cols * L, z, spare, {}, {}, work};
+  Tile<Real> tile_of(I t, I p, I r, I count, S* z) const {
+    Tile<Real> result = {count, c.cols * L, z, spare, {}, {}, work};
     for (I s = 0; s < c.states; ++s) {
       result.old_state[s] = state(s, t, p) + r * L;
       result.new_state[s] = state(s, t + 1, p) + r * L;
@@ -209,7 +217,7 @@ struct ForwardMember {
     return result;
   }
 
-  // Masked rows keep their states; results go out; dropout for the next timestep.
+  // Masked rows keep their states; results go out; operands of the next timestep.
   void finish(I t, I p, I r, I count) const {
     if (l.schedule.holes) {
       for (I s = 0; s < c.states; ++s) {
@@ -225,15 +233,15 @@ struct ForwardMember {
     if (l.run->spec.return_sequences) {
       const I lanes = l.U - p * L, time = l.output_time(t);
       const I stride = l.run->ys_stride;
-      S* ys = static_cast<S*>(l.run->ys) + time * stride + p * L;
+      Element* ys = static_cast<Element*>(l.run->ys) + time * stride + p * L;
       const I* row_of = l.schedule.row_of + rows.first + r;
       for (I i = 0; i < count; ++i) {
         V y = load<R>(h + i * L);
         if (l.schedule.holes) y = choose<R>(shown[r + i], y, V{});
-        store_part<R>(ys + row_of[i] * l.T * stride, y, lanes);
+        write<R>(ys + row_of[i] * l.T * stride, y, lanes);
       }
     }
-    if (l.run->spec.recurrent_masks) drop(t + 1, p, r, r + count);
+    hand_on(t + 1, p, r, r + count);
   }
 
   void step(I t) const {
@@ -252,7 +260,7 @@ struct ForwardMember {
           project_state(t, p, together, some.first, some.size(), z, z_panel);
         }
         for (I q = 0; q < together; ++q) {
-          Tile<R> now = tile_of(t, p + q, some.first, some.size(), z + q * z_panel);
+          Tile<Real> now = tile_of(t, p + q, some.first, some.size(), z + q * z_panel);
           if (c.has_late()) {
             run_gates(now, t, p + q, some.first);
           } else {
@@ -269,10 +277,20 @@ struct ForwardMember {
     }
   }
 
-  void run_gates(Tile<R>& tile, I t, I p, I r) const {
+  void run_gates(Tile<Real>& now, I t, I p, I r) const {
     const bool drops = l.run->spec.recurrent_masks != 0;
-    tile.work = memory.late + (p * rows.count + r) * L;
-    l.cell.gates(l.functions, tile, (drops ? dropped(c.late_gate, t, p) : state(0, t, p)) + r * L);
+    S* late = memory.late + (p * rows.count + r) * W;
+    if constexpr (!R::kPairs) {
+      now.work = late;
+      l.cell.gates(l.functions, now, (drops ? operand(c.late_gate, t, p) : state(0, t, p)) + r * L);
+      return;
+    }
+    S* h = tile;  // free, as those of a late product lie in memory.tiles or are kept
+    for (I i = 0; i < now.rows; ++i) store<R>(h + i * L, dropped(c.late_gate, t, p, r + i));
+    l.cell.gates(l.functions, now, h);
+    for (I i = 0; i < now.rows; ++i) {
+      store_operand<R>(late + i * W, load<R>(now.work + i * L), l.U - p * L);
+    }
   }
 
   // The late product, and the new state.
@@ -284,11 +302,11 @@ struct ForwardMember {
         const Span some = share(rows.running[t], b, blocks);
         S* z = tile_at(t, p, some.first);
         const I z_panel = tile_panel_stride(some.size());
-        const Product<R> product = {memory.late + some.first * L, rows.count * L, L, 1, l.U,
-                                    l.late + p * l.U * L, together * L, l.ahead};
+        const Product<R> product = {memory.late + some.first * W, rows.count * W, W, 1, l.h_depth,
+                                    l.late + p * l.h_depth * L, together * L, l.ahead};
         multiply(product, some.size(), together, z, c.cols * L, z_panel);
         for (I q = 0; q < together; ++q) {
-          Tile<R> now = tile_of(t, p + q, some.first, some.size(), z + q * z_panel);
+          Tile<Real> now = tile_of(t, p + q, some.first, some.size(), z + q * z_panel);
           l.cell.forward(l.functions, now);
           finish(t, p + q, some.first, some.size());
         }
@@ -332,9 +350,10 @@ bool take_forward_memory(Layer<R>& l, Arena& arena) {
   for (I g = 0; g < l.schedule.group_count; ++g) {
     GroupMemory<R>& m = l.memory[g];
     const I count = l.schedule.groups[g].count, all = l.panels * count * L;
-    for (S*& x : m.x) x = arena.take<S>(copies * l.d_blocks * count * L);
+    for (S*& x : m.x) x = arena.take<S>(copies * l.d_blocks * count * R::kWords);
     m.states = spec.training ? nullptr : arena.take<S>(2 * l.layout.states * all);
-    m.dropped = spec.recurrent_masks ? arena.take<S>(2 * spec.recurrent_masks * all) : nullptr;
+    const I operands = state_operands<R>(spec);
+    m.operands = operands ? arena.take<S>(2 * operands * l.panels * count * R::kWords) : nullptr;
     const bool has_late = l.layout.has_late();
     m.late = has_late ? arena.take<S>(all) : nullptr;
     m.tiles = has_late && !l.keeps_tiles ? arena.take<S>(l.layout.cols * all) : nullptr;

@@ -6,11 +6,11 @@ constexpr I kRowBlock = 64;  // rows of a tile, so that it stays in L1 beside a 
 template <class R>
 struct GroupMemory {
   typedef typename R::S S;
-  S* x[2];       // packed inputs of this timestep and the next: [mask][block of D][row][L]
+  S* x[2];       // packed inputs of this timestep and the next: [mask][block of D][row][kWords]
   S* states;     // inference: [t & 1][state][panel][row][L]
-  S* dropped;    // recurrent dropout: [t & 1][gate][panel][row][L]
-  // Where a product comes late: what takes the state's place in it, [panel][row][L], and tiles that
-  // aren't kept, [panel][row][cols L].
+  S* operands;   // the state as its products take it: [t & 1][state_operands][panel][row][kWords]
+  // Where a product comes late: what takes the state's place in it, [panel][row][kWords], and tiles
+  // that aren't kept, [panel][row][cols L].
   S *late, *tiles;
   S* private_;   // (members, private_size): a member's own scratch
   I private_size;
@@ -19,13 +19,15 @@ struct GroupMemory {
 template <class R>
 struct Layer {
   typedef typename R::S S;
+  typedef typename R::Element Element;
   static constexpr I L = R::kLanes;
 
   const Run* run;
   Cell<R> cell;
   CellLayout layout;
   I B, T, D, U, panels, d_blocks;
-  Functions<R> functions;
+  I x_depth, h_depth;  // the words of D and U, which the products sum over
+  Functions<typename R::Real> functions;
   Schedule schedule;
   I members;  // threads of a group, at most
   bool keeps_tiles;  // whether tiles lie in `saved`
@@ -36,7 +38,7 @@ struct Layer {
   S *input_masks, *recurrent_masks;
   GroupMemory<R>* memory;  // (groups,)
 
-  const S* x() const { return static_cast<const S*>(run->x); }
+  const Element* x() const { return static_cast<const Element*>(run->x); }
   S* saved() const { return static_cast<S*>(run->saved); }
 
   I time_of(I t) const { return run->spec.go_backwards ? T - 1 - t : t; }
@@ -66,19 +68,27 @@ const CellLayout& layout_of_run(const Run& run) {
   return *kCells<R>[run.spec.kind].layout;
 }
 
-// Bytes of a run's weights.
+// Bytes of a run's weights, as the products read them.
 template <class R>
 I weights_of(const Run& run) {
-  return (run.D + run.U) * layout_of_run<R>(run).gates * run.U *
+  return (words_of<R>(run.D) + words_of<R>(run.U)) * layout_of_run<R>(run).gates * run.U *
          static_cast<I>(sizeof(typename R::S));
+}
+
+// How many operands of products a state is made into: one a gate with recurrent dropout; else none is
+// needed where products take the numbers as they are.
+template <class R>
+I state_operands(const RunSpec& spec) {
+  return spec.recurrent_masks ? spec.recurrent_masks : R::kPairs ? 1 : 0;
 }
 
 // Whether both products of a tile are done in one pass: see Pair.
 template <class R>
 bool pairs_products(const Run& run) {
-  const I weights = (run.D + run.U) * layout_of_run<R>(run).h_cols;
-  return run.spec.input_masks <= 1 && run.spec.recurrent_masks == 0 && run.D <= kPiece &&
-         run.U <= kPiece && weights <= 768;
+  const I x_depth = words_of<R>(run.D), h_depth = words_of<R>(run.U);
+  const I weights = (x_depth + h_depth) * layout_of_run<R>(run).h_cols;
+  return run.spec.input_masks <= 1 && run.spec.recurrent_masks == 0 && x_depth <= kPiece &&
+         h_depth <= kPiece && weights <= 768;
 }
 
 // What follows from the run's sizes and options alone.
@@ -90,8 +100,10 @@ void describe(const Run& run, Layer<R>& l) {
   l.B = run.B, l.T = run.T, l.D = run.D, l.U = run.U;
   l.panels = blocks_of(run.U, R::kLanes);
   l.d_blocks = blocks_of(run.D, R::kLanes);
-  l.functions.activation = activation_at<R>(run.spec.activation);
-  l.functions.gate = activation_at<R>(l.layout.has_gates ? run.spec.recurrent_activation : 0);
+  l.x_depth = words_of<R>(run.D), l.h_depth = words_of<R>(run.U);
+  typedef typename R::Real Real;
+  l.functions.activation = activation_at<Real>(run.spec.activation);
+  l.functions.gate = activation_at<Real>(l.layout.has_gates ? run.spec.recurrent_activation : 0);
   l.functions.keeps_inputs = run.spec.training && l.functions.activation.needs_input;
   l.functions.keeps_gate_inputs = run.spec.training && l.functions.gate.needs_input;
   l.pairs = pairs_products<R>(run);
@@ -111,7 +123,7 @@ template <class R>
 Split split_of(const Run& run, I threads) {
   const I weights = weights_of<R>(run);
   const double work = 2.0 * static_cast<double>(run.B * run.T) * static_cast<double>(weights) /
-                      static_cast<double>(sizeof(typename R::S));
+                      static_cast<double>(sizeof(typename R::S));  // of pairs, half of that
   // Below some 10 us of work a second thread costs more than it brings.
   if (threads <= 1 || work < 2e6) return {1, 1};
   const I panels = blocks_of(run.U, R::kLanes);
@@ -134,70 +146,88 @@ template <class R>
 bool take_forward_weights(Layer<R>& l, Arena& arena) {
   constexpr I L = R::kLanes;
   const CellLayout& c = l.layout;
-  l.kernel = arena.take<typename R::S>(l.panels * l.D * c.x_cols * L);
-  l.recurrent = arena.take<typename R::S>(l.panels * l.U * c.h_cols * L);
-  l.late = c.has_late() ? arena.take<typename R::S>(l.panels * l.U * L) : nullptr;
+  l.kernel = arena.take<typename R::S>(l.panels * l.x_depth * c.x_cols * L);
+  l.recurrent = arena.take<typename R::S>(l.panels * l.h_depth * c.h_cols * L);
+  l.late = c.has_late() ? arena.take<typename R::S>(l.panels * l.h_depth * L) : nullptr;
   l.bias = arena.take<typename R::S>(l.panels * c.cols * L);
   return !arena.failed;
 }
 
 template <class R>
 void pack_forward_weights(const Layer<R>& l, Span panels) {
-  typedef typename R::S S;
+  typedef typename R::Element Element;
   const CellLayout& c = l.layout;
-  const S* kernel = static_cast<const S*>(l.run->kernel);
-  const S* recurrent = static_cast<const S*>(l.run->recurrent_kernel);
+  const Element* kernel = static_cast<const Element*>(l.run->kernel);
+  const Element* recurrent = static_cast<const Element*>(l.run->recurrent_kernel);
   pack_weights<R>(kernel, l.D, l.U, c.gates, c.gate_of_x, c.x_cols, panels, l.kernel);
   pack_weights<R>(recurrent, l.U, l.U, c.gates, c.gate_of_h, c.h_cols, panels, l.recurrent);
   if (l.late != nullptr) {
     pack_weights<R>(recurrent, l.U, l.U, c.gates, &c.late_gate, 1, panels, l.late);
   }
-  pack_bias<R>(static_cast<const S*>(l.run->bias), c, l.U, panels, l.bias);
+  pack_bias<R>(static_cast<const Element*>(l.run->bias), c, l.U, panels, l.bias);
 }
 
 // Dropout masks by slot.
 template <class R>
 bool pack_dropout(Layer<R>& l, Arena& arena) {
   typedef typename R::S S;
+  typedef typename R::Element Element;
   constexpr I L = R::kLanes;
   const RunSpec& spec = l.run->spec;
   l.input_masks = l.recurrent_masks = nullptr;
   if (spec.input_masks) {
     l.input_masks = arena.take<S>(spec.input_masks * l.d_blocks * l.B * L);
     if (arena.failed) return false;
-    pack_masks<R>(static_cast<const S*>(l.run->input_masks), spec.input_masks, l.B, l.D,
+    pack_masks<R>(static_cast<const Element*>(l.run->input_masks), spec.input_masks, l.B, l.D,
                   l.schedule.row_of, l.input_masks);
   }
   if (spec.recurrent_masks) {
     l.recurrent_masks = arena.take<S>(spec.recurrent_masks * l.panels * l.B * L);
     if (arena.failed) return false;
-    pack_masks<R>(static_cast<const S*>(l.run->recurrent_masks), spec.recurrent_masks, l.B, l.U,
+    pack_masks<R>(static_cast<const Element*>(l.run->recurrent_masks), spec.recurrent_masks, l.B, l.U,
                   l.schedule.row_of, l.recurrent_masks);
   }
   return true;
 }
 
+// One block of a row's inputs at a time in the callers' order, with a dropout mask on it.
+template <class R>
+OSTINATO_INLINE typename R::V input_of(const Layer<R>& l, const Rows& rows, I time, I r, I block, I m) {
+  constexpr I L = R::kLanes;
+  const I slot = rows.first + r;
+  const typename R::Element* from = l.x() + (l.schedule.row_of[slot] * l.T + time) * l.D;
+  const typename R::V value = read<R>(from + block * L, l.D - block * L);
+  if (l.input_masks == nullptr) return value;
+  return value * load<R>(l.input_masks + ((m * l.d_blocks + block) * l.B + slot) * L);
+}
+
 // The inputs of timestep t, rows [first, last) of the group, each mask's product apart:
-// [mask][block of D][row of the group][L].
+// [mask][block of D][row of the group][kWords].
 template <class R>
 void pack_inputs(const Layer<R>& l, const Rows& rows, I t, Span some, typename R::S* out) {
-  typedef typename R::S S;
-  constexpr I L = R::kLanes;
+  constexpr I L = R::kLanes, W = R::kWords;
   const I copies = l.run->spec.input_masks > 1 ? l.run->spec.input_masks : 1;
   const I time = l.time_of(t);
   for (I r = some.first; r < some.last; ++r) {
-    const S* from = l.x() + (l.schedule.row_of[rows.first + r] * l.T + time) * l.D;
     for (I d = 0; d < l.d_blocks; ++d) {
-      const typename R::V value = load_part<R>(from + d * L, l.D - d * L);
       for (I m = 0; m < copies; ++m) {
-        S* to = out + ((m * l.d_blocks + d) * rows.count + r) * L;
-        if (l.input_masks == nullptr) {
-          store<R>(to, value);
-        } else {
-          const S* mask = l.input_masks + ((m * l.d_blocks + d) * l.B + rows.first + r) * L;
-          store<R>(to, value * load<R>(mask));
-        }
+        typename R::S* to = out + ((m * l.d_blocks + d) * rows.count + r) * W;
+        store_operand<R>(to, input_of(l, rows, time, r, d, m), l.D - d * L);
       }
+    }
+  }
+}
+
+// The same for products that sum over rows: [mask][block of D][row of the group, or two][L].
+template <class R>
+void pack_input_rows(const Layer<R>& l, const Rows& rows, I t, Span some, typename R::S* out) {
+  constexpr I L = R::kLanes;
+  const I copies = l.run->spec.input_masks > 1 ? l.run->spec.input_masks : 1;
+  const I time = l.time_of(t);
+  for (I m = 0; m < copies; ++m) {
+    for (I d = 0; d < l.d_blocks; ++d, out += words_of<R>(rows.count) * L) {
+      store_rows<R>(out, L, some.first, some.last,
+                    [&](I r) { return input_of(l, rows, time, r, d, m); });
     }
   }
 }

@@ -132,14 +132,14 @@ bool make_schedule(const Run& run, I groups, Arena& arena, Schedule& s) {
 
 // Dropout masks (n, B, width) -> [n][block of L][slot][L].
 template <class R>
-void pack_masks(const typename R::S* masks, I n, I B, I width, const I* row_of,
+void pack_masks(const typename R::Element* masks, I n, I B, I width, const I* row_of,
                 typename R::S* out) {
   constexpr I L = R::kLanes;
   for (I m = 0; m < n; ++m) {
     for (I block = 0; block < blocks_of(width, L); ++block) {
       for (I slot = 0; slot < B; ++slot, out += L) {
-        const typename R::S* from = masks + (m * B + row_of[slot]) * width + block * L;
-        store<R>(out, load_part<R>(from, width - block * L));
+        const typename R::Element* from = masks + (m * B + row_of[slot]) * width + block * L;
+        store<R>(out, read<R>(from, width - block * L));
       }
     }
   }

@@ -7,9 +7,9 @@ struct WeightGradients : BackwardPlaces<R> {
   typedef typename R::V V;
   static constexpr I L = R::kLanes;
   using Places::Places;
-  using Places::c, Places::d_z, Places::dropped, Places::l, Places::memory, Places::old_state;
-  using Places::own, Places::own_kernel, Places::panel_size, Places::rows;
-  using Places::late, Places::spec, Places::x;
+  using Places::c, Places::d_z, Places::h, Places::l, Places::late, Places::memory;
+  using Places::old_state, Places::own, Places::own_kernel, Places::row_count, Places::rows;
+  using Places::spec, Places::x;
 
   // Each member's own part of the accumulators.
   void clear() const {
@@ -31,7 +31,7 @@ struct WeightGradients : BackwardPlaces<R> {
     for (I p = own.first; p < own.last;) {
       const I together = panels_together(c.cols, p, own.last);
       accumulate_recurrent(segments, t, count, p, together);
-      for (I q = p; q < p + together; ++q) accumulate_bias(t, count, q);
+      for (I q = p; !R::kPairs && q < p + together; ++q) accumulate_bias(t, count, q);
       p += together;
     }
     if (!c.has_late()) return;
@@ -43,20 +43,21 @@ struct WeightGradients : BackwardPlaces<R> {
   }
 
   I running_in(I slot, I t, I count) const { return rows.running[t + count - 1 - slot]; }
+  I rows_in(I slot, I t, I count) const { return words_of<R>(running_in(slot, t, count)); }
 
   OuterShape outer_shape(I p, I together, I m, I a_block, I first, I cols) const {
-    const I panel = c.cols * panel_size();
+    const I panel = c.cols * row_count() * L;
     return {m, a_block, p * panel + first * L, c.cols > 1 ? L : panel, c.cols, together * cols * L, L};
   }
 
   void accumulate_kernel(Segment<R>* segments, I t, I count, I p, I together) const {
-    const OuterShape shape = outer_shape(p, together, l.D, panel_size(), 0, c.x_cols);
+    const OuterShape shape = outer_shape(p, together, l.D, row_count() * L, 0, c.x_cols);
     S* to = memory.d_kernel + p * l.D * c.x_cols * L;
     const bool by_gate = spec.input_masks > 1;
     for (I part = 0; part < (by_gate ? c.x_cols : 1); ++part) {
       for (I slot = 0; slot < count; ++slot) {
-        segments[slot] = {x(slot, by_gate ? c.gate_of_x[part] : 0), d_z(slot, 0, 0) + part * L,
-                          running_in(slot, t, count)};
+        segments[slot] = {x(slot, by_gate ? c.gate_of_x[part] : 0), d_z(slot, 0) + part * L,
+                          rows_in(slot, t, count)};
       }
       accumulate_outer(segments, count, shape, by_gate ? 1 : together * c.x_cols, to + part * L);
     }
@@ -64,14 +65,15 @@ struct WeightGradients : BackwardPlaces<R> {
 
   void accumulate_recurrent(Segment<R>* segments, I t, I count, I p, I together) const {
     const bool by_gate = spec.recurrent_masks != 0;
-    const OuterShape shape = outer_shape(p, together, l.U, by_gate ? panel_size() : l.B * L,
+    const bool takes_operands = state_operands<R>(spec) != 0;
+    const OuterShape shape = outer_shape(p, together, l.U, takes_operands ? row_count() * L : l.B * L,
                                          c.h_first, c.h_cols);
     S* to = memory.d_recurrent + p * l.U * c.h_cols * L;
     for (I part = 0; part < (by_gate ? c.h_cols : 1); ++part) {
       for (I slot = 0; slot < count; ++slot) {
-        const S* a = by_gate ? dropped(slot, c.gate_of_h[part], 0)
-                             : old_state(0, t + count - 1 - slot, 0);
-        segments[slot] = {a, d_z(slot, 0, 0) + part * L, running_in(slot, t, count)};
+        const S* a = takes_operands ? h(slot, by_gate ? c.gate_of_h[part] : 0, 0)
+                                    : old_state(0, t + count - 1 - slot, 0);
+        segments[slot] = {a, d_z(slot, 0) + part * L, rows_in(slot, t, count)};
       }
       const I nc = by_gate && c.cols > 1 ? 1 : together * c.h_cols;
       accumulate_outer(segments, count, shape, nc, to + part * L);
@@ -81,20 +83,21 @@ struct WeightGradients : BackwardPlaces<R> {
   // The first column against what took the state's place.
   void accumulate_late(Segment<R>* segments, I t, I count, I p, I together) const {
     for (I slot = 0; slot < count; ++slot) {
-      segments[slot] = {late(slot, 0), d_z(slot, 0, 0), running_in(slot, t, count)};
+      segments[slot] = {late(slot, 0), d_z(slot, 0), rows_in(slot, t, count)};
     }
-    OuterShape shape = outer_shape(p, together, l.U, panel_size(), 0, 1);
-    shape.b_column = c.cols * panel_size();  // one column of each panel
+    OuterShape shape = outer_shape(p, together, l.U, row_count() * L, 0, 1);
+    shape.b_column = c.cols * row_count() * L;  // one column of each panel
     accumulate_outer(segments, count, shape, together, memory.d_late + p * l.U * L);
   }
 
+  // Of operands in pairs it's summed before they're rounded: add_to_bias.
   void accumulate_bias(I t, I count, I p) const {
     if (!spec.has_bias) return;
     for (I column = 0; column < c.cols; ++column) {
       S* to = memory.d_bias + (p * c.cols + column) * L;
       V sum{}, other{};
       for (I slot = 0; slot < count; ++slot) {
-        const S* from = d_z(slot, p, 0) + column * L;
+        const S* from = d_z(slot, p) + column * L;
         const I running = running_in(slot, t, count), step = c.cols * L;
         I r = 0;
         for (; r + 1 < running; r += 2) {  // two sums, as an addition takes some cycles
@@ -104,6 +107,17 @@ struct WeightGradients : BackwardPlaces<R> {
         if (r < running) sum += load<R>(from + r * step);
       }
       store<R>(to, load<R>(to) + (sum + other));
+    }
+  }
+
+  // Takes in the rows of one tile, (rows, stride).
+  void add_to_bias(I p, const S* tile, I count, I stride, I first, I last) const {
+    if (!spec.has_bias) return;
+    for (I column = first; column < last; ++column) {
+      S* to = memory.d_bias + (p * c.cols + column) * L;
+      V sum{};
+      for (I r = 0; r < count; ++r) sum += load<R>(tile + r * stride + column * L);
+      store<R>(to, load<R>(to) + sum);
     }
   }
 };

@@ -43,6 +43,7 @@ __all__ = [
     "native_why_not",
     "opaque",
     "packed",
+    "product_precision",
     "read",
     "remembered",
     "sized",
@@ -201,3 +202,9 @@ def pulled(
     compiled = jax.jit(both).lower(*tensors).compile(compiler_options=_HASTY)
     answer: tuple[Tensors, Tensors] = compiled(*tensors)
     return answer
+
+
+def product_precision() -> str | None:
+    """What `jax_default_matmul_precision` asks for."""
+    setting = jax.config.jax_default_matmul_precision
+    return "bfloat16" if setting in ("bfloat16", "BF16_BF16_F32") else None

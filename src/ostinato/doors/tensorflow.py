@@ -38,6 +38,7 @@ __all__ = [
     "native_why_not",
     "opaque",
     "packed",
+    "product_precision",
     "read",
     "remembered",
     "sized",
@@ -201,3 +202,9 @@ def pulled(
     zero = tf.UnconnectedGradients.ZERO
     found = tape.gradient(results, given, gradients, unconnected_gradients=zero)
     return tuple(results), tuple(map(tf.convert_to_tensor, found))
+
+
+def product_precision() -> str | None:
+    """What the option `auto_mixed_precision_onednn_bfloat16` of tf.config.optimizer asks for."""
+    options = tf.config.optimizer.get_experimental_options()
+    return "bfloat16" if options.get("auto_mixed_precision_onednn_bfloat16") else None

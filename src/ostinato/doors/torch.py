@@ -33,6 +33,7 @@ __all__ = [
     "native_why_not",
     "opaque",
     "packed",
+    "product_precision",
     "read",
     "remembered",
     "sized",
@@ -169,6 +170,13 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args) if torch.compiler.is_compiling() else kept(*args)
 
     return answer
+
+
+def product_precision() -> str | None:
+    """What `torch.set_float32_matmul_precision` and `torch.autocast` ask for."""
+    autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+    lowered = torch.get_float32_matmul_precision() == "medium" or autocast == torch.bfloat16
+    return "bfloat16" if lowered else None
 
 
 def threads() -> tuple[int, str]:

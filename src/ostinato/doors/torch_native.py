@@ -27,7 +27,12 @@ __all__ = ["fused", "native_why_not"]
 
 Tensors = tuple[Any, ...]
 
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bool: 2}
+_DTYPES = {
+    torch.float32: native.FLOAT32,
+    torch.float64: native.FLOAT64,
+    torch.bool: native.BOOLEAN,
+    torch.bfloat16: native.BFLOAT16,
+}
 
 # `saved` comes from the core's pool from this size on, as fresh pages cost as much as the kernel;
 # below it malloc reuses its own, and a tensor over a pooled buffer takes 2 us more.
@@ -96,8 +101,8 @@ def _dense(operation: str, tensors: Sequence[Any]) -> list[Any]:
     for tensor in tensors:
         if not tensor.is_cpu or tensor.dtype not in _DTYPES:
             raise TypeError(
-                f"[ostinato::{operation}] expected tensors of float32 or float64 and masks of "
-                f"bool, on the CPU; got {tensor.dtype} on {tensor.device}."
+                f"[ostinato::{operation}] expected tensors of float32, float64 or bfloat16 and masks "
+                f"of bool, on the CPU; got {tensor.dtype} on {tensor.device}."
             )
     return [tensor.contiguous() for tensor in tensors]
 

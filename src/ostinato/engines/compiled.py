@@ -60,6 +60,11 @@ class CompiledEngine:
             found.append(question.framework)
         return tuple(found)
 
+    def computes_in(self, question: Question) -> str:
+        """Half precision is converted."""
+        dtype = run_dtype(question.dtype)
+        return "" if dtype == question.dtype else dtype
+
     def recipe(self, question: Question) -> Recipe:
         """The run in the core's terms."""
         loop, program = question.loop, question.program

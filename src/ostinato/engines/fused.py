@@ -20,7 +20,7 @@ from ostinato.structure import leaves
 from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
-DTYPES = ("float32", "float64")  # the kernel's; other floats are run in float32
+DTYPES = ("float32", "float64")  # every kernel's
 
 
 class Recipe(NamedTuple):
@@ -29,10 +29,12 @@ class Recipe(NamedTuple):
     Attributes:
         spec: The run in the core's terms, without dropout and training.
         dtype: The dtype that the cell computes in.
+        tensors: That of the kernel's tensors: the same, or float32 where the kernel hasn't got it.
     """
 
     spec: RunSpec
     dtype: str
+    tensors: str
 
 
 class Fused:
@@ -66,6 +68,12 @@ class Fused:
             found.append(question.framework)
         return tuple(found)
 
+    def computes_in(self, question: Question) -> str:
+        """bfloat16 where the processor multiplies it; else half precision is converted."""
+        if question.bfloat16:
+            return "bfloat16, sums in float32"
+        return "" if question.dtype in DTYPES else "float32"
+
     def recipe(self, question: Question) -> Recipe:
         """The run in the core's terms, and what a run is done in."""
         known = _activation_names()
@@ -85,8 +93,10 @@ class Fused:
             zero_output_for_mask=int(loop.zero_output_for_mask),
             training=0,
             wants_dx=1,  # which the door knows better
+            precision=_precision(question),
         )
-        return Recipe(spec, question.dtype)
+        kept = question.dtype in DTYPES or spec.precision == native.BFLOAT16_TENSORS
+        return Recipe(spec, question.dtype, question.dtype if kept else "float32")
 
     def run(
         self, tasks: Sequence[Task], recipes: Sequence[Recipe], joined: bool = False
@@ -99,19 +109,27 @@ class Fused:
         twin = Twin(tuple([type(task.cell) for task in tasks]))
         if len(runs) == 1:
             results = list(door.fused(specs, runs[0].operands, twin))
-            return [_answer(results, tasks[0], recipes[0].dtype)]
+            return [_answer(results, tasks[0], recipes[0])]
         results = iter(door.fused(specs, tuple(x for run in runs for x in run.operands), twin))
         by_run = [[next(results) for _ in range(spec.results)] for spec in specs]
         if joined:
             by_run[1].insert(0, by_run[0][0])
         return [
-            _answer(of_run, task, recipe.dtype)
+            _answer(of_run, task, recipe)
             for of_run, task, recipe in zip(by_run, tasks, recipes, strict=True)
         ]
 
 
 ENGINE = Fused()
 _activation_names = opaque(native.activation_names)
+
+
+def _precision(question: Question) -> int:
+    if not question.bfloat16:
+        return native.OF_TENSORS
+    if question.dtype == "bfloat16":
+        return native.BFLOAT16_TENSORS
+    return native.BFLOAT16_PRODUCTS
 
 
 class _Run(NamedTuple):
@@ -125,7 +143,7 @@ class _Run(NamedTuple):
 def _prepared(task: Task, recipe: Recipe) -> _Run:
     """Draws a built-in cell's dropout masks and reads its weights, once for the whole sequence."""
     cell: BuiltinCell = task.cell
-    spec, dtype = recipe
+    spec, dtype, tensors = recipe
     x, states = to_dtype(task.xs, dtype), leaves(task.states)
     masks = cell._cell_masks(size_of(x, 0), x.shape[-1], task.context.training)
     if task.context.training or masks.inputs or masks.recurrent:
@@ -133,9 +151,9 @@ def _prepared(task: Task, recipe: Recipe) -> _Run:
         spec = _with_dropout(spec, len(masks.inputs), len(masks.recurrent), training)
     operands = [x, *states, *cell._cell_weights()]
     drawn = [_stack(of_kind) for of_kind in (masks.inputs, masks.recurrent) if of_kind]
-    if dtype not in DTYPES:
-        operands = [ops.cast(tensor, "float32") for tensor in operands]
-        drawn = [ops.cast(tensor, "float32") for tensor in drawn]
+    if tensors != dtype:
+        operands = [ops.cast(tensor, tensors) for tensor in operands]
+        drawn = [ops.cast(tensor, tensors) for tensor in drawn]
     if task.mask is not None:
         operands.append(task.mask)
     return _Run(spec, (*operands, *drawn), states[0].shape[-1])
@@ -155,10 +173,10 @@ def _stack(masks: Tensors) -> Tensor:
     return ops.stack(masks) if len(masks) > 1 else ops.expand_dims(masks[0], 0)
 
 
-def _answer(results: list[Tensor], task: Task, dtype: str) -> Answer:
+def _answer(results: list[Tensor], task: Task, recipe: Recipe) -> Answer:
     """A run's results as the output and the final states."""
-    if dtype not in DTYPES:
-        results = [ops.cast(result, dtype) for result in results]
+    if recipe.tensors != recipe.dtype:
+        results = [ops.cast(result, recipe.dtype) for result in results]
     if task.loop.return_sequences:
         return results[0], tuple(results[1:])
     output = results[0]

@@ -50,6 +50,8 @@ class Question(NamedTuple):
         activations: The functions that the cell applies: its own, and its gates' if it has any.
         use_bias: Whether it has a bias.
         dtype: The dtype that the cell computes in.
+        bfloat16: Whether the kernels may compute its products from bfloat16s, and can: it computes in
+            bfloat16, or the user has asked for that.
         rank: The number of dimensions of the inputs; None where they're several tensors.
         native: Why the native library can't run in this process, or None.
         framework: Why the framework can't call it on such tensors, or None.
@@ -65,6 +67,7 @@ class Question(NamedTuple):
     activations: tuple[Activation, ...] = ()
     use_bias: bool = True
     dtype: str = "float32"
+    bfloat16: bool = False
     rank: int | None = 3
     native: str | None = None
     framework: str | None = None
@@ -134,6 +137,10 @@ class Engine(Protocol):
 
     def obstacles(self, question: Question) -> tuple[str, ...]:
         """Why it can't do what is asked, each a clause that needs no context; empty if it can."""
+        ...
+
+    def computes_in(self, question: Question) -> str:
+        """What native kernels compute in, where that isn't the dtype of the layer; else ""."""
         ...
 
     def recipe(self, question: Question) -> Any:

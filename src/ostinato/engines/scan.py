@@ -30,6 +30,10 @@ class Scan:
         """Nothing: it runs whatever a cell may be."""
         return ()
 
+    def computes_in(self, question: Question) -> str:
+        """It has no kernels of ours."""
+        return ""
+
     def recipe(self, question: Question) -> None:
         """Nothing is known before the tensors are there."""
 

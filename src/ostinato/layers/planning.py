@@ -14,6 +14,7 @@ from ostinato.engines.interface import Activation, Loop, Question, Task
 from ostinato.engines.table import OF_PROGRAMS
 from ostinato.forced import forced as forced_in_process
 from ostinato.plan import Plan, plan
+from ostinato.precision import asked
 from ostinato.programs.compiling import compiled, described, named, shapes_are_known
 from ostinato.structure import Structure, is_tensor_like, leaves, map_leaves
 
@@ -27,6 +28,14 @@ answer_to = remembered(plan)
 @opaque
 def _native_why_not() -> str | None:
     return native.why_not()
+
+
+@opaque
+def _in_bfloat16(dtype: str) -> bool:
+    """Whether the kernels compute products of a layer of a dtype from bfloat16s."""
+    if dtype == "float32":
+        return (asked() or door.product_precision()) == "bfloat16" and native.computes_bfloat16()
+    return dtype == "bfloat16" and native.computes_bfloat16()
 
 
 class Call(NamedTuple):
@@ -85,13 +94,14 @@ def question_about(
 
 def _about_builtin(cell: Any, xs: Structure, loop: Loop, has_mask: bool) -> Question:
     is_tensor = is_tensor_like(xs)
-    reason = _native_why_not()
+    reason, dtype = _native_why_not(), cell.compute_dtype
     return Question(
         cell._cell_kind,
         None,
         () if reason else _activations(cell),
         cell.bias is not None if cell.built else cell.use_bias,
-        cell.compute_dtype,
+        dtype,
+        not reason and _in_bfloat16(dtype),
         len(xs.shape) if is_tensor else None,
         reason,
         door.native_why_not(xs) if is_tensor and not reason else None,
