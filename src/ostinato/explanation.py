@@ -39,8 +39,8 @@ class Row:
         threads: How many threads the native engine may use; None for other engines.
         why_not_faster: Why no faster engine runs it; "" where there's none.
         program: What a cell of one's own has been made into, as text; None where it wasn't.
-        precision: What the native engine computes in where that isn't the layer's dtype: "float32" of
-            half precision that is converted, "bfloat16, sums in float32"; else "".
+        precision: What the native engine computes in where that isn't the layer's dtype: "float32"
+            of half precision that is converted, "bfloat16, sums in float32"; else "".
     """
 
     layer: str

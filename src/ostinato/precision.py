@@ -32,13 +32,14 @@ def asked() -> str | None:
 
 @contextmanager
 def use_precision(name: str) -> Iterator[None]:
-    """Sets what the native kernels compute the products of float32 layers from, in the `with` block.
+    """Sets what native kernels compute the products of float32 layers from, in the `with` block.
 
-    Of bfloat16s they take about half the time, where the processor multiplies these (`explain` says
-    so), and their operands are rounded to 8 bits; sums, states, gates and weights stay float32. Where
-    it doesn't, and on other engines, nothing changes. Without this, frameworks' own settings hold:
-    `jax_default_matmul_precision="bfloat16"` on JAX, `torch.set_float32_matmul_precision("medium")`
-    or `torch.autocast` on PyTorch. Layers of another dtype than float32 aren't concerned.
+    Of bfloat16s they take about half the time where the processor multiplies these (`explain` says
+    so), and their operands are rounded to 8 bits; sums, states, gates and weights stay float32.
+    Where it doesn't, and on other engines, nothing changes. Without this, frameworks' own settings
+    hold: `jax_default_matmul_precision="bfloat16"` on JAX; on PyTorch `torch.autocast` to bfloat16,
+    or `torch.set_float32_matmul_precision("medium")`; on TensorFlow the optimizer option
+    `auto_mixed_precision_onednn_bfloat16`. Layers of other dtypes than float32 aren't concerned.
 
     It holds for this thread (or task), and for what is traced inside, as `use_engine` does.
 

@@ -32,7 +32,8 @@ A door is a module with
   cells, whose operands and results are those of `forward` in native/core/ostinato.h, run after run,
   without `saved`; or one of a cell of one's own (`ostinato.routines`), whose operands are inputs,
   states, constants, weights and a mask if any, and whose results are outputs and final states.
-  Floats are of one dtype: float32, float64, or bfloat16 where the spec says so. A spec's `training` is a hint; `wants_dx` is the
+  Floats are of one dtype: float32, float64, or bfloat16 where the spec says so. A spec's
+  `training` is a hint; `wants_dx` is the
   door's to set.
   `twin(specs, operands)` gives the same on the portable engine, for what this one can't do.
 - `for_checkpoints(variables)`: what a layer has as an attribute, so that the framework's own
@@ -43,8 +44,8 @@ A door is a module with
   sees the function itself.
 - `pulled(function, tensors, upstream)`: at once, the results of a function of float tensors, which
   gives a tuple of them, and the tensors' gradients; `upstream(result)` is that of each result.
-- `product_precision()`: "bfloat16" where the user has set the framework to compute its own products of
-  float32 from bfloat16s; else None.
+- `product_precision()`: "bfloat16" where the user has set the framework to compute its own products
+  of float32 from bfloat16s; else None.
 - `threads()`: how many threads the framework's own operations may use, and how to give it one, for
   `explain`; None where it doesn't tell.
 - `is_exporting()`: whether a model is being exported; on PyTorch, to ONNX.

@@ -101,8 +101,8 @@ def _dense(operation: str, tensors: Sequence[Any]) -> list[Any]:
     for tensor in tensors:
         if not tensor.is_cpu or tensor.dtype not in _DTYPES:
             raise TypeError(
-                f"[ostinato::{operation}] expected tensors of float32, float64 or bfloat16 and masks "
-                f"of bool, on the CPU; got {tensor.dtype} on {tensor.device}."
+                f"[ostinato::{operation}] expected tensors of float32, float64 or bfloat16 and "
+                f"masks of bool, on the CPU; got {tensor.dtype} on {tensor.device}."
             )
     return [tensor.contiguous() for tensor in tensors]
 

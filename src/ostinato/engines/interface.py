@@ -50,8 +50,8 @@ class Question(NamedTuple):
         activations: The functions that the cell applies: its own, and its gates' if it has any.
         use_bias: Whether it has a bias.
         dtype: The dtype that the cell computes in.
-        bfloat16: Whether the kernels may compute its products from bfloat16s, and can: it computes in
-            bfloat16, or the user has asked for that.
+        bfloat16: Whether the kernels may compute its products from bfloat16s, and can: it computes
+            in bfloat16, or the user has asked for that.
         rank: The number of dimensions of the inputs; None where they're several tensors.
         native: Why the native library can't run in this process, or None.
         framework: Why the framework can't call it on such tensors, or None.
