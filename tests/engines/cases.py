@@ -25,7 +25,7 @@ def examples(count):
 
     `count` is for JAX, which compiles each for 0.2 s; eager backends run more in less time.
     """
-    eager = 1 if keras.config.backend() == "jax" else 4
+    eager = {"jax": 1, "torch": 4, "tensorflow": 2}[keras.config.backend()]
     return settings(
         max_examples=FUZZ or max(1, round(count * eager * SHARE)),
         derandomize=not FUZZ,

@@ -5,6 +5,10 @@ import numpy as np
 import zoo
 from keras import ops, tree
 
+# TensorFlow takes seconds to trace what Keras's layers do in a step of training: more than all of
+# these few steps. Layers in graphs have tests of their own.
+EAGERLY = keras.config.backend() == "tensorflow"
+
 
 def close(actual, expected, tolerance=2e-5):
     actual, expected = tree.flatten(actual), tree.flatten(expected)
@@ -21,7 +25,7 @@ def trained(make, steps=2, **options):
     # Adam divides by a gradient's size: with its default epsilon, rounding errors of a gradient
     # that is nothing but rounding errors become whole steps.
     adam = keras.optimizers.Adam(epsilon=1e-3)
-    model.compile(**{"optimizer": adam, "loss": "mse", **options})
+    model.compile(**{"optimizer": adam, "loss": "mse", "run_eagerly": EAGERLY, **options})
     model.fit(x, y, epochs=steps, verbose=0, shuffle=False)
     return model, x, y
 
