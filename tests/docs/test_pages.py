@@ -18,7 +18,9 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
 ]
 TRANSLATION = "guide.pt.md"  # not run: a test proves that it's the program of guide.md
-ON_JAX = ("index.md",)
+# Once, on JAX: README's code, which runs everywhere; and what is mostly Keras 2's, on TensorFlow
+# (tools/test_keras2.py loads its files on every backend).
+ON_JAX = ("index.md", "coming-from-keras2.md")
 # What runs, what it prints, and what neither runs nor is Python.
 LANGUAGES = ("python", "output", "sh", "text")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?://|mailto:)(?P<file>[^)#\s]*)#?(?P<anchor>[^)\s]*)\)")
@@ -36,7 +38,7 @@ def has_code(page):
 @pytest.mark.parametrize("page", [p for p in PAGES if has_code(p)], ids=title)
 def test_page_runs(page, tmp_path):
     if page.name in ON_JAX and keras.config.backend() != "jax":
-        pytest.skip("its code is README's, which runs here")
+        pytest.skip("its code runs on JAX")
     environment = {
         # A page's tensors are small: threads only wait for one another where the cores are shared.
         "OMP_NUM_THREADS": "1",

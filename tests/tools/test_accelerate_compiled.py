@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
-from converted import assert_same_training, trained
+from converted import EAGERLY, assert_same_training, trained
 from keras import layers, ops
 from zoo import B, D, T, U, X
 
@@ -116,7 +116,7 @@ def test_a_train_step_of_ones_own():
             return loss
 
     model = Counting()
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=EAGERLY)
     model.fit(X, Y, epochs=2, verbose=0)
     fast = accelerate(model)
     assert fast.helper.__self__ is fast

@@ -4,7 +4,7 @@ import warnings
 
 import keras
 import numpy as np
-from converted import assert_same_training, close
+from converted import EAGERLY, assert_same_training, close
 from keras import layers
 
 import ostinato
@@ -46,7 +46,7 @@ def packages(model):
 def test_there_and_back_with_the_training_going_on():
     model, rng = frames(), np.random.default_rng(0)
     x, y = (rng.normal(size=size).astype("float32") for size in ((6, 4, 6, 5, 1), (6, 2)))
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=EAGERLY)
     model.fit(x, y, verbose=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
