@@ -1,5 +1,6 @@
 """Programs kept with their cells: what makes another one, and what none is trusted without."""
 
+import weakref
 from functools import partial
 
 import keras
@@ -226,3 +227,60 @@ def test_a_program_is_proven_once_for_all_cells_that_have_it(monkeypatch):
 
     both(RNN(Another()))
     assert len(proofs) == 3
+
+
+def _chained(inputs, h):
+    z = ops.sum(inputs, axis=-1, keepdims=True) + h
+    for _ in range(300):
+        z = ops.tanh(z * 0.9 + 0.1) + 0.01 * inputs[:, :1]
+    return z
+
+
+def _solved(inputs, h):
+    z = ops.sum(inputs, axis=-1, keepdims=True) + h
+    for _ in range(60):
+        z = z + 0.1 * ops.tanh(ops.matmul(z, ops.eye(4) * 0.5))
+    return z
+
+
+def _summed(inputs, h):
+    return sum(ops.matmul(inputs, ops.ones((5, 4)) * number) for number in range(150)) * 1e-3 + h
+
+
+@pytest.mark.parametrize("step", [_chained, _solved, _summed])
+def test_a_cell_of_many_operations_is_compiled(step):
+    class Long(keras.layers.Layer):
+        state_size = output_size = 4
+
+        def call(self, inputs, states):
+            h = step(inputs, states[0])
+            return h, [h]
+
+    layer = RNN(Long())
+    np.testing.assert_allclose(*both(layer), atol=1e-5, rtol=1e-5)
+    (row,) = ostinato.explain(layer)
+    assert row.engine == "compiled", row.why_not_faster
+
+
+def test_a_cell_without_a_derivative_runs_forward(monkeypatch):
+    def fails(*args):
+        raise RuntimeError("derivative isn't implemented")
+
+    layer = RNN(Cell())
+    layer.build((2, 3, 5))
+    monkeypatch.setattr(compiling, "_PROVEN", weakref.WeakKeyDictionary())
+    monkeypatch.setattr("ostinato.programs.proving.door.pulled", fails)
+    np.testing.assert_allclose(*both(layer), atol=1e-6)
+    (row,) = ostinato.explain(layer)
+    assert row.engine == "scan"
+    assert "derivative isn't implemented" in row.why_not_faster
+
+
+def test_a_fault_of_ours_does_not_stop_a_cell(monkeypatch):
+    def fails(program):
+        raise IndexError("somewhere within")
+
+    monkeypatch.setattr(compiling, "canonical", fails)
+    layer = RNN(Cell())
+    with pytest.warns(UserWarning, match="IndexError: somewhere within; this is a fault"):
+        np.testing.assert_allclose(*both(layer), atol=1e-6)

@@ -1,5 +1,7 @@
 """Each of Keras's operations that is traced, in a cell of one line, against itself on tensors."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -131,7 +133,57 @@ CASES = {
         + A.celu(x, 0.7)
         + A.threshold(x, 0.1, 0.4)
     ),
+    # By places known in the timestep only; in order; of whole numbers.
+    "take by computed places": lambda x, m, p, w: ops.take(
+        w["w34"], ops.cast(ops.clip(ops.abs(x), 0, 2), "int32"), axis=0
+    ),
+    "take of an infinite table": lambda x, m, p, w: ops.take(
+        w["v"] / ops.convert_to_tensor([1.0, 0.0, 1.0, 1.0]), ops.argmax(x, axis=-1) * 0, axis=0
+    ),
+    "take_along_axis": lambda x, m, p, w: ops.take_along_axis(
+        m, ops.cast(ops.clip(ops.abs(m[:, :2]), 0, 2), "int32"), axis=1
+    ),
+    "sort": lambda x, m, p, w: ops.sort(m, axis=1) + ops.sort(ops.round(m)),
+    "argsort": lambda x, m, p, w: ops.cast(ops.argsort(m, axis=-1), "float32"),
+    "sort of NaN": lambda x, m, p, w: ops.sort(ops.where(x > 0, math.nan, x)),
+    "top_k": lambda x, m, p, w: (
+        ops.top_k(m, 2)[0] + ops.cast(ops.top_k(m, 2)[1], "float32")  # places, the first of equals
+    ),
+    "an array of places": lambda x, m, p, w: m[:, [2, 0, 0], 1:3] + m[:, np.array([1, 1, 0]), ::2],
+    "a cast to whole numbers": lambda x, m, p, w: (
+        ops.cast(ops.cast(x * 9, "int32") % 5, "float32")
+        + ops.cast(ops.cast(x * 9, "int32") > 2, "float32")
+    ),
+    "whole numbers": lambda x, m, p, w: ops.cast(
+        (ops.argmax(m, axis=1) * 3 + ops.argmin(m, axis=1)) // 2 - 4, "float32"
+    ),
+    # Loops whose course is known.
+    "fori_loop": lambda x, m, p, w: ops.fori_loop(0, 3, lambda i, h: h * w["v"] + i, x),
+    "while_loop": lambda x, m, p, w: ops.while_loop(
+        lambda i, h: i < 2, lambda i, h: (i + 1, ops.tanh(h)), (0, x)
+    )[1],
+    "cond": lambda x, m, p, w: ops.cond(True, lambda: x + 1.0, lambda: x),
+    # What isn't finite.
+    "a NaN": lambda x, m, p, w: ops.where(x > 0, math.nan, x),
+    "nan_to_num": lambda x, m, p, w: (
+        ops.nan_to_num(ops.where(x > 0, math.nan, x / w["v"] * 0))
+        + ops.nan_to_num(ops.log(x * 0), neginf=-3.0, posinf=2.0)
+    ),
+    "logaddexp of infinities": lambda x, m, p, w: ops.logaddexp(
+        ops.where(x > 0, x, -math.inf), ops.where(x > 0.5, x, -math.inf)
+    ),
+    "logsumexp of infinities": lambda x, m, p, w: ops.logsumexp(
+        ops.where(m > 1, m, -math.inf), axis=-1
+    ),
+    "argmax of NaN": lambda x, m, p, w: ops.cast(
+        ops.argmax(ops.where(m == ops.max(m, axis=1, keepdims=True), math.nan, m), axis=1),
+        "float32",
+    ),
+    "fixed numbers": lambda x, m, p, w: ops.ones((ops.shape(x)[0], 4)) * 3,
     # Of weights alone.
+    "an operation that is none of programs'": lambda x, m, p, w: (
+        x @ ops.inv(w["sq"] + ops.eye(4)) + ops.diag(w["sq"]) + ops.qr(w["sq"])[0][0]
+    ),
     "an expression of weights": lambda x, m, p, w: (
         x @ (w["sq"] - ops.transpose(w["sq"]) + ops.eye(4))
     ),

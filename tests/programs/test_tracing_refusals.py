@@ -72,6 +72,31 @@ def _appends(self, x, h):
     return h + x
 
 
+def _toggles(self, x, h):
+    self.w_log[0] = not self.w_log[0]
+    return h + x
+
+
+def _toggles_within(self, x, h):
+    self.w_log[1]["set"].add(3)
+    self.w_log[1]["dict"]["h"] = h
+    return h + x
+
+
+def _branches_by_rows(self, x, h):
+    batch, units = ops.shape(ops.tanh(x))
+    return x if batch * units > 9 else h
+
+
+def _inverts(self, x, h):
+    return h + ops.inv(ops.eye(WIDTH) + x[:, None])[..., 0]
+
+
+def _takes_from_a_large_table(self, x, h):
+    table = ops.reshape(self.w, (1, WIDTH)) + ops.ones((999, 1))
+    return h + ops.take(table, ops.cast(x[:, 0], "int32"), axis=0)
+
+
 def _assigns(self, x, h):
     self.w.assign(self.w + 1.0)
     return h + x
@@ -126,16 +151,38 @@ REFUSED = [
     cell_that("GetItem: it mixes", own(lambda self, x, h: h + x[:1])),
     cell_that("leave the first axis", own(lambda self, x, h: x @ ops.transpose(h) @ h)),
     cell_that("7919", own(lambda self, x, h: h + ops.sum(ops.array(MEMORY), axis=1))),
-    cell_that("ops.cond isn't", own(lambda self, x, h: ops.cond(True, lambda: x, lambda: h))),
-    cell_that("ops.fori_loop isn't", own(lambda self, x, h: ops.fori_loop(0, 2, ops.add, h))),
-    cell_that("Sort isn't among", own(lambda self, x, h: h + ops.sort(x))),
+    cell_that(
+        "ops.cond asks for a number",
+        own(lambda self, x, h: ops.cond(ops.any(x > 0), lambda: x, lambda: h)),
+    ),
+    cell_that(
+        "ops.while_loop asks for a number",
+        own(lambda self, x, h: ops.while_loop(lambda h: ops.any(h > 0), lambda h: h - 1, (h,))[0]),
+    ),
+    cell_that("more than 64 rounds", own(lambda self, x, h: ops.fori_loop(0, 99, ops.add, h))),
+    cell_that("ops.map isn't", own(lambda self, x, h: h + ops.map(lambda row: row * 2, x))),
+    cell_that("Inv isn't among", own(_inverts)),
+    cell_that("Sort: it mixes", own(lambda self, x, h: h + ops.sort(x, axis=0))),
+    cell_that("line .* asks how many rows", own(lambda self, x, h: h + (x.shape[0] == 1) * x)),
+    cell_that("line .* asks how many rows", own(_branches_by_rows)),
+    cell_that("changes what's in the attribute 'w_log'", own(_toggles)),
+    cell_that("changes what's in the attribute 'w_log'", own(_toggles_within)),
+    cell_that("no place 9", own(lambda self, x, h: h + x[:, 9:10] + x[:, 9])),
+    cell_that("Take: it takes places", own(lambda self, x, h: h + ops.take(x, [9], axis=1))),
+    cell_that("may be larger", own(lambda self, x, h: h + ops.cast(x, "int32") * 3)),
+    cell_that("it makes uint8", own(lambda self, x, h: h + ops.cast(x > 0, "uint8"))),
+    cell_that("it gives float16", own(lambda self, x, h: h + ops.cast(x, "float16"))),
+    cell_that("it gives float64", own(lambda self, x, h: h + ops.cast(x, "float64"))),
+    cell_that("keras.random.randint", own(lambda self, x, h: h + keras.random.randint((2,), 0, 9))),
+    cell_that("gamma is given a tensor", own(lambda self, x, h: keras.random.gamma((1,), h))),
+    cell_that("a tensor's own method", own(lambda self, x, h: h.detach() + x)),
     cell_that("Add: of booleans", own(lambda self, x, h: h + ops.add(x > 0, h > 0))),
     cell_that("makes complex", own(lambda self, x, h: ops.real(ops.cast(x, "complex64")) + h)),
-    cell_that("it makes int32 of floats", own(lambda self, x, h: h + ops.cast(x, "int32"))),
     cell_that(
-        "indices are known in the timestep",
-        own(lambda self, x, h: h + ops.take(self.w, ops.argmax(x, -1, keepdims=True))),
+        "Take: the rows of the batch leave",
+        own(lambda self, x, h: h + ops.sum(ops.take(x, ops.argmax(x, -1), 1), 1, keepdims=True)),
     ),
+    cell_that("it looks through 999 places", own(_takes_from_a_large_table)),
     cell_that(r"state 0 is of \(4,\)", lambda self, x, s: (x, [ops.concatenate([x, x], -1)])),
     cell_that("no pair of output and states", lambda self, x, s: x),
     cell_that("new states .* not as it declares", lambda self, x, s: (x, [x, x])),
@@ -174,7 +221,7 @@ def methods_of(cls):
 @pytest.mark.parametrize(("cls", "says"), REFUSED)
 def test_it_is_refused_by_name_and_undone(cls, says):
     cell = cls()
-    cell.w_log = []
+    cell.w_log = [True, {"set": {1}, "dict": {"h": None}}]
     build_cell(cell, (None, WIDTH), "float32")
     states = initial_states(cell, 2, "float32")
     like = [Like(s.shape[1:], keras.backend.standardize_dtype(s.dtype)) for s in states]
@@ -185,7 +232,7 @@ def test_it_is_refused_by_name_and_undone(cls, says):
     assert methods_of(keras.KerasTensor) == symbol
     assert not cell.losses
     assert float(COUNT) == 2.0
-    assert cell.w_log == []
+    assert cell.w_log == [True, {"set": {1}, "dict": {"h": None}}]
 
 
 def test_what_holds_no_weight_may_be_made_and_built_in_the_call():

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ostinato.programs.graph import Graph, Program, reachable
 from ostinato.programs.node import LITERAL, WEIGHT, Node, Shape, Value
 from ostinato.programs.operations import operations
+from ostinato.programs.uses import MOST_SUMMED
 
 
 @dataclass(frozen=True)
@@ -189,12 +190,12 @@ def _with_products_first(program: Program) -> Program:
     nodes, graph = program.nodes, Graph()
     copies: dict[Value, Value] = {}
 
-    def terms(value: Value, is_top: bool = True) -> list[Value]:
+    def terms(value: Value, depth: int = 0) -> list[Value]:
         node = nodes[value]
-        if node.operation == "add" and (is_top or uses[value] == 1):
+        if node.operation == "add" and (not depth or uses[value] == 1) and depth < MOST_SUMMED:
             shapes = {nodes[argument].shape for argument in node.arguments}
             if shapes == {node.shape} or _is_bias(nodes, node):
-                return [term for argument in node.arguments for term in terms(argument, False)]
+                return [term for argument in node.arguments for term in terms(argument, depth + 1)]
         return [value]
 
     def order(term: Value) -> int:

@@ -1,5 +1,6 @@
 """A cell's step as a graph of values: nodes that prove themselves, and what builds them."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,8 +41,9 @@ class Graph:
         return self._add(Node(kind, (), (number,), tuple(shape), kind != WEIGHT))
 
     def literal(self, value: float) -> Value:
-        """A number."""
-        return self._add(Node(LITERAL, (), (float(value),), (), False))
+        """A number. There's one NaN, since others aren't equal to themselves."""
+        number = math.nan if math.isnan(value) else float(value)
+        return self._add(Node(LITERAL, (), (number,), (), False))
 
     def add(self, operation: str, *arguments: Value, attributes: tuple[Any, ...] = ()) -> Value:
         """The value of an operation.

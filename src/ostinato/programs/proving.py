@@ -11,7 +11,7 @@ from keras import ops, tree
 
 from ostinato.cells.contract import call_method, output_and_states, output_sizes, takes
 from ostinato.doors import door
-from ostinato.programs.tracing import Like, Timestep
+from ostinato.programs.tracing import Like, Timestep, untried
 from ostinato.structure import Structure, leaves, repack
 from ostinato.tensors import Tensor, Tensors
 
@@ -91,7 +91,10 @@ def _compared(
 
         return function
 
-    real = door.pulled(by(_real(cell, nests, training)), (*given, *values), _upstream)
+    try:
+        real = door.pulled(by(_real(cell, nests, training)), (*given, *values), _upstream)
+    except Exception as raised:  # whatever the cell's own code or its derivative may raise
+        raise untried(raised) from raised
     ours = door.pulled(by(step), (*given, *values), _upstream)
     names = [f"{kind} {i}" for kind, n in zip(_KINDS, counts, strict=True) for i in range(n)]
     names += [f"weight {variable.name}" for variable in variables]

@@ -7,6 +7,8 @@ from ostinato.programs.node import LITERAL, Node, Value
 from ostinato.programs.operations import operations
 from ostinato.programs.places import Place
 
+MOST_SUMMED = 32  # products in one accumulator
+
 
 class Uses:
     """The values that a step needs.
@@ -47,12 +49,11 @@ class Uses:
         """Whether an elementwise operation makes it."""
         return value not in self.given and self.nodes[value].operation in self._elementwise
 
-    def is_sum_of_products(self, value: Value, is_top: bool = True) -> bool:
+    def is_sum_of_products(self, value: Value, depth: int = 0) -> bool:
         """Whether an accumulator takes it: products, each used here alone, and a bias."""
         node = self.nodes[value]
-        if value in self.given or not (
-            is_top or (len(self.users.get(value, ())) == 1 and value not in self.stored)
-        ):
+        is_own = len(self.users.get(value, ())) == 1 and value not in self.stored
+        if value in self.given or (depth and not is_own) or depth > MOST_SUMMED:
             return False
         if node.operation == "product":
             return True
@@ -63,7 +64,7 @@ class Uses:
             len(inner) >= 1
             and len(node.arguments) - len(inner) <= 1
             and all(
-                self.nodes[each].shape == node.shape and self.is_sum_of_products(each, False)
+                self.nodes[each].shape == node.shape and self.is_sum_of_products(each, depth + 1)
                 for each in inner
             )
             and self._biases(value) <= 1

@@ -29,7 +29,9 @@ _NOISE = {
     keras.layers.GaussianDropout: (ops.ones, ops.multiply),
     keras.layers.GaussianNoise: (ops.zeros, ops.add),
 }
-_FUNCTIONS = ("normal", "truncated_normal", "uniform")  # of keras.random, that take a shape first
+# Functions of keras.random that take a shape first; and others.
+_FUNCTIONS = ("normal", "truncated_normal", "uniform", "beta", "binomial", "gamma")
+_OTHERS = ("categorical", "randint", "shuffle")
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,10 @@ class Draws:
     def through(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a layer of noise makes of a symbol; None of another layer, or where it adds none."""
         made = next((m for cls, m in _NOISE.items() if type(layer).call is cls.call), None)
+        if made is None or not kwargs.get("training"):
+            return None
         strength = _strength(layer)
-        if made is None or not strength or not kwargs.get("training"):
+        if not strength:
             return None
         blank, put = made
         (x,) = args
@@ -115,6 +119,8 @@ class Draws:
             for name in _FUNCTIONS:
                 stack.enter_context(Taught(keras.random, name, self._drawing(name)).used())
             stack.enter_context(Taught(keras.random, "dropout", self._dropping).used())
+            for name in _OTHERS:
+                stack.enter_context(Taught(keras.random, name, _refusing(name)).used())
             yield
 
     def _drawing(self, name: str) -> Callable[..., Any]:
@@ -122,6 +128,9 @@ class Draws:
             def drawn(
                 shape: Any, *args: Any, dtype: Any = None, seed: Any = None, **kwargs: Any
             ) -> Any:
+                if not all(isinstance(each, (int, float)) for each in (*args, *kwargs.values())):
+                    raise Untraceable(f"keras.random.{name} is given a tensor beside its shape")
+
                 def function(seed: Any, shape: tuple[Any, ...]) -> Tensor:
                     return own(shape, *args, dtype=dtype, seed=seed, **kwargs)
 
@@ -161,6 +170,13 @@ class Draws:
 
         shape = tuple(shape)
         return self._symbol(Draw(way, shape[1:], dtype, drawn, told), shape)
+
+
+def _refusing(name: str) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise Untraceable(f"its call draws by keras.random.{name}, which can't be traced")
+
+    return lambda own: refuse
 
 
 def _strength(layer: Any) -> Any:

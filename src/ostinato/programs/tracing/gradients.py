@@ -4,8 +4,9 @@ Keras has it run a framework's function, which can't take symbols. What a cell d
 its call can't be seen here, and is refused where that framework refuses it.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import keras
@@ -31,6 +32,13 @@ class CustomGradient(keras.Operation):
         return keras.KerasTensor(value.shape, dtype=value.dtype)
 
 
+@cache
+def _holder() -> type | None:
+    """Keras's class of decorated functions, where it has one: on PyTorch."""
+    kind = type(keras.ops.custom_gradient(lambda x: (x, lambda upstream: upstream)))
+    return kind if kind.__module__.partition(".")[0] == "keras" else None
+
+
 class CustomGradients:
     """The custom gradients of one run.
 
@@ -41,9 +49,25 @@ class CustomGradients:
     def __init__(self) -> None:
         self.upstreams: list[Any] = []
 
-    def used(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def used(self) -> Iterator[None]:
         """While inside, `ops.custom_gradient` takes symbols."""
-        return Taught(keras.ops, "custom_gradient", self._decorating).used()
+        holder = _holder()
+        with ExitStack() as stack:
+            stack.enter_context(Taught(keras.ops, "custom_gradient", self._decorating).used())
+            if holder is not None:
+                stack.enter_context(Taught(holder, "__call__", self._calling).used())
+            yield
+
+    def _calling(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """On PyTorch what is decorated outside of a call is an object that holds the function."""
+
+        def call(decorated: Any, *args: Any, **kwargs: Any) -> Any:
+            if not symbols_in((args, kwargs)):
+                return own(decorated, *args, **kwargs)
+            return self._on_symbols(decorated.forward_fn, args, kwargs)
+
+        return call
 
     def _decorating(self, own: Callable[..., Any]) -> Callable[..., Any]:
         def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:

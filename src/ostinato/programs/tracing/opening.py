@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras import ops
 
 from ostinato import nests
 from ostinato.programs.tracing.drawing import Draws
@@ -30,6 +31,7 @@ def opened(members: Members, histories: dict[int, Any], draws: Draws) -> Iterato
             result = draws.through(layer, args, kwargs)
             if result is None:
                 result = layer.call(*args, **kwargs)
+            result = nests.map_leaves(_as_symbol, result)
             # Keras notes the layer as a symbol's origin next: what's there before counts.
             for symbol in nests.flatten(result):
                 if isinstance(symbol, keras.KerasTensor):
@@ -43,6 +45,20 @@ def opened(members: Members, histories: dict[int, Any], draws: Draws) -> Iterato
         _guarded([*_of_noise(members, draws), *_unbuilt(members)]),
     ):
         yield
+
+
+class ConvertToTensor(keras.Operation):
+    """Stands for a tensor of fixed numbers."""
+
+    def compute_output_spec(self, x: Any) -> Any:
+        """A symbol like it."""
+        return keras.KerasTensor(x.shape, dtype=keras.backend.standardize_dtype(x.dtype))
+
+
+def _as_symbol(result: Any) -> Any:
+    """What a layer returns, a symbol also where it's made of nothing that the layer was given."""
+    is_fixed = not isinstance(result, keras.KerasTensor) and ops.is_tensor(result)
+    return ConvertToTensor().symbolic_call(result) if is_fixed else result
 
 
 def _refuse(layer: keras.layers.Layer, members: Members, training: bool) -> None:

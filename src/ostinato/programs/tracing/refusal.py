@@ -28,9 +28,9 @@ def because_of(error: BaseException, frameworks: tuple[str, ...]) -> Untraceable
         frameworks: The packages whose lines are none of the cell's own.
     """
     said = _said(error)
-    if isinstance(error, Untraceable):
-        return Untraceable(said)
     line = _own_line(error.__traceback__, frameworks)
+    if isinstance(error, Untraceable):
+        return Untraceable(said.replace(_ITS_CALL, line, 1) if said.startswith(_ITS_CALL) else said)
     meanings = (meaning for part, meaning in _MEANINGS.items() if part in said)
     what = next(meanings, f"can't be run on symbols: {type(error).__name__}: {said}")
     within = _PREFIX.match(_COLOUR.sub("", str(error)))
@@ -38,6 +38,15 @@ def because_of(error: BaseException, frameworks: tuple[str, ...]) -> Untraceable
     return Untraceable(f"{line}{what}{where}")
 
 
+def untried(error: BaseException) -> Untraceable:
+    """That a program can't be tried beside its cell, which fails on numbers."""
+    return Untraceable(
+        "it can't be tried on numbers, with gradients, to see that its program is right: "
+        f"{type(error).__name__}: {_said(error)}"
+    )
+
+
+_ITS_CALL = "its call "
 _OF_A_FRAMEWORK = "calls a function of the framework's own, where only keras.ops can be traced"
 _BRANCHES = "takes a tensor for true or false, which isn't known before the cell runs"
 # What Keras and the frameworks say where they're given a symbol, and what the cell does then.
@@ -50,6 +59,9 @@ _MEANINGS = {
     "You cannot convert it to a NumPy array": "turns a tensor into a NumPy array",
     "add new elements of state": "makes weights or layers",
     "`add_loss()` can only be called": "adds a loss",
+    "'KerasTensor' object has no attribute": "takes a tensor's own method or attribute, where only "
+    "keras.ops can be traced",
+    "'KerasTensor' object does not support item assignment": "writes into a tensor",
 }
 _COLOUR = re.compile(r"\x1b\[\d*m")
 _PREFIX = re.compile(r"^Exception encountered when calling (.*?)(?:\.call)?\(\)\.\s+")
@@ -72,7 +84,7 @@ def _own_line(trace: TracebackType | None, frameworks: tuple[str, ...]) -> str:
         file = frame.f_code.co_filename
         text = linecache.getline(file, number, frame.f_globals).strip()
         found = f"line {number} of {Path(file).name}, `{text}`, " if text else ""
-    return found or "its call "
+    return found or _ITS_CALL
 
 
 def named(thing: Any) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 from ostinato.programs.tracing.refusal import Untraceable, named
 from ostinato.programs.tracing.rules_convolutions import CONVOLUTIONS
 from ostinato.programs.tracing.rules_elementwise import ELEMENTWISE, Rule
+from ostinato.programs.tracing.rules_places import PLACES
 from ostinato.programs.tracing.rules_products import PRODUCTS
 from ostinato.programs.tracing.rules_reductions import REDUCTIONS
 from ostinato.programs.tracing.rules_shapes import SHAPES
@@ -25,6 +26,7 @@ def _custom_gradient(
 RULES: dict[str, Rule] = {
     **ELEMENTWISE,
     **SHAPES,
+    **PLACES,
     **REDUCTIONS,
     **PRODUCTS,
     **CONVOLUTIONS,

@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ostinato import native
 from ostinato.programs.tracing.refusal import Untraceable
 from ostinato.programs.tracing.terms import Term
@@ -29,8 +31,8 @@ _PLAIN = {
     "mul": "Multiply",
     "div": "Divide TrueDivide",
     "pow": "Power",
-    "max": "Maximum Fmax",
-    "min": "Minimum Fmin",
+    "max": "Maximum",
+    "min": "Minimum",
     "mod": "Mod",
     "floordiv": "FloorDivide",
     "arctan2": "Arctan2",
@@ -165,14 +167,14 @@ def _where(t: Translation, op: Any, condition: Any, x1: Any = None, x2: Any = No
 
 
 def _cast(t: Translation, op: Any, x: Term) -> Term:
-    """Between floats, and of what's 1 or 0, nothing changes."""
-    if "float" in op.dtype or t.is_whole(x):
-        if op.dtype == "bool":
-            return t.apply("ne", x, t.literal(0.0))
-        return x
+    """Between floats nothing changes; what a program's precision can't say is refused before."""
     if op.dtype == "bool":
         return t.apply("ne", x, t.literal(0.0))
-    raise Untraceable(f"it makes {op.dtype} of floats, which may be larger than a float can count")
+    if "float" in op.dtype:
+        return x
+    if op.dtype not in ("int32", "int64"):
+        raise Untraceable(f"it makes {op.dtype}, whose arithmetic isn't among programs' operations")
+    return x if t.is_whole(x) else t.stopped(t.apply("trunc", x))
 
 
 def _round(t: Translation, op: Any, x: Term) -> Term:
@@ -195,8 +197,34 @@ def _scaled_log(base: float) -> Rule:
 
 def _logaddexp(t: Translation, op: Any, x1: Any, x2: Any) -> Term:
     x1, x2 = t.term(x1), t.term(x2)
-    gap = t.apply("neg", t.apply("abs", t.apply("sub", x1, x2)))
+    gap = t.apply("sub", x1, x2)
+    gap = t.apply("select", t.apply("isnan", gap), t.literal(0.0), gap)  # of two infinities
+    gap = t.apply("neg", t.apply("abs", gap))
     return t.apply("add", t.apply("max", x1, x2), t.apply("log1p", t.apply("exp", gap)))
+
+
+def _past_nan(operation: str) -> Rule:
+    """`fmax` and `fmin`: NaN only where both are."""
+
+    def rule(t: Translation, op: Any, x1: Any, x2: Any) -> Term:
+        x1, x2 = t.term(x1), t.term(x2)
+        first = t.apply("select", t.apply("isnan", x1), x2, x1)
+        second = t.apply("select", t.apply("isnan", x2), x1, x2)
+        return t.apply(operation, first, second)
+
+    return rule
+
+
+def _nan_to_num(t: Translation, op: Any, x: Term) -> Term:
+    largest = float(np.finfo("float32" if t.dtype == "bfloat16" else t.dtype).max)
+    for is_it, given, otherwise in (
+        (t.apply("isnan", x), op.nan, 0.0),
+        (t.apply("eq", x, t.literal(math.inf)), op.posinf, largest),
+        (t.apply("eq", x, t.literal(-math.inf)), op.neginf, -largest),
+    ):
+        number = t.literal(float(otherwise if given is None else given))
+        x = t.apply("select", is_it, number, x)
+    return x
 
 
 def _threshold(t: Translation, op: Any, x: Term) -> Term:
@@ -250,6 +278,9 @@ ELEMENTWISE: dict[str, Rule] = {
     "Log2": _scaled_log(2.0),
     "Log10": _scaled_log(10.0),
     "Logaddexp": _logaddexp,
+    "Fmax": _past_nan("max"),
+    "Fmin": _past_nan("min"),
+    "NanToNum": _nan_to_num,
     "Hypot": _hypot,
     "Isclose": _isclose,
     "ZerosLike": _filled(0.0),
@@ -258,5 +289,5 @@ ELEMENTWISE: dict[str, Rule] = {
     "Copy": _same,
     "ConvertToTensor": _same,
     "Array": _same,
-    "StopGradient": lambda t, op, x: t.of(t.add("stop_gradient", x.value), x.fold),
+    "StopGradient": lambda t, op, x: t.stopped(x),
 }

@@ -152,6 +152,7 @@ def _outer(t: Translation, op: Any, x1: Any, x2: Any) -> Term:
 def _cumsum(t: Translation, op: Any, x: Term) -> Term:
     if op.axis is None:
         raise Untraceable("it goes through all axes as one")
+    t.axis(x, op.axis)
     size = x.shape[op.axis]
     return linear(t, x, op.axis, t.term(np.triu(np.ones((size, size), "float32"))))
 

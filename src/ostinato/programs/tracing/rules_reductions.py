@@ -104,9 +104,10 @@ def _first_largest(t: Translation, op: Any, x: Term) -> Term:
     shape = [1] * x.rank
     shape[axis] = size
     from_end = t.term(np.arange(size, 0, -1, dtype="float32").reshape(shape))
-    places = t.apply("mul", t.apply("eq", x, largest), from_end)
+    is_it = t.apply("logical_or", t.apply("eq", x, largest), t.apply("isnan", x))
+    places = t.apply("mul", is_it, from_end)
     last = t.reduce("amax", places, axis, op.keepdims)
-    return t.apply("sub", t.literal(float(size)), last)
+    return t.whole(t.apply("sub", t.literal(float(size)), last))
 
 
 def _first_smallest(t: Translation, op: Any, x: Term) -> Term:
@@ -125,7 +126,7 @@ def _one_hot(t: Translation, op: Any, x: Term) -> Term:
 
 def _less_largest(t: Translation, x: Term, axes: Any) -> tuple[Term, Term]:
     largest = t.reduce("amax", x, axes, True)
-    largest = t.of(t.add("stop_gradient", largest.value), largest.fold)
+    largest = t.stopped(largest)
     return t.apply("sub", x, largest), largest
 
 
@@ -147,8 +148,10 @@ def _log_softmax(t: Translation, op: Any, x: Term) -> Term:
 
 
 def _logsumexp(t: Translation, op: Any, x: Term) -> Term:
-    less, largest = _less_largest(t, x, op.axis)
-    total = t.reduce("sum", t.apply("exp", less), op.axis, True)
+    _, largest = _less_largest(t, x, op.axis)
+    largest = t.apply("select", t.apply("isfinite", largest), largest, t.literal(0.0))
+    powers = t.apply("exp", t.apply("sub", x, largest))
+    total = t.reduce("sum", powers, op.axis, True)
     result = t.apply("add", t.apply("log", total), largest)
     if op.keepdims:
         return result

@@ -9,6 +9,7 @@ import numpy as np
 
 from ostinato.programs.tracing.refusal import Untraceable
 from ostinato.programs.tracing.rules_elementwise import Rule
+from ostinato.programs.tracing.rules_places import gathered
 from ostinato.programs.tracing.terms import Term
 from ostinato.programs.tracing.translation import Translation
 
@@ -84,6 +85,8 @@ def _getitem(t: Translation, op: Any, x: Term, key: Any) -> Term:
         size = x.shape[axis]
         if isinstance(item, Term) or not isinstance(item, (slice, int, np.integer)):
             raise Untraceable("an index is a tensor or an array")
+        if not isinstance(item, slice) and not -size <= item < size:
+            raise Untraceable(f"there's no place {item} in an axis of {size}")
         if isinstance(item, slice):
             start, stop, step = item.indices(size)
             count = len(range(start, stop, step))
@@ -118,6 +121,10 @@ def _slice(t: Translation, op: Any, x: Term, start_indices: Any, shape: Any = No
         raise Untraceable("where the slice starts is a tensor")
     for axis, (start, size) in enumerate(zip(start_indices, shape, strict=True)):
         size = x.shape[axis] - int(start) if size == -1 else int(size)
+        if not 0 <= int(start) <= int(start) + size <= x.shape[axis]:
+            raise Untraceable(
+                f"it takes {size} places from {start} on of an axis of {x.shape[axis]}"
+            )
         if (start, size) != (0, x.shape[axis]):
             x = t.part(x, axis, int(start), size)
     return x
@@ -126,10 +133,10 @@ def _slice(t: Translation, op: Any, x: Term, start_indices: Any, shape: Any = No
 def _take(t: Translation, op: Any, x: Any, indices: Any) -> Term:
     x = t.term(x)
     places = _constant(t, indices)
-    if places is None:
-        raise Untraceable("the indices are known in the timestep only")
     if op.axis is None:
         raise Untraceable("it takes from all axes as one")
+    if places is None:
+        return gathered(t, x, op.axis, t.term(indices))
     return taken(t, x, op.axis, places)
 
 
@@ -147,6 +154,9 @@ def _constant(t: Translation, indices: Any) -> np.ndarray | None:
 def taken(t: Translation, x: Term, axis: int, places: np.ndarray) -> Term:
     """Places of an axis in any order, as slices of equal steps joined."""
     axis %= x.rank
+    t.axis(x, axis)
+    if places.size and not -x.shape[axis] <= places.min() <= places.max() < x.shape[axis]:
+        raise Untraceable(f"it takes places that an axis of {x.shape[axis]} hasn't")
     flat = [int(place) % x.shape[axis] for place in places.reshape(-1)]
     parts = [t.part(x, axis, *run) for run in _runs(flat)]
     joined = t.joined(parts, axis)

@@ -13,13 +13,12 @@ from ostinato.programs.tracing.gradients import CustomGradients
 from ostinato.programs.tracing.members import Members, replaced
 from ostinato.programs.tracing.opening import opened
 from ostinato.programs.tracing.refusal import Untraceable, because_of
+from ostinato.programs.tracing.rows import FRAMEWORKS
 from ostinato.programs.tracing.symbolic_door import in_keras_ops
 from ostinato.programs.tracing.symbols import FUNCTIONS, WeightSymbol, as_tensors
 from ostinato.programs.tracing.timestep import Timestep
 from ostinato.programs.tracing.watching import Watching, unchanged
 from ostinato.structure import Structure, describe, map_leaves
-
-FRAMEWORKS = ("ostinato", "keras", "jax", "jaxlib", "torch", "tensorflow", "numpy", "contextlib")
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from ostinato.programs.tracing.looping import cond, fori_loop, while_loop
 from ostinato.programs.tracing.refusal import Untraceable
+from ostinato.programs.tracing.rows import shape_told
 from ostinato.programs.tracing.taught import Taught
 
 
@@ -40,10 +43,23 @@ def _equal(own: Callable[..., Any]) -> Callable[..., Any]:
 
 def _getitem(own: Callable[..., Any]) -> Callable[..., Any]:
     def getitem(symbol: Any, key: Any) -> Any:
+        keys = key if isinstance(key, tuple) else (key,)
+        arrays = [place for place, item in enumerate(keys) if isinstance(item, (list, np.ndarray))]
+        if len(arrays) == 1 and all(isinstance(item, slice) for item in keys[: arrays[0]]):
+            return _taken(own, symbol, keys, arrays[0])
         is_one = isinstance(key, slice) or key is None or key is ...
-        return own(symbol, (key,) if is_one else key)
+        return own(symbol, keys if is_one else key)
 
     return getitem
+
+
+def _taken(own: Callable[..., Any], symbol: Any, keys: tuple[Any, ...], axis: int) -> Any:
+    """`symbol[:, [2, 0, 1]]`: some places of one axis, of what the other keys leave."""
+    places = np.asarray(keys[axis])
+    if places.dtype.kind != "i":
+        raise Untraceable(f"an index is an array of {places.dtype}")
+    rest = own(symbol, (*keys[:axis], slice(None), *keys[axis + 1 :]))
+    return ops.take(rest, places, axis=axis)
 
 
 def _refusing(name: str) -> Callable[..., Any]:
@@ -56,10 +72,7 @@ def _refusing(name: str) -> Callable[..., Any]:
 # What runs functions of its own. On PyTorch some of them give one of their branches, silently.
 _OF_FUNCTIONS = tuple(
     function.__name__
-    for function in (
-        *(ops.cond, ops.switch, ops.map, ops.vectorized_map, ops.scan, ops.associative_scan),
-        *(ops.while_loop, ops.fori_loop),
-    )
+    for function in (*(ops.switch, ops.map, ops.vectorized_map, ops.scan, ops.associative_scan),)
 )
 
 
@@ -92,9 +105,12 @@ FUNCTIONS = {
 
 _TAUGHT = (
     Taught(keras.KerasTensor, "__eq__", _equal),
+    Taught(keras.KerasTensor, "shape", shape_told),
+    Taught(ops, "shape", shape_told),
     Taught(keras.KerasTensor, "__getitem__", _getitem),
     Taught(keras.KerasTensor, "__array_ufunc__", None),  # NumPy leaves operators to the symbol
     *(Taught(ops, name, _refusing(name)) for name in _OF_FUNCTIONS),
+    *(Taught(ops, each.__name__, each) for each in (cond, fori_loop, while_loop)),
     Taught(keras.activations, "mish", lambda own: FUNCTIONS[id(own)]),
     Taught(keras.activations, "hard_silu", lambda own: FUNCTIONS[id(own)]),
 )

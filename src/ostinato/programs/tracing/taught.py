@@ -48,13 +48,15 @@ class Taught:
             setattr(self._owner, self._name, None)
             return
         own = getattr(self._owner, self._name)
+        is_property = isinstance(own, property)
+        own = own.fget if is_property else own
         other = self._other(own)
 
         def either(*args: Any, **kwargs: Any) -> Any:
             is_tracing = getattr(self._local, "depth", 0) > 0
             return (other if is_tracing else own)(*args, **kwargs)
 
-        setattr(self._owner, self._name, either)
+        setattr(self._owner, self._name, property(either) if is_property else either)
 
     def _take_back(self) -> None:
         if self._own is _NOTHING:

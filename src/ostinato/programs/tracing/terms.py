@@ -123,6 +123,10 @@ class Terms:
             return self.graph_reshape(term.value, dims[1:])  # its first axis is 1
         return term.value
 
+    def stopped(self, term: Term) -> Term:
+        """A term without a gradient."""
+        return self.of(self.add("stop_gradient", term.value), term.fold)
+
     def number(self, term: Term) -> float | None:
         """The number that a term is, or None."""
         node = self.graph[term.value]

@@ -19,15 +19,12 @@ from ostinato.programs.tracing.history import Event, events, forget
 from ostinato.programs.tracing.members import Members
 from ostinato.programs.tracing.preparing import Source, Step, run
 from ostinato.programs.tracing.refusal import Untraceable, named
+from ostinato.programs.tracing.rows import BATCHES
 from ostinato.programs.tracing.rules import rule_of
 from ostinato.programs.tracing.run import Run, Signature, run_on_symbols
 from ostinato.programs.tracing.translation import Translation
 from ostinato.structure import SharedShape, Structure, describe, leaves, repack
 from ostinato.tensors import Tensor, Tensors, agree, to_dtype
-
-# Two sizes of a batch that nothing else is likely to have. What depends on the size comes out
-# differently for the two.
-BATCHES = (7919, 7907)
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ def _translation_of(cell: Any, members: Members, run_: Run, dtype: str) -> Trace
         found = events(wanted, begun, run_.histories)
         t = Translation(run_, members, dtype)
         for event in found:
-            t.take(event, rule_of(event.operation))
+            t.take(event, rule_of)
         outputs = [_result(t, item, f"output {at}") for at, item in enumerate(flat_output)]
         new = [_result(t, item, f"state {at}") for at, item in enumerate(states)]
     finally:

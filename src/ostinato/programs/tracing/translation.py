@@ -4,7 +4,7 @@ What's made of weights and fixed arrays alone, or of constants, is prepared befo
 graph gets it as weights and constants. What's made of inputs and states is translated by `rules`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from ostinato import nests
-from ostinato.programs.graph import Graph
+from ostinato.programs.graph import Graph, reachable
 from ostinato.programs.node import (
     CONSTANT,
     INPUT,
@@ -20,6 +20,7 @@ from ostinato.programs.node import (
     STATE,
     UPSTREAM,
     WEIGHT,
+    Node,
     ProgramError,
     Value,
 )
@@ -38,10 +39,16 @@ OF_WEIGHTS, OF_CONSTANTS, OF_TIMESTEP = range(3)
 # Of booleans these are `or` and the like.
 _ARITHMETIC = {"Add", "Subtract", "Multiply", "Mean", "Sum", "Prod", "Negative"}
 
+# Of whole numbers these make larger ones; a float counts to 2**24.
+_COUNTING = {"Add", "Subtract", "Multiply", "Square", "Power", "Sum", "Prod", "Cumsum"}
+_COUNTING |= {"Matmul", "Dot", "Einsum", "Tensordot", "FloorDivide"}
+_BITS = {"float16": 16, "bfloat16": 16, "float32": 32, "float64": 64}
+
 # What gives whole numbers, and what does if it's given such.
 _WHOLE = {"gt", "ge", "lt", "le", "eq", "ne", "isnan", "isinf", "isfinite", "sign"}
 _WHOLE |= {"logical_and", "logical_or", "logical_xor", "logical_not"}
-_WHOLE_OF_WHOLE = {"add", "sub", "mul", "max", "min", "select", "sum", "amax"}
+_WHOLE_OF_WHOLE = {"add", "sub", "mul", "max", "min", "select", "sum", "amax", "neg", "abs"}
+_WHOLE_OF_WHOLE |= {"square", "mod", "floordiv", "stop_gradient"}
 _WHOLE_OF_WHOLE |= {"slice", "reshape", "transpose", "broadcast", "assemble", "rows"}
 
 
@@ -63,6 +70,7 @@ class Translation(Terms):
         self._numbers: dict[int, int] = {}  # of symbols that are prepared
         self._terms: dict[int, Term] = {}
         self._arrays: dict[Any, int] = {}
+        self._whole: dict[Value, bool] = {}
         for key, symbol in run.weights.items():
             member = members.values[key]
             self._source(symbol, Source(tuple(member.ways), member.dtype), OF_WEIGHTS)
@@ -86,7 +94,7 @@ class Translation(Terms):
 
     # Events.
 
-    def take(self, event: Event, rule: Any) -> None:
+    def take(self, event: Event, rule_of: Callable[[Any], Any]) -> None:
         """Takes one operation in: into what's prepared, or translated by its rule."""
         held = held_by(event.operation)
         given = [*symbols_in((event.args, event.kwargs)), *held]
@@ -103,7 +111,7 @@ class Translation(Terms):
         if phase < OF_TIMESTEP:
             self._prepare(event)
         else:
-            self._translate(event, rule)
+            self._translate(event, rule_of(event.operation))
 
     def _knows_the_batch(self, event: Event, phase: int) -> bool:
         """Whether the size of the batch is in an operation that'd be done for any batch."""
@@ -145,13 +153,24 @@ class Translation(Terms):
                 self.fold_of(symbol.shape)
                 if symbol.dtype == "bool" and name in _ARITHMETIC:
                     raise Untraceable("of booleans it isn't arithmetic")
+                self._need_precision(symbol.dtype)
             made = rule(self, event.operation, *args, **kwargs)
             made = made if isinstance(made, list) else [made]
             for symbol, result in zip(event.outputs, made, strict=True):
+                if "int" in symbol.dtype and name in _COUNTING and not self.is_whole(result):
+                    raise Untraceable("its whole numbers may be larger than a float can count")
                 is_it = result.shape == tuple(symbol.shape)
                 self._terms[id(symbol)] = result if is_it else self.broadcast(result, symbol.shape)
         except (Untraceable, ProgramError) as error:
             raise Untraceable(f"{name}: {error}") from error
+
+    def _need_precision(self, dtype: str) -> None:
+        """Refuses floats that a program doesn't compute in: they'd be rounded otherwise."""
+        if "float" not in dtype:
+            return
+        own = _BITS[self.dtype]
+        if not own <= _BITS[dtype] <= max(own, _BITS["float32"]):
+            raise Untraceable(f"it gives {dtype}, in a cell that computes in {self.dtype}")
 
     # Operands.
 
@@ -212,15 +231,33 @@ class Translation(Terms):
 
     def is_whole(self, term: Term) -> bool:
         """Whether a term is known to hold small whole numbers: booleans, counts, places."""
-        node = self.graph[term.value]
+        for value in reachable([term.value], lambda value: self._counted(self.graph[value])):
+            if value not in self._whole:
+                self._whole[value] = self._is_whole(value)
+        return self._whole[term.value]
+
+    def whole(self, term: Term) -> Term:
+        """A term that holds small whole numbers, however they were come by."""
+        self._whole[term.value] = True
+        return term
+
+    def _counted(self, node: Node) -> Sequence[Value]:
+        """What has to be whole that a node's value is."""
+        if node.operation not in _WHOLE_OF_WHOLE:
+            return ()
+        return node.arguments[1:] if node.operation == "select" else node.arguments
+
+    def _is_whole(self, value: Value) -> bool:
+        node = self.graph[value]
         if node.operation == LITERAL:
             return float(node.attributes[0]).is_integer()
-        if node.operation in _WHOLE:
-            return True
-        if node.operation not in _WHOLE_OF_WHOLE or not node.arguments:
-            return False
-        parts = node.arguments[1:] if node.operation == "select" else node.arguments
-        return all(self.is_whole(self.of(part, 0)) for part in parts)
+        if node.operation == WEIGHT:
+            source = self.preparation.sources.get(self.prepared[value])
+            array = None if source is None else source.array
+            return array is not None and bool((array == np.trunc(array)).all())
+        counted = self._counted(node)
+        of_whole = bool(counted) and all(self._whole[part] for part in counted)
+        return node.operation in _WHOLE or of_whole
 
     def side_by_side(self, xs: Any) -> list[Term]:
         """Several operands; a single tensor is as many as its first axis has places."""

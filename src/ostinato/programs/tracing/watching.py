@@ -1,7 +1,10 @@
 """What a cell's call does beside mathematics, which a program would leave out: it's refused."""
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import keras
@@ -66,10 +69,11 @@ def unchanged(members: Members) -> Iterator[None]:
     """Undoes what a call has set on the cell or on what it holds, and refuses it."""
     before = [dict(holder.attributes) for holder in members.holders]
     contents = [
-        (holder.thing, name, item, _copied(item), attributes.get("built", True))
+        (holder.thing, name, container, container.copy(), attributes.get("built", True))
         for holder, attributes in zip(members.holders, before, strict=True)
         for name, item in attributes.items()
-        if isinstance(item, (list, dict))
+        if name not in BOOKKEEPING
+        for container in _containers(item)
     ]
     changed: list[str] = []
     try:
@@ -79,18 +83,51 @@ def unchanged(members: Members) -> Iterator[None]:
             was_built = old.get("built", True)  # else it's Keras that sets them, in building it
             names = [name for name in _restored(holder.attributes, old) if was_built]
             changed += (f"sets the attribute {name!r} of {named(holder.thing)}" for name in names)
-        for thing, name, item, old_item, was_built in contents:
-            if len(item) != len(old_item):
-                item.clear()
-                item.update(old_item) if isinstance(item, dict) else item.extend(old_item)
-                if was_built and name not in BOOKKEEPING:
+        for thing, name, container, old_content, was_built in contents:
+            if not _holds(container, old_content):
+                _fill(container, old_content)
+                if was_built:
                     changed.append(f"changes what's in the attribute {name!r} of {named(thing)}")
     if changed:
         raise Untraceable(f"its call {changed[0]}")
 
 
-def _copied(item: Any) -> Any:
-    return dict(item) if isinstance(item, dict) else list(item)
+# Containers that a call may change, and what fills one again past a class of Keras's that tracks.
+_FILLS: dict[type, Any] = {
+    list: list.extend,
+    dict: dict.update,
+    set: set.update,
+    deque: deque.extend,
+}
+
+
+def _kind(container: Any) -> type | None:
+    return next((kind for kind in _FILLS if isinstance(container, kind)), None)
+
+
+def _containers(item: Any) -> Iterator[Any]:
+    """The containers that may be changed, in an attribute."""
+    if _kind(item) is not None:
+        yield item
+    if isinstance(item, (list, tuple, dict)):
+        for inner in item.values() if isinstance(item, dict) else item:
+            yield from _containers(inner)
+
+
+def _holds(container: Any, content: Any) -> bool:
+    """Whether the very things are in it that were."""
+    if isinstance(container, set):
+        return bool(container == content)
+    if isinstance(container, dict):
+        container, content = ([*each.items()] for each in (container, content))
+        container, content = ([*chain.from_iterable(each)] for each in (container, content))
+    return len(container) == len(content) and all(map(is_, container, content))
+
+
+def _fill(container: Any, content: Any) -> None:
+    kind: Any = _kind(container)
+    kind.clear(container)
+    _FILLS[kind](container, content)
 
 
 def _restored(attributes: dict[str, Any], old: dict[str, Any]) -> list[str]:
