@@ -184,7 +184,7 @@ def _within(
 
 
 def _with_products_first(program: Program) -> Program:
-    """Every sum with its products first, then what is no row, then the rest."""
+    """Every sum with its products first, and what has no rows as one term, made of all such."""
     uses = Counter(argument for _, node in program for argument in node.arguments)
     uses.update(program.roots)
     nodes, graph = program.nodes, Graph()
@@ -203,13 +203,14 @@ def _with_products_first(program: Program) -> Program:
         return 0 if is_product else (2 if nodes[term].has_rows else 1)
 
     for value, node in program:
-        found = terms(value) if node.operation == "add" else []
-        if any(order(term) == 0 for term in found):
-            products = [copies[term] for term in found if order(term) == 0]
-            biases = [copies[term] for term in found if order(term) == 1]
-            rest = [copies[term] for term in found if order(term) == 2]
+        found = [term for term in terms(value) if term != value]
+        products, biases, rest = (
+            [copies[term] for term in found if order(term) == kind] for kind in range(3)
+        )
+        if products or (rest and len(biases) > 1):
             bias = [_chain(graph, biases)] if biases else []
-            copies[value] = _chain(graph, [*products, *bias, *rest])
+            # One accumulator makes products and a bias; a bias alone has fewer dimensions, mostly.
+            copies[value] = _chain(graph, [*products, *bias, *rest] if products else [*rest, *bias])
         elif not node.arguments:
             copies[value] = graph._add(node)
         else:

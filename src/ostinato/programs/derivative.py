@@ -18,6 +18,7 @@ from ostinato.programs.node import (
 )
 from ostinato.programs.operation import Pull
 from ostinato.programs.operations import operations
+from ostinato.programs.signs import SignedGraph
 from ostinato.programs.structural import is_apart
 
 
@@ -42,7 +43,7 @@ class Derivative:
 
 def derivative(program: Program) -> Derivative:
     """The derivative of a program's step, from the gradients of its outputs and new states."""
-    graph = Graph(program.nodes)
+    graph = SignedGraph(program.nodes)
     found: dict[Value, list[Value]] = {}
     for kind, results in ((D_OUTPUT, program.outputs), (D_STATE, program.states)):
         for number, result in enumerate(results):
