@@ -12,9 +12,11 @@ OSTINATO_INLINE typename R::V by_two_lanes(typename R::V x, typename R::V y, S (
 }
 
 // name_of(x) by the C library's function of that name.
-#define BY_LANE(name, function)                                                              \
-  OSTINATO_INLINE F32::V name(F32::V x) { return by_lane<F32, float>(x, __builtin_##function##f); } \
+#define BY_LANE_F64(name, function) \
   OSTINATO_INLINE F64::V name(F64::V x) { return by_lane<F64, double>(x, __builtin_##function); }
+#define BY_LANE(name, function)                                                                     \
+  OSTINATO_INLINE F32::V name(F32::V x) { return by_lane<F32, float>(x, __builtin_##function##f); } \
+  BY_LANE_F64(name, function)
 #define BY_TWO_LANES(name, function)                              \
   OSTINATO_INLINE F32::V name(F32::V x, F32::V y) {               \
     return by_two_lanes<F32, float>(x, y, __builtin_##function##f); \
@@ -23,27 +25,30 @@ OSTINATO_INLINE typename R::V by_two_lanes(typename R::V x, typename R::V y, S (
     return by_two_lanes<F64, double>(x, y, __builtin_##function);   \
   }
 
-BY_LANE(sin_of, sin)
-BY_LANE(cos_of, cos)
 BY_LANE(tan_of, tan)
 BY_LANE(arcsin_of, asin)
 BY_LANE(arccos_of, acos)
 BY_LANE(arctan_of, atan)
 BY_LANE(sinh_of, sinh)
 BY_LANE(cosh_of, cosh)
-BY_LANE(arcsinh_of, asinh)
 BY_LANE(arccosh_of, acosh)
 BY_LANE(arctanh_of, atanh)
 BY_LANE(floor_of, floor)
 BY_LANE(ceil_of, ceil)
 BY_LANE(trunc_of, trunc)
 BY_LANE(round_of, rint)
-BY_TWO_LANES(pow_of, pow)
 BY_TWO_LANES(remainder_of, fmod)
 BY_TWO_LANES(arctan2_of, atan2)
 BY_TWO_LANES(hypot_of, hypot)
+BY_LANE_F64(sin_of, sin)
+BY_LANE_F64(cos_of, cos)
+BY_LANE_F64(arcsinh_of, asinh)
 #undef BY_LANE
+#undef BY_LANE_F64
 #undef BY_TWO_LANES
+OSTINATO_INLINE F64::V pow_of(F64::V x, F64::V y) {
+  return by_two_lanes<F64, double>(x, y, __builtin_pow);
+}
 
 // log x = n ln 2 + log m with m in [sqrt 1/2, sqrt 2); log m = 2 (s + s^3/3 + s^5/5 ...) with
 // s = (m - 1) / (m + 1), |s| < 0.172.
@@ -107,3 +112,65 @@ OSTINATO_INLINE F32::V less_one(F32::V x) {
   return x > splat<F32>(87) ? exp_of(x) : expm1_of(x);
 }
 OSTINATO_INLINE F64::V less_one(F64::V x) { return expm1_of(x); }
+
+// Whether a condition holds for all lanes.
+OSTINATO_INLINE bool holds(F32::M condition) {
+  int64_t parts[kVectorBytes / 8], all = -1;
+  __builtin_memcpy(parts, &condition, sizeof(condition));
+  for (int i = 0; i < kVectorBytes / 8; ++i) all &= parts[i];
+  return all == -1;
+}
+
+// sin x and cos x: x = k pi/2 + r, |r| <= pi/4, in which k pi/2 is taken off in three parts; within 1e-7
+// where |x| < 8192. Beyond, and where x isn't finite, by the C library.
+struct Quarter {
+  F32::M number;  // k
+  F32::V sine, cosine;  // of r
+};
+OSTINATO_INLINE Quarter quarter_of(F32::V x) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  constexpr float kSine[] = {-0.166666646f, 0.008332736934f, -0.0001958543337f};
+  constexpr float kCosine[] = {0.0416666646f, -0.001388829161f, 2.454546902e-05f};
+  const F32::V shifted = x * splat<F32>(0.636619772f) + splat<F32>(kMagic);
+  const F32::V k = shifted - splat<F32>(kMagic);
+  F32::V r = x - k * splat<F32>(1.5703125f);
+  r = r - k * splat<F32>(4.837512969970703125e-4f);
+  r = r - k * splat<F32>(7.549789948768648e-8f);
+  const F32::V z = r * r;
+  const F32::V sine = r + r * z * polynomial<F32>(z, kSine);
+  const F32::V cosine = splat<F32>(1) - z * splat<F32>(0.5f) + z * z * polynomial<F32>(z, kCosine);
+  return {(F32::M)shifted - splat_int<F32>(0x4b400000), sine, cosine};
+}
+OSTINATO_INLINE bool is_near(F32::V x) { return holds(absolute<F32>(x) < splat<F32>(8192)); }
+OSTINATO_INLINE F32::V by_quarter(const Quarter& q, F32::M number) {
+  const F32::M one = splat_int<F32>(1);
+  const F32::V y = (number & one) == one ? q.cosine : q.sine;
+  return (F32::V)((F32::M)y ^ ((number & splat_int<F32>(2)) << 30));
+}
+OSTINATO_INLINE F32::V sin_of(F32::V x) {
+  if (!is_near(x)) return by_lane<F32, float>(x, __builtin_sinf);
+  const Quarter q = quarter_of(x);
+  return by_quarter(q, q.number);
+}
+OSTINATO_INLINE F32::V cos_of(F32::V x) {
+  if (!is_near(x)) return by_lane<F32, float>(x, __builtin_cosf);
+  const Quarter q = quarter_of(x);
+  return by_quarter(q, q.number + splat_int<F32>(1));
+}
+
+// log(x + sqrt(x^2 + 1)) of |x|, as log1p(x + x^2 / (1 + sqrt(x^2 + 1))), which is exact near zero.
+OSTINATO_INLINE F32::V arcsinh_of(F32::V x) {
+  const F32::V a = absolute<F32>(x);
+  if (!holds(a < splat<F32>(1e18f))) return by_lane<F32, float>(x, __builtin_asinhf);
+  const F32::V one = splat<F32>(1), square = a * a;
+  const F32::V y = log_of_one_and<F32>(a + square / (one + sqrt_of(square + one)));
+  return x < splat<F32>(0) ? -y : x == splat<F32>(0) ? x : y;
+}
+
+// e^(y log x) where that's within 3e-7: of a positive x, and where e isn't far from 1.
+OSTINATO_INLINE F32::V pow_of(F32::V x, F32::V y) {
+  const F32::V power = y * log_of<F32>(x);
+  const F32::M fits = (x > splat<F32>(0)) & (absolute<F32>(power) < splat<F32>(4));
+  if (!holds(fits)) return by_two_lanes<F32, float>(x, y, __builtin_powf);
+  return exp_of(power);
+}

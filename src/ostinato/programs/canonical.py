@@ -16,6 +16,8 @@ from ostinato.programs.node import LITERAL, WEIGHT, Node, Shape, Value
 from ostinato.programs.operations import operations
 from ostinato.programs.uses import MOST_SUMMED
 
+_POWERS = {2.0: "square", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -70,9 +72,19 @@ class _Rewriting:
             return self._product(arguments[0], arguments[1], node.attributes[0])
         if node.operation in ("reshape", "transpose", "broadcast"):
             return self._view(node, arguments[0])
+        if node.operation == "pow":
+            return self._power(*arguments)
         if not node.arguments:
             return self.graph._add(node)
         return self.graph.add(node.operation, *arguments, attributes=node.attributes)
+
+    def _power(self, base: Value, exponent: Value) -> Value:
+        """A power, as what's cheaper where the exponent is a number of the usual ones."""
+        node = self.graph[exponent]
+        cheaper = _POWERS.get(node.attributes[0]) if node.operation == LITERAL else None
+        if cheaper is None:
+            return self.graph.add("pow", base, exponent)
+        return self.graph.add(cheaper, base)
 
     def _is_only_cut(self, node: Node) -> bool:
         """Whether a slice's argument is used in slices alone."""
