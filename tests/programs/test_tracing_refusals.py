@@ -49,6 +49,10 @@ def _raw(self, x, h):
     return importlib.import_module(FRAMEWORK[keras.config.backend()]).tanh(x + h)
 
 
+def _stacks(self, x, h):
+    return importlib.import_module(FRAMEWORK[keras.config.backend()]).stack([x, h], 1)[:, 0]
+
+
 def _branches(self, x, h):
     return x if ops.sum(x) > 0 else h
 
@@ -160,6 +164,8 @@ REFUSED = [
         own(lambda self, x, h: ops.while_loop(lambda h: ops.any(h > 0), lambda h: h - 1, (h,))[0]),
     ),
     cell_that("more than 64 rounds", own(lambda self, x, h: ops.fori_loop(0, 99, ops.add, h))),
+    cell_that("line .* of the framework's own", own(_stacks)),
+    cell_that("line .* of NumPy's", own(lambda self, x, h: np.tanh(h) + x)),
     cell_that("ops.map isn't", own(lambda self, x, h: h + ops.map(lambda row: row * 2, x))),
     cell_that("Inv isn't among", own(_inverts)),
     cell_that("Sort: it mixes", own(lambda self, x, h: h + ops.sort(x, axis=0))),

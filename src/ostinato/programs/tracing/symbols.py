@@ -34,6 +34,13 @@ class WeightSymbol(keras.KerasTensor):
     assign_add = assign_sub = assign
 
 
+def _missing(own: Callable[..., Any]) -> Callable[..., Any]:
+    def missing(symbol: Any) -> Any:
+        raise AttributeError
+
+    return missing
+
+
 def _equal(own: Callable[..., Any]) -> Callable[..., Any]:
     def equal(symbol: Any, other: Any) -> Any:
         return own(symbol, other) if other is None else ops.equal(symbol, other)
@@ -108,6 +115,7 @@ _TAUGHT = (
     Taught(keras.KerasTensor, "shape", shape_told),
     Taught(ops, "shape", shape_told),
     Taught(keras.KerasTensor, "__getitem__", _getitem),
+    Taught(keras.KerasTensor, "__jax_array__", _missing, is_property=True),  # and JAX likewise
     Taught(keras.KerasTensor, "__array_ufunc__", None),  # NumPy leaves operators to the symbol
     *(Taught(ops, name, _refusing(name)) for name in _OF_FUNCTIONS),
     *(Taught(ops, each.__name__, each) for each in (cond, fori_loop, while_loop)),

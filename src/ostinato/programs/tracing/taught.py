@@ -17,10 +17,18 @@ class Taught:
         name: The attribute.
         other: Made of the attribute as it is: what to have in its place. None for None, which every
             thread sees.
+        is_property: Whether the method becomes a property there.
     """
 
-    def __init__(self, owner: Any, name: str, other: Callable[..., Any] | None) -> None:
+    def __init__(
+        self,
+        owner: Any,
+        name: str,
+        other: Callable[..., Any] | None,
+        is_property: bool = False,
+    ) -> None:
         self._owner, self._name, self._other = owner, name, other
+        self._is_property = is_property
         self._own: Any = None
         self._depth = 0
         self._local = threading.local()
@@ -47,13 +55,15 @@ class Taught:
         if self._other is None:
             setattr(self._owner, self._name, None)
             return
-        own = getattr(self._owner, self._name)
-        is_property = isinstance(own, property)
-        own = own.fget if is_property else own
+        own: Any = getattr(self._owner, self._name)
+        is_property = isinstance(own, property) or self._is_property
+        own = own.fget if isinstance(own, property) else own
         other = self._other(own)
 
         def either(*args: Any, **kwargs: Any) -> Any:
             is_tracing = getattr(self._local, "depth", 0) > 0
+            if self._is_property and not is_tracing:
+                return own.__get__(*args)
             return (other if is_tracing else own)(*args, **kwargs)
 
         setattr(self._owner, self._name, property(either) if is_property else either)
