@@ -18,20 +18,21 @@ from ostinato import layers, native
 from ostinato.bench.cases import SIZES
 
 KINDS = ("LSTM", "GRU", "SimpleRNN")
-# Who computes it: the layer's module, the engine, the dtype.
+# Who computes it: the layer's module, the engine, the dtype, what products are computed from.
 CONTENDERS = {
-    "native": (layers, "fused", "float32"),
-    "portable": (layers, "scan", "float32"),
-    "Keras": (keras.layers, None, "float32"),
-    "native, bfloat16": (layers, "fused", "mixed_bfloat16"),
-    "Keras, bfloat16": (keras.layers, None, "mixed_bfloat16"),
+    "native": (layers, "fused", "float32", "float32"),
+    "portable": (layers, "scan", "float32", "float32"),
+    "Keras": (keras.layers, None, "float32", "float32"),
+    "native, products": (layers, "fused", "float32", "bfloat16"),
+    "native, mixed": (layers, "fused", "mixed_bfloat16", "float32"),
+    "Keras, mixed": (keras.layers, None, "mixed_bfloat16", "float32"),
 }
 
 
-def results(layer, x, engine):
+def results(layer, x, engine, products="float32"):
     """The outputs of a layer, and the gradients of their sum of squares by x and the weights."""
     x = torch.tensor(x).to(getattr(torch, layer.compute_dtype)).requires_grad_()
-    with ostinato.use_engine(engine or "scan"):
+    with ostinato.use_engine(engine or "scan"), ostinato.use_precision(products):
         y = layer(x)
     weights = [w.value for w in layer.trainable_variables]
     gradients = torch.autograd.grad((y.double() ** 2).sum() / 2, [x, *weights])
@@ -63,8 +64,8 @@ def of_layers(kind, size, timesteps=None):
     weights = made(layers, kind, u, "float32", x).get_weights()
     truth = results(made(layers, kind, u, "float64", x, weights), x, "fused")
     cells = []
-    for module, engine, dtype in CONTENDERS.values():
-        got = results(made(module, kind, u, dtype, x, weights), x, engine)
+    for module, engine, dtype, products in CONTENDERS.values():
+        got = results(made(module, kind, u, dtype, x, weights), x, engine, products)
         errors = [error(one, other) for one, other in zip(got, truth, strict=True)]
         cells.append(f"{short(errors[0])} / {short(max(errors[1:]))}")
     return [f"{kind} {size}" + (f" T{t}" if timesteps else ""), *cells]
@@ -79,8 +80,8 @@ def of_activation(name):
     weights = [np.eye(16, dtype="float32"), np.zeros((16, 16)), np.zeros(16)]
     cells = []
     truth = of_function(name, x, weights, layers, "fused", "float64")
-    for module, engine, dtype in CONTENDERS.values():
-        if dtype == "float32":
+    for module, engine, dtype, products in CONTENDERS.values():
+        if dtype == products == "float32":
             got = of_function(name, x, weights, module, engine, dtype)
             for one, other in zip(got, truth, strict=True):
                 errors = np.abs(one - other) / np.maximum(1, np.abs(other))

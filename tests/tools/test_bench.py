@@ -54,6 +54,20 @@ def test_names_name_one_contender_each():
     assert parse("ostinato-jax-scan") == Contender("ostinato", "jax", "scan")
 
 
+def test_contenders_in_bfloat16_are_compared_with_one_another():
+    case = Case("LSTM", "S", "infer")
+    theirs = {"torch.nn": 0.8, "torch.nn-bfloat16": 0.6}
+    run = run_of(case, {"ostinato-jax": 1.0, "ostinato-jax-bfloat16": 0.5, **theirs})
+    assert tables.compare(run).peer == NAMES["torch.nn"]
+    assert tables.compare(run, "bfloat16").ratio == pytest.approx(1.2)
+    row = tables.by_precision([run]).splitlines()[-1]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == [
+        "1000 ms", "500 ms", "2.00", "600 ms", "torch.nn (bfloat16)", "1.20"
+    ]  # fmt: skip
+    assert tables.by_precision([run_of(case, {"ostinato-jax": 1.0})]) == ""
+    assert parse("ostinato-jax-bfloat16-scan").title == "Ostinato (JAX, bfloat16, scan)"
+
+
 def test_what_is_not_installed_is_left_out_with_the_reason(monkeypatch):
     monkeypatch.setitem(sys.modules, "tf_keras", None)
     here, absent = contenders.choose(["tf_keras", OURS], None)
@@ -64,6 +78,17 @@ def test_what_is_not_installed_is_left_out_with_the_reason(monkeypatch):
 def test_the_engine_is_forced_on_ours_alone():
     here, _ = contenders.choose([OURS, KERAS], "scan")
     assert [c.environment().get("OSTINATO_ENGINE") for c in here] == ["scan", None]
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_contenders_in_bfloat16_agree_with_float32(mode):
+    case = Case("GRU", "S", mode)
+    names = [OURS, f"{OURS}-bfloat16", *(["torch.nn-bfloat16"] if HERE == "torch" else [])]
+    prepared = [prepare(NAMES[name], case) for name in names]
+    expected, *found = (each.values(each.run()) for each in prepared)
+    for values in found:
+        assert measuring.compare(expected, values, measuring.TOLERANCES["bfloat16"])[1] == ""
+        assert measuring.compare(expected, values)[1] != ""
 
 
 @pytest.mark.parametrize("kind", KINDS)

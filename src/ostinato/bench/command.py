@@ -86,7 +86,12 @@ def contenders(options: argparse.Namespace) -> list[str]:
     """The names of the contenders that are asked for."""
     if options.contenders:
         return list(options.contenders)
-    return [name for name, c in NAMES.items() if not (options.quick and c.library == "sgemm")]
+    quick = options.quick
+    return [
+        name
+        for name, c in NAMES.items()
+        if not (quick and (c.library == "sgemm" or c.dtype != "float32"))
+    ]
 
 
 def numbers_file(options: argparse.Namespace) -> Path | None:
@@ -155,7 +160,8 @@ def run(options: argparse.Namespace, command: str | None = None) -> int:
         print("\nStopped. What there is so far:")
         status = INTERRUPTED
     runs = [run for run in results.section("runs") if run["engine"] == options.engine]
-    print(f"\n{tables.summary(runs)}\n\n{tables.about(results)}")
+    parts = (tables.summary(runs), tables.by_precision(runs), tables.about(results))
+    print("\n" + "\n\n".join(part for part in parts if part))
     print("Times are of the fastest run. A machine that does other work, too, gives other ratios.")
     for line in tables.troubles(runs):
         print(f"No time: {line}.")

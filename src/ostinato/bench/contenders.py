@@ -18,27 +18,30 @@ class Contender:
             which is no peer but the limit.
         framework: "jax", "torch" or "tensorflow".
         engine: The engine that Ostinato is forced to use, or None.
+        dtype: That of weights, inputs and results.
     """
 
     library: str
     framework: str
     engine: str | None = None
+    dtype: str = "float32"
 
     @property
     def name(self) -> str:
         """How options and JSON call it."""
-        if self.library not in LIBRARIES:
-            return self.library
+        framework = f"-{self.framework}" if self.library in LIBRARIES else ""
+        dtype = "" if self.dtype == "float32" else f"-{self.dtype}"
         engine = f"-{self.engine}" if self.engine else ""
-        return f"{self.library}-{self.framework}{engine}"
+        return f"{self.library}{framework}{dtype}{engine}"
 
     @property
     def title(self) -> str:
         """How tables call it."""
-        if self.library not in LIBRARIES:
-            return self.library
-        engine = f", {self.engine}" if self.engine else ""
-        return f"{LIBRARIES[self.library]} ({FRAMEWORKS[self.framework]}{engine})"
+        framework = FRAMEWORKS[self.framework] if self.library in LIBRARIES else None
+        dtype = None if self.dtype == "float32" else self.dtype
+        parts = ", ".join(part for part in (framework, dtype, self.engine) if part)
+        name = LIBRARIES.get(self.library, self.library)
+        return f"{name} ({parts})" if parts else name
 
     @property
     def is_peer(self) -> bool:
@@ -48,7 +51,7 @@ class Contender:
     @property
     def modes(self) -> tuple[str, ...]:
         """What it can do: fit is Keras's."""
-        keras_like = self.library in ("ostinato", "keras", "tf_keras")
+        keras_like = self.library in ("ostinato", "keras", "tf_keras") and self.dtype == "float32"
         return ("infer", "train", "fit") if keras_like else ("infer", "train")
 
     def missing(self) -> tuple[str, ...]:
@@ -71,6 +74,8 @@ ALL = (
     *(Contender("keras", framework) for framework in FRAMEWORKS),
     Contender("tf_keras", "tensorflow"),
     Contender("torch.nn", "torch"),
+    *(Contender("ostinato", framework, dtype="bfloat16") for framework in FRAMEWORKS),
+    Contender("torch.nn", "torch", dtype="bfloat16"),
     Contender("sgemm", "torch"),
     Contender("sgemm", "jax"),
 )

@@ -11,7 +11,8 @@ import numpy as np
 from ostinato.bench.cases import Case
 from ostinato.bench.process import ContenderFailedError, OutOfTimeError, Process
 
-TOLERANCE = 1e-4  # of each tensor's largest value
+# Of each tensor's largest value. In bfloat16 gradients of weights may be summed in it, too.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
 FEWEST_ROUNDS = 3  # however slow a contender is, while there's time
 LOAD_SECONDS = 120.0  # for importing a framework, however busy the machine
 OVER = "stopped: the case's time was over before its turn"
@@ -84,7 +85,8 @@ def measure(
             end += time.monotonic() - start  # that, too
         expected = expected or values
         if values and not one.trouble:
-            one.difference, one.trouble = compare(expected, values)
+            tolerance = max(TOLERANCES[p.contender.dtype] for p in (processes[0], process))
+            one.difference, one.trouble = compare(expected, values, tolerance)
         if not one.trouble:
             running.append((process, one))
     say("measuring")
@@ -92,7 +94,9 @@ def measure(
     return found
 
 
-def compare(expected: list[Any], values: list[Any]) -> tuple[float, str]:
+def compare(
+    expected: list[Any], values: list[Any], tolerance: float = TOLERANCES["float32"]
+) -> tuple[float, str]:
     """The largest difference of scale, and what's wrong with it, or ""."""
     shapes = [value.shape for value in values]
     if shapes != [value.shape for value in expected]:
@@ -103,7 +107,7 @@ def compare(expected: list[Any], values: list[Any]) -> tuple[float, str]:
         # A NaN is as far away as can be.
         farthest = float(np.nan_to_num(np.abs(mine - theirs), nan=np.inf).max())
         difference = max(difference, farthest / scale)
-    if difference > TOLERANCE:
+    if difference > tolerance:
         return difference, f"refused: its results differ by {difference:.1e} of scale"
     return difference, ""
 

@@ -22,7 +22,9 @@ def prepare(layer: Any, case: Case, options: dict[str, Any], cotangent: np.ndarr
     weights = [v.value for v in layer.trainable_variables]
     # Arguments and not constants, or dropout masks would be computed while compiling.
     others = [v.value for v in layer.non_trainable_variables]
-    x, options, cotangent = jax.tree.map(jax.numpy.asarray, (case.inputs(), options, cotangent))
+    options = jax.tree.map(jax.numpy.asarray, options)
+    in_dtype = functools.partial(jax.numpy.asarray, dtype=layer.compute_dtype)
+    x, cotangent = jax.tree.map(in_dtype, (case.inputs(), cotangent))
     states = options.pop("initial_state", None)
 
     def output(weights: Any, x: Any, states: Any, fixed: Any, training: bool) -> Any:
@@ -48,7 +50,7 @@ def prepare(layer: Any, case: Case, options: dict[str, Any], cotangent: np.ndarr
     compiled = function.lower(*arguments).compile()
 
     def values(results: Any) -> list[np.ndarray]:
-        ys, *gradients = map(np.asarray, jax.tree.leaves(results))
+        ys, *gradients = (np.asarray(y, "float32") for y in jax.tree.leaves(results))
         return [case.comparable(ys), *gradients]
 
     return Prepared(lambda: jax.block_until_ready(compiled(*arguments)), values)

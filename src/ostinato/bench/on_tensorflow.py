@@ -11,7 +11,10 @@ from ostinato.bench.prepared import Prepared
 
 def prepare(layer: Any, case: Case, options: dict[str, Any], cotangent: np.ndarray) -> Prepared:
     """Inference, or a training step, in a graph; the arguments are those of `on_jax.prepare`."""
-    x, tensors, gradient = tf.nest.map_structure(tf.constant, (case.inputs(), options, cotangent))
+    tensors = tf.nest.map_structure(tf.constant, options)
+    x, gradient = tf.nest.map_structure(
+        lambda array: tf.cast(array, layer.compute_dtype), (case.inputs(), cotangent)
+    )
     # Keras 3's variables hold TensorFlow's; tf_keras's are TensorFlow's.
     weights = [v if isinstance(v, tf.Variable) else v.value for v in layer.trainable_variables]
 
@@ -34,7 +37,7 @@ def prepare(layer: Any, case: Case, options: dict[str, Any], cotangent: np.ndarr
 
     def values(results: Any) -> list[np.ndarray]:
         flat = tf.nest.flatten(results)
-        ys, *gradients = (tf.convert_to_tensor(result).numpy() for result in flat)
+        ys, *gradients = (tf.cast(result, "float32").numpy() for result in flat)
         return [case.comparable(ys), *gradients]
 
     # On the CPU a function's results are there when it returns.

@@ -25,14 +25,17 @@ def prepare(layer: Any, case: Case, options: dict[str, Any], cotangent: np.ndarr
     wanted = [*(v.value for v in layer.trainable_variables), *states]
     for state in states:
         state.requires_grad_(case.mode == "train")
+    dtype = getattr(torch, layer.compute_dtype)
     return running(
-        lambda x, training: layer(x, training=training, **tensors), wanted, case, cotangent
+        lambda x, training: layer(x, training=training, **tensors), wanted, case, cotangent, dtype
     )
 
 
-def running(call: Any, wanted: list[Any], case: Case, cotangent: np.ndarray) -> Prepared:
+def running(
+    call: Any, wanted: list[Any], case: Case, cotangent: np.ndarray, dtype: Any
+) -> Prepared:
     """A case as runs of `call(x, training)`, with gradients to x and to what's `wanted`."""
-    x, gradient = _tensors(case.inputs()), _tensors(cotangent)
+    x, gradient = _tensors(case.inputs(), dtype), _tensors(cotangent, dtype)
     for part in _flat(x):
         part.requires_grad_(case.mode == "train")
 
@@ -45,17 +48,18 @@ def running(call: Any, wanted: list[Any], case: Case, cotangent: np.ndarray) -> 
         return *ys, *torch.autograd.grad(ys, [*_flat(x), *wanted], _flat(gradient))
 
     def values(results: Any) -> list[np.ndarray]:
-        ys, *gradients = (r.detach().numpy() for result in results for r in _flat(result))
+        ys, *gradients = (r.detach().float().numpy() for result in results for r in _flat(result))
         return [case.comparable(ys), *gradients]
 
     return Prepared(infer if case.mode == "infer" else train, values)
 
 
-def torch_nn(case: Case) -> Prepared:
+def torch_nn(case: Case, dtype: str) -> Prepared:
     """torch.nn's layer; padded rows as packed sequences, which skip the padding."""
     _, T, D, U = case.shape
     module = _CLASSES[case.kind](D, U, batch_first=True)
     module.load_state_dict(_to_torch(case))
+    module.to(getattr(torch, dtype))
     lengths = case.lengths()
     packed_lengths = None if lengths is None else torch.from_numpy(lengths)
 
@@ -66,7 +70,7 @@ def torch_nn(case: Case) -> Prepared:
         return rnn.pad_packed_sequence(module(packed)[0], batch_first=True, total_length=T)[0]
 
     weights = [getattr(module, name) for name in _WEIGHTS]
-    plain = running(call, weights, case, case.cotangent())
+    plain = running(call, weights, case, case.cotangent(), getattr(torch, dtype))
 
     def values(results: Any) -> list[np.ndarray]:
         found = plain.values(results)
@@ -89,10 +93,13 @@ def products(case: Case) -> Prepared:
     return Prepared(run, lambda results: [], f"{times} products")
 
 
-def _tensors(value: Any) -> Any:
+def _tensors(value: Any, dtype: Any = None) -> Any:
+    """Tensors of arrays, in a dtype or in their own."""
     if isinstance(value, dict):
-        return {name: _tensors(part) for name, part in value.items()}
-    return [_tensors(part) for part in value] if isinstance(value, list) else torch.tensor(value)
+        return {name: _tensors(part, dtype) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_tensors(part, dtype) for part in value]
+    return torch.tensor(value, dtype=dtype)
 
 
 def _flat(value: Any) -> list[Any]:

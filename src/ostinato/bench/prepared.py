@@ -50,7 +50,7 @@ def prepare(contender: Contender, case: Case) -> Prepared:
     if contender.library == "sgemm":
         prepared = framework.products(case)
     elif contender.library == "torch.nn":
-        prepared = framework.torch_nn(case)
+        prepared = framework.torch_nn(case, contender.dtype)
     elif case.mode == "fit":
         fitting = importlib.import_module("ostinato.bench.fitting")
         prepared = fitting.prepare(contender, case)
@@ -73,7 +73,8 @@ def layer_for(contender: Contender, case: Case, *, return_sequences: bool) -> An
     else:
         layers = library_of(contender).layers
     B, T, D, U = case.shape
-    layer = getattr(layers, case.kind)(U, return_sequences=return_sequences)
+    dtype = {} if contender.dtype == "float32" else {"dtype": contender.dtype}
+    layer = getattr(layers, case.kind)(U, return_sequences=return_sequences, **dtype)
     layer.build((B, T, D))
     layer.set_weights(case.weights())
     return layer
@@ -85,4 +86,5 @@ def engine_of(contender: Contender, layer: Any) -> str:
         return ""
     row = next(iter(importlib.import_module("ostinato").explain(layer)))
     threads = f", {row.threads} threads" if row.threads else ""
-    return f"{row.engine} ({row.target}{threads})"
+    precision = f" in {row.precision}" if row.precision else ""
+    return f"{row.engine} ({row.target}{threads}){precision}"

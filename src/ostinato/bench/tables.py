@@ -38,9 +38,9 @@ def timed(run: Row) -> dict[Contender, Row]:
     return {contender: found[contender] for contender in sorted(found, key=_place)}
 
 
-def compare(run: Row) -> Comparison | None:
-    """Ostinato beside its best peer, if there's one of each."""
-    seconds = {contender: m["minimum"] for contender, m in timed(run).items()}
+def compare(run: Row, dtype: str = "float32") -> Comparison | None:
+    """Ostinato beside its best peer in a dtype, if there's one of each."""
+    seconds = {c: m["minimum"] for c, m in timed(run).items() if c.dtype == dtype}
     ours = next((c for c in seconds if c.library == "ostinato"), None)
     peers = [c for c in seconds if c.is_peer]
     if ours is None or not peers:
@@ -65,6 +65,30 @@ def summary(runs: Iterable[Row]) -> str:
     if not rows:
         return "Nothing to compare: it takes Ostinato and one other."
     return markdown(("case", "Ostinato", "best other", "which", "times faster"), rows)
+
+
+def by_precision(runs: Iterable[Row]) -> str:
+    """A line for each case in both: ours in float32 and in bfloat16, and the best other in that."""
+    rows = []
+    for run in in_order(runs):
+        seconds = {c: m["minimum"] for c, m in timed(run).items() if c.library == "ostinato"}
+        single = next((c for c in seconds if c.dtype == "float32"), None)
+        half = next((c for c in seconds if c.dtype == "bfloat16"), None)
+        if single is None or half is None or single.framework != half.framework:
+            continue
+        other = compare(run, "bfloat16")
+        theirs = ("-", "-", "-")
+        if other is not None:
+            faster = f"{other.ratio:.2f}"
+            theirs = (f"{milliseconds(other.peer_seconds)} ms", other.peer.title, faster)
+        times = (f"{milliseconds(seconds[c])} ms" for c in (single, half))
+        ratio = f"{seconds[single] / seconds[half]:.2f}"
+        rows.append((str(case_of(run)), *times, ratio, *theirs))
+    if not rows:
+        return ""
+    ours = ("Ostinato, float32", "Ostinato, bfloat16", "times faster")
+    others = ("best other in bfloat16", "which", "times faster than that")
+    return markdown(("case", *ours, *others), rows)
 
 
 def details(runs: Iterable[Row], mode: str) -> str:
@@ -117,6 +141,9 @@ def page(results: Results, command: str, engine: str | None = None) -> str:
         "against the fastest of the others.",
         summary(runs),
     ]
+    halves = by_precision(runs)
+    if halves:
+        parts += ["## By precision", halves]
     for mode, title in MODES.items():
         table = details(runs, mode)
         if table:
