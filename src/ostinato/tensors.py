@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ostinato.doors import remembered
 from ostinato.structure import Structure, map_leaves
 
 Tensor = Any
@@ -30,9 +31,16 @@ def agree(shape: Dimensions, expected: Dimensions) -> bool:
     )
 
 
+@remembered
+def dtype_name(dtype: Any) -> str:
+    """The name of a framework's dtype; Keras takes 2 us to find it, and a call asks for a dozen."""
+    name: str = keras.backend.standardize_dtype(dtype)
+    return name
+
+
 def float_or_own(tensor: Tensor, dtype: str) -> str:
     """A dtype for tensors of floats, and a tensor's own for one of ints or booleans."""
-    own: str = keras.backend.standardize_dtype(tensor.dtype)
+    own = dtype_name(tensor.dtype)
     return dtype if "float" in own else own
 
 
@@ -40,8 +48,7 @@ def to_dtype(tensor: Tensor, dtype: str) -> Tensor:
     """A tensor in a dtype; in no time where it has it (ops.cast takes 5 us on PyTorch)."""
     if not ops.is_tensor(tensor):
         tensor = ops.convert_to_tensor(tensor)
-    own: str = keras.backend.standardize_dtype(tensor.dtype)
-    return tensor if own == dtype else ops.cast(tensor, dtype)
+    return tensor if dtype_name(tensor.dtype) == dtype else ops.cast(tensor, dtype)
 
 
 def cast_floats(structure: Structure, dtype: str) -> Structure:

@@ -22,7 +22,7 @@ RANKS = {
     "runs": FOUNDATION,
     "routines": FOUNDATION,
     "signatures": FOUNDATION,
-    "tensors": FOUNDATION,
+    "tensors": DOORS,
     "doors": DOORS,
     "cells": CELLS,
     "programs": PROGRAMS,

@@ -9,7 +9,6 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops, tree
 
 from ostinato.cells.checked import draw_foreign_masks, forget_foreign_masks, holds_masks
@@ -21,7 +20,7 @@ from ostinato.programs.evaluation import evaluate
 from ostinato.programs.graph import Program
 from ostinato.routines import RoutineSpec
 from ostinato.structure import leaves, map_leaves
-from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
+from ostinato.tensors import Tensor, Tensors, dtype_name, size_of, to_dtype
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
@@ -118,9 +117,7 @@ def _run(task: Task, recipe: Recipe) -> Answer:
         for result, own in zip(results[:count], own_dtypes, strict=True)
     ]
     final = zip(results[count:], states, strict=False)
-    new = tuple(
-        to_dtype(result, keras.backend.standardize_dtype(state.dtype)) for result, state in final
-    )
+    new = tuple(to_dtype(result, dtype_name(state.dtype)) for result, state in final)
     like = traced.outputs_like
     return outputs[0] if isinstance(like, str) else tree.pack_sequence_as(like, outputs), new
 

@@ -35,6 +35,8 @@ def shared_mask(mask: Structure) -> Any:
     The cell takes all inputs of a timestep at once, so a timestep is valid where every mask says
     so; an input without a mask goes by those of the others. (Keras 2 took the first mask.)
     """
+    if mask is None:
+        return None
     masks: list[Any] = []
     for given in tree.flatten(mask):
         if given is not None and not any(given is other for other in masks):
@@ -74,6 +76,8 @@ def turned(mask: Any) -> Any:
 
 def for_results(cell: Any, mask: Any, return_state: bool) -> Any:
     """The mask (B, T) of a cell's outputs, or None, as the masks of all that a layer returns."""
+    if mask is None and not return_state:
+        return None  # said at once: Keras asks in every call
     outputs = output_sizes(cell) or Shape(1)
     # Keras's losses take a mask (B, T) only for outputs (B, T, units). Beside such an output a
     # leaf of another rank goes without, so that a model of both trains.

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import keras
-
 from ostinato import native
 from ostinato.cells.builtin import BuiltinCell, why_not_builtin
 from ostinato.doors import door, opaque, remembered
@@ -17,6 +15,7 @@ from ostinato.plan import Plan, plan
 from ostinato.precision import asked
 from ostinato.programs.compiling import compiled, described, named, shapes_are_known
 from ostinato.structure import Structure, is_tensor_like, leaves, map_leaves
+from ostinato.tensors import dtype_name
 
 _DEFAULT = Loop()
 
@@ -171,7 +170,7 @@ def _compiled(
 
 def _dtype_of(cell: Any, x: Any) -> str:
     declared = getattr(cell, "compute_dtype", None)
-    return declared if isinstance(declared, str) else keras.backend.standardize_dtype(x.dtype)
+    return declared if isinstance(declared, str) else dtype_name(x.dtype)
 
 
 def _activations(cell: BuiltinCell) -> tuple[Activation, ...]:

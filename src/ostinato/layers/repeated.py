@@ -3,9 +3,8 @@
 from collections.abc import Hashable
 from typing import Any
 
-import keras
-
 from ostinato.structure import Structure, is_tensor_like
+from ostinato.tensors import dtype_name
 
 _MOST = 256  # kinds of call that a layer remembers
 
@@ -48,7 +47,7 @@ def kind_of_call(
     tensors = (sequences, *states) if mask is None else (sequences, *states, mask)
     if not all(map(is_tensor_like, tensors)):
         return None
-    if mask is not None and keras.backend.standardize_dtype(mask.dtype) != "bool":
+    if mask is not None and dtype_name(mask.dtype) != "bool":
         return None
     shapes = tuple(tuple(tensor.shape) for tensor in tensors)
     if not all(type(size) is int for shape in shapes for size in shape):  # None, or a symbol

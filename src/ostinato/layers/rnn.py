@@ -45,7 +45,7 @@ from ostinato.structure import (
     with_batch,
     without_time,
 )
-from ostinato.tensors import cast_floats, shape_of, size_of, to_dtype
+from ostinato.tensors import cast_floats, dtype_name, shape_of, size_of, to_dtype
 
 Tensor = Any
 
@@ -197,11 +197,13 @@ class RNN(KeepsStates):
         flip_outputs: bool = False,
     ) -> Task:
         """What a call has to run, checked; the arguments are those of `call`."""
+        owner = name_of(self)
         if self.stateful:
-            check_stateful_export(name_of(self), leaves(sequences)[0].shape[0])
+            check_stateful_export(owner, leaves(sequences)[0].shape[0])
         initial_state, mask = self._rnn_checked(sequences, initial_state, mask)
-        constants = read_constants(name_of(self), constants, leaves(sequences)[0].shape[0])
-        batch_size = size_of(leaves(sequences)[0], 0)
+        first = leaves(sequences)[0]
+        constants = read_constants(owner, constants, first.shape[0])
+        batch_size = size_of(first, 0)
         loop = Loop(
             self.return_sequences,
             self.go_backwards,
@@ -209,10 +211,10 @@ class RNN(KeepsStates):
             self.unroll,
             flip_outputs,
         )
-        context = CallContext(training, constants, name_of(self), self.compute_dtype)
+        context = CallContext(training, constants, owner, self.compute_dtype)
         from_zeros = initial_state is None and self._rnn_starts_from_zeros()
         states = (
-            self._rnn_zeros(batch_size, leaves(sequences)[0])
+            self._rnn_zeros(batch_size, first)
             if from_zeros
             else self._rnn_starting_states(initial_state, batch_size)
         )
@@ -272,7 +274,7 @@ class RNN(KeepsStates):
         given = self._rnn_kept_states.values() if given is None else given
         if self._rnn_state_dtypes is None:
             own = leaves(self.get_initial_state(batch_size))
-            self._rnn_state_dtypes = [keras.backend.standardize_dtype(s.dtype) for s in own]
+            self._rnn_state_dtypes = [dtype_name(s.dtype) for s in own]
         pairs = zip(leaves(given), self._rnn_state_dtypes, strict=True)
         return pack_like(given, [to_dtype(state, dtype) for state, dtype in pairs])
 
