@@ -2,6 +2,8 @@
 
     python tests/docs/page.py docs/guide.md
 
+Several pages run one after the other, each in a new folder: to start Keras takes longer than most.
+
 - ```python            runs.
 - ```output            is what the block above it printed, compared as doctest compares: runs of
                        white space are equal, and `...` stands for anything.
@@ -14,6 +16,7 @@ import doctest
 import io
 import re
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,5 +79,16 @@ def run(page: Path) -> None:
             )
 
 
+def run_each(pages: list[Path]) -> None:
+    """Runs pages in one process, each in a folder of its own and with Keras as it begins."""
+    for page in pages:
+        print(f"{page}:")
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            run(page)
+        import keras  # by now the page has chosen the backend
+
+        keras.utils.clear_session()
+
+
 if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+    run_each([Path(name).resolve() for name in sys.argv[1:]])

@@ -34,11 +34,14 @@ def has_code(page):
     return page.name != TRANSLATION and any(block.runs for block in pages.blocks(page))
 
 
+RUN = [
+    p for p in PAGES if has_code(p) and (keras.config.backend() == "jax" or p.name not in ON_JAX)
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if has_code(p)], ids=title)
-def test_page_runs(page, tmp_path):
-    if page.name in ON_JAX and keras.config.backend() != "jax":
-        pytest.skip("its code runs on JAX")
+@pytest.mark.parametrize("half", [0, 1])  # two processes, as `make test` has
+def test_pages_run(half):
     environment = {
         # A page's tensors are small: threads only wait for one another where the cores are shared.
         "OMP_NUM_THREADS": "1",
@@ -46,12 +49,11 @@ def test_page_runs(page, tmp_path):
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
     }
     done = subprocess.run(
-        [sys.executable, pages.__file__, str(page)],
+        [sys.executable, pages.__file__, *map(str, RUN[half::2])],
         env=environment,
-        cwd=tmp_path,  # pages write files
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"

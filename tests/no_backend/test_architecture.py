@@ -29,6 +29,7 @@ RANKS = {
     "engines": ENGINES,
     "plan": PLAN,
     "forced": PLAN,
+    "precision": PLAN,
     "layers": LAYERS,
 }
 FRAMEWORKS = {"jax", "jaxlib", "torch", "tensorflow"}
@@ -42,10 +43,12 @@ RUN_WITHOUT_KERAS = {
     *(f"ostinato.streaming.{name}" for name in ("program", "compiled", "files", "stream")),
 }
 # A section of the guide that fails is shown, and fails the run at its end. Whatever a cell's code
-# raises on symbols is the reason why the cell isn't compiled.
+# raises on symbols is the reason why the cell isn't compiled; a fault of ours in making its program
+# is warned of, and keeps no cell from running.
 CATCHES_ALL = {
     "ostinato.guide.course",
     "ostinato.programs.tracing.run",
+    "ostinato.programs.compiling",
     "ostinato.programs.proving",  # in a thread, for the one that waits
 }
 # Makes PyTorch's modules, where it's installed, whatever Keras runs on.
