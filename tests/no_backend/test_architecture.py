@@ -50,6 +50,7 @@ CATCHES_ALL = {
     "ostinato.programs.tracing.run",
     "ostinato.programs.compiling",
     "ostinato.programs.proving",  # in a thread, for the one that waits
+    "ostinato.programs.compiling",  # a fault of ours is warned of, and the cell runs on `scan`
 }
 # Makes PyTorch's modules, where it's installed, whatever Keras runs on.
 MAKES_TORCH_MODULES = "ostinato.conversion.writing_torch"

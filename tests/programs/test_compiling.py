@@ -1,5 +1,6 @@
 """Programs kept with their cells: what makes another one, and what none is trusted without."""
 
+import sys
 import weakref
 from functools import partial
 
@@ -60,6 +61,38 @@ class Cell(keras.layers.Layer):
         h = ops.tanh(ops.matmul(inputs, self.kernel)) * self.parts[0].factor
         h = h * float(self.table[0]) + self._decay * states[0]
         return self.outer(h) + self.leak, [h]
+
+
+SCALE, TABLE = 1.5, {"shift": 0.25}
+
+
+def shifted(x):
+    return x * SCALE + TABLE["shift"]
+
+
+class Around(keras.layers.Layer):
+    """Reads what isn't its own: its class's, a name beside it, one that a function of it reads."""
+
+    state_size = output_size = 5
+    decay = 0.5
+
+    def call(self, inputs, states):
+        h = self.decay * states[0] + shifted(inputs)
+        return h, [h]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"),
+    [(Around, "decay", -1.0), (None, "SCALE", 3.0), (None, "TABLE", {"shift": 2.0})],
+)
+def test_what_changes_around_a_cell_is_another_program(monkeypatch, owner, name, value):
+    layer = RNN(Around())
+    before, _ = both(layer)
+    monkeypatch.setattr(owner or sys.modules[__name__], name, value)
+    got, expected = both(layer)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert np.abs(got - before).max() > 0.1
+    assert programs_of(layer.cell) == 2
 
 
 def both(layer):

@@ -236,7 +236,7 @@ def _made(cell: Any, nests: Nests, training: bool, dtype: str) -> Compiled | str
         wrong = None if digest in proven else made.why_wrong(cell, nests, training, dtype)
     except (Untraceable, ProgramError) as refusal:
         return str(refusal)
-    except Exception as error:  # noqa: BLE001 - a fault of ours mustn't keep a cell from running
+    except Exception as error:  # noqa: BLE001 - a fault of ours stops no cell
         wrong = f"making it fails with {type(error).__name__}: {error}"
     if wrong is None:
         proven.add(digest)

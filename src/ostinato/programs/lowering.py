@@ -29,7 +29,6 @@ from ostinato.programs.uses import Uses
 
 # Where a value may lie that an outer product reads some steps later.
 _LASTING = {OPERAND, SAVED, SAVED_NEXT}
-MOST_CHAINED = 48  # operations, each made of the one before
 
 
 def lower(
@@ -113,31 +112,12 @@ class _Lowering:
 
     def _make_long_chains(self) -> None:
         """Of a solver's many rounds what has a place is made in order: else one calls the next."""
-        deep = self._depths()
+        deep = self.uses.chain_ends()
         if deep:
             self.needs_place |= deep
             for value in self.uses.order:
                 if value in self.needs_place and value not in self.given:
                     self._place_of_made(value)
-
-    def _depths(self) -> set[Value]:
-        """The values at which a chain of operations is as long as may be made at once."""
-        depths: dict[Value, int] = {}
-        found = set()
-        for value in self.uses.order:
-            depths[value] = 1 + max(
-                (depths[each] for each in self.uses.arguments(value)), default=0
-            )
-            if depths[value] == MOST_CHAINED and self._can_end_a_chain(value):
-                found.add(value)
-            if depths[value] >= MOST_CHAINED:
-                depths[value] = 0 if value in found else depths[value] - 1
-        return found
-
-    def _can_end_a_chain(self, value: Value) -> bool:
-        users = self.uses.users.get(value, ())
-        in_a_sum = any(self.uses.is_sum_of_products(user) for user in users)
-        return self.uses.is_elementwise(value) and self.nodes[value].has_rows and not in_a_sum
 
     def _place_parts(self, value: Value, node: Node) -> None:
         whole = self._place_of(value)

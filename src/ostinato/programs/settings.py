@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from ostinato.programs.around import read_by_class
+
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 _BY_IDENTITY = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
 _DEPTH = 4  # of containers and layers in one another
@@ -41,6 +43,7 @@ def _attributes(thing: Any, depth: int) -> tuple[Any, ...]:
             found.append((name, told))
     slots = _slots(cls)
     found += [(name, _told(getattr(thing, name, None), depth)) for name in slots]
+    found += [_told(read(), depth) for read in read_by_class(cls)]
     return tuple(found)
 
 

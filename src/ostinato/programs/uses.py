@@ -8,6 +8,7 @@ from ostinato.programs.operations import operations
 from ostinato.programs.places import Place
 
 MOST_SUMMED = 32  # products in one accumulator
+MOST_CHAINED = 48  # operations, each made of the one before
 
 
 class Uses:
@@ -80,6 +81,22 @@ class Uses:
             and place is not None
             and node.shape == of.shape[-1:]
         )
+
+    def chain_ends(self) -> set[Value]:
+        """The values at which a chain of operations is as long as is made at once."""
+        depths: dict[Value, int] = {}
+        found = set()
+        for value in self.order:
+            depth = 1 + max((depths[each] for each in self.arguments(value)), default=0)
+            if depth >= MOST_CHAINED and self._can_end_a_chain(value):
+                found.add(value)
+                depth = 0
+            depths[value] = min(depth, MOST_CHAINED - 1)
+        return found
+
+    def _can_end_a_chain(self, value: Value) -> bool:
+        is_in_a_sum = any(self.is_sum_of_products(user) for user in self.users.get(value, ()))
+        return self.is_elementwise(value) and self.nodes[value].has_rows and not is_in_a_sum
 
     def _biases(self, value: Value) -> int:
         node = self.nodes[value]
