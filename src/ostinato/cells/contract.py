@@ -115,13 +115,14 @@ def own_initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
 
 
 def _makes_states(cell: Any) -> bool:
-    return not _is_of_package(cell) and getattr(cell, "get_initial_state", None) is not None
+    return not _is_of_package(type(cell)) and getattr(cell, "get_initial_state", None) is not None
 
 
-def _is_of_package(cell: Any) -> bool:
-    """Whether a cell is one of ours or derives from one: its states are as it says."""
+@remembered
+def _is_of_package(cls: Any) -> bool:
+    """Whether a cell's class is ours or derives from one: its states are as it says."""
     package = __package__.partition(".")[0]
-    return any(cls.__module__.partition(".")[0] == package for cls in type(cell).__mro__)
+    return any(base.__module__.partition(".")[0] == package for base in cls.__mro__)
 
 
 def _is_open(size: Any) -> bool:
