@@ -20,7 +20,7 @@ from ostinato.layers.within import children
 from ostinato.machine import FRAMEWORKS
 from ostinato.models.directions import ACCELERATE
 from ostinato.plan import plan
-from ostinato.structure import is_tensor_like, map_shapes
+from ostinato.structure import is_tensor_like, leaves, map_shapes
 
 _HEADINGS = ("layer", "class", "engine", "target", "threads", "why not a faster engine")
 
@@ -221,7 +221,10 @@ def _question(layer: RNN, cell: Any, xs: Any) -> tuple[Question, Any]:
         return question._replace(no_program="its constants come with a call"), following
     zeros = tree.map_structure(lambda size: ops.zeros((1, *size), dtype=dtype), state_sizes(cell))
     states = [zeros] if is_tensor_like(zeros) else zeros
-    return question_about(cell, xs, call=Call(states)), following
+    question = question_about(cell, xs, call=Call(states))
+    # The zeros are of one row; the layer's batch may have more, or be of any size.
+    rows = leaves(map_shapes(lambda shape: shape[0] or 0, layer._rnn_built_nest))[0]
+    return question._replace(rows=rows if question.rows else None), following
 
 
 def _inputs_like(layer: RNN) -> Any:

@@ -13,6 +13,8 @@ A door is a module with
   Python's they can stay as they are.
 - `at_once()`: a context in which operations on what isn't being traced run now, and give numbers
   that outlive the trace.
+- `COMPILES_LOOPS`: whether the backend makes machine code of a loop, so that its own may be as fast
+  as the core's for a small cell.
 - `affine(x, kernel, bias)`: `x kernel + bias`; the bias may be None, or a tensor like the product.
 - `read(variable, dtype)`: a Keras variable's value, in a dtype.
 - `zeros(shape, dtype, like)`: zeros beside another tensor; neither to be given away nor written

@@ -29,6 +29,7 @@ from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
 from ostinato.doors.tracing import is_exporting
 
 __all__ = [
+    "COMPILES_LOOPS",
     "affine",
     "at_once",
     "blend",
@@ -53,6 +54,8 @@ __all__ = [
 ]
 
 Tensors = tuple[Any, ...]
+
+COMPILES_LOOPS = True
 Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 
 # Outside jit every scan is compiled anew, in 0.1 s or more; up to so many timesteps it's quicker to

@@ -24,6 +24,7 @@ from ostinato.doors.tensorflow_native import fused, native_why_not
 from ostinato.doors.tracing import is_exporting
 
 __all__ = [
+    "COMPILES_LOOPS",
     "affine",
     "at_once",
     "blend",
@@ -48,6 +49,8 @@ __all__ = [
 ]
 
 Tensors = tuple[Any, ...]
+
+COMPILES_LOOPS = False
 
 Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 

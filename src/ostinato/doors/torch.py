@@ -19,6 +19,7 @@ except (ImportError, AttributeError) as error:  # of PyTorch's, some without a p
 
 
 __all__ = [
+    "COMPILES_LOOPS",
     "affine",
     "at_once",
     "blend",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 Tensors = tuple[Any, ...]
+
+COMPILES_LOOPS = False
 
 # Keras's function adds conversions and dtype checks, about 6 us an op; in an eager loop that's a
 # third of the time (LSTM B64 T28 U64 forward: 3.5 ms with keras.ops, 1.9 ms with torch's).

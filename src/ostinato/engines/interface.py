@@ -60,6 +60,8 @@ class Question(NamedTuple):
         has_mask: Whether there's a mask of timesteps.
         program: What a cell of one's own has been made into, or None.
         no_program: Why there's none, where one was looked for.
+        rows: The rows of the batch, where the backend's own loop may be as fast for a few; or None.
+        trains: Whether a program would train.
     """
 
     kind: str | None
@@ -76,6 +78,8 @@ class Question(NamedTuple):
     has_mask: bool = False
     program: Any = None
     no_program: str | None = None
+    rows: int | None = None
+    trains: bool = False
 
 
 class CallContext(NamedTuple):

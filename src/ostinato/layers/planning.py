@@ -124,7 +124,11 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
         return question
     flags = (question.has_mask, *loop_flags(question.loop))
     name, reason = _program_of(cell, xs, call, flags)
-    return question._replace(program=named(name) if name else None, no_program=reason)
+    if name is None:
+        return question._replace(no_program=reason)
+    rows = flat[0].shape[0] if door.COMPILES_LOOPS else None
+    rows = rows if isinstance(rows, int) else None  # unknown while a function is exported
+    return question._replace(program=named(name), rows=rows, trains=call.training)
 
 
 def _program_of(
