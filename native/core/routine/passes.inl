@@ -1,6 +1,8 @@
 // A routine's call: weights packed, tiles of rows over threads, weights' gradients summed.
 
-constexpr I kMostTileRows = 48;
+// Of a tile. Where a row has few values an instruction itself is what costs, and each is the dearer the
+// fewer rows it's for.
+constexpr I kMostTileRows = 48, kMostNarrowRows = 128, kNarrow = 64;
 constexpr double kWorthAThread = 1e6;  // multiplications: some 10 us
 
 template <class R>
@@ -28,7 +30,8 @@ struct RoutinePass {
     I a_row = plan.arena + kRing * plan.ring + 1;
     for (I k = 0; k < plan.n_carries; ++k) a_row += 2 * plan.carries[k].size;
     I most = l2_cache() / 2 / static_cast<I>(sizeof(S)) / a_row;
-    most = most < 6 ? 6 : most > kMostTileRows ? kMostTileRows : most;
+    const I bound = a_row <= kNarrow ? kMostNarrowRows : kMostTileRows;
+    most = most < 6 ? 6 : most > bound ? bound : most;
     tiles = blocks_of(blocks_of(call.B, most), tasks) * tasks;
     if (tiles > call.B) tiles = call.B;
     // A multiple of 16, so that a scratch value begins where a vector does.
