@@ -32,9 +32,9 @@ class Row:
     Attributes:
         layer: Its path: the names of the layers that it is in, and its own.
         kind: Its class.
-        engine: "fused" (the native engine), "scan" (the backend's loop, or of a cell alone the
-            backend's operations), "keras" (Keras's own layer), or "none" where `use_engine` forces
-            one that can't run it.
+        engine: "fused" or "compiled" (the native engine, for built-in cells and for one's own),
+            "scan" (the backend's loop, or of a cell alone the backend's operations), "keras"
+            (Keras's own layer), or "none" where `use_engine` forces one that can't run it.
         target: The instruction set of the native engine, else the backend.
         threads: How many threads the native engine may use; None for other engines.
         why_not_faster: Why no faster engine runs it; "" where there's none.
