@@ -43,12 +43,10 @@ RUN_WITHOUT_KERAS = {
     *(f"ostinato.streaming.{name}" for name in ("program", "compiled", "files", "stream")),
 }
 # A section of the guide that fails is shown, and fails the run at its end. Whatever a cell's code
-# raises on symbols is the reason why the cell isn't compiled; a fault of ours in making its program
-# is warned of, and keeps no cell from running.
+# raises on symbols is the reason why the cell isn't compiled.
 CATCHES_ALL = {
     "ostinato.guide.course",
     "ostinato.programs.tracing.run",
-    "ostinato.programs.compiling",
     "ostinato.programs.proving",  # in a thread, for the one that waits
     "ostinato.programs.compiling",  # a fault of ours is warned of, and the cell runs on `scan`
 }

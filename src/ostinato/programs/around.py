@@ -1,7 +1,7 @@
 """What a class's methods read from outside of its objects: attributes of the class, and names.
 
-`SCALE = 0.5` beside a class of cells, or `decay = 0.9` in it, is in the program of a cell, too. Which
-names there are is found once for each class; their values are read for every run.
+`SCALE = 0.5` beside a class of cells, or `decay = 0.9` in it, is in the program of a cell, too.
+Which names there are is found once for each class; their values are read for every run.
 """
 
 from collections.abc import Callable, Iterator
