@@ -1,14 +1,15 @@
 """`explain`: which engine runs each recurrent layer of a model, and why not a faster one."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 from keras import ops, tree
 
 from ostinato import machine, native
-from ostinato.cells.contract import needs_constants, output_sizes, state_sizes
+from ostinato.cells.building import initial_states
+from ostinato.cells.contract import needs_constants, output_sizes
 from ostinato.doors import door
 from ostinato.engines.interface import Question
 from ostinato.engines.table import PORTABLE
@@ -20,7 +21,7 @@ from ostinato.layers.within import children
 from ostinato.machine import FRAMEWORKS
 from ostinato.models.directions import ACCELERATE
 from ostinato.plan import plan
-from ostinato.structure import is_tensor_like, leaves, map_shapes
+from ostinato.structure import leaves, map_shapes
 
 _HEADINGS = ("layer", "class", "engine", "target", "threads", "why not a faster engine")
 
@@ -38,7 +39,6 @@ class Row:
         target: The instruction set of the native engine, else the backend.
         threads: How many threads the native engine may use; None for other engines.
         why_not_faster: Why no faster engine runs it; "" where there's none.
-        program: What a cell of one's own has been made into, as text; None where it wasn't.
         precision: What the native engine computes in where that isn't the layer's dtype: "float32"
             of half precision that is converted, "bfloat16, sums in float32"; else "".
     """
@@ -49,8 +49,13 @@ class Row:
     target: str
     threads: int | None
     why_not_faster: str
-    program: str | None = None
     precision: str = ""
+    _program: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def program(self) -> str | None:
+        """What a cell of one's own has been made into, as text; None where it wasn't."""
+        return None if self._program is None else str(self._program)
 
     @property
     def _target(self) -> str:
@@ -98,7 +103,7 @@ class Explanation:
         return [
             f"\nThe program of {row.layer} ({row.kind}):\n{row.program}"
             for row in self.rows
-            if row.program is not None
+            if row._program is not None
         ]
 
     def _table(self) -> list[str]:
@@ -202,9 +207,10 @@ def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
             found.engine.name if found.engine else "none",
             native.target() if on_kernel else keras.config.backend(),
             native.threads() if on_kernel else None,
-            found.why_not(),
-            None if question.program is None else str(question.program),
+            # That a cell is one's own is no reproach where it runs on kernels all the same.
+            found.why_not(leaving_out=question.not_builtin if on_kernel else None),
             found.engine.computes_in(question) if found.engine else "",
+            question.program,
         )
 
 
@@ -219,8 +225,7 @@ def _question(layer: RNN, cell: Any, xs: Any) -> tuple[Question, Any]:
         following = tree.map_structure(lambda size: ops.zeros((1, 1, *size), dtype=dtype), sizes)
     if question.kind is None and needs_constants(cell):
         return question._replace(no_program="its constants come with a call"), following
-    zeros = tree.map_structure(lambda size: ops.zeros((1, *size), dtype=dtype), state_sizes(cell))
-    states = [zeros] if is_tensor_like(zeros) else zeros
+    states = initial_states(cell, 1, dtype)
     question = question_about(cell, xs, call=Call(states))
     # The zeros are of one row; the layer's batch may have more, or be of any size.
     rows = leaves(map_shapes(lambda shape: shape[0] or 0, layer._rnn_built_nest))[0]

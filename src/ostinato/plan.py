@@ -25,10 +25,10 @@ class Plan(NamedTuple):
     recipe: Any = None
     passed_over: tuple[tuple[str, str], ...] = ()
 
-    def why_not(self, engine: str | None = None) -> str:
+    def why_not(self, engine: str | None = None, leaving_out: str | None = None) -> str:
         """The reasons why not an engine, or any faster one, as one text; "" where there's none."""
-        reasons = (reason for name, reason in self.passed_over if engine in (None, name))
-        return "; ".join(dict.fromkeys(reasons))
+        found = (reason for name, reason in self.passed_over if engine in (None, name))
+        return "; ".join(dict.fromkeys(reason for reason in found if reason != leaving_out))
 
 
 def plan(question: Question) -> Plan:

@@ -48,7 +48,7 @@ CATCHES_ALL = {
     "ostinato.guide.course",
     "ostinato.programs.tracing.run",
     "ostinato.programs.proving",  # in a thread, for the one that waits
-    "ostinato.programs.compiling",  # a fault of ours is warned of, and the cell runs on `scan`
+    "ostinato.programs.compiling",
 }
 # Makes PyTorch's modules, where it's installed, whatever Keras runs on.
 MAKES_TORCH_MODULES = "ostinato.conversion.writing_torch"

@@ -111,7 +111,29 @@ def test_a_built_layer_with_nested_inputs_is_explained():
     layer = layers.RNN(Sum())
     layer([keras.ops.ones((2, 4, 3)), keras.ops.ones((2, 4, 3))])
     (row,) = ostinato.explain(layer)
+    reason = row.why_not_faster  # none where it's compiled: there's no faster one for such a cell
+    is_on_loop = row.engine == "scan"
+    assert ("Sum is not a built-in cell of ostinato.layers" in reason) is is_on_loop
+    with ostinato.use_engine("scan"):
+        (row,) = ostinato.explain(layer)
     assert "Sum is not a built-in cell of ostinato.layers" in row.why_not_faster
+
+
+def test_a_program_is_made_into_text_where_it_is_asked_for(monkeypatch):
+    class Total(keras.layers.Layer):
+        state_size = 3
+
+        def call(self, inputs, states):
+            return inputs + states[0], [inputs + states[0]]
+
+    made = []
+    monkeypatch.setattr("ostinato.programs.compiling.shown", lambda *args: made.append(1) or "text")
+    layer = layers.RNN(Total())
+    layer.build((None, None, 3))
+    (row,) = ostinato.explain(layer)
+    assert row.engine == ("scan" if native.why_not() else "compiled")
+    assert not made
+    assert row.program == (None if native.why_not() else "text")
 
 
 def test_a_cell_alone_has_a_row():
