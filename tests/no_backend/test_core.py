@@ -31,7 +31,8 @@ def training(case) -> native.RunSpec:
 
 def assert_close(got, wanted, dtype):
     scale = max(1e-2, np.abs(wanted).max(initial=0))
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=TOLERANCES[dtype] * scale)
+    tolerance = TOLERANCES.get(dtype, 2e-2)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -143,6 +144,9 @@ def test_memory_does_not_grow():
     assert megabytes() - before < 5
 
 
+CASE = Case("lstm")
+
+
 # In a process of its own.
 
 
@@ -185,6 +189,36 @@ def test_an_unknown_target_is_refused():
     assert "results" not in answer
 
 
+def test_a_target_without_bfloat16_refuses_it():
+    spec = replace(CASE.spec, precision=native.BFLOAT16_PRODUCTS)
+    answer = in_process([(spec, CASE.arrays)], OSTINATO_TARGET="baseline")
+    assert "the target in use has no products of bfloat16, got 1" in answer["error"]
+
+
+@pytest.mark.skipif(not native.computes_bfloat16(), reason="the processor has no bfloat16")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_products_of_bfloat16_against_the_reference(case):
+    spec, truth = replace(training(case), precision=native.BFLOAT16_PRODUCTS), expected(case)
+    *results, saved = core.forward(spec, case.arrays)
+    for got, wanted in zip(results, truth.results, strict=True):
+        assert_close(got, wanted, "bfloat16")
+    gradients = core.backward(spec, case.arrays, saved, truth.d_results)
+    (names,) = signature("backward", (spec,)).results
+    for name, got in zip(names, gradients, strict=True):
+        assert_close(got, truth.gradients[name.removeprefix("d_")], "bfloat16")
+
+
+def test_runs_of_two_precisions_are_refused():
+    specs = CASE.spec, replace(CASE.spec, precision=native.BFLOAT16_PRODUCTS)
+    arrays = [a.astype("float32") for a in CASE.arrays.values()] * 2
+    shapes = [shape for run in signature("forward", specs).shapes(arrays) for shape in run]
+    results = [np.empty(shape, "float32") for shape in shapes]
+    with pytest.raises(
+        ValueError, match="run 1: precision: expected that of the first run, 0, got 1"
+    ):
+        native.forward(native.encode(specs), core.views(arrays), core.views(results))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_threads_and_fork(threads):
     answer = in_process(runs_of_all_kinds(), OSTINATO_NUM_THREADS=str(threads))
@@ -195,7 +229,6 @@ def test_threads_and_fork(threads):
 
 # What isn't a call.
 
-CASE = Case("lstm")
 SPEC = native.encode([CASE.spec]) if TARGETS else ()
 
 
@@ -228,6 +261,9 @@ def with_first(*first):
         ({"spec": ()}, ValueError, "forward: spec: expected 16 integers a run, got 0"),
         ({"spec": SPEC[:-1]}, ValueError, "forward: spec: expected 16 integers a run, got 15"),
         ({"spec": (9, *SPEC[1:])}, ValueError, "forward: run 0: kind: expected 0 to 3, got 9"),
+        ({"spec": (*SPEC[:-1], 3)}, ValueError, "run 0: precision: expected 0 to 2, got 3"),
+        ({"spec": (*SPEC[:-1], 2)}, ValueError, "run 0: x: expected bfloat16, got float32"),
+        ({"inputs": with_first(64, 3)}, ValueError, "expected float32 or float64, got bfloat16"),
         ({"spec": 5}, TypeError, "spec: expected a tuple or list, got int"),
         ({"spec": ("x",) * 15}, TypeError, "int"),
         ({"spec": (2**70,) * 15}, OverflowError, "int"),
