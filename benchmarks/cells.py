@@ -35,7 +35,6 @@ MEMORY_KEY = ("backend", "cell", "engine")
 SIZES = {"S": (64, 28, 64), "M": (64, 100, 128), "tiny": (8, 4, 16)}
 TIMED, TIMED_MODES = ("S", "M"), ("infer", "train")
 PORTABLE, LSTM = "scan", "LSTM"
-TOLERANCE = 1e-3  # of the largest number in a tensor; rounding grows over a hundred timesteps
 LIMIT = 20.0  # seconds for one contender in a case
 STREAMED, STEPS, ROUNDS_OF_STEPS = "PeepholeLSTM", 300, 25
 
@@ -134,7 +133,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
         LSTM: prepared(replace(case, cell=LSTM)),
     }
     difference = _difference(contenders["ours"], contenders[PORTABLE])
-    if difference > TOLERANCE and not CELLS[case.cell].spikes:
+    if difference > CELLS[case.cell].tolerance and not CELLS[case.cell].spikes:
         raise RuntimeError(f"{case}: {engine} and {PORTABLE} differ by {difference:.1e}.")
     seconds = minima(contenders, rounds, LIMIT)
     return {

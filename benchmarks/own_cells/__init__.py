@@ -51,6 +51,8 @@ class Own:
         is_gated: Whether it counts among the gated cells.
         is_vast: Whether the portable engine needs very much memory and time for it.
         spikes: Whether a rounding error may become another spike, so that runs can't be compared.
+        tolerance: How far apart two runs in float32 may be, of the largest number in a tensor:
+            rounding grows over a hundred timesteps.
     """
 
     make: Callable[[int], Any]
@@ -59,12 +61,14 @@ class Own:
     is_gated: bool = False
     is_vast: bool = False
     spikes: bool = False
+    tolerance: float = 1e-3
 
 
 CELLS: dict[str, Own] = {
     "PlainLSTM": Own(gated.PlainLSTM, is_gated=True),
     "PeepholeLSTM": Own(gated.PeepholeLSTM, is_gated=True),
-    "LayerNormLSTM": Own(gated.LayerNormLSTM, is_gated=True),
+    # At M either run is 4e-4 to 2.3e-3 from one in float64: states of hardly any size are normalized.
+    "LayerNormLSTM": Own(gated.LayerNormLSTM, is_gated=True, tolerance=5e-3),
     "NAS": Own(gated.NAS, is_gated=True),
     "MultiplicativeLSTM": Own(gated.MultiplicativeLSTM, is_gated=True),
     "ONLSTM": Own(gated.ONLSTM, is_gated=True),
