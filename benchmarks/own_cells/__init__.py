@@ -67,7 +67,8 @@ class Own:
 CELLS: dict[str, Own] = {
     "PlainLSTM": Own(gated.PlainLSTM, is_gated=True),
     "PeepholeLSTM": Own(gated.PeepholeLSTM, is_gated=True),
-    # At M either run is 4e-4 to 2.3e-3 from one in float64: states of hardly any size are normalized.
+    # At M either run is 4e-4 to 2.3e-3 from one in float64: it normalizes states of hardly any
+    # size.
     "LayerNormLSTM": Own(gated.LayerNormLSTM, is_gated=True, tolerance=5e-3),
     "NAS": Own(gated.NAS, is_gated=True),
     "MultiplicativeLSTM": Own(gated.MultiplicativeLSTM, is_gated=True),
