@@ -136,8 +136,16 @@ def is_torch_size(value: object) -> bool:
     return isinstance(value, tuple) and type(value).__module__.partition(".")[0] == "torch"
 
 
+def is_tensorflow_shape(value: object) -> bool:
+    """Whether a value is a `tf.TensorShape`, told without importing TensorFlow."""
+    is_its_own = type(value).__module__.partition(".")[0] == "tensorflow"
+    return is_its_own and hasattr(value, "as_list")
+
+
 def is_shape(value: object) -> bool:
     """Whether a value is one tensor's shape (as Keras gives it to `build`), not a nest of them."""
+    if is_tensorflow_shape(value):
+        return True
     return isinstance(value, (tuple, list)) and all(
         dimension is None or is_count(dimension) for dimension in value
     )

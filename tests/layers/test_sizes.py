@@ -160,3 +160,15 @@ def test_symbolic_sizes_on_jax():
     ]:
         with pytest.raises(ValueError, match="expected"):
             exported(*shapes)
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="TensorFlow's own shapes")
+def test_a_layer_is_built_with_a_shape_of_tensorflow():
+    import tensorflow as tf
+
+    for layer, shape in (
+        (LSTM(2), (None, 5, 3)),
+        (RNN(Scaled()), {"a": (2, 5, 3), "b": (2, 5, 3)}),
+    ):
+        layer.build(keras.tree.map_shape_structure(tf.TensorShape, shape))
+        assert layer.built
