@@ -317,3 +317,12 @@ def test_a_fault_of_ours_does_not_stop_a_cell(monkeypatch):
     layer = RNN(Cell())
     with pytest.warns(UserWarning, match="IndexError: somewhere within; this is a fault"):
         np.testing.assert_allclose(*both(layer), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_a_cell_of_another_precision_is_compiled(dtype):
+    layer = RNN(Cell(dtype=dtype), dtype=dtype)
+    got, expected = (np.asarray(each, "float64") for each in both(layer))
+    np.testing.assert_allclose(got, expected, atol=1e-6 if dtype == "float64" else 0.05)
+    (row,) = ostinato.explain(layer)
+    assert row.engine == "compiled", row.why_not_faster

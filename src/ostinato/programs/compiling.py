@@ -157,7 +157,7 @@ class Compiled:
             sequences = tuple(ops.expand_dims(x, 1) for x in xs)
             taken = None if nests[2] is None else constants
             operands = self.operands(cell, sequences, states, taken)
-            fitting = tuple(to_dtype(tensor, dtype) for tensor in operands)
+            fitting = tuple(to_dtype(tensor, run_dtype(dtype)) for tensor in operands)
             results: Tensors = door.fused((spec,), fitting, self._plain)
             return results
 
@@ -223,7 +223,7 @@ def compiled(
     if key not in kept:
         given = None if constants is None else [_like(constant) for constant in constants]
         nests = (map_leaves(_like, xs), map_leaves(_like, states), given)
-        kept[key] = found = _made(cell, nests, training, run_dtype(dtype))
+        kept[key] = found = _made(cell, nests, training, dtype)
         if isinstance(found, Compiled):
             setattr(_NAMED, found.name, found)
     return kept[key]

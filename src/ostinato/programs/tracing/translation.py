@@ -153,7 +153,7 @@ class Translation(Terms):
                 self.fold_of(symbol.shape)
                 if symbol.dtype == "bool" and name in _ARITHMETIC:
                     raise Untraceable("of booleans it isn't arithmetic")
-                self._need_precision(symbol.dtype)
+                self._need_precision(symbol.dtype, name == "Cast")
             made = rule(self, event.operation, *args, **kwargs)
             made = made if isinstance(made, list) else [made]
             for symbol, result in zip(event.outputs, made, strict=True):
@@ -164,12 +164,16 @@ class Translation(Terms):
         except (Untraceable, ProgramError) as error:
             raise Untraceable(f"{name}: {error}") from error
 
-    def _need_precision(self, dtype: str) -> None:
-        """Refuses floats that a program doesn't compute in: they'd be rounded otherwise."""
+    def _need_precision(self, dtype: str, is_cast: bool) -> None:
+        """Refuses floats that a program doesn't compute in: they'd be rounded otherwise.
+
+        Only a cast means smaller ones: of float64 Keras's symbols are often wrong.
+        """
         if "float" not in dtype:
             return
         own = _BITS[self.dtype]
-        if not own <= _BITS[dtype] <= max(own, _BITS["float32"]):
+        is_too_small = is_cast and _BITS[dtype] < own
+        if is_too_small or _BITS[dtype] > max(own, _BITS["float32"]):
             raise Untraceable(f"it gives {dtype}, in a cell that computes in {self.dtype}")
 
     # Operands.
