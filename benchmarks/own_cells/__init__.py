@@ -81,8 +81,8 @@ CELLS: dict[str, Own] = {
     "Elman": Own(others.Elman),
     "IndRNN": Own(others.IndRNN),
     "Antisymmetric": Own(others.Antisymmetric),
-    # Its capacity's gradient is what's left of large sums: of 4 rows at M it's 1.3e-4 by the portable
-    # engine and 6.5e-4 by ours from float64's; all others are within 1e-6.
+    # Its capacity's gradient is what's left of large sums: of 4 rows at M the portable engine's is
+    # 1.3e-4 from float64's and ours 6.5e-4; all others are within 1e-6.
     "LTC": Own(others.LTC, is_vast=True, tolerance=1e-2),
     "LMU": Own(others.LMU),
     "LIF": Own(others.LIF, spikes=True),
