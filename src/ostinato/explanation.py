@@ -21,6 +21,7 @@ from ostinato.layers.within import children
 from ostinato.machine import FRAMEWORKS
 from ostinato.models.directions import ACCELERATE
 from ostinato.plan import plan
+from ostinato.programs.compiling import last_found
 from ostinato.structure import leaves, map_shapes
 
 _HEADINGS = ("layer", "class", "engine", "target", "threads", "why not a faster engine")
@@ -224,12 +225,22 @@ def _question(layer: RNN, cell: Any, xs: Any) -> tuple[Question, Any]:
     if sizes is not None:
         following = tree.map_structure(lambda size: ops.zeros((1, 1, *size), dtype=dtype), sizes)
     if question.kind is None and needs_constants(cell):
-        return question._replace(no_program="its constants come with a call"), following
+        return _by_its_last_call(question, cell), following
     states = initial_states(cell, 1, dtype)
     question = question_about(cell, xs, call=Call(states))
     # The zeros are of one row; the layer's batch may have more, or be of any size.
     rows = leaves(map_shapes(lambda shape: shape[0] or 0, layer._rnn_built_nest))[0]
     return question._replace(rows=rows if question.rows else None), following
+
+
+def _by_its_last_call(question: Question, cell: Any) -> Question:
+    """The question for a cell whose constants only a call can show."""
+    found = last_found(cell)
+    if found is None:
+        return question._replace(no_program="its constants come with a call, and none came yet")
+    if isinstance(found, str):
+        return question._replace(no_program=found)
+    return question._replace(program=found)
 
 
 def _inputs_like(layer: RNN) -> Any:

@@ -326,3 +326,22 @@ def test_a_cell_of_another_precision_is_compiled(dtype):
     np.testing.assert_allclose(got, expected, atol=1e-6 if dtype == "float64" else 0.05)
     (row,) = ostinato.explain(layer)
     assert row.engine == "compiled", row.why_not_faster
+
+
+class Attending(Multiplicative):
+    """Has a constant, that only a call can show."""
+
+    def call(self, inputs, states, constants):
+        output, new = super().call(inputs, states)
+        return output + ops.sum(constants[0], axis=1), new
+
+
+def test_explain_knows_a_cell_with_constants_from_its_last_call():
+    layer = RNN(Attending(3))
+    layer.build((None, None, 3))
+    (row,) = ostinato.explain(layer)
+    assert row.engine == "scan"
+    assert "its constants come with a call, and none came yet" in row.why_not_faster
+    layer(np.ones((2, 3, 3), "float32"), constants=[np.ones((2, 4, 3), "float32")])
+    (row,) = ostinato.explain(layer)
+    assert row.engine == "compiled", row.why_not_faster

@@ -229,6 +229,12 @@ def compiled(
     return kept[key]
 
 
+def last_found(cell: Any) -> Compiled | str | None:
+    """A cell's program for the last new kind of call, or why it has none; None before any call."""
+    found = list(_KEPT.get(id(cell), {}).values())
+    return found[-1] if found else None
+
+
 # Digests of what is proven, by the class of the cell that it was proven beside. A proof takes up to
 # a second on JAX, and holds for each cell of that class, with parts of the same classes, that has
 # the same program, made of the same weights in the same way.
