@@ -21,6 +21,7 @@ FRAMEWORKS = ("ostinato", "keras", "jax", "jaxlib", "torch", "tensorflow", "nump
 class Rows(int):
     """A size of a batch, as a cell's own code gets it."""
 
+    name = "int32"  # Keras 3.10 asks what dtype the type of a size is
     __hash__ = int.__hash__
 
 
