@@ -4,6 +4,7 @@ import itertools
 import warnings
 import weakref
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -139,11 +140,14 @@ class Compiled:
         values = evaluate_nodes(nodes, roots, {WEIGHT: weights})
         return (*xs, *drawn, *states, *made, *(values[root] for root in roots))
 
+    @cached_property
+    def _instructions(self) -> int:
+        """Of a timestep's inference; lowered for it once, not for each size of batch."""
+        return len(ProgramRoutines(self.program).shown("infer"))
+
     def step_ns(self, rows: int, trains: bool) -> tuple[float, float]:
         """Nanoseconds of a timestep of so many rows: here, and in a loop that is compiled."""
-        lowering = ProgramRoutines(self.program)
-        instructions = len(lowering.shown("infer"))
-        ours = core_ns(self.program, instructions, rows, trains)
+        ours = core_ns(self.program, self._instructions, rows, trains)
         return ours, loop_ns(self.program, rows, trains)
 
     def __str__(self) -> str:
