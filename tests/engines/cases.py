@@ -355,3 +355,13 @@ def assert_near(got, expected, tolerance, what):
         np.testing.assert_allclose(
             one, other, rtol=0, atol=tolerance * size, err_msg=f"{what}[{index}]"
         )
+
+
+def assert_pulled(pulled, expected, d_results, tolerance, has_states):
+    """Results and every gradient of `gradients.pull_back` are the reference's."""
+    d_inputs, d_states, d_weights = expected.pull_back(d_results)
+    assert_near(pulled.results, expected.results, tolerance, "results")
+    assert_near(pulled.inputs, [d_inputs], tolerance, "gradient of inputs")
+    assert_near(pulled.weights, d_weights, tolerance, "gradient of weights")
+    if has_states:
+        assert_near(pulled.states, d_states, tolerance, "gradient of initial states")

@@ -19,7 +19,7 @@ from engines.cases import (
     Expected,
     ExpectedBidirectional,
     ExpectedStack,
-    assert_near,
+    assert_pulled,
     examples,
 )
 from engines.gradients import (
@@ -50,12 +50,7 @@ def check(layer, expected, x, states, weights, tolerance, dtype="float64", pull=
     d_results = random_like(expected.results)
     cast = lambda arrays: [a.astype(dtype) for a in arrays]  # noqa: E731
     pulled = pull(layer, x.astype(dtype), states and cast(states), cast(d_results), **call)
-    d_inputs, d_states, d_weights = expected.pull_back(d_results)
-    assert_near(pulled.results, expected.results, tolerance, "results")
-    assert_near(pulled.inputs, [d_inputs], tolerance, "gradient of inputs")
-    assert_near(pulled.weights, d_weights, tolerance, "gradient of weights")
-    if states is not None:
-        assert_near(pulled.states, d_states, tolerance, "gradient of initial states")
+    assert_pulled(pulled, expected, d_results, tolerance, states is not None)
 
 
 def expect(case: Case, weights, x, states, mask, drop=None, recurrent_drop=None) -> Expected:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import ostinato
 import reference
 from engines import cases
-from engines.cases import Case, Expected, assert_near, examples
+from engines.cases import Case, Expected, assert_pulled, examples
 from engines.gradients import pull_back, random_like
 from ostinato import layers, native, precision
 from ostinato.engines import fused
@@ -91,12 +91,7 @@ def check(case, way):
     with asking(way):
         x, states = x.astype("float32"), states and single(states)
         pulled = pull_back(layer, x, states, single(d_results), mask=mask, training=True)
-    d_inputs, d_states, d_weights = expected.pull_back(d_results)
-    assert_near(pulled.results, expected.results, TOLERANCE, "results")
-    assert_near(pulled.inputs, [d_inputs], TOLERANCE, "gradient of inputs")
-    assert_near(pulled.weights, d_weights, TOLERANCE, "gradient of weights")
-    if states is not None:
-        assert_near(pulled.states, d_states, TOLERANCE, "gradient of initial states")
+    assert_pulled(pulled, expected, d_results, TOLERANCE, states is not None)
 
 
 @pytest.mark.parametrize("way", WAYS)
