@@ -90,22 +90,25 @@ def test_a_folder_that_cannot_be_written(guide, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="no framework has a part in it")
-@pytest.mark.parametrize("arguments", [["explain", "model.keras"], ["guide"], ["bench", "--quick"]])
-def test_an_engine_in_the_environment_that_there_isnt(arguments):
+@pytest.mark.parametrize(
+    ("arguments", "variable", "expected"),
+    [
+        (["explain", "model.keras"], "OSTINATO_ENGINE", "'fused' or 'compiled' or 'scan'"),
+        (["guide"], "OSTINATO_PRECISION", "'float32' or 'bfloat16'"),
+        (["bench", "--quick"], "OSTINATO_ENGINE", "'fused' or 'compiled' or 'scan'"),
+    ],
+)
+def test_a_setting_in_the_environment_that_there_isnt(arguments, variable, expected):
     done = subprocess.run(
         [sys.executable, "-m", "ostinato", *arguments],
-        env={**os.environ, "OSTINATO_ENGINE": "foo"},
+        env={**os.environ, variable: "foo"},
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
     assert done.returncode == 2
-    assert done.stderr == (
-        "ostinato: error: OSTINATO_ENGINE: expected the name of an engine, "
-        "'fused' or 'compiled' or 'scan', got "
-        "'foo'.\n"
-    )
+    assert done.stderr == f"ostinato: error: {variable}: expected {expected}, got 'foo'.\n"
 
 
 def test_ctrl_c_leaves_no_traceback(guide, capsys, monkeypatch):

@@ -1,9 +1,5 @@
 """The choice of an engine: pure, so every case is a line."""
 
-import subprocess
-import sys
-import threading
-
 import keras
 import numpy as np
 import pytest
@@ -11,9 +7,9 @@ import pytest
 import ostinato
 from ostinato import layers, native
 from ostinato.engines.interface import Activation, Question
-from ostinato.forced import forced
 from ostinato.layers.planning import question_about
 from ostinato.plan import plan
+from ostinato.settings import forced_engine
 
 LSTM = Question("lstm", activations=(Activation("activation", "tanh", "tanh"),))
 OWN = Activation("activation", None, "<lambda>")
@@ -79,7 +75,7 @@ def test_scan_can_be_forced_on_anything():
 
 # What layers ask.
 
-WHY_NOT = native.why_not() or (forced() == "scan" and "OSTINATO_ENGINE is set")
+WHY_NOT = native.why_not() or (forced_engine() == "scan" and "OSTINATO_ENGINE is set")
 needs_native = pytest.mark.skipif(bool(WHY_NOT), reason=str(WHY_NOT))
 X = keras.ops.zeros((2, 3, 4))
 
@@ -134,29 +130,6 @@ def test_keras_s_own_cell_is_scanned():
 # Forcing one.
 
 
-def test_use_engine_holds_inside_its_block_and_this_thread():
-    seen = []
-    with ostinato.use_engine("scan"):
-        with ostinato.use_engine("fused"):
-            assert forced() == "fused"
-        assert forced() == "scan"
-        thread = threading.Thread(target=lambda: seen.append(forced()))
-        thread.start()
-        thread.join()
-    assert seen == [forced()]
-    assert forced() != "scan" or seen == ["scan"]
-
-
-def test_an_unknown_engine_is_refused_with_the_list():
-    with (
-        pytest.raises(
-            ValueError, match=r"use_engine: .*'fused' or 'compiled' or 'scan', got 'cudnn'"
-        ),
-        ostinato.use_engine("cudnn"),
-    ):
-        pass
-
-
 def test_a_forced_engine_that_cant_run_raises_and_says_why():
     layer = layers.RNN(Overriding(3), name="mine")
     with (
@@ -164,12 +137,3 @@ def test_a_forced_engine_that_cant_run_raises_and_says_why():
         pytest.raises(ValueError, match=r"RNN layer 'mine': .*'fused'.*Overriding"),
     ):
         layer(np.zeros((2, 3, 4), "float32"))
-
-
-@pytest.mark.parametrize(("value", "result"), [("scan", "scan"), ("", "None"), ("x", "got 'x'")])
-def test_the_environment_forces_an_engine(value, result, monkeypatch):
-    monkeypatch.setenv("OSTINATO_ENGINE", value)
-    code = "from ostinato.forced import forced; print(forced())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result in done.stdout + done.stderr
-    assert (done.returncode == 0) == (value != "x")

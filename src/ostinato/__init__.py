@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from ostinato.conversion.reading_torch import from_torch
     from ostinato.conversion.writing_torch import to_torch
     from ostinato.explanation import explain
-    from ostinato.forced import use_engine
     from ostinato.layers import Shape
     from ostinato.layers.states import saving_states
-    from ostinato.precision import use_precision
+    from ostinato.settings import use_engine, use_precision
     from ostinato.streaming.opening import stream
     from ostinato.streaming.stream import Stream
 
@@ -56,8 +55,8 @@ _HOMES = {
     "saving_states": "ostinato.layers.states",
     "stream": "ostinato.streaming.opening",
     "to_torch": "ostinato.conversion.writing_torch",
-    "use_engine": "ostinato.forced",
-    "use_precision": "ostinato.precision",
+    "use_engine": "ostinato.settings",
+    "use_precision": "ostinato.settings",
 }
 _WITHOUT_KERAS = ("Stream",)
 # Not here but in ostinato.layers, which needs Keras to say so itself.

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        _check_engine()
+        _check_settings()
         return command(options)
     except _CommandError as error:
         line = " ".join(str(error).split())  # Keras's errors have several
@@ -119,10 +119,10 @@ def _require(extra: str, what: str) -> None:
         )
 
 
-def _check_engine() -> None:
-    """Refuses an engine in the environment that there isn't, which the layers would raise at."""
+def _check_settings() -> None:
+    """Refuses an engine or a precision in the environment that there isn't, as the layers would."""
     try:
-        importlib.import_module("ostinato.forced")
+        importlib.import_module("ostinato.settings")
     except ValueError as error:
         raise _CommandError(str(error)) from None
 

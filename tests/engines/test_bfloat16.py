@@ -14,12 +14,12 @@ import reference
 from engines import cases
 from engines.cases import Case, Expected, assert_pulled, examples
 from engines.gradients import pull_back, random_like
-from ostinato import layers, native, precision
+from ostinato import layers, native
 from ostinato.engines import fused
-from ostinato.forced import forced
+from ostinato.settings import forced_engine
 
 BACKEND = keras.config.backend()
-HAS_KERNELS = native.why_not() is None and forced() != "scan"
+HAS_KERNELS = native.why_not() is None and forced_engine() != "scan"
 IN_KERNELS = HAS_KERNELS and native.computes_bfloat16()
 in_kernels = pytest.mark.skipif(not IN_KERNELS, reason="no kernels here compute in bfloat16")
 
@@ -148,18 +148,6 @@ def test_nothing_is_rounded_where_nobody_asked(seen):
         layers.LSTM(3, dtype="float64")(x) if BACKEND != "jax" else None
     assert set(seen) == {native.OF_TENSORS}
     assert " in " not in str(ostinato.explain(layer)).splitlines()[-1]
-
-
-def test_another_precision_is_refused():
-    with (
-        pytest.raises(
-            ValueError, match="use_precision: expected 'float32' or 'bfloat16', got 'f8'"
-        ),
-        ostinato.use_precision("f8"),
-    ):
-        pass
-    with pytest.raises(ValueError, match="OSTINATO_PRECISION: expected 'float32' or"):
-        precision._checked("half", precision.VARIABLE)
 
 
 @in_kernels

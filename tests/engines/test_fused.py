@@ -14,9 +14,9 @@ from engines.cases import SINGLE, Case, assert_near, examples
 from engines.gradients import double_precision, pull_back
 from ostinato import layers, native
 from ostinato.engines import fused, scan
-from ostinato.forced import forced
+from ostinato.settings import forced_engine
 
-WHY_NOT = native.why_not() or (forced() == "scan" and "OSTINATO_ENGINE is set")
+WHY_NOT = native.why_not() or (forced_engine() == "scan" and "OSTINATO_ENGINE is set")
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=str(WHY_NOT))
 
 BACKEND = keras.config.backend()

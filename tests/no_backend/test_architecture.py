@@ -28,8 +28,7 @@ RANKS = {
     "programs": PROGRAMS,
     "engines": ENGINES,
     "plan": PLAN,
-    "forced": PLAN,
-    "precision": PLAN,
+    "settings": PLAN,
     "layers": LAYERS,
 }
 FRAMEWORKS = {"jax", "jaxlib", "torch", "tensorflow"}

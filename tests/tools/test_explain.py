@@ -10,9 +10,9 @@ import ostinato
 from ostinato import layers, machine, native
 from ostinato.cli import main
 from ostinato.explanation import Row
-from ostinato.forced import forced
+from ostinato.settings import forced_engine
 
-WHY_NOT = native.why_not() or (forced() == "scan" and "OSTINATO_ENGINE is set")
+WHY_NOT = native.why_not() or (forced_engine() == "scan" and "OSTINATO_ENGINE is set")
 ON_KERNEL = "scan" if WHY_NOT else "fused"
 on_jax_only = pytest.mark.skipif(
     keras.config.backend() != "jax", reason="files know no framework; JAX alone reads them"

@@ -12,11 +12,11 @@ from keras import tree
 
 from ostinato.cells.checks import name_of
 from ostinato.engines.table import PORTABLE
-from ostinato.forced import use_engine
 from ostinato.layers.exporting import NO_STATES_IN_ONNX, ONNX
 from ostinato.models.attributes import functional_class
 from ostinato.models.directions import RESTORE
 from ostinato.models.layers_within import layers_within
+from ostinato.settings import use_engine
 
 SAVED_MODEL = "tf_saved_model"
 _FORMATS = {".onnx": ONNX, ".tflite": "litert"}  # by the end of a file's name

@@ -10,17 +10,16 @@ from ostinato.engines.activations import activation_name
 from ostinato.engines.compiled import loop_flags
 from ostinato.engines.interface import Activation, Loop, Question, Task
 from ostinato.engines.table import OF_PROGRAMS
-from ostinato.forced import forced as forced_in_process
 from ostinato.plan import Plan, plan
-from ostinato.precision import asked
 from ostinato.programs.compiling import compiled, described, named, shapes_are_known
+from ostinato.settings import asked_precision, forced_engine
 from ostinato.structure import Structure, is_tensor_like, leaves, map_leaves
 from ostinato.tensors import dtype_name
 
 _DEFAULT = Loop()
 
 # torch.compile isn't to look into what is asked of the process: an answer holds for a whole trace.
-_forced = opaque(forced_in_process)
+_forced = opaque(forced_engine)
 answer_to = remembered(plan)
 
 
@@ -33,7 +32,7 @@ def _native_why_not() -> str | None:
 def _in_bfloat16(dtype: str) -> bool:
     """Whether the kernels compute products of a layer of a dtype from bfloat16s."""
     if dtype == "float32":
-        return (asked() or door.product_precision()) == "bfloat16" and native.computes_bfloat16()
+        dtype = asked_precision() or door.product_precision()
     return dtype == "bfloat16" and native.computes_bfloat16()
 
 
