@@ -4,6 +4,7 @@ from collections import namedtuple
 
 import keras
 import numpy as np
+import pytest
 from keras import ops, tree
 
 from ostinato import Shape
@@ -12,6 +13,10 @@ PenState = namedtuple("PenState", ["position", "pressure"])
 
 # The oldest that is tested, and what of Keras's own it hasn't or gets wrong.
 IS_OLDEST_KERAS = keras.__version__.startswith("3.10.")
+
+on_jax_only = pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="what is read from a file depends on no backend"
+)
 
 
 def array(seed, *shape):
