@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import ostinato
 from engines.gradients import pull_back
 from layers.refusals import refuses
 from ostinato import layers
@@ -199,6 +200,18 @@ def test_dropout_of_a_cell_by_itself():
     assert not np.allclose(one, other)
     assert not np.allclose(one, plain)
     assert_close(cell(x, states, training=False)[0], plain)
+
+
+def test_dropout_on_the_core_is_that_of_the_portable_loop():
+    options = {"dropout": 0.3, "recurrent_dropout": 0.4, "seed": 3, "return_sequences": True}
+    found = []
+    for engine in ("compiled", "scan"):
+        keras.utils.set_random_seed(1)
+        layer = ConvLSTM2D(2, 2, **options)
+        with ostinato.use_engine(engine):
+            found.append([numpy(layer(array(0, 2, 3, 4, 4, 2), training=True)) for _ in range(2)])
+    assert_close(found[0], found[1])
+    assert not np.allclose(found[0][0], found[0][1])
 
 
 def test_what_is_refused():

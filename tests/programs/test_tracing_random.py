@@ -91,11 +91,41 @@ def test_drawn_outside_of_the_loop_they_are_the_same(make, go_backwards):
         np.testing.assert_array_equal(ops.convert_to_numpy(ours), ops.convert_to_numpy(seed))
 
 
+class Residual(keras.layers.Layer):
+    """A cell whose own cell isn't known to the layer around."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+        self.state_size, self.output_size = cell.state_size, WIDTH
+
+    def build(self, input_shape):
+        self.cell.build(input_shape)
+
+    def call(self, inputs, states, training=False):
+        output, new = self.cell(inputs, states, training=training)
+        return inputs + output, new
+
+
+# One mask a sequence, but for the last's, which draws one a timestep.
+DROPS = {"dropout": 0.3, "recurrent_dropout": 0.4}
+MASKED = {
+    "LSTM": lambda: layers.LSTMCell(WIDTH, **DROPS, seed=3),
+    "GRU": lambda: layers.GRUCell(WIDTH, **DROPS),
+    "one mask": lambda: layers.LSTMCell(WIDTH, dropout=0.3, seed=3),
+    "stack": lambda: ostinato.layers.StackedRNNCells(
+        [layers.SimpleRNNCell(3, **DROPS, seed=1), layers.LSTMCell(WIDTH, dropout=0.3)]
+    ),
+    "activation": lambda: ostinato.layers.LSTMCell(WIDTH, **DROPS, activation=lambda x: 0.9 * x),
+    "within": lambda: Residual(ostinato.layers.GRUCell(WIDTH, **DROPS, seed=2)),
+}
+
+
 @pytest.mark.parametrize("go_backwards", [False, True])
 @pytest.mark.parametrize(
     "make",
-    [lambda: Noisy(True), lambda: Noisy(False), Unseeded],
-    ids=["seeded", "bare", "unseeded"],
+    [lambda: Noisy(True), lambda: Noisy(False), Unseeded, *MASKED.values()],
+    ids=["seeded", "bare", "unseeded", *MASKED],
 )
 def test_the_engine_gives_what_the_portable_loop_does(make, go_backwards):
     x = np.random.default_rng(0).standard_normal((ROWS, TIMESTEPS, WIDTH)).astype("float32")
@@ -153,10 +183,25 @@ def test_what_cannot_be_drawn_outside_is_refused(cls):
         np.testing.assert_array_equal(old, ops.convert_to_numpy(seed))
 
 
-def test_masks_that_a_cell_keeps_for_a_sequence_are_refused_by_name():
-    cell = layers.LSTMCell(WIDTH, dropout=0.5)
+def test_masks_of_a_sequence_are_constants_without_a_gradient():
+    cell = layers.LSTMCell(WIDTH, dropout=0.5, seed=1)
     cell.build((None, WIDTH))
     states = like((WIDTH,), (WIDTH,))
-    with pytest.raises(Untraceable, match="LSTMCell draws its dropout masks once a sequence"):
+    before = [ops.convert_to_numpy(seed) for seed in cell.non_trainable_variables]
+    training, not_training = (trace(cell, *like((WIDTH,)), states, None, t) for t in (True, False))
+    assert training.program.constant_shapes == ((WIDTH,),)
+    assert training.program.fixed == {("constant", 0)}
+    assert not_training.program.constant_shapes == ()
+    assert training.draws == not_training.draws == ()
+    for old, seed in zip(before, cell.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, ops.convert_to_numpy(seed))
+    assert cell.get_dropout_mask(ops.ones((2, WIDTH))).shape[0] == 2  # none is left behind
+
+
+def test_masks_that_a_cell_would_keep_from_its_first_timestep_are_refused_by_name():
+    cell = Residual(layers.LSTMCell(WIDTH, dropout=0.5))
+    cell.build((None, WIDTH))
+    states = like((WIDTH,), (WIDTH,))
+    with pytest.raises(Untraceable, match="LSTMCell in it draws dropout masks in its first"):
         trace(cell, *like((WIDTH,)), states, None, True)
     assert trace(cell, *like((WIDTH,)), states, None, False).draws == ()

@@ -1,6 +1,7 @@
 """Any cell as a step on flat tuples of tensors, with checks of what it returns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -122,6 +123,16 @@ def draw_foreign_masks(cell: Any, inputs: Structure, states: Structure) -> None:
     if forget_foreign_masks(cell):
         cell.get_dropout_mask(inputs)
         cell.get_recurrent_dropout_mask(tree.flatten(states)[0])
+
+
+@contextmanager
+def held_masks(cell: Any, inputs: Structure, states: Structure) -> Iterator[None]:
+    """While inside, a cell that mixes in Keras's dropout holds masks that are drawn afresh."""
+    draw_foreign_masks(cell, inputs, states)
+    try:
+        yield
+    finally:
+        forget_foreign_masks(cell)
 
 
 def holds_masks(cell: Any) -> bool:

@@ -68,9 +68,10 @@ _IN_PLACE: dict[Any, Callable[..., Any]] = {
 def at_once() -> Iterator[None]:
     """Inside, operations on what isn't being traced run now, for numbers that outlive the trace.
 
-    What inference_mode makes can't be differentiated by later, so it's left for a while.
+    What inference_mode makes can't be differentiated by later, so it's left for a while. What is
+    drawn here leaves PyTorch's stream of random numbers as it was.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.random.fork_rng(devices=()), torch.inference_mode(False), torch.no_grad():
         yield
 
 

@@ -5,13 +5,14 @@ reason. The loop over time, masks and the order of time are the core's, as for b
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
 
 from keras import ops, tree
 
-from ostinato.cells.checked import draw_foreign_masks, forget_foreign_masks, holds_masks
+from ostinato.cells.checked import held_masks, holds_masks
 from ostinato.doors import door, remembered
 from ostinato.engines.interface import Answer, Loop, Question, Task
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
@@ -107,9 +108,6 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     compiled, traced = recipe.compiled, recipe.compiled.traced
     dtype = run_dtype(recipe.dtype)
     xs, states = leaves(task.xs), leaves(task.states)
-    if holds_masks(task.cell):  # drawn and dropped: the random numbers of later calls depend on it
-        draw_foreign_masks(task.cell, map_leaves(lambda x: x[:, 0], task.xs), task.states)
-        forget_foreign_masks(task.cell)
     batch_size = size_of(xs[0], 0)
     rows = tuple(_with_rows(state, batch_size) for state in states)
     before = tuple(
@@ -117,9 +115,10 @@ def _run(task: Task, recipe: Recipe) -> Answer:
         for shape in compiled.program.output_shapes[: recipe.held]
     )
     back = task.loop.go_backwards
-    operands = list(
-        compiled.operands(task.cell, tuple(xs), (*rows, *before), task.context.constants, back)
-    )
+    with _with_masks(task):
+        operands = list(
+            compiled.operands(task.cell, tuple(xs), (*rows, *before), task.context.constants, back)
+        )
     operands = [to_dtype(tensor, dtype) for tensor in operands]
     if task.mask is not None:
         operands.append(task.mask)
@@ -136,6 +135,16 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     new = tuple(to_dtype(result, dtype_name(state.dtype)) for result, state in final)
     like = traced.outputs_like
     return outputs[0] if isinstance(like, str) else tree.pack_sequence_as(like, outputs), new
+
+
+def _with_masks(task: Task) -> AbstractContextManager[None]:
+    """Inside, the cell holds masks of the sequence.
+
+    Outside training, too: the random numbers of later calls depend on it.
+    """
+    if not holds_masks(task.cell):
+        return nullcontext()
+    return held_masks(task.cell, map_leaves(lambda x: x[:, 0], task.xs), task.states)
 
 
 @remembered

@@ -9,8 +9,9 @@ from itertools import islice
 from typing import Any
 
 import keras
-from keras import ops
+from keras import ops, tree
 
+from ostinato.cells.checked import held_masks
 from ostinato.cells.checks import name_of
 from ostinato.doors import door, remembered
 from ostinato.programs.canonical import canonical
@@ -160,7 +161,9 @@ class Compiled:
         def step(xs: Tensors, states: Tensors, constants: Tensors) -> Tensors:
             sequences = tuple(ops.expand_dims(x, 1) for x in xs)
             taken = None if nests[2] is None else constants
-            operands = self.operands(cell, sequences, states, taken)
+            x, h = tree.pack_sequence_as(nests[0], xs), tree.pack_sequence_as(nests[1], states)
+            with held_masks(cell, x, h):
+                operands = self.operands(cell, sequences, states, taken)
             fitting = tuple(to_dtype(tensor, run_dtype(dtype)) for tensor in operands)
             results: Tensors = door.fused((spec,), fitting, self._plain)
             return results

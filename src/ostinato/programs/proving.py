@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from ostinato.cells.checked import held_masks
 from ostinato.cells.contract import call_method, output_and_states, output_sizes, takes
 from ostinato.doors import door
 from ostinato.programs.tracing import Like, Timestep, untried
@@ -120,9 +121,10 @@ def _real(cell: Any, nests: tuple[Structure, Structure, list[Any] | None], train
         x, h = tree.pack_sequence_as(nests[0], xs), tree.pack_sequence_as(nests[1], states)
         given = {} if nests[2] is None else {"constants": list(constants)}
         timestep, keyword_arguments = Timestep(call), {**keywords, **given}
-        if output_sizes(cell) is None:  # the loop runs such a cell once, to see what comes out
-            timestep(x, h, training=training, keywords=keyword_arguments)
-        result = timestep(x, h, training=training, keywords=keyword_arguments)
+        with held_masks(cell, x, h):
+            if output_sizes(cell) is None:  # the loop runs such a cell once, to see what comes out
+                timestep(x, h, training=training, keywords=keyword_arguments)
+            result = timestep(x, h, training=training, keywords=keyword_arguments)
         output, new = output_and_states("its call", cell, result)
         return (*tree.flatten(output), *tree.flatten(repack(nests[1], new)))
 

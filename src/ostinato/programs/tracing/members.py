@@ -75,15 +75,28 @@ class Members:
         layers: Those of the holders that are layers.
         values: The variables and tensors, by their ids.
         ways: A way to each holder and seed generator, by its id.
+        masks: The ids of those values that are masks of a sequence, with the batch in front.
     """
 
-    def __init__(self, cell: Any) -> None:
+    def __init__(self, cell: Any, masks: frozenset[int] = frozenset()) -> None:
+        self.masks = masks
         self.holders: list[Holder] = []
         self.layers: list[keras.layers.Layer] = []
         self.values: dict[int, Member] = {}
         self.ways: dict[int, Way] = {}
         self._seen: set[int] = set()
         self._visit(cell, (), None)
+
+    def shape_of(self, key: int, batch: int) -> tuple[int, ...]:
+        """The shape of a value, of a mask with a batch of this size."""
+        shape = tuple(self.values[key].thing.shape)
+        return (batch, *shape[1:]) if key in self.masks else shape
+
+    def holds_masks(self, thing: Any) -> bool:
+        """Whether a holder, or what it holds, has masks of a sequence."""
+        way = self.ways[id(thing)]
+        ways = [way for key in self.masks for way in self.values[key].ways]
+        return any(each[: len(way)] == way for each in ways)
 
     def _visit(self, thing: Any, way: Way, owner: keras.layers.Layer | None) -> None:
         if _is_value(thing):

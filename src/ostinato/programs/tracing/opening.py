@@ -62,19 +62,22 @@ def _as_symbol(result: Any) -> Any:
 
 
 def _refuse(layer: keras.layers.Layer, members: Members, training: bool) -> None:
-    if training and _draws_by_protocol(layer):
-        raise Untraceable(f"{named(layer)} draws its dropout masks once a sequence, by itself")
+    if training and _keeps_masks(layer) and not members.holds_masks(layer):
+        raise Untraceable(
+            f"{named(layer)} in it draws dropout masks in its first timestep, and keeps them"
+        )
     if layer.activity_regularizer is not None:
         raise Untraceable(f"{named(layer)} has an activity_regularizer")
     if id(layer) not in members.ways and layer.weights:
         raise Untraceable(f"the layer {named(layer)} is made in its call, with weights of its own")
 
 
-def _draws_by_protocol(layer: keras.layers.Layer) -> bool:
-    """Whether a cell keeps masks of its own between timesteps, as Keras's cells do."""
+def _keeps_masks(layer: keras.layers.Layer) -> bool:
+    """Whether a cell draws masks when it's called first, and keeps them: Keras's cells do."""
     rates = (getattr(layer, name, 0) for name in ("dropout", "recurrent_dropout"))
     is_number = [rate for rate in rates if isinstance(rate, (int, float)) and rate]
-    return bool(is_number) and callable(getattr(layer, "get_dropout_mask", None))
+    draw = getattr(layer, "get_dropout_mask", None)
+    return bool(is_number) and getattr(draw, "__module__", "").startswith("keras.")
 
 
 Guard = tuple[keras.layers.Layer, str, Callable[..., Any]]

@@ -89,7 +89,7 @@ def run_on_symbols(cell: Any, members: Members, signature: Signature, batch: int
         return map_leaves(lambda at: keras.KerasTensor((batch, *at.shape), dtype=at.dtype), nest)
 
     weights = {
-        key: WeightSymbol(tuple(member.thing.shape), dtype=member.dtype)
+        key: WeightSymbol(members.shape_of(key, batch), dtype=member.dtype)
         for key, member in members.values.items()
     }
     xs, states = symbols(signature.xs), symbols(signature.states)

@@ -16,6 +16,7 @@ from ostinato.programs.node import CONSTANT, INPUT, WEIGHT, ProgramError, Value
 from ostinato.programs.tracing.comparing import told
 from ostinato.programs.tracing.drawing import Draw, draw_over_time
 from ostinato.programs.tracing.history import Event, events, forget
+from ostinato.programs.tracing.holding import holding_masks
 from ostinato.programs.tracing.members import Members
 from ostinato.programs.tracing.preparing import Source, Step, run
 from ostinato.programs.tracing.refusal import Untraceable, named
@@ -110,7 +111,8 @@ def trace(
     """
     signature = Signature(xs, states, constants, training)
     _need_rows_of_floats(cell, signature)
-    first, second = (_translated(cell, signature, batch) for batch in BATCHES)
+    with holding_masks(cell, signature) as masks:
+        first, second = (_translated(cell, signature, batch, masks) for batch in BATCHES)
     if first.told() != second.told():
         raise Untraceable("its results depend on the size of the batch, or aren't always the same")
     return first
@@ -126,8 +128,8 @@ def _need_rows_of_floats(cell: Any, signature: Signature) -> None:
         raise Untraceable("it has a state that all rows share")
 
 
-def _translated(cell: Any, signature: Signature, batch: int) -> Traced:
-    members = Members(cell)
+def _translated(cell: Any, signature: Signature, batch: int, masks: frozenset[int]) -> Traced:
+    members = Members(cell, masks)
     run_ = run_on_symbols(cell, members, signature, batch)
     with door.at_once():
         return _translation_of(cell, members, run_, _dtype_of(cell, signature))
@@ -227,7 +229,9 @@ def _collected(
         ]
     )
     count = len(leaves(run_.xs))
-    fixed = frozenset((INPUT, count + at) for at in range(len(run_.draws.draws)))
+    drawn = [(INPUT, count + at) for at in range(len(run_.draws.draws))]
+    held = [(CONSTANT, at) for at, number in enumerate(numbers[CONSTANT]) if number in t.masks]
+    fixed = frozenset((*drawn, *held))
     try:
         program = program_of(graph, outputs, states, **shapes, fixed=fixed)
     except ProgramError as error:

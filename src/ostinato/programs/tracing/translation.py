@@ -58,6 +58,7 @@ class Translation(Terms):
     Attributes:
         preparation: What is computed before the loop.
         prepared: The number in it of each value of the graph that it gives.
+        masks: The numbers in it of the masks of a sequence.
         dtype: What prepared values are cast to.
     """
 
@@ -66,6 +67,7 @@ class Translation(Terms):
         self.preparation = Preparation()
         self.prepared: dict[Value, int] = {}
         self.dtype = dtype
+        self.masks: set[int] = set()
         self._phases: dict[int, int] = {}
         self._numbers: dict[int, int] = {}  # of symbols that are prepared
         self._terms: dict[int, Term] = {}
@@ -73,7 +75,10 @@ class Translation(Terms):
         self._whole: dict[Value, bool] = {}
         for key, symbol in run.weights.items():
             member = members.values[key]
-            self._source(symbol, Source(tuple(member.ways), member.dtype), OF_WEIGHTS)
+            is_mask = key in members.masks
+            phase = OF_CONSTANTS if is_mask else OF_WEIGHTS
+            number = self._source(symbol, Source(tuple(member.ways), member.dtype), phase)
+            self.masks.update([number] if is_mask else [])
         for number, symbol in enumerate(leaves(run.constants or [])):
             self._source(symbol, Source((), symbol.dtype, constant=number), OF_CONSTANTS)
         inputs = [*leaves(run.xs), *run.draws.symbols]
@@ -88,9 +93,10 @@ class Translation(Terms):
             self._terms[id(symbol)] = self.of(value, 1)
             self._phases[id(symbol)] = OF_TIMESTEP
 
-    def _source(self, symbol: Any, source: Source, phase: int) -> None:
-        self._numbers[id(symbol)] = self.preparation.source(source)
+    def _source(self, symbol: Any, source: Source, phase: int) -> int:
+        self._numbers[id(symbol)] = number = self.preparation.source(source)
         self._phases[id(symbol)] = phase
+        return number
 
     # Events.
 
