@@ -1,7 +1,7 @@
 """Dropout masks that a cell holds for a whole sequence: constants of it, drawn before its loop.
 
-Where a cell keeps them is its own affair. It's made to draw some, and what it holds more than before
-are masks. For a call it draws its own, and they're read from the same places.
+Where a cell keeps them is its own affair. It is made to draw some, and what it holds more than
+before are masks. For a call it draws its own, and they are read from the same places.
 """
 
 from collections.abc import Iterator
