@@ -10,7 +10,17 @@ from typing import Any
 from ostinato import __version__, native
 
 FRAMEWORKS = {"jax": "JAX", "torch": "PyTorch", "tensorflow": "TensorFlow"}
-PACKAGES = ("jax", "keras", "numpy", "tensorflow", "tensorflow-cpu", "tf_keras", "torch")
+PACKAGES = (
+    "jax",
+    "keras",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "tensorflow",
+    "tensorflow-cpu",
+    "tf_keras",
+    "torch",
+)
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 
 

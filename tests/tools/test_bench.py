@@ -106,6 +106,31 @@ def test_contenders_of_this_backend_agree(kind, mode):
     assert prepared[0].seconds() > 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "openvino-bfloat16"])
+@pytest.mark.parametrize("size", ["B2", "M-padded"])
+def test_runtimes_of_onnx_graphs_agree(kind, name, size):
+    if HERE != "jax":
+        pytest.skip("is the same on every backend")
+    if missing := NAMES[name].missing():
+        pytest.skip(f"{missing} isn't installed")
+    case = Case(kind, size, "infer")
+    ours, theirs = (prepare(NAMES[each], case) for each in (OURS, name))
+    expected, values = (each.values(each.run()) for each in (ours, theirs))
+    tolerance = measuring.TOLERANCES[NAMES[name].dtype]
+    assert measuring.compare(expected, values, tolerance)[1] == ""
+    assert "bf16" in theirs.engine or NAMES[name].dtype == "float32"
+    assert theirs.seconds() > 0
+
+
+def test_runtimes_run_inference_alone():
+    here, absent = contenders.choose(["onnxruntime", "openvino-bfloat16"], None)
+    assert len(here) + len(absent) == 2
+    assert {NAMES[n].modes for n in ("onnxruntime", "openvino-bfloat16")} == {("infer",)}
+    assert NAMES["openvino-bfloat16"].title == "OpenVINO (bfloat16)"
+    assert NAMES["onnxruntime"].environment().get("KERAS_BACKEND") != "onnx"
+
+
 def test_fit_learns_the_same():
     case = Case("GRU", "guide", "fit")
     ours, theirs = (prepare(NAMES[name], case) for name in (OURS, KERAS))
@@ -274,7 +299,7 @@ def test_verdicts():
 
 
 def test_every_target_of_the_issue_is_there():
-    assert len(targets.PEERS) == 3 * 6 * 2
+    assert len(targets.PEERS) == 3 * 6 * 2 + 3 * 4
     assert targets.PEERS["GRU", "L", "infer"] == 1.6
     assert targets.PEERS["SimpleRNN", "odd", "train"] == 1.2
     assert set(targets.CLIFF) <= set(cliff.OPTIONS)

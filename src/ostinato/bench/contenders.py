@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from ostinato.machine import FRAMEWORKS
 
-LIBRARIES = {"ostinato": "Ostinato", "keras": "Keras", "sgemm": "bare sgemm"}
+LIBRARIES = {"ostinato": "Ostinato", "keras": "Keras", "sgemm": "bare sgemm"}  # on some frameworks
+TITLES = {**LIBRARIES, "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 @dataclass(frozen=True)
@@ -14,11 +15,11 @@ class Contender:
     """One library on one framework, a process of its own.
 
     Attributes:
-        library: "ostinato", "keras", "tf_keras", "torch.nn", or "sgemm": the matrix products alone,
-            which is no peer but the limit.
-        framework: "jax", "torch" or "tensorflow".
+        library: "ostinato", "keras", "tf_keras", "torch.nn", "onnxruntime", "openvino", or
+            "sgemm": the matrix products alone, which is no peer but the limit.
+        framework: "jax", "torch" or "tensorflow"; "onnx" of runtimes of ONNX graphs.
         engine: The engine that Ostinato is forced to use, or None.
-        dtype: That of weights, inputs and results.
+        dtype: That of weights, inputs and results; what a runtime computes in.
     """
 
     library: str
@@ -40,7 +41,7 @@ class Contender:
         framework = FRAMEWORKS[self.framework] if self.library in LIBRARIES else None
         dtype = None if self.dtype == "float32" else self.dtype
         parts = ", ".join(part for part in (framework, dtype, self.engine) if part)
-        name = LIBRARIES.get(self.library, self.library)
+        name = TITLES.get(self.library, self.library)
         return f"{name} ({parts})" if parts else name
 
     @property
@@ -50,18 +51,23 @@ class Contender:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """What it can do: fit is Keras's."""
+        """What it can do: fit is Keras's, and runtimes don't train."""
+        if self.framework == "onnx":
+            return ("infer",)
         keras_like = self.library in ("ostinato", "keras", "tf_keras") and self.dtype == "float32"
         return ("infer", "train", "fit") if keras_like else ("infer", "train")
 
     def missing(self) -> tuple[str, ...]:
         """The packages that it needs and that aren't installed."""
-        needed = [self.framework] + (["tf_keras"] if self.library == "tf_keras" else [])
+        alone = self.library in ("tf_keras", "onnxruntime", "openvino")
+        needed = [self.framework, *([self.library] if alone else [])]
         return tuple(package for package in needed if importlib.util.find_spec(package) is None)
 
     def environment(self) -> dict[str, str]:
         """The environment of its process."""
-        chosen = {"KERAS_BACKEND": self.framework, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        chosen = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        if self.framework in FRAMEWORKS:
+            chosen["KERAS_BACKEND"] = self.framework
         if self.engine:
             chosen["OSTINATO_ENGINE"] = self.engine
         # An accelerator would be another benchmark.
@@ -74,8 +80,11 @@ ALL = (
     *(Contender("keras", framework) for framework in FRAMEWORKS),
     Contender("tf_keras", "tensorflow"),
     Contender("torch.nn", "torch"),
+    Contender("onnxruntime", "onnx"),
+    Contender("openvino", "onnx"),
     *(Contender("ostinato", framework, dtype="bfloat16") for framework in FRAMEWORKS),
     Contender("torch.nn", "torch", dtype="bfloat16"),
+    Contender("openvino", "onnx", dtype="bfloat16"),
     Contender("sgemm", "torch"),
     Contender("sgemm", "jax"),
 )

@@ -51,6 +51,8 @@ def prepare(contender: Contender, case: Case) -> Prepared:
         prepared = framework.products(case)
     elif contender.library == "torch.nn":
         prepared = framework.torch_nn(case, contender.dtype)
+    elif contender.framework == "onnx":
+        prepared = framework.prepare(contender.library, case, contender.dtype)
     elif case.mode == "fit":
         fitting = importlib.import_module("ostinato.bench.fitting")
         prepared = fitting.prepare(contender, case)
