@@ -143,6 +143,7 @@ CASES = {
     "take_along_axis": lambda x, m, p, w: ops.take_along_axis(
         m, ops.cast(ops.clip(ops.abs(m[:, :2]), 0, 2), "int32"), axis=1
     ),
+    "cumprod": lambda x, m, p, w: ops.cumprod(m, axis=1) + ops.cumprod(x, axis=-1)[:, None, :1],
     "sort": lambda x, m, p, w: ops.sort(m, axis=1) + ops.sort(ops.round(m)),
     "argsort": lambda x, m, p, w: ops.cast(ops.argsort(m, axis=-1), "float32"),
     "sort of NaN": lambda x, m, p, w: ops.sort(ops.where(x > 0, math.nan, x)),

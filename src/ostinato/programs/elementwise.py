@@ -5,6 +5,7 @@ They follow NumPy's rules of broadcasting among the dimensions.
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -155,7 +156,8 @@ def _norm_square(g: "Graph", a: Value, b: Value) -> Value:
 
 _MAXIMUM, _MINIMUM = _half_at_ties("gt"), _half_at_ties("lt")
 _BINARY: dict[str, tuple[Callable[..., Tensor], Slope | None, Slope | None]] = {
-    "add": (ops.add, lambda g, u, y, a, b: u, lambda g, u, y, a, b: u),
+    # On TensorFlow ops.add takes (3, 1, 1) beside (3, 3, 4) for a bias of the second axis.
+    "add": (operator.add, lambda g, u, y, a, b: u, lambda g, u, y, a, b: u),
     "sub": (ops.subtract, lambda g, u, y, a, b: u, lambda g, u, y, a, b: g.neg(u)),
     "mul": (ops.multiply, lambda g, u, y, a, b: g.mul(u, b), lambda g, u, y, a, b: g.mul(u, a)),
     "div": (

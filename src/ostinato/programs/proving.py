@@ -75,29 +75,34 @@ def _compared(
     flat = [leaves(nest or []) for nest in nests]
     counts = [len(each) for each in flat]
     given = [_drawn(rng, item) for each in flat for item in each]
+    is_float = ["float" in item.dtype for each in flat for item in each]
+    floats = [tensor for tensor, is_it in zip(given, is_float, strict=True) if is_it]
     variables = _variables(cell)
     values = [_moved(rng, variable) for variable in variables]
     others = [(variable, _kept(variable)) for variable in _variables(cell, of_floats=False)]
 
     def by(run: Step) -> Callable[..., Tensors]:
         def function(*tensors: Tensor) -> Tensors:
-            rest = list(tensors)
+            moving = iter(tensors)
+            rest = [next(moving) if f else x for f, x in zip(is_float, given, strict=True)]
+            rest += moving
             parts = []
             for count in counts:
                 parts.append(tuple(rest[:count]))
                 del rest[:count]
             mapping = [*zip(variables, rest, strict=True), *others]
             with keras.StatelessScope(state_mapping=mapping):
-                return run(*parts)
+                return tuple(_as_float(result) for result in run(*parts))
 
         return function
 
     try:
-        real = door.pulled(by(_real(cell, nests, training)), (*given, *values), _upstream)
+        real = door.pulled(by(_real(cell, nests, training)), (*floats, *values), _upstream)
     except Exception as raised:  # whatever the cell's own code or its derivative may raise
         raise untried(raised) from raised
-    ours = door.pulled(by(step), (*given, *values), _upstream)
+    ours = door.pulled(by(step), (*floats, *values), _upstream)
     names = [f"{kind} {i}" for kind, n in zip(_KINDS, counts, strict=True) for i in range(n)]
+    names = [name for name, is_it in zip(names, is_float, strict=True) if is_it]
     names += [f"weight {variable.name}" for variable in variables]
     results = [f"result {i}" for i in range(len(real[0]))]
     told = (results, [f"the gradient of {name}" for name in names])
@@ -126,7 +131,8 @@ def _real(cell: Any, nests: tuple[Structure, Structure, list[Any] | None], train
                 timestep(x, h, training=training, keywords=keyword_arguments)
             result = timestep(x, h, training=training, keywords=keyword_arguments)
         output, new = output_and_states("its call", cell, result)
-        return (*tree.flatten(output), *tree.flatten(repack(nests[1], new)))
+        pairs = zip(tree.flatten(repack(nests[1], new)), leaves(h), strict=True)
+        return (*tree.flatten(output), *(_as_truth(fresh, old) for fresh, old in pairs))
 
     return step
 
@@ -138,7 +144,20 @@ def _variables(cell: Any, of_floats: bool = True) -> list[Any]:
     return [v for v in cell.variables if ("float" in v.dtype) is of_floats]
 
 
+def _as_truth(new: Tensor, old: Tensor) -> Tensor:
+    """A new state, of a boolean one true or false as the loop makes it."""
+    is_bool = keras.backend.standardize_dtype(old.dtype) == "bool"
+    return ops.cast(new, "bool") if is_bool else new
+
+
+def _as_float(result: Tensor) -> Tensor:
+    is_float = "float" in keras.backend.standardize_dtype(result.dtype)
+    return result if is_float else ops.cast(result, "float32")
+
+
 def _drawn(rng: np.random.Generator, item: Like) -> Tensor:
+    if "float" not in item.dtype:
+        return ops.convert_to_tensor(rng.integers(0, 2, (ROWS, *item.shape)), dtype=item.dtype)
     return ops.convert_to_tensor(rng.uniform(0.1, 0.9, (ROWS, *item.shape)), dtype=item.dtype)
 
 

@@ -171,9 +171,11 @@ def _cast(t: Translation, op: Any, x: Term) -> Term:
     if op.dtype == "bool":
         return t.apply("ne", x, t.literal(0.0))
     if "float" in op.dtype:
-        return x
+        return t.stopped(x) if t.is_of_any_size(x) else x
     if op.dtype not in ("int32", "int64"):
         raise Untraceable(f"it makes {op.dtype}, whose arithmetic isn't among programs' operations")
+    if t.is_of_any_size(x):
+        raise Untraceable("its whole numbers may be larger than a float can count")
     return x if t.is_whole(x) else t.stopped(t.apply("trunc", x))
 
 

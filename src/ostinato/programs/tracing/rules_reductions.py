@@ -94,6 +94,20 @@ def _prod(t: Translation, op: Any, x: Term) -> Term:
     return t.reshape(x, [size for axis, size in enumerate(x.shape) if axis not in gone])
 
 
+def _cumprod(t: Translation, op: Any, x: Term) -> Term:
+    """The products of the first elements, of few."""
+    if op.axis is None:
+        raise Untraceable("it goes through all axes as one")
+    t.axis(x, op.axis)
+    size = x.shape[op.axis]
+    if size > MOST_FACTORS:
+        raise Untraceable(f"it multiplies more than {MOST_FACTORS} elements")
+    products = [t.part(x, op.axis, at, 1) for at in range(size)]
+    for at in range(1, size):
+        products[at] = t.apply("mul", products[at - 1], products[at])
+    return t.joined(products, op.axis)
+
+
 def _first_largest(t: Translation, op: Any, x: Term) -> Term:
     """Where the largest is, the first of several: the largest of places counted from the end."""
     if op.axis is None:
@@ -267,6 +281,7 @@ REDUCTIONS: dict[str, Rule] = {
     "All": _all,
     "CountNonzero": _count_nonzero,
     "Prod": _prod,
+    "Cumprod": _cumprod,
     "Argmax": _first_largest,
     "Argmin": _first_smallest,
     "OneHot": _one_hot,

@@ -110,7 +110,7 @@ def trace(
         Untraceable: It can't be a program.
     """
     signature = Signature(xs, states, constants, training)
-    _need_rows_of_floats(cell, signature)
+    _need_rows_of_numbers(cell, signature)
     with holding_masks(cell, signature) as masks:
         first, second = (_translated(cell, signature, batch, masks) for batch in BATCHES)
     if first.told() != second.told():
@@ -118,11 +118,16 @@ def trace(
     return first
 
 
-def _need_rows_of_floats(cell: Any, signature: Signature) -> None:
+def _need_rows_of_numbers(cell: Any, signature: Signature) -> None:
     nests = {"input": signature.xs, "state": signature.states, "constant": signature.constants}
     for what, nest in nests.items():
         for path, item in zip(leaf_paths(nest), leaves(nest), strict=True) if nest else ():
-            if "float" not in item.dtype:
+            if "int" in item.dtype and what == "state":
+                raise Untraceable(
+                    f"its state{path} is {item.dtype}, which may count further than a program's "
+                    "floats; write it as a state of floats"
+                )
+            if "complex" in item.dtype:
                 raise Untraceable(f"its {what}{path} is {item.dtype}, and programs are of floats")
     if any(isinstance(size, SharedShape) for size in tree.flatten(state_sizes(cell))):
         raise Untraceable("it has a state that all rows share")
@@ -149,7 +154,10 @@ def _translation_of(cell: Any, members: Members, run_: Run, dtype: str) -> Trace
         for event in found:
             t.take(event, rule_of)
         outputs = [_result(t, item, f"output {at}") for at, item in enumerate(flat_output)]
-        new = [_result(t, item, f"state {at}") for at, item in enumerate(states)]
+        new = [
+            _result(t, item, f"state {at}", is_bool="bool" in state.dtype)
+            for at, (item, state) in enumerate(zip(states, leaves(run_.states), strict=True))
+        ]
     finally:
         forget(event.operation for event in found)
     dtypes = [keras.backend.standardize_dtype(item.dtype) for item in flat_output]
@@ -197,8 +205,13 @@ def _check_sizes(declared: Structure, output: Structure) -> None:
             )
 
 
-def _result(t: Translation, item: Any, what: str) -> Value:
+def _result(t: Translation, item: Any, what: str, is_bool: bool = False) -> Value:
+    """The value of an output or a state; of a boolean state 0 or 1, whatever the cell returns."""
     term = t.term(item)
+    if t.is_of_any_size(term):
+        raise Untraceable(f"its {what} may count further than a program's floats")
+    if is_bool and not t.is_truth(term):
+        term = t.apply("ne", term, t.literal(0.0))
     if not term.fold and item.shape and item.shape[0] == t.batch:
         term = t.broadcast(term, item.shape)
     if term.fold != 1:

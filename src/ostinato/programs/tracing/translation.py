@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from ostinato import nests
-from ostinato.programs.graph import Graph, reachable
+from ostinato.programs.graph import Graph
 from ostinato.programs.node import (
     CONSTANT,
     INPUT,
@@ -20,17 +20,17 @@ from ostinato.programs.node import (
     STATE,
     UPSTREAM,
     WEIGHT,
-    Node,
     ProgramError,
     Value,
 )
 from ostinato.programs.operations import operations
+from ostinato.programs.tracing.counting import Counting
 from ostinato.programs.tracing.history import Event, held_by, symbols_in
 from ostinato.programs.tracing.members import Members
-from ostinato.programs.tracing.preparing import Preparation, Slot, Source
+from ostinato.programs.tracing.preparing import Slot, Source
 from ostinato.programs.tracing.refusal import Untraceable, named
 from ostinato.programs.tracing.run import Run
-from ostinato.programs.tracing.terms import Term, Terms
+from ostinato.programs.tracing.terms import Term
 from ostinato.structure import leaves
 
 # When a value is known: before the loop, of weights alone or of constants too, or in a timestep.
@@ -39,40 +39,25 @@ OF_WEIGHTS, OF_CONSTANTS, OF_TIMESTEP = range(3)
 # Of booleans these are `or` and the like.
 _ARITHMETIC = {"Add", "Subtract", "Multiply", "Mean", "Sum", "Prod", "Negative"}
 
-# Of whole numbers these make larger ones; a float counts to 2**24.
-_COUNTING = {"Add", "Subtract", "Multiply", "Square", "Power", "Sum", "Prod", "Cumsum"}
-_COUNTING |= {"Matmul", "Dot", "Einsum", "Tensordot", "FloorDivide"}
 _BITS = {"float16": 16, "bfloat16": 16, "float32": 32, "float64": 64}
 
-# What gives whole numbers, and what does if it's given such.
-_WHOLE = {"gt", "ge", "lt", "le", "eq", "ne", "isnan", "isinf", "isfinite", "sign"}
-_WHOLE |= {"logical_and", "logical_or", "logical_xor", "logical_not"}
-_WHOLE_OF_WHOLE = {"add", "sub", "mul", "max", "min", "select", "sum", "amax", "neg", "abs"}
-_WHOLE_OF_WHOLE |= {"square", "mod", "floordiv", "stop_gradient"}
-_WHOLE_OF_WHOLE |= {"slice", "reshape", "transpose", "broadcast", "assemble", "rows"}
 
-
-class Translation(Terms):
+class Translation(Counting):
     """The translation of one run.
 
     Attributes:
-        preparation: What is computed before the loop.
-        prepared: The number in it of each value of the graph that it gives.
         masks: The numbers in it of the masks of a sequence.
         dtype: What prepared values are cast to.
     """
 
     def __init__(self, run: Run, members: Members, dtype: str) -> None:
         super().__init__(Graph(), run.batch)
-        self.preparation = Preparation()
-        self.prepared: dict[Value, int] = {}
         self.dtype = dtype
         self.masks: set[int] = set()
         self._phases: dict[int, int] = {}
         self._numbers: dict[int, int] = {}  # of symbols that are prepared
         self._terms: dict[int, Term] = {}
         self._arrays: dict[Any, int] = {}
-        self._whole: dict[Value, bool] = {}
         for key, symbol in run.weights.items():
             member = members.values[key]
             is_mask = key in members.masks
@@ -86,6 +71,7 @@ class Translation(Terms):
             for number, symbol in enumerate(symbols):
                 value = self.graph.leaf(kind, number, symbol.shape[1:])
                 self._terms[id(symbol)] = self.of(value, 1)
+                self.note_dtype(value, symbol.dtype)
                 self._phases[id(symbol)] = OF_TIMESTEP
 
         for number, symbol in enumerate(run.upstreams):
@@ -147,14 +133,18 @@ class Translation(Terms):
 
     def _translate(self, event: Event, rule: Any) -> None:
         name = named(event.operation)
+        operands: list[Term] = []
 
         def term(item: Any) -> Any:
-            if isinstance(item, (keras.KerasTensor, keras.Variable, np.ndarray)):
-                return self.term(item)
-            return self.term(item) if ops.is_tensor(item) else item
+            is_one = isinstance(item, (keras.KerasTensor, keras.Variable, np.ndarray))
+            if not (is_one or ops.is_tensor(item)):
+                return item
+            operands.append(self.term(item))
+            return operands[-1]
 
         args, kwargs = nests.map_leaves(term, (event.args, event.kwargs))
         try:
+            self.need_small(name, operands, map(self.term, args))
             for symbol in event.outputs:
                 self.fold_of(symbol.shape)
                 if symbol.dtype == "bool" and name in _ARITHMETIC:
@@ -163,8 +153,7 @@ class Translation(Terms):
             made = rule(self, event.operation, *args, **kwargs)
             made = made if isinstance(made, list) else [made]
             for symbol, result in zip(event.outputs, made, strict=True):
-                if "int" in symbol.dtype and name in _COUNTING and not self.is_whole(result):
-                    raise Untraceable("its whole numbers may be larger than a float can count")
+                self.need_whole(name, symbol.dtype, result)
                 is_it = result.shape == tuple(symbol.shape)
                 self._terms[id(symbol)] = result if is_it else self.broadcast(result, symbol.shape)
         except (Untraceable, ProgramError) as error:
@@ -192,6 +181,8 @@ class Translation(Terms):
             found = self._terms.get(id(item))
             if found is None:
                 found = self._terms[id(item)] = self._given(self._as_floats(item), item.shape)
+                if found.fold:  # a constant; what is of weights alone has a size of its own
+                    self.note_dtype(found.value, item.dtype)
             return found
         if isinstance(item, (bool, int, float)):
             return self.literal(float(item))
@@ -238,36 +229,6 @@ class Translation(Terms):
         value = self.graph.leaf(kind, number, tuple(dims))
         self.prepared[value] = number
         return value
-
-    def is_whole(self, term: Term) -> bool:
-        """Whether a term is known to hold small whole numbers: booleans, counts, places."""
-        for value in reachable([term.value], lambda value: self._counted(self.graph[value])):
-            if value not in self._whole:
-                self._whole[value] = self._is_whole(value)
-        return self._whole[term.value]
-
-    def whole(self, term: Term) -> Term:
-        """A term that holds small whole numbers, however they were come by."""
-        self._whole[term.value] = True
-        return term
-
-    def _counted(self, node: Node) -> Sequence[Value]:
-        """What has to be whole that a node's value is."""
-        if node.operation not in _WHOLE_OF_WHOLE:
-            return ()
-        return node.arguments[1:] if node.operation == "select" else node.arguments
-
-    def _is_whole(self, value: Value) -> bool:
-        node = self.graph[value]
-        if node.operation == LITERAL:
-            return float(node.attributes[0]).is_integer()
-        if node.operation == WEIGHT:
-            source = self.preparation.sources.get(self.prepared[value])
-            array = None if source is None else source.array
-            return array is not None and bool((array == np.trunc(array)).all())
-        counted = self._counted(node)
-        of_whole = bool(counted) and all(self._whole[part] for part in counted)
-        return node.operation in _WHOLE or of_whole
 
     def side_by_side(self, xs: Any) -> list[Term]:
         """Several operands; a single tensor is as many as its first axis has places."""
