@@ -248,7 +248,10 @@ def test_shard_map_runs_each_part_by_itself():
 
 
 def test_a_sharded_batch_is_not_gathered():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
+    }
     tests = Path(__file__).parents[1]
     environment["PYTHONPATH"] = f"{tests}{os.pathsep}{environment.get('PYTHONPATH', '')}"
     script = Path(__file__).with_name("sharded_on_jax.py")
