@@ -1,6 +1,7 @@
 """Programs kept with their cells: what makes another one, and what none is trusted without."""
 
 import sys
+import warnings
 import weakref
 from functools import partial
 
@@ -14,6 +15,7 @@ from ostinato import native
 from ostinato.layers import RNN
 from ostinato.programs import compiling, elementwise
 from ostinato.programs.settings import settings
+from ostinato.programs.tracing.rules import RULES
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no native engine")
 
@@ -171,6 +173,35 @@ def test_attributes_that_change_with_every_call_end_it():
     (row,) = ostinato.explain(layer)
     assert row.engine == "scan"
     assert "change from call to call" in row.why_not_faster
+
+
+def test_a_rule_that_is_wrong_at_negative_numbers_alone_is_found_out(monkeypatch):
+    class Own(keras.layers.Layer):
+        state_size = output_size = 6
+
+        def call(self, inputs, states):
+            h = ops.abs(states[0]) + ops.mean(inputs, axis=-1, keepdims=True)
+            return h, [h]
+
+    monkeypatch.setitem(RULES, "Absolute", lambda t, op, x: x)
+    layer = RNN(Own())
+    with pytest.warns(UserWarning, match="isn't compiled: .* result 0 differs"):
+        layer(X)
+
+
+@pytest.mark.parametrize("function", [ops.sqrt, ops.log, lambda x: ops.log(ops.relu(x - 0.5))])
+def test_a_cell_that_is_not_defined_everywhere_is_proven_where_it_is(function):
+    class Own(keras.layers.Layer):
+        state_size = output_size = 6
+
+        def call(self, inputs, states):
+            h = ops.tanh(function(states[0])) + ops.mean(inputs, axis=-1, keepdims=True)
+            return h, [h]
+
+    layer = RNN(Own())
+    with warnings.catch_warnings(), ostinato.use_engine("compiled"):
+        warnings.filterwarnings("error", ".*isn't compiled")
+        layer(X)
 
 
 def test_a_wrong_program_is_found_out(monkeypatch):
