@@ -23,37 +23,43 @@ void multiply_tile(const typename R::S* a, I a_block, I block, I k_total, const 
   typedef typename R::S S;
   typedef typename R::V V;
   constexpr int L = R::kLanes;
-  V acc[MR][NC];  // summed apart from C: the fewer additions to a large sum, the less is rounded off
-#pragma GCC unroll 16
-  for (int r = 0; r < MR; ++r) {
+  // Of few sums each waits for its last addition, some 4 cycles: more of them then, over every other k.
+  constexpr int kSums = MR * NC >= 8 ? 1 : MR * NC >= 4 ? 2 : 4;
+  // Summed apart from C: the fewer additions to a large sum, the less is rounded off.
+  V acc[kSums][MR][NC] = {};
+  auto add = [&](V(&sums)[MR][NC], const S* row, const S* from) {
+    V right[NC];
 #pragma GCC unroll 4
-    for (int j = 0; j < NC; ++j) acc[r][j] = V{};
-  }
-  for (I k0 = 0; k0 < k_total; k0 += block, a += a_block, b += b_skip) {
-    const typename R::S* row = a;
-    const I n = k_total - k0 < block ? k_total - k0 : block;
-#pragma GCC unroll 2
-    for (I k = 0; k < n; ++k, ++row, b += ldb) {
-      V right[NC];
-#pragma GCC unroll 4
-      for (int j = 0; j < NC; ++j) {
-        right[j] = load<R>(b + j * L);
-        if (kAhead) __builtin_prefetch(b + kPiece * NC * L + j * L, 0, 2);  // of the next piece
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < MR; ++r) {
-        const V left = splat<R>(row[r * kRowStride]);
-#pragma GCC unroll 4
-        for (int j = 0; j < NC; ++j) acc[r][j] = add_term<R>(acc[r][j], left, right[j]);
-      }
+    for (int j = 0; j < NC; ++j) {
+      right[j] = load<R>(from + j * L);
+      if (kAhead) __builtin_prefetch(from + kPiece * NC * L + j * L, 0, 2);  // of the next piece
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) {
+      const V left = splat<R>(row[r * kRowStride]);
+#pragma GCC unroll 4
+      for (int j = 0; j < NC; ++j) sums[r][j] = add_term<R>(sums[r][j], left, right[j]);
+    }
+  };
+  for (I k0 = 0; k0 < k_total; k0 += block, a += a_block, b += b_skip) {
+    const S* row = a;
+    const I n = k_total - k0 < block ? k_total - k0 : block;
+    I k = 0;
+#pragma GCC unroll 2
+    for (; k + kSums <= n; k += kSums, row += kSums, b += kSums * ldb) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kSums; ++i) add(acc[i], row + i, b + i * ldb);
+    }
+    for (; kSums > 1 && k < n; ++k, ++row, b += ldb) add(acc[0], row, b);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {
+      V sum = acc[0][r][j];
+      for (int i = 1; i < kSums; ++i) sum += acc[i][r][j];
       S* to = c + r * ldc + j * c_column;
-      store<R>(to, load<R>(to) + acc[r][j]);
+      store<R>(to, load<R>(to) + sum);
     }
   }
 }

@@ -200,6 +200,19 @@ inline Case random_large_case(Random& random, int64_t kind) {
   return c;
 }
 
+// Likewise, with a few rows and many timesteps, so that the inputs' products of several are done at once,
+// and threads may share the units of small layers.
+inline Case random_case_of_few(Random& random, int64_t kind) {
+  const int64_t times[] = {1, 8, 33, 70};
+  const int64_t features[] = {0, 1, 20, 33};
+  const int64_t units[] = {5, 40, 100, 130, 150};
+  Case c;
+  c.B = 1 + random.below(4), c.T = random.pick(times);
+  c.D = random.pick(features), c.U = random.pick(units) * (kind == simple_rnn ? 2 : 1);
+  cross_options(c, random, kind);
+  return c;
+}
+
 // A case's arrays in F. Outputs are exactly as large as they must be, so that the address sanitizer
 // sees a step beyond, and full of NaN, so that what isn't written shows.
 template <class F>

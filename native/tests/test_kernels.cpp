@@ -251,12 +251,12 @@ void test_crossed_options(int64_t count) {
   }
 }
 
-void test_crossed_options_on_large_layers(int64_t count) {
+void test_crossed_options_of(Case (*made)(Random&, int64_t), uint64_t seed, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
-    Random random(uint64_t(9000 + i));
-    const Case large = random_large_case(random, random.below(kind_count()));
-    if (in_bfloat16() || i % 4 == 0) check_both({large}, thread_count());
-    else check_call<float>({large}, thread_count());
+    Random random(seed + uint64_t(i));
+    const Case made_case = made(random, random.below(kind_count()));
+    if (in_bfloat16() || i % 4 == 0) check_both({made_case}, thread_count());
+    else check_call<float>({made_case}, thread_count());
   }
 }
 
@@ -298,7 +298,8 @@ int main(int argc, char** argv) {
   test_a_long_sequence();
   const int64_t count = argc > 1 ? std::atoll(argv[1]) : 300;
   test_crossed_options(count);
-  test_crossed_options_on_large_layers(count / 8);
+  test_crossed_options_of(random_large_case, 9000, count / 8);
+  test_crossed_options_of(random_case_of_few, 20000, count / 4);
   std::printf("%s, %d threads: at most %.2f of what's allowed; %d tensors are ill-conditioned, %d "
               "are wrong\n", target().c_str(), thread_count(), worst, ill_conditioned, failures);
   return failures == 0 ? 0 : 1;

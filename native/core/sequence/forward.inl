@@ -23,7 +23,7 @@ struct ForwardMember {
       : l(layer), c(layer.layout), rows(layer.schedule.groups[group]),
         memory(layer.memory[group]), member(member), members(members), barrier(barrier),
         own(part_of(layer.panels, rows.count, member, members, splits_rows(layer))) {
-    const I block = rows.count < kRowBlock ? rows.count : kRowBlock;
+    const I block = block_of(layer, rows.count);
     S* next = memory.private_ + member * memory.private_size;
     valid = reinterpret_cast<Int*>(next), next += blocks_of(rows.count, L) * L;
     shown = reinterpret_cast<Int*>(next), next += blocks_of(rows.count, L) * L;
@@ -32,8 +32,13 @@ struct ForwardMember {
     spare = next;
   }
 
-  static I private_size(I count) {
-    const I block = count < kRowBlock ? count : kRowBlock;
+  // Rows of a tile, at most: of few rows several panels may be one.
+  static I block_of(const Layer<R>& l, I count) {
+    return count < kRowBlock && l.chunk == 1 ? count : kRowBlock;
+  }
+
+  static I private_size(const Layer<R>& l, I count) {
+    const I block = block_of(l, count);
     return 2 * blocks_of(count, L) * L + (1 + 4 + 4) * block * L + 64 * L;
   }
 
@@ -58,15 +63,18 @@ struct ForwardMember {
   const S* recurrent_mask(I gate, I panel) const {
     return l.recurrent_masks + ((gate * l.panels + panel) * l.B + rows.first) * L;
   }
-  // The tile of a panel for rows from r on, and the distance to the next panel's.
+  // The tile of a panel for rows from r on, and the distance to the next panel's, and from there to the
+  // next timestep's.
   S* tile_at(I t, I panel, I r) const {
     if (l.keeps_tiles) return l.kept_tile(t, panel, rows.first) + r * c.cols * L;
-    if (memory.tiles != nullptr) return memory.tiles + (panel * rows.count + r) * c.cols * L;
-    return tile;
+    if (memory.tiles == nullptr) return tile;
+    return memory.tiles + ((t % l.chunk * l.panels + panel) * rows.count + r) * c.cols * L;
   }
   I tile_panel_stride(I block) const {
     return (l.keeps_tiles ? l.B : memory.tiles != nullptr ? rows.count : block) * c.cols * L;
   }
+  S* x_of(I t) const { return memory.x[t / l.chunk & 1]; }
+  I x_block() const { return rows.count * l.chunk * W; }
 
   void wait() const {
     if (barrier != nullptr) barrier->wait();
@@ -149,29 +157,47 @@ struct ForwardMember {
 
   // --- one timestep ---
 
-  // Rows [r, r + count) of the tiles of `together` panels from p on: bias and inputs' product.
-  void project_inputs(I t, I p, I together, I r, I count, S* z, I z_panel) const {
+  // The tiles of `together` panels from p on: bias and the product with `count` rows of inputs.
+  void project_inputs(const S* x, I p, I together, I count, S* z, I ldz, I z_panel) const {
     const I cols = c.cols;
     for (I q = 0; q < together; ++q) {
       const S* bias = l.bias + (p + q) * cols * L;
       for (I column = 0; column < cols; ++column) {
         const V value = load<R>(bias + column * L);
         S* to = z + q * z_panel + column * L;
-        for (I i = 0; i < count; ++i) store<R>(to + i * cols * L, value);
+        for (I i = 0; i < count; ++i) store<R>(to + i * ldz, value);
       }
     }
     const I ldb = together * c.x_cols * L;
-    const S* x = memory.x[t & 1] + r * W;
     const S* w = l.kernel + p * l.x_depth * c.x_cols * L;
-    Product<R> product = {x, rows.count * W, W, 1, l.x_depth, w, ldb, l.ahead};
+    Product<R> product = {x, x_block(), W, 1, l.x_depth, w, ldb, l.ahead};
     if (l.run->spec.input_masks <= 1) {
-      multiply(product, count, together * c.x_cols, z, cols * L, cols > 1 ? L : z_panel);
+      multiply(product, count, together * c.x_cols, z, ldz, cols > 1 ? L : z_panel);
       return;
     }
     for (I column = 0; column < c.x_cols; ++column) {
-      product.a = x + c.gate_of_x[column] * l.d_blocks * rows.count * W;
+      product.a = x + c.gate_of_x[column] * l.d_blocks * x_block();
       product.b = w + column * L;
-      multiply(product, count, 1, z + column * L, cols * L, L);
+      multiply(product, count, 1, z + column * L, ldz, L);
+    }
+  }
+
+  // The same of this member's panels for the chunk that begins at t: each row's timesteps at once.
+  void project_chunk(I t) const {
+    const I end = t + l.chunk < l.T ? t + l.chunk : l.T;
+    for (I p = own.first; p < own.last;) {
+      const I together = panels_together(c.cols, p, own.last);
+      const Span some = own.of(p, {0, rows.count});
+      for (I r = some.first; r < some.last; ++r) {
+        I first = t, last = end;  // rows begin or end once
+        while (first < last && rows.running[first] <= r) ++first;
+        while (last > first && rows.running[last - 1] <= r) --last;
+        if (first == last) continue;
+        const S* x = x_of(t) + (r * l.chunk + first - t) * W;
+        const I z_panel = tile_panel_stride(rows.count);
+        project_inputs(x, p, together, last - first, tile_at(first, p, r), z_panel * l.panels, z_panel);
+      }
+      p += together;
     }
   }
 
@@ -181,6 +207,7 @@ struct ForwardMember {
     const S* u = l.recurrent + p * l.h_depth * c.h_cols * L;
     Product<R> product = {state_operand(t) + r * W, operand_stride(), W, 1, l.h_depth, u,
                           together * c.h_cols * L, l.ahead};
+    if (rows.count == 1 && product.a_block == W) product.block = l.h_depth;  // dense: one loop, not many
     z += c.h_first * L;
     if (l.run->spec.recurrent_masks == 0) {
       multiply(product, count, together * c.h_cols, z, cols * L, cols > 1 ? L : z_panel);
@@ -196,12 +223,12 @@ struct ForwardMember {
 
   // Both at once.
   void project_both(I t, I p, I together, I r, I count, S* z, I z_panel) const {
-    const Pair<R> pair = {memory.x[t & 1] + r * W,
+    const Pair<R> pair = {x_of(t) + r * W,
                           l.kernel + p * l.x_depth * c.x_cols * L,
                           state_operand(t) + r * W,
                           l.recurrent + p * l.h_depth * c.h_cols * L,
                           l.bias + p * c.cols * L,
-                          rows.count * W,
+                          x_block(),
                           operand_stride(),
                           l.x_depth,
                           l.h_depth};
@@ -245,6 +272,15 @@ struct ForwardMember {
   }
 
   void step(I t) const {
+    if (l.chunk > 1) step_of_few(t);
+    else step_of_many(t);
+    if (c.has_late()) {
+      wait();
+      finish_late(t);
+    }
+  }
+
+  void step_of_many(I t) const {
     for (I p = own.first; p < own.last;) {
       const I together = panels_together(c.cols, p, own.last);
       const Span all = own.of(p, {0, rows.running[t]});
@@ -256,7 +292,7 @@ struct ForwardMember {
         if (l.pairs) {
           project_both(t, p, together, some.first, some.size(), z, z_panel);
         } else {
-          project_inputs(t, p, together, some.first, some.size(), z, z_panel);
+          project_inputs(x_of(t) + some.first * W, p, together, some.size(), z, c.cols * L, z_panel);
           project_state(t, p, together, some.first, some.size(), z, z_panel);
         }
         for (I q = 0; q < together; ++q) {
@@ -271,10 +307,39 @@ struct ForwardMember {
       }
       p += together;
     }
-    if (c.has_late()) {
-      wait();
-      finish_late(t);
+  }
+
+  // Where the inputs' product has been done: first the state's of all panels, then the activations, which
+  // would wait for one another in a panel of a row or two (a fifth of LSTM B1 U128's time).
+  void step_of_few(I t) const {
+    const I z_panel = tile_panel_stride(rows.count);
+    for (I p = own.first; p < own.last;) {
+      const I together = panels_together(c.cols, p, own.last);
+      const Span some = own.of(p, {0, rows.running[t]});
+      project_state(t, p, together, some.first, some.size(), tile_at(t, p, some.first), z_panel);
+      p += together;
     }
+    for (I p = own.first; p < own.last;) {
+      const I joined = joined_panels(t, p);
+      const Span some = own.of(p, {0, rows.running[t]});
+      Tile<Real> now = tile_of(t, p, some.first, joined * some.size(), tile_at(t, p, some.first));
+      if (c.has_late()) {
+        run_gates(now, t, p, some.first);
+      } else {
+        l.cell.forward(l.functions, now);
+        for (I q = p; q < p + joined; ++q) finish(t, q, some.first, some.size());
+      }
+      p += joined;
+    }
+  }
+
+  // How many panels from p on lie as the rows of one tile do, if all of their rows run.
+  I joined_panels(I t, I p) const {
+    const bool dense = rows.count == l.B || (!l.run->spec.training && !l.keeps_tiles);
+    if (!dense || rows.running[t] < rows.count || c.has_late()) return 1;
+    const I whole = own.last - (own.end < rows.count), most = kRowBlock / rows.count;
+    if (p >= whole || (p == own.first && own.begin > 0)) return 1;
+    return whole - p < most ? whole - p : most;
   }
 
   void run_gates(Tile<Real>& now, I t, I p, I r) const {
@@ -315,19 +380,29 @@ struct ForwardMember {
     }
   }
 
-  void pack_next(I t) const {
+  // This member's share of the inputs of the chunk that begins at t.
+  void pack_chunk(I t) const {
     if (t >= l.T) return;
-    pack_inputs(l, rows, t, share(rows.running[t], member, members), memory.x[t & 1]);
+    if (l.chunk == 1) return pack_inputs(l, rows, t, share(rows.running[t], member, members), x_of(t));
+    const Span times = share(t + l.chunk < l.T ? l.chunk : l.T - t, member, members);
+    for (I i = times.first; i < times.last; ++i) pack_inputs(l, rows, t + i, {0, rows.running[t + i]}, x_of(t));
+  }
+
+  // Before timestep t: what's done for many at once.
+  void begin_chunk(I t) const {
+    if (t % l.chunk != 0) return;
+    if (l.chunk > 1) project_chunk(t);
+    pack_chunk(t + l.chunk);
   }
 
   void run() const {
     write_unstarted();
     I running = l.T > 0 ? rows.running[0] : 0;
     enter(0, 0, running);
-    pack_next(0);
+    pack_chunk(0);
     wait();
     for (I t = 0; t < l.T; ++t) {
-      pack_next(t + 1);
+      begin_chunk(t);
       if (l.schedule.holes) read_mask(l, rows, t, valid, shown);
       step(t);
       const I next = t + 1 < l.T ? rows.running[t + 1] : 0;
@@ -345,19 +420,22 @@ bool take_forward_memory(Layer<R>& l, Arena& arena) {
   constexpr I L = R::kLanes;
   const RunSpec& spec = l.run->spec;
   const I copies = spec.input_masks > 1 ? spec.input_masks : 1;
+  l.chunk = chunk_of(blocks_of(l.B, l.schedule.group_count), l.T);
+  l.pairs = l.pairs && l.chunk == 1;
   l.memory = arena.take<GroupMemory<R>>(l.schedule.group_count);
   if (arena.failed) return false;
   for (I g = 0; g < l.schedule.group_count; ++g) {
     GroupMemory<R>& m = l.memory[g];
     const I count = l.schedule.groups[g].count, all = l.panels * count * L;
-    for (S*& x : m.x) x = arena.take<S>(copies * l.d_blocks * count * R::kWords);
+    for (S*& x : m.x) x = arena.take<S>(copies * l.d_blocks * count * l.chunk * R::kWords);
     m.states = spec.training ? nullptr : arena.take<S>(2 * l.layout.states * all);
     const I operands = state_operands<R>(spec);
     m.operands = operands ? arena.take<S>(2 * operands * l.panels * count * R::kWords) : nullptr;
     const bool has_late = l.layout.has_late();
     m.late = has_late ? arena.take<S>(all) : nullptr;
-    m.tiles = has_late && !l.keeps_tiles ? arena.take<S>(l.layout.cols * all) : nullptr;
-    m.private_size = ForwardMember<R>::private_size(count);
+    const bool has_tiles = (has_late || l.chunk > 1) && !l.keeps_tiles;
+    m.tiles = has_tiles ? arena.take<S>(l.chunk * l.layout.cols * all) : nullptr;
+    m.private_size = ForwardMember<R>::private_size(l, count);
     m.private_ = arena.take<S>(l.members * m.private_size);
   }
   return !arena.failed;

@@ -6,12 +6,14 @@ constexpr I kRowBlock = 64;  // rows of a tile, so that it stays in L1 beside a 
 template <class R>
 struct GroupMemory {
   typedef typename R::S S;
-  S* x[2];       // packed inputs of this timestep and the next: [mask][block of D][row][kWords]
+  // Packed inputs of this chunk of timesteps and the next: [mask][block of D][row][timestep][kWords].
+  S* x[2];
   S* states;     // inference: [t & 1][state][panel][row][L]
   S* operands;   // the state as its products take it: [t & 1][state_operands][panel][row][kWords]
-  // Where a product comes late: what takes the state's place in it, [panel][row][kWords], and tiles
-  // that aren't kept, [panel][row][cols L].
-  S *late, *tiles;
+  S* late;       // what takes the state's place in a late product, [panel][row][kWords]
+  // Where a product comes late, or early for a chunk: tiles that aren't kept, [timestep of the chunk]
+  // [panel][row][cols L].
+  S* tiles;
   S* private_;   // (members, private_size): a member's own scratch
   I private_size;
 };
@@ -31,6 +33,7 @@ struct Layer {
   Schedule schedule;
   I members;  // threads of a group, at most
   bool keeps_tiles;  // whether tiles lie in `saved`
+  I chunk;           // timesteps whose inputs' product is done at once: see chunk_of
   bool pairs;        // whether both products of a tile are done at once
   bool ahead;        // whether weights are fetched ahead
   // packed: see packing.inl
@@ -70,9 +73,13 @@ const CellLayout& layout_of_run(const Run& run) {
 
 // Bytes of a run's weights, as the products read them.
 template <class R>
+I recurrent_weights_of(const Run& run) {
+  return words_of<R>(run.U) * layout_of_run<R>(run).gates * run.U * static_cast<I>(sizeof(typename R::S));
+}
+template <class R>
 I weights_of(const Run& run) {
-  return (words_of<R>(run.D) + words_of<R>(run.U)) * layout_of_run<R>(run).gates * run.U *
-         static_cast<I>(sizeof(typename R::S));
+  const I kernel = words_of<R>(run.D) * layout_of_run<R>(run).gates * run.U;
+  return kernel * static_cast<I>(sizeof(typename R::S)) + recurrent_weights_of<R>(run);
 }
 
 // How many operands of products a state is made into: one a gate with recurrent dropout; else none is
@@ -89,6 +96,20 @@ bool pairs_products(const Run& run) {
   const I weights = (x_depth + h_depth) * layout_of_run<R>(run).h_cols;
   return run.spec.input_masks <= 1 && run.spec.recurrent_masks == 0 && x_depth <= kPiece &&
          h_depth <= kPiece && weights <= 768;
+}
+
+// Rows so few that a timestep takes as long as its weights take from the L2 cache, some 115 GB/s on Zen 4
+// (LSTM B1 U128: 2.1 us for 262 KB).
+constexpr I kFewRows = 4;
+
+// Bytes of recurrent weights that a thread must have to be worth a barrier a timestep: half a microsecond.
+constexpr I kEachOfFew = 1 << 16;
+
+// How many timesteps the inputs' product of a group's rows is done for at once: it doesn't wait for the
+// states, and its weights come once for all of them.
+I chunk_of(I rows, I T) {
+  const I wanted = rows > kFewRows || rows == 0 ? 1 : 32 / rows;
+  return T < 1 ? 1 : wanted < T ? wanted : T;
 }
 
 // What follows from the run's sizes and options alone.
@@ -128,6 +149,10 @@ Split split_of(const Run& run, I threads) {
   if (threads <= 1 || work < 2e6) return {1, 1};
   const I panels = blocks_of(run.U, R::kLanes);
   const bool fits = weights < l2_cache() / 4 * 3;
+  if (run.B <= kFewRows && run.B < 2 * threads) {
+    const I most = panels < threads ? panels : threads, worth = recurrent_weights_of<R>(run) / kEachOfFew;
+    if (worth > 1) return {1, worth < most ? worth : most};
+  }
   if (fits && run.B >= 4 * threads) return {threads, 1};
   // A barrier a timestep wants some microseconds of work between.
   if (fits && run.B >= 2 && work / static_cast<double>(run.T) < 1e6) {
@@ -201,8 +226,8 @@ OSTINATO_INLINE typename R::V input_of(const Layer<R>& l, const Rows& rows, I ti
   return value * load<R>(l.input_masks + ((m * l.d_blocks + block) * l.B + slot) * L);
 }
 
-// The inputs of timestep t, rows [first, last) of the group, each mask's product apart:
-// [mask][block of D][row of the group][kWords].
+// The inputs of timestep t, rows [first, last) of the group, each mask's product apart, into those of
+// their chunk: [mask][block of D][row of the group][timestep][kWords].
 template <class R>
 void pack_inputs(const Layer<R>& l, const Rows& rows, I t, Span some, typename R::S* out) {
   constexpr I L = R::kLanes, W = R::kWords;
@@ -211,7 +236,7 @@ void pack_inputs(const Layer<R>& l, const Rows& rows, I t, Span some, typename R
   for (I r = some.first; r < some.last; ++r) {
     for (I d = 0; d < l.d_blocks; ++d) {
       for (I m = 0; m < copies; ++m) {
-        typename R::S* to = out + ((m * l.d_blocks + d) * rows.count + r) * W;
+        typename R::S* to = out + (((m * l.d_blocks + d) * rows.count + r) * l.chunk + t % l.chunk) * W;
         store_operand<R>(to, input_of(l, rows, time, r, d, m), l.D - d * L);
       }
     }
