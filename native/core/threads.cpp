@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
@@ -38,6 +39,10 @@ constexpr auto kIdleSpin = std::chrono::microseconds(50);
 // running, unless there are more threads than cores.
 constexpr int kTurnsBeforeYield = 500;
 
+int64_t now() {  // ns
+  return std::chrono::steady_clock::now().time_since_epoch().count();
+}
+
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
   _mm_pause();
@@ -46,12 +51,20 @@ void relax() {
 #endif
 }
 
+// Whether it was done before the core was yielded.
+template <class Done>
+bool spin_shortly(Done done) {
+  for (int turn = 0; turn < kTurnsBeforeYield; ++turn) {
+    if (done()) return true;
+    relax();
+  }
+  return false;
+}
+
 template <class Done>
 void spin_until(Done done) {
-  for (int turn = 0; !done(); ++turn) {
-    if (turn < kTurnsBeforeYield) relax();
-    else std::this_thread::yield();
-  }
+  if (spin_shortly(done)) return;
+  while (!done()) std::this_thread::yield();
 }
 
 int affinity() {
@@ -232,9 +245,27 @@ Pool* acquired_pool() {
   return all.acquire() ? &all : nullptr;
 }
 
-int64_t now() {  // ns
-  return std::chrono::steady_clock::now().time_since_epoch().count();
-}
+// For how long something isn't tried that went badly: shortly at first, longer each time that it does
+// again, and shorter when it goes well. What was chance is soon forgotten, and a loaded machine is asked
+// once a second.
+class Backoff {
+ public:
+  bool is_over(int64_t now) const { return now >= again_.load(std::memory_order_relaxed); }
+
+  void report(bool went_well, int64_t now) {
+    const int64_t length = length_.load(std::memory_order_relaxed);
+    if (went_well) {
+      if (length > kFirst) length_.store(std::max(length / 2, kFirst), std::memory_order_relaxed);
+      return;
+    }
+    again_.store(now + length, std::memory_order_relaxed);
+    length_.store(std::min(length * 4, kLongest), std::memory_order_relaxed);
+  }
+
+ private:
+  static constexpr int64_t kFirst = 2'000'000, kLongest = 1'000'000'000;  // ns
+  std::atomic<int64_t> again_{0}, length_{kFirst};
+};
 
 // A job on OpenMP's threads.
 struct Lent {
@@ -259,25 +290,35 @@ struct Lent {
 // them without giving up its core. Where other programs keep one off its own, that takes a slice of
 // the scheduler's time, again and again (a small model's step beside three busy programs: 50 ms, of
 // which 40 were such waits); the pool's callers wait for nobody who hasn't begun. So after one long
-// wait it's the pool's turn for a while.
-constexpr int64_t kLongWait = 500'000, kWhile = 1'000'000'000;  // ns
-std::atomic<int64_t> lent_again{0};
+// wait it's the pool's turn for a while. The pool has a cost of its own: where the process's other
+// operations use OpenMP, its threads spin on after each of them, on the cores of the pool's. And one
+// long wait is no load yet: see Backoff.
+constexpr int64_t kLongWait = 500'000;  // ns
+Backoff lent_backoff;
 
 // Runs the job on `threads` threads of OpenMP, where they're lent and come when they're called.
 bool run_lent(int threads, const Job& job) {
   if (lent_threads(0) == 0) return false;  // and no look at the clock, three times 20 ns
   const int64_t begin = now();
-  if (begin < lent_again.load(std::memory_order_relaxed)) return false;
+  if (!lent_backoff.is_over(begin)) return false;
   Lent lent{job};
   if (!run_on_openmp(threads, Lent::work, &lent)) return false;
   const int64_t end = now(), waited = end - lent.done;
-  if (waited > kLongWait && waited > (end - begin) / 4) {
-    lent_again.store(end + kWhile, std::memory_order_relaxed);
-  }
+  lent_backoff.report(waited <= kLongWait || waited <= (end - begin) / 4, end);
   return true;
 }
 
+Backoff team_backoff;
+
+// A team that lost a quarter of its time to members without a core.
+void report_meeting(const Barrier& barrier, int64_t begin) {
+  const int64_t end = now();
+  team_backoff.report(barrier.waited() <= (end - begin) / 4, end);
+}
+
 }  // namespace
+
+bool teams_meet() { return team_backoff.is_over(now()); }
 
 int most_threads() {
   static const int count = decide_threads();
@@ -311,12 +352,16 @@ void parallel_team(int wanted, void (*task)(void* context, int i, int n, Barrier
   if (all == nullptr) return task(context, 0, 1, nullptr);
   const int count = thread_count();
   int n = wanted < count ? wanted : count;
+  const int64_t begin = now();
   Barrier lent_barrier(n);
-  if (!run_lent(n, {n, nullptr, task, context, &lent_barrier})) {
+  if (run_lent(n, {n, nullptr, task, context, &lent_barrier})) {
+    report_meeting(lent_barrier, begin);
+  } else {
     all->grow(most_threads() - 1);
     if (all->size() < n) n = all->size();
     Barrier barrier(n);
     all->run({n, nullptr, task, context, n > 1 ? &barrier : nullptr});
+    report_meeting(barrier, begin);
   }
   all->release();
 }
@@ -328,7 +373,11 @@ void Barrier::wait() {
     phase_.store(phase + 1, std::memory_order_release);
     return;
   }
-  spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
+  const auto passed = [&] { return phase_.load(std::memory_order_acquire) != phase; };
+  if (spin_shortly(passed)) return;
+  const int64_t begin = now();
+  while (!passed()) std::this_thread::yield();
+  waited_.fetch_add(now() - begin, std::memory_order_relaxed);
 }
 
 }  // namespace ostinato

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 
 namespace ostinato {
 
@@ -26,9 +27,12 @@ class Barrier {
  public:
   explicit Barrier(int n) : n_(n) {}
   void wait();
+  // Nanoseconds that its threads have waited longer than the others can have been busy: those had no core.
+  int64_t waited() const { return waited_.load(std::memory_order_relaxed); }
 
  private:
   const int n_;
+  std::atomic<int64_t> waited_{0};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<unsigned> phase_{0};
 };
@@ -38,5 +42,9 @@ class Barrier {
 // a null barrier: what could be had. Same rules as above.
 void parallel_team(int wanted, void (*task)(void* context, int i, int n, Barrier* barrier),
                    void* context);
+
+// Whether teams have met all their members in time lately. Where other programs take the cores, a team
+// whose members meet after each microsecond takes many times as long as one thread.
+bool teams_meet();
 
 }  // namespace ostinato

@@ -198,6 +198,12 @@ void parallel_late(void (*task)(void*), void* data, unsigned, unsigned) {
   member(task, data, 1, 2);
 }
 
+// Threads that are there at once, whatever else the machine does.
+void parallel_at_once(void (*task)(void*), void* data, unsigned, unsigned) {
+  ++teams;
+  for (int i = 0; i < 2; ++i) member(task, data, i, 2);
+}
+
 void have(int threads, int at_the_moment) { most = threads, given = at_the_moment; }
 }  // namespace runtime
 
@@ -210,7 +216,7 @@ void check_lent(int threads, int at_the_moment, int expected_size, bool expected
   const int before = runtime::teams;
   std::atomic<int> size{0};
   parallel_team(2, count_members, &size);
-  // After a long wait for a thread, as on a busy machine, it's the pool's turn for a second.
+  // After a long wait for a thread, as on a busy machine, it's the pool's turn for a while.
   for (int again = 0; expected_use && runtime::teams == before && again < 20; ++again) {
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     parallel_team(2, count_members, &size);
@@ -225,6 +231,22 @@ void lend(decltype(OpenMP::parallel) parallel) {
                [] { return int(runtime::most); }});
 }
 
+void meet_late(void* context, int i, int, Barrier* barrier) {
+  const int milliseconds = *static_cast<int*>(context);
+  if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+  if (barrier != nullptr) barrier->wait();
+}
+
+// A team that waits for a member that has no core says so, for a while.
+void test_teams_that_wait() {
+  if (thread_count() < 2) return;
+  int late = 20;
+  parallel_team(2, meet_late, &late);
+  CHECK(!teams_meet(), "a wait of 20 ms wasn't noticed");
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  CHECK(teams_meet(), "it's remembered for too long");
+}
+
 // Who has waited long for the runtime's threads does without them for a while.
 void test_late_threads() {
   runtime::have(2, 2);
@@ -236,6 +258,37 @@ void test_late_threads() {
     counts.check(times);
   }
   CHECK(runtime::teams <= before + 2, "%d teams of late threads", runtime::teams - before);
+}
+
+// How many of the runtime's teams work while calls go on.
+int teams_within(int milliseconds) {
+  const int before = runtime::teams;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
+  std::atomic<int> size{0};
+  while (std::chrono::steady_clock::now() < end) {
+    parallel_team(2, count_members, &size);
+    std::this_thread::sleep_for(std::chrono::microseconds(500));
+  }
+  return runtime::teams - before;
+}
+
+// One long wait, and they're back within some milliseconds; where each wait is long, less and less
+// often; and soon again when they come.
+void test_a_while_grows_and_shrinks() {
+  runtime::have(2, 2);
+  lend(runtime::parallel_at_once);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1200));
+  teams_within(50);
+  lend(runtime::parallel_late);
+  CHECK(teams_within(2) <= 2, "no long wait");
+  lend(runtime::parallel_at_once);
+  CHECK(teams_within(400) >= 20, "one long wait, and the runtime's threads don't come back");
+  lend(runtime::parallel_late);
+  const int late = teams_within(1500);
+  CHECK(late >= 3 && late <= 12, "%d teams of late threads in 1500 ms", late);
+  lend(runtime::parallel_at_once);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+  CHECK(teams_within(400) >= 20, "the runtime's threads don't come back");
 }
 
 void test_lent_threads() {
@@ -257,6 +310,7 @@ void test_lent_threads() {
   test_fork_after_use();
 #endif
   test_late_threads();
+  test_a_while_grows_and_shrinks();
 }
 
 }  // namespace
@@ -269,6 +323,7 @@ int main() {
   test_concurrent_callers();
   test_concurrent_teams();
   test_sleepers_wake();
+  test_teams_that_wait();
 #if !defined(OSTINATO_NO_FORK)  // the thread sanitizer doesn't follow a fork of several threads
   test_fork_after_use();
   test_fork_during_use();

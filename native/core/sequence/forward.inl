@@ -42,8 +42,11 @@ struct ForwardMember {
     return 2 * blocks_of(count, L) * L + (1 + 4 + 4) * block * L + 64 * L;
   }
 
-  // Where panels are computed together, they stay whole; and where a product comes late.
-  static bool splits_rows(const Layer<R>& l) { return l.layout.cols > 1 && !l.layout.has_late(); }
+  // Where panels are computed together, they stay whole; and where a product comes late. Few rows stay
+  // together, too: their sums are the same then with however many members.
+  static bool splits_rows(const Layer<R>& l) {
+    return l.layout.cols > 1 && !l.layout.has_late() && l.chunk == 1;
+  }
 
   // --- where things are ---
 
@@ -337,9 +340,8 @@ struct ForwardMember {
   I joined_panels(I t, I p) const {
     const bool dense = rows.count == l.B || (!l.run->spec.training && !l.keeps_tiles);
     if (!dense || rows.running[t] < rows.count || c.has_late()) return 1;
-    const I whole = own.last - (own.end < rows.count), most = kRowBlock / rows.count;
-    if (p >= whole || (p == own.first && own.begin > 0)) return 1;
-    return whole - p < most ? whole - p : most;
+    const I most = kRowBlock / rows.count;
+    return own.last - p < most ? own.last - p : most;
   }
 
   void run_gates(Tile<Real>& now, I t, I p, I r) const {

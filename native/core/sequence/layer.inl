@@ -151,7 +151,7 @@ Split split_of(const Run& run, I threads) {
   const bool fits = weights < l2_cache() / 4 * 3;
   if (run.B <= kFewRows && run.B < 2 * threads) {
     const I most = panels < threads ? panels : threads, worth = recurrent_weights_of<R>(run) / kEachOfFew;
-    if (worth > 1) return {1, worth < most ? worth : most};
+    if (worth > 1) return {1, !teams_meet() ? 1 : worth < most ? worth : most};
   }
   if (fits && run.B >= 4 * threads) return {threads, 1};
   // A barrier a timestep wants some microseconds of work between.
