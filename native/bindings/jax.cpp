@@ -1,6 +1,6 @@
 // JAX's door to the core: XLA FFI handlers, handed to Python as capsules for jax.ffi to register.
 //
-// Both handlers have the attribute `spec` and take and give any number of arrays: the inputs and the
+// The two of layers have the attribute `spec` and take and give any number of arrays: the inputs and the
 // outputs of the function of the core that has their name. backward's take one more, `rows`: see
 // same_rows.
 #include <nanobind/nanobind.h>
@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "drawing.h"
 #include "memory.h"
 #include "ostinato.h"
 #include "xla/ffi/api/ffi.h"
@@ -117,6 +118,36 @@ auto binding() {
   return ffi::Ffi::Bind().Attr<ffi::Span<const int64_t>>("spec").RemainingArgs().RemainingRets();
 }
 
+// Keys (N, 2) to masks (N, ...), whose kept numbers are the lowest bytes of `kept`.
+ffi::Error draw(int64_t bound, int64_t kept, ffi::Buffer<ffi::DataType::U32> keys,
+                ffi::Result<ffi::AnyBuffer> masks) {
+  const auto shape = keys.dimensions();
+  const int64_t n = shape.size() == 2 && shape[1] == 2 ? shape[0] : 0;
+  const int64_t total = static_cast<int64_t>(masks->element_count());
+  if (n == 0 || total % n != 0) {
+    return wrong("draw: expected keys (N, 2) and masks (N, ...)");
+  }
+  const int64_t size = total == 0 ? 4 : static_cast<int64_t>(masks->size_bytes()) / total;
+  const std::string error = draw_masks(keys.typed_data(), n, total / n, bound, size,
+                                       static_cast<uint64_t>(kept), masks->untyped_data());
+  return error.empty() ? ffi::Error::Success() : wrong(error);
+}
+
+ffi::Error draw_safely(int64_t bound, int64_t kept, ffi::Buffer<ffi::DataType::U32> keys,
+                       ffi::Result<ffi::AnyBuffer> masks) {
+  try {
+    return draw(bound, kept, keys, masks);
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("[ostinato] ") + error.what());
+  }
+}
+
+XLA_FFI_DEFINE_HANDLER(draw_handler, draw_safely,
+                       ffi::Ffi::Bind()
+                           .Attr<int64_t>("bound")
+                           .Attr<int64_t>("kept")
+                           .Arg<ffi::Buffer<ffi::DataType::U32>>()
+                           .Ret<ffi::AnyBuffer>());
 XLA_FFI_DEFINE_HANDLER(forward_handler, safely<run_forward>, binding());
 XLA_FFI_DEFINE_HANDLER(backward_handler, safely<run_backward>, binding());
 
@@ -129,6 +160,7 @@ void bind_jax(nb::module_& module) {
         nb::dict handlers;
         handlers["forward"] = nb::capsule(reinterpret_cast<void*>(forward_handler));
         handlers["backward"] = nb::capsule(reinterpret_cast<void*>(backward_handler));
+        handlers["draw"] = nb::capsule(reinterpret_cast<void*>(draw_handler));
         return handlers;
       },
       "XLA FFI handlers by the names of the core's functions, as capsules.");

@@ -49,6 +49,7 @@ namespace {
 #include "routine/stepping.inl"
 #include "step/cells.inl"
 #include "step/steps.inl"
+#include "drawing.inl"
 
 template <class R>
 bool forward_all(const Run* runs, int count, int threads) {
@@ -62,8 +63,8 @@ bool backward_all(const Run* runs, int count, int threads) {
 #if !defined(__AVX512BF16__)
 constexpr Kernels kTable = {OSTINATO_TARGET_NAME, forward_all<F32>, backward_all<F32>,
                             forward_all<F64>, backward_all<F64>, step_kernels<F32>(),
-                            step_kernels<F64>(), run_routine<F32>, run_routine<F64>, kLayouts,
-                            kKinds};
+                            step_kernels<F64>(), run_routine<F32>, run_routine<F64>, draw_mask,
+                            kLayouts, kKinds};
 
 const Kernels* table() { return &kTable; }
 #else

@@ -69,12 +69,23 @@ struct StepKernels {
 // Runs a routine, of at least a row and a timestep; false where memory ran out.
 using RunRoutine = bool (*)(const RoutineCall& call, int threads);
 
+// A mask of dropout to draw: see drawing.h.
+struct MaskToDraw {
+  const uint32_t* key;
+  uint32_t bound;
+  int64_t size;
+  uint64_t kept;
+  void* out;
+};
+
 struct Kernels {
   const char* name;  // "baseline", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16"
   RunAll forward_f32, backward_f32;
   RunAll forward_f64, backward_f64;
   StepKernels steps_f32, steps_f64;
   RunRoutine routine_f32, routine_f64;
+  // Numbers [first, last) of a mask.
+  void (*draw_mask)(const MaskToDraw& mask, int64_t first, int64_t last);
   // The kinds of cells, (kinds,): the same in every target.
   const CellLayout* const* layouts = nullptr;
   int64_t kinds = 0;

@@ -38,6 +38,10 @@ A door is a module with
   `training` is a hint; `wants_dx` is the
   door's to set.
   `twin(specs, operands)` gives the same on the portable engine, for what this one can't do.
+- `dropout_masks(generator, count, shape, rate, dtype)`: so many masks of that shape, of zeros and
+  of 1 / (1 - rate), by the native engine: the numbers that `keras.random.dropout` draws of ones
+  with Keras's seed generator, which moves on by as many seeds. None where the framework is to draw
+  them; the generator hasn't moved then.
 - `for_checkpoints(variables)`: what a layer has as an attribute, so that the framework's own
   checkpoints hold variables that Keras doesn't track; None where there are no such checkpoints.
 - `opaque(function)`: a function of the process alone, as one that a tracing compiler takes for a

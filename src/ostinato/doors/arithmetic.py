@@ -70,5 +70,9 @@ def after(project: Callable[[Any], Any] | None, step: Step) -> Step:
     return lambda carry, x: step(carry, (project(x[0]), *x[1:]))
 
 
+def dropout_masks(*asked: Any) -> None:
+    """Nothing: the framework draws them; see `ostinato.doors`."""
+
+
 def threads() -> None:
     """Nothing: JAX doesn't tell, and TensorFlow only what it has been set to."""

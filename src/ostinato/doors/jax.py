@@ -23,6 +23,7 @@ from ostinato.doors.arithmetic import (
     remembered,
     threads,
 )
+from ostinato.doors.jax_masks import dropout_masks
 from ostinato.doors.jax_native import fused, native_why_not
 from ostinato.doors.jax_scan import affine, scan
 from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
@@ -34,6 +35,7 @@ __all__ = [
     "at_once",
     "blend",
     "consuming",
+    "dropout_masks",
     "for_checkpoints",
     "fused",
     "gates",

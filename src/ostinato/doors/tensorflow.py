@@ -11,6 +11,7 @@ import tensorflow as tf
 from ostinato.doors.arithmetic import (
     after,
     blend,
+    dropout_masks,
     gates_by,
     multiply_add,
     opaque,
@@ -29,6 +30,7 @@ __all__ = [
     "at_once",
     "blend",
     "consuming",
+    "dropout_masks",
     "for_checkpoints",
     "fused",
     "gates",

@@ -24,6 +24,7 @@ __all__ = [
     "at_once",
     "blend",
     "consuming",
+    "dropout_masks",
     "for_checkpoints",
     "fused",
     "gates",
@@ -196,6 +197,10 @@ def for_checkpoints(variables: Sequence[keras.Variable]) -> None:
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:
     """PyTorch's own function for one of Keras's, or the function itself."""
     return _LEAN.get(function, function)
+
+
+def dropout_masks(*asked: Any) -> None:
+    """Nothing: the framework draws them; see `ostinato.doors`."""
 
 
 def consuming(function: Callable[..., Any]) -> Callable[..., Any]:
