@@ -23,8 +23,9 @@ void multiply_tile(const typename R::S* a, I a_block, I block, I k_total, const 
   typedef typename R::S S;
   typedef typename R::V V;
   constexpr int L = R::kLanes;
-  // Of few sums each waits for its last addition, some 4 cycles: more of them then, over every other k.
-  constexpr int kSums = MR * NC >= 8 ? 1 : MR * NC >= 4 ? 2 : 4;
+  // The few sums of one row would each wait for their last addition, some 4 cycles: twice as many then,
+  // over every other k. Never by NC, as a sum must be the same with any panels beside it.
+  constexpr int kSums = MR == 1 ? 2 : 1;
   // Summed apart from C: the fewer additions to a large sum, the less is rounded off.
   V acc[kSums][MR][NC] = {};
   auto add = [&](V(&sums)[MR][NC], const S* row, const S* from) {
@@ -47,10 +48,10 @@ void multiply_tile(const typename R::S* a, I a_block, I block, I k_total, const 
     I k = 0;
 #pragma GCC unroll 2
     for (; k + kSums <= n; k += kSums, row += kSums, b += kSums * ldb) {
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int i = 0; i < kSums; ++i) add(acc[i], row + i, b + i * ldb);
     }
-    for (; kSums > 1 && k < n; ++k, ++row, b += ldb) add(acc[0], row, b);
+    if (k < n) add(acc[0], row, b), b += ldb;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
