@@ -260,6 +260,32 @@ void test_crossed_options_of(Case (*made)(Random&, int64_t), uint64_t seed, int6
   }
 }
 
+// Whether threads share a few rows' units depends on how busy they are just now: the bits don't.
+template <typename F>
+void check_any_number_of_threads(const Case& c) {
+  std::deque<Bound<F>> bound;
+  for (int threads : {1, 2, 3}) {
+    Bound<F>& mine = bound.emplace_back(c);
+    const Run forward = mine.for_forward();
+    CHECK(forward_of(*selected_kernels(), F())(&forward, 1, threads), "out of memory");
+    const Run backward = mine.for_backward();
+    CHECK(backward_of(*selected_kernels(), F())(&backward, 1, threads), "out of memory");
+    CHECK(same_bits<F>(bound[0].results(), mine.results()), "%d threads, %s", threads,
+          c.described().c_str());
+  }
+}
+
+void test_few_rows_on_any_number_of_threads() {
+  Random random(5);
+  for (int64_t kind = 0; kind < kind_count(); ++kind)
+    for (int64_t batch : {1, 3})
+      for (int64_t units : {150, 170}) {
+        const Case c = plain(kind, batch, 9, 20, units * (kind == simple_rnn ? 2 : 1), random);
+        if (in_bfloat16()) check_any_number_of_threads<Single>(rounded(c));
+        else check_any_number_of_threads<float>(c);
+      }
+}
+
 // What is not a number, or infinite, goes where the mathematics takes it, and nowhere else.
 void test_nan_and_infinity() {
   Random random(3);
@@ -294,6 +320,7 @@ int main(int argc, char** argv) {
   }
   test_every_activation();
   test_sizes();
+  test_few_rows_on_any_number_of_threads();
   test_nan_and_infinity();
   test_a_long_sequence();
   const int64_t count = argc > 1 ? std::atoll(argv[1]) : 300;
