@@ -45,6 +45,7 @@ namespace {
 #include "routine/tile.inl"
 #include "routine/map_outputs.inl"
 #include "routine/map.inl"
+#include "routine/timesteps.inl"
 #include "routine/passes.inl"
 #include "routine/stepping.inl"
 #include "step/cells.inl"

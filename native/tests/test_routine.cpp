@@ -70,10 +70,74 @@ void check(const Encoding& e, int64_t B, int64_t T, Random& random, const std::s
 void test_random_routines(int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     Random random{uint64_t(i)};
-    const int64_t batches[] = {1, 2, 5, 17, 70}, steps[] = {1, 2, 3, 11};
+    const int64_t batches[] = {1, 2, 5, 17, 70}, steps[] = {1, 2, 3, 19};
     const Encoding e = random_routine(random);
     check(e, random.pick(batches), random.pick(steps), random, "routine " + std::to_string(i));
   }
+}
+
+// Few rows, on whose columns all threads work together, however small a product is.
+void test_shared_columns(int64_t count) {
+  share_products_from(0);
+  for (int64_t i = 0; i < count; ++i) {
+    Random random{uint64_t(i) + 1000};
+    const int64_t batches[] = {1, 2, 4}, steps[] = {2, 3, 35};
+    const Encoding e = random_routine(random);
+    check(e, random.pick(batches), random.pick(steps), random, "shared routine " + std::to_string(i));
+  }
+  share_products_from(2.5e4);
+}
+
+// z = b + x W + w S + h R;  h = tanh(z) / 50 where the mask is True;  y = h V;  the sum of x' h over all
+// timesteps; and h times another product of inputs alone.
+Encoding wide_cell(int64_t D, int64_t U, int64_t more, bool reverse) {
+  Encoding e;
+  e.reverse = reverse;
+  e.operands = {{0, 0, {D}}, {2, 0, {D, U}}, {2, 0, {U, U}}, {2, 0, {U}},   {1, 0, {U}},
+                {3, 0, {}},  {2, 0, {more, U}}, {0, 1, {D}}, {2, 0, {U, D}}};
+  e.results = {{1, 0, 0, {more}}, {3, 0, 0, {U}}, {4, 0, 0, {D * U}}, {0, 0, 0, {U}}};
+  e.carries = {{U, 4, -1}};
+  const int64_t z = e.add_scratch(U, false), kept = e.add_scratch(U, true);
+  const int64_t other = e.add_scratch(U, false);
+  e.product({kOperand, 0}, 0, 1, D, U, 1, false, {kScratch, z}, 0, 2, 3, 0);
+  e.product({kOperand, 7}, 0, 1, D, U, 8, true, {kScratch, z}, 0, 1, 3, 0);
+  e.product({kOperand, 7}, 0, 1, D, U, 1, false, {kScratch, other}, 0, 0, 3, 0);
+  e.product({kCarry, 0}, 0, 1, U, U, 2, true, {kScratch, z}, 0, 1, 3, 0);
+  Map step;
+  step.dims = {U};
+  const int64_t at = step.input({kScratch, z, 0, {1}});
+  const int64_t small = step.input({kLiteral, e.literal(0.02), 0, {0}});
+  const int64_t beside = step.input({kScratch, other, 0, {1}});
+  const int64_t mask = step.input({kOperand, 5, 0, {0}}), before = step.input({kCarry, 0, 0, {1}});
+  const int64_t h = step.operation("mul", step.operation("tanh", at), small);
+  const auto masked = [&](int64_t value) { return step.operation("select", mask, value, before); };
+  step.outputs = {{masked(h), 0, {kNext, 0, 0, {1}}},
+                  {step.operation("mul", h, mask), 0, {kScratch, kept, 0, {1}}},
+                  {masked(step.operation("mul", beside, h)), 0, {kResult, 3, 0, {1}}}};
+  e.body.push_back(step.ints());
+  e.product({kScratch, kept}, 0, 1, U, more, 6, true, {kResult, 0}, 0, 0, 3, 0);
+  e.outer({kOperand, 0}, 0, {kScratch, kept}, 0, 1, D, U, 2, 0);
+  Map hold, nothing;
+  hold.dims = {U}, nothing.dims = {more};
+  const int64_t old = hold.input({kCarry, 0, 0, {1}});
+  hold.outputs = {{old, 0, {kNext, 0, 0, {1}}}, {old, 0, {kResult, 3, 0, {1}}}};
+  nothing.outputs = {{nothing.input({kLiteral, e.literal(0), 0, {0}}), 0, {kResult, 0, 0, {1}}}};
+  e.idle = {hold.ints(), nothing.ints()};
+  return e;
+}
+
+void test_few_rows() {
+  for (double from : {0.0, 2.5e4, 1e9}) {
+    share_products_from(from);
+    for (int64_t B : {1, 2, 3, 6})
+      for (int64_t T : {2, 16, 37}) {
+        Random random{uint64_t(100 * B + T)};
+        const Encoding e = wide_cell(70 - B, 150 + B, B == 1 ? 130 : 9, T == 37);
+        check(e, B, T, random, "wide cell, B " + std::to_string(B) + ", T " + std::to_string(T) +
+                                   ", shared from " + std::to_string(from));
+      }
+  }
+  share_products_from(2.5e4);
 }
 
 // --- every operation ------------------------------------------------------------------------------
@@ -193,6 +257,8 @@ int main(int argc, char** argv) {
   test_every_operation();
   test_written_over();
   test_random_routines(count / 2);  // the plain loops take most of the time
+  test_shared_columns(count / 4);
+  test_few_rows();
   std::printf("%s, %d threads: at most %.2f of what's allowed\n", target().c_str(), thread_count(), worst);
   return 0;
 }

@@ -117,12 +117,29 @@ class InstructionReader {
   const size_t n_floats_;
 };
 
+// Calls f for each place in memory that an instruction reads or writes, but for biases and weights.
+template <class F>
+void each_place(const Routine& routine, const RoutineStep& step, F f) {
+  if (step.code == RoutineStep::product) {
+    f(step.product_step.a), f(step.product_step.out);
+  } else if (step.code == RoutineStep::outer) {
+    f(step.outer_step.a), f(step.outer_step.z);
+  } else {
+    const size_t number = size_t(step.map_step.number);
+    for (const MapInput& input : routine.map_inputs[number]) f(input.place);
+    for (const MapOutput& output : routine.map_outputs[number]) f(output.place);
+  }
+}
+
 // Drops what the MAPs of a list compute for nobody.
 void drop_unread(Routine& routine, std::vector<RoutineStep>& steps);
 
 // Places scratch values side by side where those that are used take less so than the arena: tiles have
 // the more rows the less a row takes.
 void shrink_arena(Routine& routine);
+
+// Marks the products that may be computed ahead of their timestep, and the scratch values that they go to.
+void hoist_products(Routine& routine);
 
 // Decides how a MAP runs: see MapLoop. Its lists are in the order of the encoding, with the strides of
 // all dimensions in `outer`; on return those of the last one, the columns, are apart.

@@ -80,25 +80,12 @@ class Pruner {
   std::vector<bool> is_read_;
 };
 
-void mark(const Place& place, std::vector<bool>& is_used) {
-  if (place.space == Space::scratch) is_used[size_t(place.index)] = true;
-}
-
 void mark_used(const Routine& routine, const std::vector<RoutineStep>& steps,
                std::vector<bool>& is_used) {
-  for (const RoutineStep& step : steps) {
-    if (step.code == RoutineStep::product) {
-      mark(step.product_step.a, is_used);
-      mark(step.product_step.out, is_used);
-    } else if (step.code == RoutineStep::outer) {
-      mark(step.outer_step.a, is_used);
-      mark(step.outer_step.z, is_used);
-    } else {
-      const size_t number = size_t(step.map_step.number);
-      for (const MapInput& input : routine.map_inputs[number]) mark(input.place, is_used);
-      for (const MapOutput& output : routine.map_outputs[number]) mark(output.place, is_used);
-    }
-  }
+  for (const RoutineStep& step : steps)
+    each_place(routine, step, [&](const Place& place) {
+      if (place.space == Space::scratch) is_used[size_t(place.index)] = true;
+    });
 }
 
 }  // namespace

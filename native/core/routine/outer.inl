@@ -70,11 +70,12 @@ void outer_panel(const RowPair<R>* pairs, I count, I depth, I column, I lanes, t
   }
 }
 
-// C (depth x columns, dense) += the sum over the pairs.
+// C (depth x columns, dense) += the sum over the pairs, in some panels of columns.
 template <class R>
-void add_outer(const RowPair<R>* pairs, I count, I depth, I columns, typename R::S* c) {
+void add_outer(const RowPair<R>* pairs, I count, I depth, I columns, typename R::S* c, Span panels) {
   constexpr I L = R::kLanes;
-  for (I column = 0; column < columns; column += kPanel * L) {
+  for (I panel = panels.first; panel < panels.last; ++panel) {
+    const I column = panel * kPanel * L;
     const I left = columns - column, vectors = left < kPanel * L ? blocks_of(left, L) : kPanel;
     const I lanes = left < kPanel * L ? left - (vectors - 1) * L : L;
     switch (vectors) {

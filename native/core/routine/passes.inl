@@ -1,9 +1,13 @@
-// A routine's call: weights packed, tiles of rows over threads, weights' gradients summed.
+// A routine's call: weights packed, tiles of rows over threads, weights' gradients summed; or all threads
+// on the columns of the same few rows.
 
 // Of a tile. Where a row has few values an instruction itself is what costs, and each is the dearer the
 // fewer rows it's for.
 constexpr I kMostTileRows = 48, kMostNarrowRows = 128, kNarrow = 64;
 constexpr double kWorthAThread = 1e6;  // multiplications: some 10 us
+// So few that weights are read as often as rows are multiplied: then several timesteps' inputs are
+// multiplied at once, and threads share columns where the weights are more than a core's L2 holds.
+constexpr I kFewRows = 4;
 
 template <class R>
 struct RoutinePass {
@@ -12,7 +16,8 @@ struct RoutinePass {
 
   const RoutineCall& call;
   const RoutinePlan& plan;
-  I tasks, tiles, capacity;
+  I tasks, tiles, most_rows, capacity;
+  I members = 1;  // threads that share the columns of all rows, where tasks is 1
   S** packed;
   S* zeros;
   TileMemory<R>* memory;  // (tasks,)
@@ -27,6 +32,7 @@ struct RoutinePass {
                         ? static_cast<I>(work / kWorthAThread) + 1
                         : threads;
     tasks = worth < call.B ? worth : call.B;
+    if (threads > 1 && shares_columns(threads)) tasks = 1, members = threads;
     I a_row = plan.arena + kRing * plan.ring + 1;
     for (I k = 0; k < plan.n_carries; ++k) a_row += 2 * plan.carries[k].size;
     I most = l2_cache() / 2 / static_cast<I>(sizeof(S)) / a_row;
@@ -34,8 +40,28 @@ struct RoutinePass {
     most = most < 6 ? 6 : most > bound ? bound : most;
     tiles = blocks_of(blocks_of(call.B, most), tasks) * tasks;
     if (tiles > call.B) tiles = call.B;
+    most_rows = blocks_of(call.B, tiles);
     // A multiple of 16, so that a scratch value begins where a vector does.
-    capacity = blocks_of(blocks_of(call.B, tiles), 16) * 16;
+    capacity = blocks_of(most_rows, 16) * 16;
+  }
+
+  // Whether the threads are better on the same rows than each on some of them.
+  bool shares_columns(I threads) const {
+    if (call.T == 1 || (call.B >= threads && (call.B > kFewRows || fits_l2()))) return false;
+    double shared = 0;  // a step
+    const double B = static_cast<double>(call.B), T = static_cast<double>(call.T);
+    for (I i = 0; i < plan.body.count; ++i) {
+      if (plan.body.steps[i].code != RoutineStep::product) continue;
+      const double one = multiplications_of(plan.body.steps[i].product_step);
+      if (B * one >= call.least_shared) shared += B * one;
+    }
+    return shared > 0 && shared >= 4 * call.least_shared && shared * T >= 40 * call.least_shared;
+  }
+
+  bool fits_l2() const {
+    I elements = 0;
+    for (I i = 0; i < plan.n_packed; ++i) elements += packed_size<R>(plan.packed[i]);
+    return elements * static_cast<I>(sizeof(S)) < l2_cache() / 4 * 3;
   }
 
   // --- memory ---
@@ -61,6 +87,9 @@ struct RoutinePass {
     m.arena = arena.take<S>(plan.arena * capacity + L);
     m.ring_stride = blocks_of(plan.ring * capacity + L, L) * L;
     m.ring = arena.take<S>(plan.ring > 0 ? kRing * m.ring_stride : 0);
+    m.ahead_stride = blocks_of(plan.ahead * capacity + L, L) * L;
+    m.ahead = plan.ahead > 0 && call.T > 1 && most_rows <= kFewRows
+                  ? arena.take<S>(kAhead * m.ahead_stride) : nullptr;
     m.mask = arena.take<S>(capacity);
     m.carries = arena.take<S*>(2 * plan.n_carries);
     m.weights = arena.take<S*>(plan.n_results);
@@ -93,9 +122,14 @@ struct RoutinePass {
 
   static void pack(void* context, int part) {
     const RoutinePass& all = *static_cast<RoutinePass*>(context);
+    all.pack_share(part, all.tasks);
+  }
+
+  void pack_share(I part, I parts) const {
+    const RoutinePass& all = *this;
     I count = 0;
     for (I i = 0; i < all.plan.n_packed; ++i) count += panels_of<R>(all.plan.packed[i]);
-    const Span own = share(count, part, all.tasks);
+    const Span own = share(count, part, parts);
     I panel = 0;  // the first of this weight
     for (I i = 0; i < all.plan.n_packed; ++i) {
       const PackedWeight& weight = all.plan.packed[i];
@@ -127,83 +161,29 @@ struct RoutinePass {
 
   static void run(void* context, int task) {
     const RoutinePass& all = *static_cast<RoutinePass*>(context);
-    TileMemory<R>& memory = all.memory[task];
-    for (I i = 0; i < all.plan.n_results; ++i)
-      if (memory.weights[i] != nullptr) fill_zero(memory.weights[i], all.plan.results[i].size);
+    all.clear_weights(all.memory[task]);
     const Span own = share(all.tiles, task, all.tasks);
     for (I t = own.first; t < own.last; ++t) {
       const Span rows = share(all.call.B, t, all.tiles);
-      RoutineTile<R> tile{all.call, all.plan, all.packed, all.zeros, memory, rows.first, rows.size()};
-      all.run_tile(tile);
+      Timesteps<R>{all.tile(all.memory[task], rows)}.run();
     }
   }
 
-  void run_tile(RoutineTile<R>& tile) const {
-    begin(tile);
-    for (; tile.number < call.T; ++tile.number) {
-      tile.step = plan.reverse ? call.T - 1 - tile.number : tile.number;
-      const bool is_idle = read_mask(tile) && plan.idle.count > 0;
-      run_steps(tile, is_idle ? plan.idle : plan.body);
-      const bool is_last = tile.number + 1 == call.T;
-      if (plan.n_outers > 0 && (is_last || tile.number % kRing == kRing - 1)) {
-        tile.catch_up(plan.body);
-        tile.catch_up(plan.idle);
-      }
-    }
-    end(tile);
+  static void run_together(void* context, int member, int members, Barrier* barrier) {
+    const RoutinePass& all = *static_cast<RoutinePass*>(context);
+    all.pack_share(member, members);
+    if (member == 0) all.clear_weights(all.memory[0]);
+    if (barrier != nullptr) barrier->wait();
+    Timesteps<R>{all.tile(all.memory[0], {0, all.call.B}), member, members, barrier}.run();
   }
 
-  static void run_steps(const RoutineTile<R>& tile, const StepList& list) {
-    for (I i = 0; i < list.count; ++i) {
-      const RoutineStep& step = list.steps[i];
-      switch (step.code) {
-        case RoutineStep::product: tile.product(step.product_step); break;
-        case RoutineStep::outer: tile.put_off(step.outer_step); break;
-        case RoutineStep::map: MapRun<R>(step.map_step, tile).run(); break;
-      }
-    }
+  RoutineTile<R> tile(TileMemory<R>& of, Span rows) const {
+    return {call, plan, packed, zeros, of, rows.first, rows.size()};
   }
 
-  // Reads this step's mask; whether it's False for all rows.
-  bool read_mask(const RoutineTile<R>& tile) const {
-    if (plan.mask < 0) return false;
-    const I time = tile.time_of(plan.operands[plan.mask].in_output_order);
-    const uint8_t* mask = static_cast<const uint8_t*>(call.inputs[plan.mask]);
-    bool any = false;
-    for (I r = 0; r < tile.rows; ++r) {
-      const bool valid = mask[(tile.first + r) * call.T + time] != 0;
-      tile.memory.mask[r] = valid ? 1 : 0;
-      any = any || valid;
-    }
-    return !any;
-  }
-
-  void begin(RoutineTile<R>& tile) const {
-    tile.step = 0;
-    for (I k = 0; k < plan.n_carries; ++k) {
-      const CarryValue& carry = plan.carries[k];
-      const S* from = static_cast<const S*>(call.inputs[carry.operand]) + tile.first * carry.size;
-      copy(from, tile.rows * carry.size, tile.carry(k, false));
-    }
+  void clear_weights(TileMemory<R>& of) const {
     for (I i = 0; i < plan.n_results; ++i)
-      if (plan.results[i].kind == ResultKind::rows) {
-        const Address<R> to = tile.result(i);
-        fill_zero(to.at, tile.rows * to.row);
-      }
-  }
-
-  void end(RoutineTile<R>& tile) const {
-    tile.step = call.T;
-    for (I i = 0; i < plan.n_results; ++i) {
-      const RoutineResult& result = plan.results[i];
-      if (result.kind != ResultKind::carry) continue;
-      S* to = static_cast<S*>(call.outputs[i]) + tile.first * result.size;
-      copy(tile.carry(result.which, false), tile.rows * result.size, to);
-    }
-  }
-
-  static void copy(const S* from, I n, S* to) {
-    if (n > 0) __builtin_memcpy(to, from, static_cast<size_t>(n) * sizeof(S));
+      if (of.weights[i] != nullptr) fill_zero(of.weights[i], plan.results[i].size);
   }
 };
 
@@ -213,6 +193,10 @@ bool run_routine(const RoutineCall& call, int threads) {
   RoutinePass<R> pass(call);
   pass.split(threads);
   if (!pass.take(arena)) return false;
+  if (pass.members > 1) {
+    parallel_team(static_cast<int>(pass.members), RoutinePass<R>::run_together, &pass);
+    return true;
+  }
   const int tasks = static_cast<int>(pass.tasks);
   if (pass.plan.n_packed > 0) parallel_for(tasks, RoutinePass<R>::pack, &pass);
   parallel_for(tasks, RoutinePass<R>::run, &pass);

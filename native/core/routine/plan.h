@@ -41,6 +41,7 @@ struct ScratchValue {
   int64_t size;
   bool ring;
   int64_t offset;  // elements a row before it: in the arena, or among the values with a ring
+  int64_t ahead;   // likewise among the values computed ahead, or -1: see ProductStep::is_ahead
 };
 
 // Where a row's elements begin.
@@ -55,6 +56,7 @@ struct ProductStep {
   int64_t a_stride, out_stride;  // between middle places
   int64_t places, depth, columns;  // m, K, N
   int32_t weight;                  // its number among the packed ones
+  bool is_ahead;  // of inputs alone: where there are few rows it's computed for several steps at once
   enum Init : int32_t { zero, add, with_bias } init;
 };
 
@@ -156,7 +158,7 @@ struct RoutinePlan {
   int32_t mask;        // the operand, or -1
   int32_t saved_tensor;  // the operand or result that holds the saved values, or -1
   bool keeps;          // whether it's a result
-  int64_t saved_size, arena, ring;  // elements a row
+  int64_t saved_size, arena, ring, ahead;  // elements a row
   StepList body, idle;
   // Of the MAPs and OUTERs: what a thread's memory must have room for.
   int64_t most_slots, most_inputs, most_references, most_places;
@@ -168,6 +170,7 @@ struct RoutineCall {
   const RoutinePlan* plan;
   int64_t B, T;
   bool go_backwards, flip_outputs, return_sequences;
+  double least_shared;  // multiplications of a product whose columns threads may share
   const void* const* inputs;
   void* const* outputs;
 };

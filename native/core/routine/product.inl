@@ -10,6 +10,10 @@ I packed_size(const PackedWeight& w) {
   return w.depth * blocks_of(w.columns, R::kLanes) * R::kLanes;
 }
 
+inline double multiplications_of(const ProductStep& p) {
+  return static_cast<double>(p.places) * static_cast<double>(p.depth) * static_cast<double>(p.columns);
+}
+
 template <class R>
 I panels_of(const PackedWeight& w) {
   return blocks_of(w.columns, kPanel * R::kLanes);
@@ -159,15 +163,17 @@ void multiply_panel(const RowProduct<R>& p, I rows) {
   }
 }
 
-// All columns and the whole depth, in pieces whose part of the weight stays in L1.
+// The columns of some panels and the whole depth, in pieces whose part of the weight stays in L1.
 template <class R>
-void multiply_rows(RowProduct<R> p, const PackedWeight& weight, const typename R::S* packed, I rows) {
+void multiply_rows(RowProduct<R> p, const PackedWeight& weight, const typename R::S* packed, I rows,
+                   Span panels) {
   constexpr I L = R::kLanes;
   if (rows == 0) return;
   const typename R::S *a = p.a, *bias = p.bias;
   typename R::S* out = p.out;
   const bool adds = p.adds;
-  for (I first = 0; first < weight.columns; first += kPanel * L) {
+  for (I panel = panels.first; panel < panels.last; ++panel) {
+    const I first = panel * kPanel * L;
     const I left = weight.columns - first, columns = left < kPanel * L ? left : kPanel * L;
     const I vectors = blocks_of(columns, L);
     p.lanes = columns - (vectors - 1) * L;

@@ -144,6 +144,9 @@ struct Routine {
 std::unique_ptr<Routine> read_routine(const int64_t* ints, size_t n_ints, const double* floats,
                                       size_t n_floats);
 
+// Of how many multiplications on threads may share the columns of a product; tests share small ones.
+void share_products_from(double multiplications);
+
 // The routine that a spec names, or a Refusal.
 const Routine& routine_of(const int64_t* spec, size_t spec_size);
 

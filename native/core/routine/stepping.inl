@@ -61,13 +61,8 @@ struct RoutineStepper {
         list.steps[1].code != RoutineStep::product)
       return false;
     const ProductStep &one = list.steps[0].product_step, &two = list.steps[1].product_step;
-    const auto is_same = [](const Place& a, const Place& b) {
-      return a.space == b.space && a.index == b.index;
-    };
-    return one.places == 1 && two.places == 1 && one.columns == two.columns &&
-           one.depth <= kPiece && two.depth <= kPiece && two.init == ProductStep::add &&
-           is_same(one.out, two.out) && one.out.offset == two.out.offset &&
-           !is_same(one.a, one.out) && !is_same(two.a, one.out);
+    return one.places == 1 && one.depth <= kPiece && two.depth <= kPiece && adds_on(one, two) &&
+           !is_same_memory(one.a, one.out);
   }
 
   // Both products panel by panel, every other timestep from the last to the first: what of the weights
@@ -136,7 +131,7 @@ struct RoutineStepper {
     for (I i = 0; i < plan.n_operands; ++i) {
       if (plan.operands[i].kind != OperandKind::weight) continue;
       S* to = const_cast<S*>(static_cast<const S*>(all.inputs[i]));
-      RoutinePass<R>::copy(static_cast<const S*>(weights[i]), plan.operands[i].size, to);
+      Timesteps<R>::copy(static_cast<const S*>(weights[i]), plan.operands[i].size, to);
     }
     for (I part = 0; part < all.pass->tasks; ++part)
       RoutinePass<R>::pack(all.pass, static_cast<int>(part));
@@ -155,12 +150,12 @@ struct RoutineStepper {
   // Carry k, (rows, size).
   static void write_carry(void* stepper, I k, const void* from) {
     static_cast<RoutineStepper*>(stepper)->each_tile(k, [&](S* carry, I count, I first) {
-      RoutinePass<R>::copy(static_cast<const S*>(from) + first, count, carry);
+      Timesteps<R>::copy(static_cast<const S*>(from) + first, count, carry);
     });
   }
   static void read_carry(void* stepper, I k, void* to) {
     static_cast<RoutineStepper*>(stepper)->each_tile(k, [&](const S* carry, I count, I first) {
-      RoutinePass<R>::copy(carry, count, static_cast<S*>(to) + first);
+      Timesteps<R>::copy(carry, count, static_cast<S*>(to) + first);
     });
   }
 
@@ -183,16 +178,15 @@ struct RoutineStepper {
     for (I t = own.first; t < own.last; ++t) {
       const Span rows = share(all.call.B, t, pass.tiles);
       memory.carries = all.carries + t * 2 * plan.n_carries;
-      RoutineTile<R> tile{all.call,  plan,   pass.packed, pass.zeros,
-                          memory, rows.first, rows.size()};
+      RoutineTile<R> tile = pass.tile(memory, rows);
       tile.number = all.turn;
-      const bool is_idle = pass.read_mask(tile) && plan.idle.count > 0;
+      const bool is_idle = Timesteps<R>::read_mask(tile, true) && plan.idle.count > 0;
       StepList list = is_idle ? plan.idle : plan.body;
       if (all.joins && !is_idle) {
         all.multiply_both(tile);
         list.steps += 2, list.count -= 2;
       }
-      RoutinePass<R>::run_steps(tile, list);
+      for (I i = 0; i < list.count; ++i) Timesteps<R>::run_step(tile, list.steps[i]);
     }
   }
 };

@@ -247,6 +247,7 @@ std::unique_ptr<Routine> read_routine(const int64_t* ints, size_t n_ints, const 
            " numbers more");
   if (!routine->idle.empty() && routine->plan.mask < 0)
     refuse("idle: expected a MASK among the operands, got none");
+  hoist_products(*routine);
   shrink_arena(*routine);
   point(*routine);
   return routine;

@@ -1,6 +1,7 @@
 // A tile of rows on its way through the timesteps: where all that instructions refer to lies.
 
 constexpr I kRing = 8;        // steps that an OUTER may be put off for
+constexpr I kAhead = 16;      // steps that a product of inputs may be computed for at once
 // Of all values of a chunk of a MAP together: half of L1 or so. A chunk has four vectors at least, which
 // are more where a MAP has very many values.
 constexpr I kChunkBytes = 24 << 10;
@@ -14,6 +15,8 @@ struct TileMemory {
   S* arena;      // a scratch value at its offset * capacity
   S* ring;       // (kRing, sizes * capacity)
   I ring_stride; // from one step's to the next
+  S* ahead;      // (kAhead, ahead_stride) values computed ahead; null where they aren't
+  I ahead_stride;
   S* mask;       // (capacity,) this step's, as 0 and 1
   S** carries;   // (carries, 2): before and after, by turns; null where kept
   S** weights;   // (results,): what WEIGHT results are summed in; null of others
@@ -27,6 +30,17 @@ struct TileMemory {
   S** at;     // (inputs and outputs,): their addresses at the first line and column
   I* strides; // (inputs and outputs, 2): of lines, and of columns
 };
+
+inline bool is_same_memory(const Place& a, const Place& b) {
+  return a.space == b.space && a.index == b.index;
+}
+
+// Whether a product adds to what the one before it has left, column by column, and reads none of it else.
+inline bool adds_on(const ProductStep& before, const ProductStep& p) {
+  return p.init == ProductStep::add && is_same_memory(p.out, before.out) &&
+         p.out.offset == before.out.offset && p.out_stride == before.out_stride &&
+         p.columns == before.columns && p.places == before.places && !is_same_memory(p.a, p.out);
+}
 
 template <class R>
 struct Address {
@@ -98,6 +112,9 @@ struct RoutineTile {
 
   Address<R> scratch(I index) const {
     const ScratchValue& value = plan.scratch[index];
+    if (value.ahead >= 0 && memory.ahead != nullptr)
+      return {memory.ahead + number % kAhead * memory.ahead_stride + value.ahead * memory.capacity,
+              value.size};
     S* memory_of = value.ring ? memory.ring + number % kRing * memory.ring_stride : memory.arena;
     return {memory_of + value.offset * memory.capacity, value.size};
   }
@@ -123,9 +140,12 @@ struct RoutineTile {
     return found;
   }
 
+  // Of the product's columns.
+  Span panels(const ProductStep& p) const { return {0, panels_of<R>(plan.packed[p.weight])}; }
+
   // --- instructions but MAP ---
 
-  void product(const ProductStep& p) const {
+  void product(const ProductStep& p, Span panels) const {
     const Address<R> a = address(p.a), out = address(p.out);
     const PackedWeight& weight = plan.packed[p.weight];
     RowProduct<R> rows_of{a.at, a.row, nullptr, p.depth, out.at, out.row, 0, nullptr,
@@ -144,7 +164,23 @@ struct RoutineTile {
     }
     for (I i = 0; i < outer; ++i) {
       rows_of.a = a.at + i * a_outer, rows_of.out = out.at + i * out_outer;
-      multiply_rows<R>(rows_of, weight, packed[p.weight], inner);
+      multiply_rows<R>(rows_of, weight, packed[p.weight], inner, panels);
+    }
+  }
+
+  // A product of inputs alone, of this step and those that follow it, `steps` in all: row after row, so
+  // that the weights are read once for all steps.
+  void product_ahead(const ProductStep& p, I steps, Span panels) const {
+    RoutineTile next = *this;
+    next.number = number + 1, next.step = plan.reverse ? step - 1 : step + 1;
+    const Address<R> a = address(p.a), out = address(p.out);
+    const I between = steps > 1 ? next.address(p.a).at - a.at : 0;
+    RowProduct<R> steps_of{a.at, between, nullptr, p.depth, out.at, memory.ahead_stride, 0, nullptr,
+                           p.init == ProductStep::add};
+    if (p.init == ProductStep::with_bias) steps_of.bias = address(p.bias).at;
+    for (I r = 0; r < rows; ++r) {
+      steps_of.a = a.at + r * a.row, steps_of.out = out.at + r * out.row;
+      multiply_rows<R>(steps_of, plan.packed[p.weight], packed[p.weight], steps, panels);
     }
   }
 
@@ -165,14 +201,14 @@ struct RoutineTile {
     }
   }
 
-  void catch_up(const StepList& list) const {
+  // A member's share of what has been put off.
+  void catch_up(const StepList& list, I member, I members) const {
     for (I i = 0; i < list.count; ++i) {
       if (list.steps[i].code != RoutineStep::outer) continue;
       const OuterStep& p = list.steps[i].outer_step;
-      I& count = memory.pending[p.number];
-      add_outer<R>(memory.pairs + p.number * memory.pairs_each, count, p.depth, p.columns,
-                   address(p.out).at);
-      count = 0;
+      const I panels = blocks_of(p.columns, kPanel * R::kLanes);
+      add_outer<R>(memory.pairs + p.number * memory.pairs_each, memory.pending[p.number], p.depth,
+                   p.columns, address(p.out).at, share(panels, member, members));
     }
   }
 };
