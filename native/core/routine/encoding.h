@@ -149,6 +149,9 @@ void plan_map(Routine& routine, MapStep& step);
 void fuse_operations(size_t n_inputs, std::vector<MapOperation>& operations,
                      std::vector<MapOutput>& outputs);
 
+// Whether two references may be to the same memory.
+bool may_share(const Routine& routine, const Place& a, const Place& b);
+
 // Decides when each output is put where it goes, in the order of which it leaves them, and in which slot
 // each operation's values lie; how many there are.
 int32_t order_map(const Routine& routine, const std::vector<MapInput>& inputs,

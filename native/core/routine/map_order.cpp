@@ -31,24 +31,9 @@ class MapOrder {
     for (int32_t k = after; k < int32_t(operations_.size()); ++k)
       for (int32_t i = 0; i < operations_[size_t(k)].arity; ++i) {
         const int32_t from = operations_[size_t(k)].from[i];
-        if (from < n_inputs && may_share(inputs_[size_t(from)].place, output.place)) after = k + 1;
+        if (from < n_inputs && may_share(routine_, inputs_[size_t(from)].place, output.place)) after = k + 1;
       }
     return after;
-  }
-
-  // Whether two references may be to the same memory.
-  bool may_share(const Place& a, const Place& b) const {
-    if (a.space == Space::scratch && b.space == Space::scratch) {
-      const ScratchValue &one = routine_.scratch[size_t(a.index)],
-                         &two = routine_.scratch[size_t(b.index)];
-      return one.ring == two.ring && one.offset < two.offset + two.size &&
-             two.offset < one.offset + one.size;
-    }
-    const auto is_carried = [](const Place& place) {  // carries may live in saved values
-      return place.space == Space::carry || place.space == Space::next ||
-             place.space == Space::saved || place.space == Space::saved_next;
-    };
-    return (is_carried(a) && is_carried(b)) || (a.space == b.space && a.index == b.index);
   }
 
   // As moments: operation k is at 2 k + 1, an output after k operations at 2 k.
@@ -86,6 +71,20 @@ class MapOrder {
 };
 
 }  // namespace
+
+bool may_share(const Routine& routine, const Place& a, const Place& b) {
+  if (a.space == Space::scratch && b.space == Space::scratch) {
+    const ScratchValue &one = routine.scratch[size_t(a.index)],
+                       &two = routine.scratch[size_t(b.index)];
+    return one.ring == two.ring && one.offset < two.offset + two.size &&
+           two.offset < one.offset + one.size;
+  }
+  const auto is_carried = [](const Place& place) {  // carries may live in saved values
+    return place.space == Space::carry || place.space == Space::next ||
+           place.space == Space::saved || place.space == Space::saved_next;
+  };
+  return (is_carried(a) && is_carried(b)) || (a.space == b.space && a.index == b.index);
+}
 
 int32_t order_map(const Routine& routine, const std::vector<MapInput>& inputs,
                   std::vector<MapOperation>& operations, std::vector<MapOutput>& outputs) {

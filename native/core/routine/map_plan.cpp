@@ -50,14 +50,16 @@ class MapPlanner {
   }
 
  private:
-  // An input that is itself an output is read where it lies, and one of the outputs before may have
-  // written there: so it's copied first.
+  // An input that is itself an output is read where it lies: it's copied first where another output may
+  // have written there before.
   void keep_inputs() {
-    if (outputs_.size() < 2) return;
     for (MapOutput& output : outputs_) {
       if (size_t(output.from) >= inputs_.size()) continue;
-      const Space space = inputs_[size_t(output.from)].place.space;
-      if (space == Space::operand || space == Space::literal) continue;
+      const Place& from = inputs_[size_t(output.from)].place;
+      const auto writes_there = [&](const MapOutput& other) {
+        return &other != &output && may_share(routine_, from, other.place);
+      };
+      if (std::none_of(outputs_.begin(), outputs_.end(), writes_there)) continue;
       MapOperation copy{};
       copy.number = copying();
       copy.arity = 1;

@@ -4,7 +4,8 @@
 // instructions for one timestep, for any number of rows of a batch, with tables of what they read and
 // write. Python makes it (src/ostinato/programs); the core checks it once, keeps it under a hash of its
 // encoding for as long as the process lives, and runs it as often as it's called. Rows never mix but in
-// the sums of weights' gradients, so threads split the rows and run all timesteps without a barrier.
+// the sums of weights' gradients, so threads split the rows and run all timesteps without a barrier; where
+// there are fewer rows than threads they share the columns of wide products (timesteps.inl).
 //
 // Shape letters: B batch, T timesteps, s a step of the run (0 to T-1).
 //
