@@ -1,11 +1,14 @@
 """Cells whose states are other than their `state_size` says, as Keras's RNN takes them."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from refusals import refuses
 
+import ostinato
 from ostinato import Shape
 from ostinato.layers import RNN, Bidirectional, LSTMCell
 from support import array, assert_close, numpy
@@ -139,3 +142,36 @@ def test_a_cell_that_draws_its_states_draws_them_once():
     outputs, state = RNN(Drawn(), return_state=True)(inputs)  # here its sizes are asked for
     model = keras.Model(inputs, [outputs, state])
     assert_close(model(X)[1], numpy(keras.layers.RNN(Drawn())(X)))
+
+
+class Largest(keras.layers.Layer):
+    """An output of whole numbers, whose size it may declare."""
+
+    state_size = 4
+
+    def call(self, inputs, states):
+        h = states[0] + inputs
+        return ops.argmax(h, axis=-1, keepdims=True), [h]
+
+
+@pytest.mark.parametrize("engine", ["scan", None])
+@pytest.mark.parametrize("declares", [True, False])
+def test_an_output_has_the_dtype_of_the_layer_where_its_size_is_declared(engine, declares):
+    cell = Largest()
+    if declares:
+        cell.output_size = 1
+    with contextlib.nullcontext() if engine is None else ostinato.use_engine(engine):
+        output = RNN(cell, return_sequences=True)(X)
+    dtype = keras.backend.standardize_dtype(output.dtype)
+    assert dtype == "float32" if declares else "int" in dtype
+
+
+@pytest.mark.parametrize("engine", ["scan", None])
+@pytest.mark.parametrize("cell", [Matrix, lambda: keras.layers.LSTMCell(4, dropout=0.5, seed=1)])
+def test_no_timesteps_at_all(engine, cell):
+    with contextlib.nullcontext() if engine is None else ostinato.use_engine(engine):
+        output, state, *_ = RNN(cell(), return_sequences=True, return_state=True)(
+            X[:, :0], training=True
+        )
+    assert tuple(output.shape) == (3, 0, 4)
+    assert not numpy(state).any()

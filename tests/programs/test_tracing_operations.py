@@ -146,6 +146,7 @@ CASES = {
     "cumprod": lambda x, m, p, w: ops.cumprod(m, axis=1) + ops.cumprod(x, axis=-1)[:, None, :1],
     "sort": lambda x, m, p, w: ops.sort(m, axis=1) + ops.sort(ops.round(m)),
     "argsort": lambda x, m, p, w: ops.cast(ops.argsort(m, axis=-1), "float32"),
+    "argsort of equals": lambda x, m, p, w: ops.cast(ops.argsort(ops.round(m)), "float32"),
     "sort of NaN": lambda x, m, p, w: ops.sort(ops.where(x > 0, math.nan, x)),
     "top_k": lambda x, m, p, w: (
         ops.top_k(m, 2)[0] + ops.cast(ops.top_k(m, 2)[1], "float32")  # places, the first of equals

@@ -112,6 +112,11 @@ def _cast_like(values: Iterable[Tensor], like: Iterable[Tensor]) -> Tensors:
     return tuple(ops.cast(value, old.dtype) for value, old in zip(values, like, strict=True))
 
 
+def like_a_timestep(x: Tensor) -> Tensor:
+    """Zeros of the shape of a timestep of inputs (B, T, ...), of which there may be none."""
+    return ops.zeros((ops.shape(x)[0], *x.shape[2:]), dtype=x.dtype)
+
+
 def draw_foreign_masks(cell: Any, inputs: Structure, states: Structure) -> None:
     """Lets a cell that mixes in Keras's dropout draw its masks afresh, outside the loop.
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from keras import ops, tree
 
-from ostinato.cells.checked import held_masks, holds_masks
+from ostinato.cells.checked import held_masks, holds_masks, like_a_timestep
+from ostinato.cells.contract import output_sizes
 from ostinato.doors import door, remembered
 from ostinato.engines.interface import Answer, Loop, Question, Task
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
@@ -126,10 +127,10 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     spec = _training(recipe.spec) if task.context.training else recipe.spec
     results = list(door.fused((spec,), tuple(operands), twin))
     count = len(compiled.program.outputs)
-    own_dtypes = compiled.output_dtypes
+    is_declared = output_sizes(task.cell) is not None  # then the layer makes room, of its dtype
     outputs = [
-        to_dtype(result, float_or_own_name(own, task.context.dtype))
-        for result, own in zip(results[:count], own_dtypes, strict=True)
+        to_dtype(result, task.context.dtype if is_declared or "float" in own else own)
+        for result, own in zip(results[:count], compiled.output_dtypes, strict=True)
     ]
     final = zip(results[count:], states, strict=False)
     new = tuple(to_dtype(result, dtype_name(state.dtype)) for result, state in final)
@@ -144,17 +145,12 @@ def _with_masks(task: Task) -> AbstractContextManager[None]:
     """
     if not holds_masks(task.cell):
         return nullcontext()
-    return held_masks(task.cell, map_leaves(lambda x: x[:, 0], task.xs), task.states)
+    return held_masks(task.cell, map_leaves(like_a_timestep, task.xs), task.states)
 
 
 @remembered
 def _training(spec: RoutineSpec) -> RoutineSpec:
     return replace(spec, training=1)
-
-
-def float_or_own_name(own: str, dtype: str) -> str:
-    """A dtype for floats, and another's own for ints or booleans."""
-    return dtype if "float" in own else own
 
 
 def _with_rows(state: Tensor, batch_size: Any) -> Tensor:

@@ -10,7 +10,13 @@ import keras
 from keras import ops, tree
 
 from ostinato.cells.builtin import BuiltinCell, is_ours, regularizes
-from ostinato.cells.checked import CheckedCell, draw_foreign_masks, forget_foreign_masks
+from ostinato.cells.checked import (
+    CheckedCell,
+    draw_foreign_masks,
+    forget_foreign_masks,
+    holds_masks,
+    like_a_timestep,
+)
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import call_method
 from ostinato.engines.interface import Answer, Question, Task
@@ -73,7 +79,8 @@ def _recurrence(task: Task, xs: Structure) -> tuple[Recurrence, Structure]:
         training=context.training,
         constants=context.constants,
     )
-    draw_foreign_masks(cell, tree.map_structure(lambda x: x[0], xs), states)
+    if holds_masks(cell):
+        draw_foreign_masks(cell, tree.map_structure(like_a_timestep, task.xs), states)
     outputs = checked.outputs_like(xs)
     is_layer = isinstance(cell, keras.layers.Layer)
     recurrence = Recurrence(
