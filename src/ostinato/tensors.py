@@ -10,6 +10,10 @@ from ostinato.structure import Structure, map_leaves
 
 Tensor = Any
 Tensors = tuple[Any, ...]
+# What a step gives: an output or several, and the new states. (By names: torch.compile runs a
+# function's annotations where it's made, within a trace, and doesn't know `tuple[...]`.)
+Stepped = tuple[Tensors, Tensors]
+CellStepped = tuple[Tensor, Any]
 Dimensions = tuple[int | None, ...]
 
 

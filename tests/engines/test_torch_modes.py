@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from engines.cases import assert_near
 from ostinato import layers, use_engine
+from support import CellOfUnits
 
 if keras.config.backend() != "torch":
     pytest.skip("modes of PyTorch", allow_module_level=True)
@@ -116,3 +118,22 @@ def test_a_trace_checks_itself(name):
     layer, x = layer_and_inputs(name)
     traced = torch.jit.trace(keras.Sequential([keras.Input((T, D)), layer]).eval(), x)
     assert_near(numpy([traced(2 * x)]), numpy([layer(2 * x)]), 1e-6, "outputs")
+
+
+class Summing(CellOfUnits):
+    def call(self, inputs, states):
+        h = ops.tanh(ops.matmul(inputs, self.kernel) + states[0])
+        return h, [h]
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("name", ["simple_rnn", "lstm", "gru", "a cell of one's own"])
+def test_torch_compile_takes_the_whole_layer(name, gradients):
+    """As one graph, also without the kernels."""
+    own = {"a cell of one's own": lambda: layers.RNN(Summing(U), return_sequences=True)}
+    layer = {**MAKE, **own}[name]()
+    layer.build((B, T, D))
+    x = torch.tensor(np.random.default_rng(0).normal(size=(B, T, D)), dtype=torch.float32)
+    with torch.set_grad_enabled(gradients):
+        compiled = torch.compile(lambda x: layer(x), backend="aot_eager", fullgraph=True)
+        assert_near(numpy([compiled(x)]), numpy([layer(x)]), 1e-6, "outputs")

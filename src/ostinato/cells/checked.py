@@ -12,7 +12,7 @@ from ostinato.cells.contract import call_method, output_and_states, output_sizes
 from ostinato.doors.losses import LossesTaken
 from ostinato.nests import leaf_paths
 from ostinato.structure import Structure, describe, repack
-from ostinato.tensors import Tensor, Tensors, agree, cast_floats, shape_of
+from ostinato.tensors import Stepped, Tensor, Tensors, agree, cast_floats, shape_of
 
 
 class CheckedCell:
@@ -64,7 +64,7 @@ class CheckedCell:
         """The cell as a step on flat tuples. Its first run checks what the cell returns."""
         checked, like = False, tree.flatten(outputs)
 
-        def step(x: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
+        def step(x: Tensors, states: Tensors) -> Stepped:
             nonlocal checked
             packed = tree.pack_sequence_as(xs, x), tree.pack_sequence_as(self._states, states)
             output, new = self._pair(self._call(*packed, **self._keywords))

@@ -232,7 +232,7 @@ def gates(functions: Sequence[Callable[..., Any]], kernel: Any) -> Callable[[Any
         ]
     others = [(i, function) for i, function in enumerate(functions) if function is not common]
 
-    def apply(z: Any, h: Any) -> list[Any]:
+    def apply(z: Any, h: Any) -> Any:
         parts = list(z.addmm_(h, kernel).chunk(count, -1))
         for i, function in others:
             parts[i] = function(parts[i])

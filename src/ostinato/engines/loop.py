@@ -12,7 +12,7 @@ from keras import ops
 
 from ostinato.doors import door
 from ostinato.engines.interface import Loop
-from ostinato.tensors import Tensor, Tensors
+from ostinato.tensors import Stepped, Tensor, Tensors
 
 FlatStep = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 
@@ -78,7 +78,7 @@ def _scan_state_as_output(
     """For an output that is the first state: masked steps keep that, so none holds the output."""
     where = door.lean(ops.where)
 
-    def step(states: Tensors, x: Tensors) -> tuple[Tensors, Tensors]:
+    def step(states: Tensors, x: Tensors) -> Stepped:
         if mask is None:
             _, new = recurrence.step(x, states)
         else:
@@ -114,7 +114,7 @@ def _scan_any(recurrence: Recurrence, mask: Tensor | None, loop: Loop) -> tuple[
     carries_output = holds or not loop.return_sequences
     count = len(recurrence.states)
 
-    def step(carry: Tensors, x: Tensors) -> tuple[Tensors, Tensors]:
+    def step(carry: Tensors, x: Tensors) -> Stepped:
         states, previous = carry[:count], carry[count:]
         if mask is None:
             outputs, new = recurrence.step(x, states)

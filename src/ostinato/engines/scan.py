@@ -22,7 +22,7 @@ from ostinato.cells.contract import call_method
 from ostinato.engines.interface import Answer, Question, Task
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
 from ostinato.structure import Structure, leaves, map_leaves
-from ostinato.tensors import Tensor, Tensors, size_of
+from ostinato.tensors import Stepped, Tensor, Tensors, size_of
 
 
 class Scan:
@@ -111,7 +111,7 @@ def _lean(task: Task, xs: Any) -> Recurrence:
     timestep = cell._cell_recurrence(masks)
     xs = ops.cast(xs, cell.compute_dtype)
 
-    def step(x: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
+    def step(x: Tensors, states: Tensors) -> Stepped:
         output, new = timestep(x[0], states)
         return (output,), new
 

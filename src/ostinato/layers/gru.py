@@ -18,7 +18,7 @@ from ostinato.layers.arguments import (
 from ostinato.layers.builtin import BuiltinRNN, OfCell
 from ostinato.layers.cell import Cell, masked_products, value_of
 from ostinato.layers.gated_cell import NO_DROPOUT, DropoutMasks
-from ostinato.tensors import Tensor
+from ostinato.tensors import CellStepped, Tensor
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
@@ -93,7 +93,7 @@ class GRUCell(Cell):
         split = door.lean(ops.split)
         project_gates, candidate = _state_projections(self, masks)
 
-        def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:
+        def step(z: Tensor, states: Any) -> CellStepped:
             h = states[0]
             z_update, z_reset, z_candidate = split(z, 3, -1)
             h_update, h_reset, *h_candidate = project_gates(h)

@@ -17,7 +17,7 @@ from ostinato.layers.arguments import (
 from ostinato.layers.builtin import BuiltinRNN, OfCell
 from ostinato.layers.cell import Cell, gates_of
 from ostinato.layers.gated_cell import NO_DROPOUT, DropoutMasks
-from ostinato.tensors import Tensor
+from ostinato.tensors import CellStepped, Tensor
 
 
 def forgetting_by_one(initializer: Any, units: int) -> Any:
@@ -102,7 +102,7 @@ class LSTMCell(Cell):
         gates = gates_of(self, (gate, gate, activation, gate), masks)
         activation = door.lean(activation)
 
-        def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:
+        def step(z: Tensor, states: Any) -> CellStepped:
             h, c = states
             i, f, g, o = gates(z, h)
             c = door.multiply_add(f * c, i, g)

@@ -15,7 +15,7 @@ from ostinato.layers.arguments import (
 from ostinato.layers.builtin import BuiltinRNN, OfCell
 from ostinato.layers.cell import Cell, gates_of
 from ostinato.layers.gated_cell import NO_DROPOUT, DropoutMasks
-from ostinato.tensors import Tensor
+from ostinato.tensors import CellStepped, Tensor
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
@@ -75,7 +75,7 @@ class SimpleRNNCell(Cell):
         """One timestep: h' = act(z + h U), where z = x W + b."""
         gates = gates_of(self, (self.activation,), masks)
 
-        def step(z: Tensor, states: Any) -> tuple[Tensor, Any]:
+        def step(z: Tensor, states: Any) -> CellStepped:
             (h,) = gates(z, states[0])
             return h, (h,)
 

@@ -29,7 +29,7 @@ from ostinato.structure import (
     map_leaves,
     map_shapes,
 )
-from ostinato.tensors import Tensor, Tensors, agree, cast_floats, shape_of, size_of
+from ostinato.tensors import Stepped, Tensor, Tensors, agree, cast_floats, shape_of, size_of
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
@@ -179,7 +179,7 @@ class TimeDistributed(keras.layers.Wrapper):
         flat = [*leaves(inputs), *masks]
         count = len(flat) - len(masks)
 
-        def step(xs: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
+        def step(xs: Tensors, states: Tensors) -> Stepped:
             given = iter(xs[count:])
             of_step = _map_masks(lambda _: next(given), mask)
             outputs = self._td_run(tree.pack_sequence_as(inputs, xs[:count]), training, of_step)
