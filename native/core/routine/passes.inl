@@ -5,9 +5,6 @@
 // fewer rows it's for.
 constexpr I kMostTileRows = 48, kMostNarrowRows = 128, kNarrow = 64;
 constexpr double kWorthAThread = 1e6;  // multiplications: some 10 us
-// So few that weights are read as often as rows are multiplied: then several timesteps' inputs are
-// multiplied at once, and threads share columns where the weights are more than a core's L2 holds.
-constexpr I kFewRows = 4;
 
 template <class R>
 struct RoutinePass {
@@ -32,7 +29,7 @@ struct RoutinePass {
                         ? static_cast<I>(work / kWorthAThread) + 1
                         : threads;
     tasks = worth < call.B ? worth : call.B;
-    if (threads > 1 && shares_columns(threads)) tasks = 1, members = threads;
+    if (threads > 1 && shares_columns(threads)) tasks = 1, members = teams_meet() ? threads : 1;
     I a_row = plan.arena + kRing * plan.ring + 1;
     for (I k = 0; k < plan.n_carries; ++k) a_row += 2 * plan.carries[k].size;
     I most = l2_cache() / 2 / static_cast<I>(sizeof(S)) / a_row;
