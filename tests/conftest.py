@@ -9,6 +9,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from xla import quick_flags
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is loaded
 os.environ.setdefault("OSTINATO_POISON", "1")  # scratch memory full of NaN: unwritten values show
 # JAX compiles every eager scan anew, in 0.1 s; a cache on disk makes that 0.02 s.
@@ -17,9 +19,7 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# LLVM's optimisations are half the time of a compilation, more than small arrays ever gain by them.
-# XLA's own passes, which decide what is computed and in which order, stay.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", quick_flags())
 
 import pytest
 from hypothesis import settings
