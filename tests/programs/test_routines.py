@@ -116,3 +116,38 @@ def test_each_operation_and_its_rule(name):
     given.xs = [rng.uniform(low, high, (3, 1, 19))]
     given.states = [rng.uniform(low, high, (3, 19))]
     check(program, given, rng, run_native)
+
+
+# Where it has a kink: of an operation of x and h its slopes, on which the frameworks agree.
+KINKS = {
+    "max": (0.5, 0.5, 0.5, 0.5),
+    "min": (0.5, 0.5, 0.5, 0.5),
+    "relu": (0.0, 0.0, 0.0, 0.0),
+    "abs": (0.0, 0.0, 0.0, 0.0),
+    "pow": (0.0, 2.0, 0.0, 0.0),
+    "clip from": (-0.4, 0.0, 1.0, 0.0),
+    "clip to": (0.7, 0.0, 1.0, 0.0),
+    "amax": (0.3, 0.0, 1 / 5, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_slopes_at_kinks(name):
+    graph, operation, (x, h, dx, dh) = Graph(), name.split()[0], KINKS[name]
+    arguments = [graph.leaf("input", 0, (5,)), graph.leaf("state", 0, (5,))]
+    if operation == "amax":
+        made = graph.add("amax", arguments[0], attributes=((0,),))
+    elif operation == "clip":
+        made = graph.clip(arguments[0], graph.literal(-0.4), graph.literal(0.7))
+    else:
+        made = graph.add(operation, *arguments[: arity(operation)])
+    fresh = graph.mul(arguments[1], graph.literal(0.0))
+    shapes = {"input_shapes": ((5,),), "state_shapes": ((5,),)}
+    program = program_of(graph, [made], [fresh], **shapes)
+    given = given_for(program, np.random.default_rng(0), 2, 1)
+    given.xs, given.states = [np.full((2, 1, 5), x)], [np.full((2, 5), h)]
+    compiled = Compiled(program, given)
+    output, state = compiled.forward()
+    found = compiled.backward([np.ones_like(output)], [np.zeros_like(state)])
+    np.testing.assert_allclose(found[0], np.full((2, 1, 5), dx), rtol=1e-12)
+    np.testing.assert_allclose(found[1], np.full((2, 5), dh), rtol=1e-12)

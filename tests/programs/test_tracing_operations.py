@@ -43,7 +43,7 @@ CASES = {
     "einsum of one": lambda x, m, p, w: ops.einsum("bij->bj", m),
     "einsum with dots": lambda x, m, p, w: ops.einsum("...i,io->...o", m, w["w43"]),
     "cumsum": lambda x, m, p, w: ops.cumsum(m, axis=1),
-    "diff": lambda x, m, p, w: ops.diff(m, axis=-1),
+    "diff": lambda x, m, p, w: ops.diff(m, axis=-1)[:, :1] + ops.diff(m, 2, axis=1)[..., :3],
     # Reductions.
     "sum of two axes": lambda x, m, p, w: ops.sum(p, axis=(1, 3)),
     "mean, var, std": lambda x, m, p, w: ops.mean(m, 1) + ops.var(m, axis=1) + ops.std(m, axis=1),
@@ -63,7 +63,39 @@ CASES = {
     "logsumexp": lambda x, m, p, w: ops.logsumexp(m, axis=1),
     "norm, normalize": lambda x, m, p, w: ops.norm(m, axis=1) + ops.normalize(x),
     "moments": lambda x, m, p, w: sum(ops.moments(m, axes=[1, 2], keepdims=True)),
+    "reductions that keep their axes": lambda x, m, p, w: ops.concatenate(
+        [
+            ops.cast(kept, "float32")
+            for kept in (
+                ops.sum(m, axis=1, keepdims=True),
+                ops.var(m, axis=1, keepdims=True),
+                ops.std(m, axis=1, keepdims=True),
+                ops.logsumexp(m, axis=(1,), keepdims=True),
+                ops.argmax(m, axis=1, keepdims=True),
+                ops.any(m > 1, axis=1, keepdims=True),
+                ops.all(m > -1, axis=1, keepdims=True),
+                ops.norm(m, axis=1, keepdims=True),
+            )
+        ],
+        axis=1,
+    ),
+    "norms of other orders": lambda x, m, p, w: (
+        ops.norm(m, ord=1, axis=1)
+        - 3 * ops.norm(m, ord=math.inf, axis=1)
+        + ops.norm(-m, axis=2)[:, :1]
+    ),
+    "normalize a middle axis": lambda x, m, p, w: ops.normalize(m, axis=1),
+    "max, min from a number on": lambda x, m, p, w: (
+        ops.max(m, axis=1, initial=0.4) - 3 * ops.min(m, axis=1, initial=-0.4)
+    ),
+    "count_nonzero": lambda x, m, p, w: ops.cast(ops.count_nonzero(ops.relu(x), -1), "float32"),
     "layer_normalization": lambda x, m, p, w: ops.layer_normalization(m, w["v"], w["v"]),
+    "batch_normalization": lambda x, m, p, w: ops.batch_normalization(
+        m, w["w34"][:, 0], w["w34"][:, 1] ** 2, 1, w["w34"][:, 2], 3 * w["w34"][:, 3]
+    ),
+    "dot_product_attention": lambda x, m, p, w: ops.dot_product_attention(
+        p, p[:, :4], 2 * p[:, 1:5]
+    ),
     "rms_normalization": lambda x, m, p, w: ops.rms_normalization(m, w["v"]),
     # Places.
     "getitem": lambda x, m, p, w: p[:, 1:5:2, -1, None, ..., 0],
@@ -94,6 +126,10 @@ CASES = {
     "diagonal, tril, triu": lambda x, m, p, w: (
         ops.diagonal(m[:, :, :3], axis1=1, axis2=2) + ops.sum(ops.tril(m) - 2 * ops.triu(m, 1), -1)
     ),
+    "diagonals beside the main one": lambda x, m, p, w: ops.concatenate(
+        [ops.diagonal(m, offset, axis1=1, axis2=2) for offset in (1, 2, -1, -2)], axis=1
+    ),
+    "hstack": lambda x, m, p, w: ops.hstack([m, 2 * m[:, :2]]),
     "zeros and ones of the batch": lambda x, m, p, w: ops.concatenate(
         [ops.zeros((ops.shape(x)[0], 2)), ops.ones_like(x), ops.full_like(x, 3.0)], axis=1
     ),
