@@ -118,8 +118,8 @@ MASKED = {
     ),
     "activation": lambda: ostinato.layers.LSTMCell(WIDTH, **DROPS, activation=lambda x: 0.9 * x),
 }
-# On JAX a wrapped cell draws its masks in the native engine, which a trace doesn't see yet: it stays
-# on `scan`, and says so.
+# On JAX a wrapped cell draws its masks in the native engine, which a trace does not see yet:
+# it stays on `scan`, and says so.
 if keras.backend.backend() != "jax":
     MASKED["within"] = lambda: Residual(ostinato.layers.GRUCell(WIDTH, **DROPS, seed=2))
 
