@@ -117,11 +117,8 @@ MASKED = {
         [layers.SimpleRNNCell(3, **DROPS, seed=1), layers.LSTMCell(WIDTH, dropout=0.3)]
     ),
     "activation": lambda: ostinato.layers.LSTMCell(WIDTH, **DROPS, activation=lambda x: 0.9 * x),
+    "within": lambda: Residual(ostinato.layers.GRUCell(WIDTH, **DROPS, seed=2)),
 }
-# On JAX a wrapped cell draws its masks in the native engine, which a trace does not see yet:
-# it stays on `scan`, and says so.
-if keras.backend.backend() != "jax":
-    MASKED["within"] = lambda: Residual(ostinato.layers.GRUCell(WIDTH, **DROPS, seed=2))
 
 
 @pytest.mark.parametrize("go_backwards", [False, True])

@@ -35,6 +35,7 @@ _IN_KERAS_OPS: dict[str, Callable[..., Any]] = {
     "multiply_add": lambda addend, first, second: addend + first * second,
     "lean": lambda function: function,
     "consuming": lambda function: function,
+    "dropout_masks": lambda *asked: None,  # by keras.random, whose draws a trace knows
 }
 
 
