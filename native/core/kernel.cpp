@@ -50,7 +50,9 @@ namespace {
 #include "routine/stepping.inl"
 #include "step/cells.inl"
 #include "step/steps.inl"
+#if !defined(__AVX512BF16__)
 #include "drawing.inl"
+#endif
 
 template <class R>
 bool forward_all(const Run* runs, int count, int threads) {

@@ -29,6 +29,7 @@ struct RoutinePass {
                         ? static_cast<I>(work / kWorthAThread) + 1
                         : threads;
     tasks = worth < call.B ? worth : call.B;
+    // Where a team doesn't meet, one thread on the same rows: it gives the same bits.
     if (threads > 1 && shares_columns(threads)) tasks = 1, members = teams_meet() ? threads : 1;
     I a_row = plan.arena + kRing * plan.ring + 1;
     for (I k = 0; k < plan.n_carries; ++k) a_row += 2 * plan.carries[k].size;
@@ -49,9 +50,8 @@ struct RoutinePass {
     double shared = 0;  // a step
     const double B = static_cast<double>(call.B), T = static_cast<double>(call.T);
     for (I i = 0; i < plan.body.count; ++i) {
-      const ProductStep& p = plan.body.steps[i].product_step;
-      if (plan.body.steps[i].code != RoutineStep::product || p.is_ahead) continue;
-      if (B * multiplications_of(p) >= call.least_shared) shared += B * multiplications_of(p);
+      const RoutineStep& step = plan.body.steps[i];
+      if (is_wide(step, call.B, call.least_shared)) shared += B * multiplications_of(step.product_step);
     }
     return shared > 0 && shared >= 5 * call.least_shared && shared * T >= 40 * call.least_shared;
   }
@@ -124,18 +124,16 @@ struct RoutinePass {
   }
 
   void pack_share(I part, I parts) const {
-    const RoutinePass& all = *this;
     I count = 0;
-    for (I i = 0; i < all.plan.n_packed; ++i) count += panels_of<R>(all.plan.packed[i]);
+    for (I i = 0; i < plan.n_packed; ++i) count += panels_of<R>(plan.packed[i]);
     const Span own = share(count, part, parts);
     I panel = 0;  // the first of this weight
-    for (I i = 0; i < all.plan.n_packed; ++i) {
-      const PackedWeight& weight = all.plan.packed[i];
+    for (I i = 0; i < plan.n_packed; ++i) {
+      const PackedWeight& weight = plan.packed[i];
       const I panels = panels_of<R>(weight);
       for (I p = 0; p < panels; ++p, ++panel)
         if (panel >= own.first && panel < own.last)
-          pack_panel<R>(weight, static_cast<const S*>(all.call.inputs[weight.operand]), p,
-                        all.packed[i]);
+          pack_panel<R>(weight, static_cast<const S*>(call.inputs[weight.operand]), p, packed[i]);
     }
   }
 

@@ -35,6 +35,13 @@ inline bool is_same_memory(const Place& a, const Place& b) {
   return a.space == b.space && a.index == b.index;
 }
 
+// Whether threads may share the columns of a step of so many rows: of a product wide enough, and not done
+// ahead, where they share all of them.
+inline bool is_wide(const RoutineStep& step, I rows, double least) {
+  if (step.code != RoutineStep::product || step.product_step.is_ahead) return false;
+  return static_cast<double>(rows) * multiplications_of(step.product_step) >= least;
+}
+
 // Whether a product adds to what the one before it has left, column by column, and reads none of it else.
 inline bool adds_on(const ProductStep& before, const ProductStep& p) {
   return p.init == ProductStep::add && is_same_memory(p.out, before.out) &&

@@ -67,16 +67,10 @@ struct Timesteps {
     latest = nullptr;
   }
 
-  bool is_shared(const RoutineStep& step) const {
-    if (members == 1 || step.code != RoutineStep::product) return false;
-    const ProductStep& p = step.product_step;
-    return !p.is_ahead && tile.rows * multiplications_of(p) >= tile.call.least_shared;
-  }
-
   void run_steps(const StepList& list) {
     for (I i = 0; i < list.count; ++i) {
       const RoutineStep& step = list.steps[i];
-      if (is_shared(step)) {
+      if (members > 1 && is_wide(step, tile.rows, tile.call.least_shared)) {
         const ProductStep& p = step.product_step;
         if (first_did || (all_did && !(latest != nullptr && adds_on(*latest, p)))) wait();
         tile.product(p, share(tile.panels(p), member, members));

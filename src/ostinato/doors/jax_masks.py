@@ -96,9 +96,7 @@ class _Masks:
     def _kept(self) -> int:
         """The bits of what is kept: 1 over the probability, in the masks' dtype."""
         number = _NUMBERS[self.dtype]
-        with np.errstate(
-            over="ignore", divide="ignore"
-        ):  # beyond float16 it's infinity, as Keras's
+        with np.errstate(over="ignore", divide="ignore"):  # beyond float16 infinity, as Keras's
             value = np.asarray(number(1) / number(1.0 - self.rate), number)
         return int(value.view(_BITS[self.dtype]))
 
