@@ -63,6 +63,9 @@ CASES = {
     "logsumexp": lambda x, m, p, w: ops.logsumexp(m, axis=1),
     "norm, normalize": lambda x, m, p, w: ops.norm(m, axis=1) + ops.normalize(x),
     "moments": lambda x, m, p, w: sum(ops.moments(m, axes=[1, 2], keepdims=True)),
+    "argmax that keeps its axis": lambda x, m, p, w: (
+        ops.cast(ops.argmax(m, axis=1, keepdims=True), "float32") + m
+    ),
     "reductions that keep their axes": lambda x, m, p, w: ops.concatenate(
         [
             ops.cast(kept, "float32")
@@ -71,7 +74,6 @@ CASES = {
                 ops.var(m, axis=1, keepdims=True),
                 ops.std(m, axis=1, keepdims=True),
                 ops.logsumexp(m, axis=(1,), keepdims=True),
-                ops.argmax(m, axis=1, keepdims=True),
                 ops.any(m > 1, axis=1, keepdims=True),
                 ops.all(m > -1, axis=1, keepdims=True),
                 ops.norm(m, axis=1, keepdims=True),
@@ -258,6 +260,7 @@ NEWER = (
     "logsumexp",
     "layer_normalization",
     "divide_no_nan, hypot",
+    "argmax that keeps its axis",
 )
 # TensorFlow orders NaN as it likes, and takes no arrays as indices.
 NOT_ON_TENSORFLOW = ("sort of NaN", "argmax of NaN", "an array of places")

@@ -127,12 +127,9 @@ def _attention(t: Translation, op: Any, *operands: Any, **settings: Any) -> Term
     """Attention of queries (B, T, N, H) to keys and values (B, S, N, H)."""
     named = dict(zip(("query", "key", "value", "bias", "mask", "scale"), operands, strict=False))
     named.update(settings)
-    others = {name: named.get(name) for name in ("bias", "mask")}
-    if (
-        op.is_causal
-        or op.attn_logits_soft_cap is not None
-        or any(other is not None for other in others.values())
-    ):
+    cap = "attn_logits_soft_cap"  # an argument of the call in Keras 3.10, of the operation since
+    others = (named.get("bias"), named.get("mask"), named.get(cap), getattr(op, cap, None))
+    if op.is_causal or any(other is not None for other in others):
         raise Untraceable("with a mask, a bias or a cap it isn't among programs' operations")
     query, key, value = (t.term(named[name]) for name in ("query", "key", "value"))
     scale = named.get("scale")

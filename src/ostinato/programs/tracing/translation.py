@@ -154,8 +154,11 @@ class Translation(Counting):
             made = made if isinstance(made, list) else [made]
             for symbol, result in zip(event.outputs, made, strict=True):
                 self.need_whole(name, symbol.dtype, result)
-                is_it = result.shape == tuple(symbol.shape)
-                self._terms[id(symbol)] = result if is_it else self.broadcast(result, symbol.shape)
+                if result.shape != tuple(symbol.shape):  # Keras 3.10's argmax with keepdims
+                    raise Untraceable(
+                        f"Keras says {tuple(symbol.shape)} of what has shape {result.shape}"
+                    )
+                self._terms[id(symbol)] = result
         except (Untraceable, ProgramError) as error:
             raise Untraceable(f"{name}: {error}") from error
 
