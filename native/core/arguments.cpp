@@ -39,6 +39,7 @@ const char* dtype_name(Dtype dtype) {
     case Dtype::f64: return "float64";
     case Dtype::boolean: return "bool";
     case Dtype::bf16: return "bfloat16";
+    case Dtype::i8: return "int8";
   }
   return "of an unknown dtype";
 }

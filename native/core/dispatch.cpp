@@ -43,11 +43,15 @@ bool has_v4() {
 }
 #endif
 
+#if defined(OSTINATO_HAS_V4_VNNI)
+bool has_v4_vnni() { return has_v4() && __builtin_cpu_supports("avx512vnni"); }
+#endif
+
 #if defined(OSTINATO_HAS_V4_BF16)
 // AVX512_BF16: leaf 7, subleaf 1, EAX bit 5.
 bool has_v4_bf16() {
   unsigned a = 0, b, c, d;
-  return has_v4() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;
+  return has_v4_vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;
 }
 #endif
 
@@ -55,6 +59,9 @@ bool has_v4_bf16() {
 const Target kTargets[] = {
 #if defined(OSTINATO_HAS_V4_BF16)
     {kernels_x86_64_v4_bf16, has_v4_bf16},
+#endif
+#if defined(OSTINATO_HAS_V4_VNNI)
+    {kernels_x86_64_v4_vnni, has_v4_vnni},
 #endif
 #if defined(OSTINATO_HAS_V4)
     {kernels_x86_64_v4, has_v4},

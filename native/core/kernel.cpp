@@ -10,7 +10,7 @@
 #include "memory.h"
 #include "threads.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -27,6 +27,7 @@ namespace {
 #include "gemm.inl"
 #include "pair.inl"
 #include "packing.inl"
+#include "int8_packing.inl"
 #include "kinds/cell.inl"
 #include "kinds/kinds.inl"
 #include "sequence/arena.inl"
@@ -48,10 +49,12 @@ namespace {
 #include "routine/timesteps.inl"
 #include "routine/passes.inl"
 #include "routine/stepping.inl"
+#include "step/int8.inl"
 #include "step/cells.inl"
 #include "step/steps.inl"
 #if !defined(__AVX512BF16__)
 #include "drawing.inl"
+#include "int8.inl"
 #endif
 
 template <class R>
@@ -66,15 +69,15 @@ bool backward_all(const Run* runs, int count, int threads) {
 #if !defined(__AVX512BF16__)
 constexpr Kernels kTable = {OSTINATO_TARGET_NAME, forward_all<F32>, backward_all<F32>,
                             forward_all<F64>, backward_all<F64>, step_kernels<F32>(),
-                            step_kernels<F64>(), run_routine<F32>, run_routine<F64>, draw_mask,
-                            kLayouts, kKinds};
+                            step_kernels<F64>(), run_routine<F32>, run_routine<F64>, multiply_digits,
+                            draw_mask, kLayouts, kKinds};
 
 const Kernels* table() { return &kTable; }
 #else
 // All else is that of the target without bfloat16.
 const Kernels* table() {
   static const Kernels made = [] {
-    Kernels k = *kernels_x86_64_v4();
+    Kernels k = *kernels_x86_64_v4_vnni();
     k.name = OSTINATO_TARGET_NAME;
     k.forward_bf16_products = forward_all<InPairs<float>>;
     k.backward_bf16_products = backward_all<InPairs<float>>;

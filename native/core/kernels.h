@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "int8.h"
 #include "kinds/layout.h"
 #include "ostinato.h"
 #include "routine/plan.h"
@@ -49,6 +50,9 @@ using RunAll = bool (*)(const Run* runs, int count, int threads);
 struct StepKernels {
   // Packs the weights of a cell, or of step_dense, into the step's memory.
   void (*pack)(const Step& step, const void* kernel, const void* recurrent, const void* bias);
+  // The same of the codes with int8 weights; null of double.
+  void (*pack_int8)(const Step& step, const Int8Kernel& kernel, const Int8Kernel& recurrent,
+                    const void* bias);
   // Whether another thread may help with a timestep, so that it's worth to look at the clock (20 ns).
   bool (*may_share)(const StepMemory& memory);
   // Runs T timesteps; the ids have been checked.
@@ -79,11 +83,12 @@ struct MaskToDraw {
 };
 
 struct Kernels {
-  const char* name;  // "baseline", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16"
+  const char* name;  // "baseline", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni"...
   RunAll forward_f32, backward_f32;
   RunAll forward_f64, backward_f64;
   StepKernels steps_f32, steps_f64;
   RunRoutine routine_f32, routine_f64;
+  void (*multiply_digits)(const Int8Product& product);
   // Numbers [first, last) of a mask.
   void (*draw_mask)(const MaskToDraw& mask, int64_t first, int64_t last);
   // The kinds of cells, (kinds,): the same in every target.
@@ -98,7 +103,9 @@ struct Kernels {
 const Kernels* kernels_baseline();
 const Kernels* kernels_x86_64_v3();
 const Kernels* kernels_x86_64_v4();
-// That of x86-64-v4, and kernels in bfloat16 (AVX512_BF16).
+// That of x86-64-v4, and products of int8 weights by AVX512_VNNI.
+const Kernels* kernels_x86_64_v4_vnni();
+// That of x86-64-v4-vnni, and kernels in bfloat16 (AVX512_BF16).
 const Kernels* kernels_x86_64_v4_bf16();
 
 // The table in use, chosen once: the best that this CPU has, or the one that OSTINATO_TARGET names;

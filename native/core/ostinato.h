@@ -15,7 +15,7 @@
 
 namespace ostinato {
 
-enum class Dtype : int32_t { f32 = 0, f64 = 1, boolean = 2, bf16 = 3 };
+enum class Dtype : int32_t { f32 = 0, f64 = 1, boolean = 2, bf16 = 3, i8 = 4 };
 
 // A dense, row-major array that the caller owns. `shape` has `rank` entries. `data` may be null only
 // where the array has no elements. The core keeps neither pointer beyond the call.

@@ -23,6 +23,7 @@ struct Model {
   std::vector<Encoding> routines;
   std::vector<Numbers> weights;
   std::vector<std::vector<int64_t>> shapes;
+  std::vector<Numbers> scales;  // of weights of int8, by column: whole multiples of these; else empty
   Random random;
 
   Model(int64_t streams, uint64_t seed) : N(streams), random(seed) {}
@@ -36,6 +37,15 @@ struct Model {
     for (int64_t size : shape) count *= size;
     weights.push_back(numbers(random, count, scale));
     shapes.push_back(std::move(shape));
+  }
+  // Whole multiples of float32 scales, by column.
+  void int8_weight(int64_t depth, int64_t columns, double largest) {
+    weight({depth, columns}, 1);
+    scales.resize(weights.size());
+    for (int64_t j = 0; j < columns; ++j)
+      scales.back().push_back(double(float(random.between(0.3, 1) * largest / 127)));
+    for (size_t i = 0; i < weights.back().size(); ++i)
+      weights.back()[i] = double(random.below(255) - 127) * scales.back()[i % size_t(columns)];
   }
   StepOp& add(StepCode code, int64_t first, int64_t width) {
     StepOp op{};
@@ -64,24 +74,27 @@ struct Model {
     return op.mask_out;
   }
   int64_t cell(int64_t kind, int64_t first, int64_t U, int64_t mask_in, bool has_bias, bool zero,
-               int64_t activation, int64_t gate) {
-    StepOp& op = add(step_cell, first, U);
+               int64_t activation, int64_t gate, bool is_int8 = false) {
+    StepOp& op = add(is_int8 ? step_int8_cell : step_cell, first, U);
     op.kind = kind, op.mask_in = mask_in, op.has_bias = has_bias, op.zero_output_for_mask = zero;
     op.activation = activation, op.recurrent_activation = gate;
     RunSpec run{};
     run.kind = kind;
     const int64_t D = widths[size_t(first)], columns = gate_count(run) * U;
-    weight({D, columns}, 1.0 / std::max<double>(1, double(D) / 4));
-    weight({U, columns}, 1.0 / std::max<double>(1, double(U) / 4));
+    kernel(D, columns, is_int8), kernel(U, columns, is_int8);
     if (has_bias && layout_of(kind).bias_rows == 2) weight({2, columns}, 0.5);
     else if (has_bias) weight({columns}, 0.5);
     return int64_t(widths.size()) - 1;
   }
-  int64_t dense(int64_t first, int64_t width, bool has_bias, int64_t activation) {
-    StepOp& op = add(step_dense, first, width);
+  void kernel(int64_t depth, int64_t columns, bool is_int8) {
+    const double largest = 1.0 / std::max<double>(1, double(depth) / 4);
+    if (is_int8) int8_weight(depth, columns, largest);
+    else weight({depth, columns}, largest);
+  }
+  int64_t dense(int64_t first, int64_t width, bool has_bias, int64_t activation, bool is_int8 = false) {
+    StepOp& op = add(is_int8 ? step_int8_dense : step_dense, first, width);
     op.has_bias = has_bias, op.activation = activation;
-    const int64_t D = widths[size_t(first)];
-    weight({D, width}, 1.0 / std::max<double>(1, double(D) / 4));
+    kernel(widths[size_t(first)], width, is_int8);
     if (has_bias) weight({width}, 0.5);
     return int64_t(widths.size()) - 1;
   }
@@ -219,11 +232,11 @@ class Plain {
   void run(const StepOp& op, const std::vector<Numbers>& values, State& state, Numbers& out) {
     const int64_t D = m_.widths[size_t(op.first)];
     const Numbers& x = values[size_t(op.first)];
-    if (op.code == step_cell) return cell(op, x, D, state, out);
+    if (is_cell(op)) return cell(op, x, D, state, out);
     if (op.code == step_routine) return routine(op, x, state, out);
     const Numbers* first = has_weights(op) ? &next_weight() : nullptr;
     const bool two = op.code == step_normalize || op.code == step_scale ||
-                     (op.code == step_dense && op.has_bias);
+                     (is_dense(op) && op.has_bias);
     const Numbers* second = two ? &next_weight() : nullptr;
     const Numbers* third = op.code == step_normalize ? &next_weight() : nullptr;
     const Numbers* y = op.second >= 0 ? &values[size_t(op.second)] : nullptr;
@@ -259,6 +272,7 @@ class Plain {
         case step_embed: out[i] = (*w)[size_t(a[0]) * size_t(op.width) + s]; break;
         case step_mask: out[i] = masks_.back()[size_t(r)] ? a[i] : 0; break;
         case step_dense:
+        case step_int8_dense:
           for (int64_t k = 0; k < D; ++k) sum += a[k] * (*w)[size_t(k * op.width + i)];
           out[i] = f(sum + (v == nullptr ? 0 : (*v)[s]));
           break;

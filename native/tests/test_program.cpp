@@ -15,8 +15,10 @@ using namespace ostinato::tests;
 
 namespace {
 
-double tolerance(float) { return 2e-6; }
-double tolerance(double) { return 1e-13; }
+// Digits are within half a step, 1/8192 of the largest number of a row.
+constexpr double kOfDigits = 2e-3;
+double tolerance(float, const Model& m) { return m.scales.empty() ? 2e-6 : kOfDigits; }
+double tolerance(double, const Model&) { return 1e-13; }
 Dtype dtype_of(float) { return Dtype::f32; }
 Dtype dtype_of(double) { return Dtype::f64; }
 
@@ -26,14 +28,24 @@ double worst = 0;  // of the tolerance, for the report
 template <class F>
 struct Weights {
   std::vector<std::vector<F>> data;
+  std::vector<std::vector<int8_t>> whole;
   std::vector<Tensor> tensors;
 
   explicit Weights(const Model& m) {
-    data.reserve(m.weights.size());
+    data.reserve(m.weights.size()), whole.reserve(m.weights.size());
     for (size_t i = 0; i < m.weights.size(); ++i) {
-      data.emplace_back(m.weights[i].begin(), m.weights[i].end());
       const std::vector<int64_t>& shape = m.shapes[i];
-      tensors.push_back({data[i].data(), dtype_of(F{}), int32_t(shape.size()), shape.data()});
+      if (i < m.scales.size() && !m.scales[i].empty()) {
+        const Numbers& scales = m.scales[i];
+        data.emplace_back(scales.begin(), scales.end()), whole.emplace_back();
+        for (size_t k = 0; k < m.weights[i].size(); ++k)
+          whole.back().push_back(int8_t(std::lround(m.weights[i][k] / scales[k % scales.size()])));
+        tensors.push_back({whole.back().data(), Dtype::i8, 2, shape.data()});
+        tensors.push_back({data.back().data(), dtype_of(F{}), 1, shape.data() + 1});
+        continue;
+      }
+      data.emplace_back(m.weights[i].begin(), m.weights[i].end());
+      tensors.push_back({data.back().data(), dtype_of(F{}), int32_t(shape.size()), shape.data()});
     }
   }
 };
@@ -131,8 +143,9 @@ void check(const Model& m, int64_t T, int64_t rows, uint64_t seed, const char* n
         const int64_t r = k / width / count, t = from + k / width % count;
         const double wanted = expected[size_t(t)][size_t(shown[o])][size_t(r * width + k % width)];
         const double error = std::abs(double(got[o][size_t(k)]) - wanted) / scales[o];
-        if (error > worst * tolerance(F{})) worst = error / tolerance(F{});
-        CHECK(error <= tolerance(F{}), "%s of %zu bytes, N %lld, value %lld, row %lld, "
+        const double allowed = tolerance(F{}, m);
+        if (error > worst * allowed) worst = error / allowed;
+        CHECK(error <= allowed, "%s of %zu bytes, N %lld, value %lld, row %lld, "
               "timestep %lld: %.9g, expected %.9g", name, sizeof(F), (long long)m.N,
               (long long)shown[o], (long long)r, (long long)t, double(got[o][size_t(k)]), wanted);
       }
@@ -179,6 +192,79 @@ void test_large_cells() {
   }
 }
 
+// Kernels of int8, large ones among them, against the same numbers in double.
+void test_int8_cells() {
+  for (int64_t kind = 0; kind < kind_count(); ++kind)
+    for (int64_t N : kStreams)
+      for (uint64_t seed = 0; seed < 12; ++seed) {
+        Model m(N, 100 * seed + uint64_t(kind));
+        const int64_t x = m.mask(m.input(m.random.pick(kWidths)), 0);
+        const int64_t mask = seed % 3 == 0 ? -1 : 0, units = seed == 5 && N == 1 ? 900 : 0;
+        const int64_t h = m.cell(kind, x, units ? units : m.random.pick(kWidths), mask,
+                                 m.random.chance(0.7), seed % 3 == 1, 1, 2, true);
+        m.dense(h, m.random.pick(kWidths), seed % 2 == 0, 1, true);
+        check<float>(m, 9, 1, seed, "a cell of int8");
+      }
+}
+
+// A dense layer of int8, bit by bit: digits by rounding, sums of whole numbers, and two roundings.
+float plain_int8(const float* x, const Numbers& w, const Numbers& scales, int64_t D, int64_t width,
+                 int64_t j) {
+  float largest = 0;
+  for (int64_t k = 0; k < D; ++k) {
+    if (!std::isfinite(x[k])) return NAN;
+    largest = std::max(largest, std::abs(x[k]));
+  }
+  if (largest < 0x1p-114f) return 0;
+  const double step = std::ldexp(1.0, std::ilogb(largest) - 12);
+  int64_t high = 0, low = 0;
+  for (int64_t k = 0; k < D; ++k) {
+    const int64_t whole = int64_t(std::nearbyint(double(x[k]) / step)) + 8192;
+    const int64_t q = std::lround(w[size_t(k * width + j)] / scales[size_t(j)]);
+    high += (whole / 128 - 64) * q, low += whole % 128 * q;
+  }
+  const double sum = float(double(float(high)) * 128 + double(float(low)));
+  return float(step * scales[size_t(j)] * sum);
+}
+
+void test_int8_bits() {
+  const int64_t depths[] = {1, 2, 3, 4, 5, 15, 16, 17, 64, 333, 20000};
+  int64_t largest_sum = 0;
+  for (int64_t D : depths)
+    for (int64_t N : {1, 2, 3, 7}) {
+      Model m(N, uint64_t(D));
+      const int64_t width = D > 1000 ? 18 : m.random.pick(kWidths);
+      m.dense(m.input(D), width, false, 0, true);
+      const bool extreme = N == 3;  // all weights and numbers as large as may be
+      if (extreme)
+        for (size_t i = 0; i < m.weights[0].size(); ++i)
+          m.weights[0][i] = 127 * m.scales[0][i % size_t(width)];
+      auto program = make<float>(m);
+      std::vector<float> x(size_t(N * D)), y(size_t(N * width));
+      for (float& value : x)
+        value = extreme ? 1.99999f : float(m.random.between(-3, 3) * std::exp(m.random.between(-9, 0)));
+      if (N == 7) {
+        x[size_t(1 * D)] = NAN, x[size_t(2 * D + D - 1)] = INFINITY;
+        for (int64_t k = 0; k < D; ++k)
+          x[size_t(3 * D + k)] = 0, x[size_t(4 * D + k)] = 1e-36f, x[size_t(5 * D + k)] *= 1e38f;
+      }
+      const void* in = x.data();
+      std::vector<float> same(x.size());  // all values are outputs
+      void* out[] = {same.data(), y.data()};
+      CHECK(program->run(&in, out, 1).empty(), "refused");
+      for (int64_t r = 0; r < N; ++r)
+        for (int64_t j = 0; j < width; ++j) {
+          const float got = y[size_t(r * width + j)];
+          const float wanted = plain_int8(&x[size_t(r * D)], m.weights[0], m.scales[0], D, width, j);
+          CHECK(std::memcmp(&got, &wanted, 4) == 0 || (std::isnan(got) && std::isnan(wanted)),
+                "D %lld, N %lld, row %lld, column %lld: %.9g, expected %.9g", (long long)D,
+                (long long)N, (long long)r, (long long)j, double(got), double(wanted));
+          if (extreme) largest_sum = std::max(largest_sum, D * 127 * 8191);
+        }
+    }
+  CHECK(largest_sum > INT32_MAX, "no sum is larger than 32 bits hold");
+}
+
 void test_activations() {
   size_t count = 0;
   activation_names(&count);
@@ -213,10 +299,10 @@ void test_everything_at_once() {
   }
 }
 
-Model small(int64_t N, uint64_t seed) {
+Model small(int64_t N, uint64_t seed, bool is_int8 = false) {
   Model m(N, seed);
   const int64_t x = m.mask(m.input(3), 0);
-  const int64_t h = m.cell(lstm, x, 5, 0, true, false, 1, 2);
+  const int64_t h = m.cell(lstm, x, 5, 0, true, false, 1, 2, is_int8);
   m.dense(m.own_cell(m.cell(gru, h, 17, 0, true, true, 1, 2), 6, 0), 2, true, 0);
   return m;
 }
@@ -302,8 +388,8 @@ std::string error_of(const std::vector<int64_t>& spec, const Weights<float>& wei
   return error;
 }
 
-void test_refusals() {
-  const Model m = small(2, 1);
+void test_refusals(bool is_int8) {
+  const Model m = small(2, 1, is_int8);
   const Weights<float> weights(m);
   const std::vector<int64_t> spec = m.spec();
   const size_t count = weights.tensors.size();
@@ -313,7 +399,7 @@ void test_refusals() {
     const std::vector<int64_t> part(spec.begin(), spec.begin() + int64_t(end));
     CHECK(!error_of(part, weights, count).empty(), "%zu numbers", end);
   }
-  const int64_t odd[] = {-2, -1, 0, 1, 2, 3, 11, 99, int64_t{1} << 40, INT64_MAX, INT64_MIN};
+  const int64_t odd[] = {-2, -1, 0, 1, 2, 3, 11, 12, 13, 99, int64_t{1} << 40, INT64_MAX, INT64_MIN};
   int refused = 0;
   for (size_t at = 1; at < spec.size(); ++at)
     for (int64_t number : odd) {
@@ -352,12 +438,15 @@ int main() {
   }
   test_cells();
   test_large_cells();
+  test_int8_cells();
+  test_int8_bits();
   test_activations();
   test_everything_at_once();
   test_states_and_weights();
   test_nan_stays_in_its_row();
   test_threads();
-  test_refusals();
+  test_refusals(false);
+  test_refusals(true);
   test_ids();
   std::printf("%s: at most %.2f of what's allowed\n", target().c_str(), worst);
   return 0;

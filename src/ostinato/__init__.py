@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ostinato.explanation import explain
     from ostinato.layers import Shape
     from ostinato.layers.states import saving_states
+    from ostinato.quantizing import quantize
     from ostinato.settings import use_engine, use_precision
     from ostinato.streaming.opening import stream
     from ostinato.streaming.stream import Stream
@@ -32,6 +33,7 @@ __all__ = [
     "from_torch",
     "layers",
     "load_model",
+    "quantize",
     "restore",
     "saving_states",
     "stream",
@@ -51,6 +53,7 @@ _HOMES = {
     "from_torch": "ostinato.conversion.reading_torch",
     "layers": "ostinato.layers",
     "load_model": "ostinato.conversion.loading",
+    "quantize": "ostinato.quantizing",
     "restore": "ostinato.conversion",
     "saving_states": "ostinato.layers.states",
     "stream": "ostinato.streaming.opening",
@@ -58,7 +61,7 @@ _HOMES = {
     "use_engine": "ostinato.settings",
     "use_precision": "ostinato.settings",
 }
-_WITHOUT_KERAS = ("Stream",)
+_WITHOUT_KERAS = ("Stream", "quantize")
 # Not here but in ostinato.layers, which needs Keras to say so itself.
 _LAYERS = (
     *("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "TimeDistributed"),

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-FLOAT32, FLOAT64, BOOLEAN, BFLOAT16 = range(4)  # dtypes of tensors
+FLOAT32, FLOAT64, BOOLEAN, BFLOAT16, INT8 = range(5)  # dtypes of tensors
 
 # What products are computed from: a spec's `precision`.
 OF_TENSORS, BFLOAT16_PRODUCTS, BFLOAT16_TENSORS = range(3)

@@ -18,6 +18,7 @@ RANKS = {
     "nests": FOUNDATION,
     "structure": FOUNDATION,
     "backend": FOUNDATION,
+    "int8": FOUNDATION,
     "native": FOUNDATION,
     "runs": FOUNDATION,
     "routines": FOUNDATION,

@@ -32,10 +32,9 @@ struct SetShares {
 // holds, and by its work. Waking a sleeping one costs 5 us or more (LSTM D256 U256, a step every 200
 // us: 17 us alone, 26 with another), so that of small steps only those in a hurry, which come so
 // close on one another that it stays awake, get any.
-template <class R>
-I step_parts(I weights, I N, I sets, bool hurried) {
+I step_parts(I weights, I each, I N, I sets, bool hurried) {
   if (!hurried && 2 * weights * N < 8'000'000) return 1;
-  const I room = l2_cache() / 4 * 3, bytes = weights * static_cast<I>(sizeof(typename R::S));
+  const I room = l2_cache() / 4 * 3, bytes = weights * each;
   const I by_cache = bytes / room + 1, by_work = 2 * weights * N / 2'000'000;
   I parts = by_cache > by_work ? by_cache : by_work;
   parts = parts < sets ? parts : sets;
@@ -64,7 +63,7 @@ struct StepCell {
   // A dense layer is a simple_rnn without the state's product.
   StepCell(const Step& s, I rows, void* memory, bool from_the_end, bool in_a_hurry)
       : step(s), N(rows), scratch(static_cast<S*>(memory)),
-        cell(kCells<R>[s.op.code == step_cell ? s.op.kind : I{simple_rnn}]), c(*cell.layout),
+        cell(kCells<R>[is_cell(s.op) ? s.op.kind : I{simple_rnn}]), c(*cell.layout),
         U(s.op.width), panels(blocks_of(U, L)),
         functions{activation_at<R>(s.op.activation), activation_at<R>(s.op.recurrent_activation),
                   false, false},
@@ -75,8 +74,14 @@ struct StepCell {
   static S* to(void* p) { return static_cast<S*>(p); }
   S* state(I s) const { return to(step.state[s]); }
   S* next(I s) const { return to(step.next[s]); }
-  I weights() const { return (step.D + (is_dense() ? 0 : U)) * c.gates * U; }
-  bool is_dense() const { return step.op.code == step_dense; }
+  bool is_dense() const { return ostinato::is_dense(step.op); }
+  Int8Step int8_step() const { return {step, c, N}; }
+
+  // How many threads it's worth.
+  I parts(I sets) const {
+    const I weights = (step.D + (is_dense() ? 0 : U)) * c.gates * U;
+    return step_parts(weights, has_int8(step.op) ? 1 : static_cast<I>(sizeof(S)), N, sets, hurried);
+  }
 
   void pack(const void* kernel, const void* recurrent, const void* bias) const {
     const Span all = {0, panels};
@@ -92,6 +97,9 @@ struct StepCell {
 
   // Preactivations of `together` panels from p on, rows [r, r + count), without the late product.
   void products(I p, I together, I r, I count, S* z, I z_panel) const {
+    if constexpr (sizeof(S) == 4) {
+      if (has_int8(step.op)) return int8_step().products(p, together, r, count, z, z_panel);
+    }
     const I h_depth = is_dense() ? 0 : U;
     const Pair<R> pair = {in(step.first) + r * L,
                           in(step.kernel) + p * step.D * c.x_cols * L,
@@ -119,13 +127,16 @@ struct StepCell {
   // 15 with).
   template <class F>
   void over_sets(I sets, const F& f) const {
-    const I parts = step_parts<R>(weights(), N, sets, hurried);
-    SetShares<F> shares = {f, sets, parts, backwards};
-    if (parts == 1) shares.drain(0, 0);
-    else parallel_for(static_cast<int>(parts), SetShares<F>::work, &shares);
+    const I count = parts(sets);
+    SetShares<F> shares = {f, sets, count, backwards};
+    if (count == 1) shares.drain(0, 0);
+    else parallel_for(static_cast<int>(count), SetShares<F>::work, &shares);
   }
 
   void run() const {
+    if constexpr (sizeof(S) == 4) {
+      if (has_int8(step.op)) int8_step().read();
+    }
     if (c.has_late()) {
       run_late();
     } else {
@@ -164,17 +175,28 @@ struct StepCell {
       Tile<R> t = tile_of(p, 0, N, z, late + p * panel);
       cell.gates(functions, t, static_cast<const S*>(state(0)) + p * panel);
     });
+    if constexpr (sizeof(S) == 4) {
+      if (has_int8(step.op)) int8_step().read_late(late);
+    }
     over_sets(blocks_of(panels, 4), [&](I set, I) {
       I p = set * 4;
       const I together = panels_together(1, p, panels);
-      const Product<R> product = {late, panel, L, 1, U, in(step.late) + p * U * L, together * L,
-                                  false};
-      multiply(product, N, together, tiles + p * c.cols * panel, c.cols * L, c.cols * panel);
+      late_product(late, p, together, tiles + p * c.cols * panel);
       for (I q = 0; q < together; ++q, ++p) {
         Tile<R> t = tile_of(p, 0, N, tiles + p * c.cols * panel, nullptr);
         cell.forward(functions, t);
       }
     });
+  }
+
+  // Added to the first columns of `together` panels from p on.
+  void late_product(const S* late, I p, I together, S* z) const {
+    if constexpr (sizeof(S) == 4) {
+      if (has_int8(step.op)) return int8_step().late_product(p, together, z);
+    }
+    const I panel = N * L;
+    const Product<R> product = {late, panel, L, 1, U, in(step.late) + p * U * L, together * L, false};
+    multiply(product, N, together, z, c.cols * L, c.cols * panel);
   }
 
   // The new states take the old ones' places and the output goes out, in the rows that take part.

@@ -37,7 +37,7 @@ void each_state(const std::vector<Step>& steps,
                 const std::vector<std::unique_ptr<Routine>>& routines, Cell of_cell, Rows of_rows,
                 Carry of_routine) {
   for (const Step& step : steps) {
-    if (step.op.code == step_cell) {
+    if (is_cell(step.op)) {
       for (int64_t s = 0; s < layout_of(step.op.kind).states; ++s) of_cell(step, s);
       if (step.started != nullptr) of_rows(step);
     } else if (step.op.code == step_routine) {

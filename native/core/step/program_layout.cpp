@@ -92,7 +92,7 @@ void ProgramLayout::add_step() {
   std::memcpy(&step.op, &spec_[next_], sizeof(StepOp));
   next_ += kStepFields;
   const StepOp& op = step.op;
-  expect(within(op.code, step_embed, step_routine), "a code of step.h", op.code);
+  expect(within(op.code, step_embed, step_int8_dense), "a code of step.h", op.code);
   const int64_t last = activation_count() - 1;
   expect(within(op.activation, 0, last), "an activation", op.activation);
   expect(within(op.recurrent_activation, 0, last), "an activation", op.recurrent_activation);
@@ -115,7 +115,8 @@ void ProgramLayout::make_value(Step& step) {
   expect(op.out == int64_t(values_.size()), "the next value's number", op.out);
   read_operands(step);
   step.out = matrix(op.width);
-  if (op.code == step_cell) make_cell(step);
+  if (is_cell(op)) make_cell(step);
+  if (has_int8(op)) make_int8(step);
   if (op.code == step_routine) make_routine(step);
   values_.push_back({op.width, step.out, nullptr});
 }
@@ -131,7 +132,7 @@ void ProgramLayout::read_operands(Step& step) {
   step.first = value(op.first).data;
   step.D = value(op.first).width;
   if (op.code == step_combine || op.code == step_concatenate) return read_second(step);
-  if (op.code != step_cell && op.code != step_dense && op.code != step_routine)
+  if (!is_cell(op) && !is_dense(op) && op.code != step_routine)
     expect(op.width == step.D, "the width of what is read", op.width);
 }
 
@@ -163,6 +164,19 @@ void ProgramLayout::make_cell(Step& step) {
   step.started = static_cast<uint8_t*>(take(streams(), 1));
   program_.state_bytes_.push_back(streams());
   program_.state_is_flags_.push_back(true);
+}
+
+void ProgramLayout::make_int8(Step& step) {
+  if (program_.dtype_ != Dtype::f32) fail_program("expected float32 around weights of int8, got float64");
+  const int64_t N = streams(), widest = step.D > step.op.width ? step.D : step.op.width;
+  expect(within(widest, 1, kMostInt8Depth), "at most 131072 numbers before weights of int8", widest);
+  StepInt8& int8 = step.int8;
+  int8.multiply = runnable_kernels().multiply_digits;
+  int8.x_digits = static_cast<uint8_t*>(take(2 * N * padded(step.D), 1));
+  int8.x_steps = static_cast<float*>(floats(N));
+  if (!is_cell(step.op)) return;
+  int8.h_digits = static_cast<uint8_t*>(take(2 * N * padded(step.op.width), 1));
+  int8.h_steps = static_cast<float*>(floats(N));
 }
 
 void ProgramLayout::make_mask(Step& step) {

@@ -31,6 +31,7 @@ class ProgramLayout {
       : program_(program), spec_(spec), is_draft_(is_draft) {}
   void build();
   void* floats(int64_t elements);
+  void* take(int64_t elements, size_t size);
 
  private:
   struct Value {
@@ -41,7 +42,6 @@ class ProgramLayout {
 
   int64_t streams() const { return program_.memory_.N; }
   int64_t integer();
-  void* take(int64_t elements, size_t size);
   void* matrix(int64_t width);
   const Value& value(int64_t number) const;
   const uint8_t* mask(int64_t number) const;
@@ -52,6 +52,7 @@ class ProgramLayout {
   void read_operands(Step& step);
   void read_second(Step& step);
   void make_cell(Step& step);
+  void make_int8(Step& step);
   void make_mask(Step& step);
   void read_routines();
   void make_routine(Step& step);
@@ -69,6 +70,7 @@ class ProgramLayout {
 // One step's weights as they were given; null where it has none.
 struct StepWeights {
   const void *kernel = nullptr, *recurrent = nullptr, *bias = nullptr, *number = nullptr;
+  const void *kernel_scales = nullptr, *recurrent_scales = nullptr;  // where those are of int8
   int64_t rows = 0;  // of an embedding's table
   std::vector<const void*> operands;  // of a routine, null of those that are no weights
 };

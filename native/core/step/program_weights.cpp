@@ -7,7 +7,7 @@
 namespace ostinato {
 namespace {
 
-int64_t gates_of(const StepOp& op) { return op.code == step_cell ? layout_of(op.kind).gates : 1; }
+int64_t gates_of(const StepOp& op) { return is_cell(op) ? layout_of(op.kind).gates : 1; }
 
 struct Queue {
   const Tensor* tensors;
@@ -21,6 +21,10 @@ struct Queue {
   }
 
   const void* take(const char* name, const std::vector<int64_t>& shape) {
+    return take(name, shape, dtype);
+  }
+
+  const void* take(const char* name, const std::vector<int64_t>& shape, Dtype dtype) {
     const Tensor& tensor = look(name);
     ++next;
     bool same = tensor.dtype == dtype && size_t(tensor.rank) == shape.size();
@@ -40,6 +44,11 @@ std::vector<const void*> read_operands(const Routine& routine, Queue& queue) {
   return found;
 }
 
+std::vector<int64_t> bias_of(const StepOp& op, int64_t columns) {
+  if (is_cell(op) && layout_of(op.kind).bias_rows == 2) return {2, columns};
+  return {columns};
+}
+
 StepWeights read_one(const Step& step, const std::vector<std::unique_ptr<Routine>>& routines,
                      Queue& queue) {
   const StepOp& op = step.op;
@@ -57,12 +66,21 @@ StepWeights read_one(const Step& step, const std::vector<std::unique_ptr<Routine
     case step_cell:
       w.kernel = queue.take("kernel", {step.D, columns});
       w.recurrent = queue.take("recurrent kernel", {op.width, columns});
-      if (op.has_bias && layout_of(op.kind).bias_rows == 2) w.bias = queue.take("bias", {2, columns});
-      else if (op.has_bias) w.bias = queue.take("bias", {columns});
+      if (op.has_bias) w.bias = queue.take("bias", bias_of(op, columns));
       break;
     case step_dense:
       w.kernel = queue.take("kernel", {step.D, columns});
       if (op.has_bias) w.bias = queue.take("bias", {columns});
+      break;
+    case step_int8_cell:
+    case step_int8_dense:
+      w.kernel = queue.take("kernel", {step.D, columns}, Dtype::i8);
+      w.kernel_scales = queue.take("kernel's scales", {columns});
+      if (is_cell(op)) {
+        w.recurrent = queue.take("recurrent kernel", {op.width, columns}, Dtype::i8);
+        w.recurrent_scales = queue.take("recurrent kernel's scales", {columns});
+      }
+      if (op.has_bias) w.bias = queue.take("bias", bias_of(op, columns));
       break;
     case step_routine: w.operands = read_operands(*routines[size_t(op.kind)], queue); break;
     case step_normalize: w.number = queue.take("epsilon", {1}); [[fallthrough]];
@@ -87,6 +105,33 @@ std::vector<StepWeights> ProgramWeights::read(const Program& program, const Tens
   return all;
 }
 
+namespace {
+
+Int8Kernel int8_of(const void* values, const void* scales) {
+  return {static_cast<const int8_t*>(values), static_cast<const float*>(scales)};
+}
+
+// A kernel of int8 with its scales and starts: int8.h.
+void* int8_kernel(ProgramLayout& layout, int64_t depth, int64_t columns, float*& scales,
+                  int32_t*& starts) {
+  scales = static_cast<float*>(layout.floats(columns));
+  starts = static_cast<int32_t*>(layout.take(columns, sizeof(int32_t)));
+  return layout.take((depth + 3) / 4 * 4 * columns, 1);
+}
+
+void make_int8_room(ProgramLayout& layout, Step& step, int64_t columns) {
+  StepInt8& int8 = step.int8;
+  const int64_t U = step.op.width;
+  step.kernel = int8_kernel(layout, step.D, columns, int8.kernel_scales, int8.kernel_starts);
+  step.bias = layout.floats(4 * padded(U));
+  if (!is_cell(step.op)) return;
+  step.recurrent = int8_kernel(layout, U, columns, int8.recurrent_scales, int8.recurrent_starts);
+  if (layout_of(step.op.kind).has_late())
+    step.late = int8_kernel(layout, U, padded(U), int8.late_scales, int8.late_starts);
+}
+
+}  // namespace
+
 void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
                                const std::vector<StepWeights>& all) {
   for (size_t i = 0; i < all.size(); ++i) {
@@ -95,6 +140,11 @@ void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
     if (op.code == step_either) continue;  // its width is nothing's
     const int64_t columns = gates_of(op) * padded(op.width);
     switch (op.code) {
+      case step_int8_cell:
+      case step_int8_dense:
+        make_int8_room(layout, step, columns);
+        program.work_ += 2 * program.memory_.N * columns * (step.D + (is_cell(op) ? op.width : 0));
+        break;
       case step_embed:
         step.D = all[i].rows;
         step.kernel = layout.floats(step.D * op.width);
@@ -139,6 +189,11 @@ void ProgramWeights::pack(Program& program, const std::vector<StepWeights>& all)
       case step_mask: std::memcpy(step.bias, w.number, size); break;
       case step_cell:
       case step_dense: kernels.pack(step, w.kernel, w.recurrent, w.bias); break;
+      case step_int8_cell:
+      case step_int8_dense:
+        kernels.pack_int8(step, int8_of(w.kernel, w.kernel_scales),
+                          int8_of(w.recurrent, w.recurrent_scales), w.bias);
+        break;
       case step_routine:
         kernels.set_routine_weights(step.routine, w.operands.data());
         break;

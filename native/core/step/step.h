@@ -10,6 +10,8 @@
 
 namespace ostinato {
 
+struct Int8Product;
+
 enum StepCode : int64_t {
   step_embed = 0,      // rows of a table (V, width) by the ids of an input; mask: id != 0
   step_mask = 1,       // the value, zero in rows where all of it equals the number (1,); mask: those
@@ -25,6 +27,10 @@ enum StepCode : int64_t {
   step_combine = 9,    // two values: added, subtracted, multiplied, the larger, the smaller (kind)
   step_concatenate = 10,
   step_routine = 11,   // a cell's pass for inference (routine/routine.h): its weights as there
+  // The same with kernels of int8, each followed by the scales of its columns in float32: int8.h. Of float32
+  // programs only.
+  step_int8_cell = 12,
+  step_int8_dense = 13,
 };
 
 // One operation, as `kStepFields` integers in this order. -1 where a mask or operand is absent.
@@ -44,6 +50,16 @@ struct StepOp {
 };
 constexpr size_t kStepFields = 12;
 
+// What a cell or a dense layer of int8 weights has beside them: scales and starts (int8.h) by column, and
+// the digits of what it reads, of its state, and of what takes the state's place in a late product.
+struct StepInt8 {
+  void (*multiply)(const Int8Product& product);
+  float *kernel_scales, *recurrent_scales, *late_scales;
+  int32_t *kernel_starts, *recurrent_starts, *late_starts;
+  uint8_t *x_digits, *h_digits;  // (N, 2, the width in 16s)
+  float *x_steps, *h_steps;      // (N,)
+};
+
 // One operation with its memory. Values and states lie as the kernels like them, in blocks of as many
 // columns as a vector has lanes: [block][row][lane]; lanes beyond the width hold anything.
 struct Step {
@@ -58,7 +74,13 @@ struct Step {
   uint8_t* mask_out;
   const int32_t* ids;
   void* routine;  // what kernels.h makes for step_routine
+  StepInt8 int8;  // of the codes with int8 weights
 };
+
+// (static: see kernels.h)
+static inline bool has_int8(const StepOp& op) { return op.code >= step_int8_cell; }
+static inline bool is_cell(const StepOp& op) { return op.code == step_cell || op.code == step_int8_cell; }
+static inline bool is_dense(const StepOp& op) { return op.code == step_dense || op.code == step_int8_dense; }
 
 // What a timestep reads from the caller or gives to it: a matrix of a value, (N, T, width).
 struct StepPort {

@@ -216,9 +216,9 @@ struct Steps {
   static bool may_share(const StepMemory& m) {
     for (I i = 0; i < m.count; ++i) {
       const Step& s = m.steps[i];
-      if (s.op.code != step_cell && s.op.code != step_dense) continue;
+      if (!is_cell(s.op) && !is_dense(s.op)) continue;
       const StepCell<R> cell(s, m.N, nullptr, false, true);
-      if (step_parts<R>(cell.weights(), m.N, cell.panels, true) > 1) return true;
+      if (cell.parts(cell.panels) > 1) return true;
     }
     return false;
   }
@@ -234,10 +234,23 @@ struct Steps {
   }
 };
 
+void pack_int8_step(const Step& step, const Int8Kernel& kernel, const Int8Kernel& recurrent,
+                    const void* bias) {
+  StepCell<F32>(step, 1, nullptr, false, false).int8_step().pack(kernel, recurrent, bias);
+}
+
 template <class R>
 constexpr StepKernels step_kernels() {
   typedef RoutineStepper<R> Routine;
-  return {Steps<R>::pack,  Steps<R>::may_share,  Steps<R>::run,        Steps<R>::keep,
-          Steps<R>::show,  Routine::make,        Routine::drop,        Routine::set_weights,
-          Routine::write_carry, Routine::read_carry};
+  return {Steps<R>::pack,
+          sizeof(typename R::S) == 4 ? pack_int8_step : nullptr,
+          Steps<R>::may_share,
+          Steps<R>::run,
+          Steps<R>::keep,
+          Steps<R>::show,
+          Routine::make,
+          Routine::drop,
+          Routine::set_weights,
+          Routine::write_carry,
+          Routine::read_carry};
 }

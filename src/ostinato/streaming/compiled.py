@@ -9,7 +9,7 @@ from ostinato import native
 from ostinato.nests import flatten
 from ostinato.streaming.program import Port, Program
 
-_DTYPES = {"float32": native.FLOAT32, "float64": native.FLOAT64}
+_DTYPES = {"float32": native.FLOAT32, "float64": native.FLOAT64, "int8": native.INT8}
 
 
 class Compiled:

@@ -21,6 +21,8 @@ from ostinato.streaming.program import Operation, Port, Program, State
 FORMAT = "ostinato stream 1"
 # With cells of one's own, which those that read the format above know nothing of.
 FORMAT_WITH_ROUTINES = "ostinato stream 2"
+# With weights of int8, likewise.
+FORMAT_WITH_INT8 = "ostinato stream 3"
 STATE_FORMAT = "ostinato stream state 1"
 
 # What NumPy and the standard library raise on files that were cut, changed, or are something else.
@@ -38,7 +40,7 @@ def write(
 ) -> None:
     """Writes a stream."""
     about = {
-        "format": FORMAT_WITH_ROUTINES if program.routines else FORMAT,
+        "format": _format_of(program),
         "name": program.name,
         "dtype": program.dtype,
         "streams": streams,
@@ -62,13 +64,19 @@ def write(
     _write(path, about, arrays)
 
 
+def _format_of(program: Program) -> str:
+    if program.has_int8:
+        return FORMAT_WITH_INT8
+    return FORMAT_WITH_ROUTINES if program.routines else FORMAT
+
+
 def read(path: PathLike) -> tuple[Program, int | None, list[np.ndarray]]:
     """The program of a stream, how many streams it had, and their states.
 
     Raises:
         ValueError: if the file isn't one that `write` wrote.
     """
-    forms = (FORMAT, FORMAT_WITH_ROUTINES)
+    forms = (FORMAT, FORMAT_WITH_ROUTINES, FORMAT_WITH_INT8)
     about, arrays = _read(path, forms, "a stream that `Stream.save` wrote")
     try:
         found = _program_of(about, arrays)
@@ -135,7 +143,8 @@ def _check(program: Program, streams: int | None, states: Sequence[np.ndarray]) 
     _expect(program.dtype in ("float32", "float64"), "float32 or float64", program.dtype)
     _expect(_is_integer(count) and count > 0, "a number of streams", streams)
     for weight in program.weights:
-        _expect(weight.dtype == program.dtype, f"weights of {program.dtype}", weight.dtype)
+        known = (program.dtype, "int8") if program.has_int8 else (program.dtype,)
+        _expect(weight.dtype in known, f"weights of {' or '.join(known)}", weight.dtype)
     for state, array in zip(program.states, states, strict=True):
         _expect(type(state.layer) is str, "a layer's name", state.layer)
         _expect(state.dtype in (program.dtype, "bool"), "a dtype of states", state.dtype)

@@ -9,6 +9,7 @@ from ostinato.streaming.checks import number_of_streams
 from ostinato.streaming.compiled import Compiled
 from ostinato.streaming.graph import read
 from ostinato.streaming.lowering import lower, why_not
+from ostinato.streaming.quantizing import quantized
 from ostinato.streaming.stepwise import Stepwise
 from ostinato.streaming.stream import Stream
 
@@ -45,7 +46,7 @@ def stream(model: Any, streams: int | None = None) -> Stream:
     runner = (
         Stepwise(graph, streams or 1, reason) if reason else Compiled(lower(graph), streams or 1)
     )
-    return Stream(graph.name, runner, streams, partial(_reread, model, runner))
+    return Stream(graph.name, runner, streams, partial(_reread, model))
 
 
 def _reread(model: Any, runner: Compiled | Stepwise) -> None:
@@ -61,6 +62,8 @@ def _reread(model: Any, runner: Compiled | Stepwise) -> None:
         if reason := why_not(graph, heeds_forced=False):
             raise ValueError(f"{owner}: {changed}: {reason}. Make a new stream.")
         program = lower(graph)
+        if runner.program.has_int8:
+            program = quantized(program)
         done = program == runner.program
         if done:
             runner.refresh(program)

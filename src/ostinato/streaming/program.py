@@ -14,7 +14,7 @@ from ostinato.routines import Routine
 (EMBED, MASK, EITHER, CELL, DENSE, SCALE, NORMALIZE, ACTIVATE, SOFTMAX, COMBINE, CONCATENATE) = (
     range(11)
 )
-ROUTINE = 11
+ROUTINE, INT8_CELL, INT8_DENSE = range(11, 14)
 ADD, SUBTRACT, MULTIPLY, MAXIMUM, MINIMUM = range(5)  # kinds of COMBINE
 CENTRED, AS_IT_IS = range(2)  # kinds of NORMALIZE
 
@@ -118,6 +118,11 @@ class Program:
     states: tuple[State, ...]
     weights: tuple[np.ndarray, ...] = field(compare=False)
     routines: tuple[Routine, ...] = ()
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether some of its operations have weights of int8."""
+        return any(each.code in (INT8_CELL, INT8_DENSE) for each in self.operations)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from ostinato.nests import Nest, fill, flatten, match
 from ostinato.streaming import checks, files
 from ostinato.streaming.compiled import Compiled
 from ostinato.streaming.program import Port, Program, State
+from ostinato.streaming.quantizing import quantized
 
 StateDict = dict[str, list[np.ndarray]]
 
@@ -67,7 +68,7 @@ class Stream:
         name: str,
         runner: Runner,
         streams: int | None,
-        reread: Callable[[], None] | None = None,
+        reread: Callable[[Any], None] | None = None,
     ) -> None:
         self.name, self.streams = name, streams
         self._runner, self._reread = runner, reread
@@ -86,6 +87,30 @@ class Stream:
     def why_not_native(self) -> str:
         """Why Keras runs it timestep by timestep, and not the native engine; "" where that does."""
         return self._runner.why_not_native
+
+    @property
+    def precision(self) -> str:
+        """What cells' and dense layers' weights are kept in: "float32", "float64" or "int8"."""
+        program = self._runner.program
+        if program is not None and program.has_int8:
+            return "int8"
+        return self._outputs[0].dtype if program is None else program.dtype
+
+    def _quantized(self) -> "Stream":
+        """The stream that `ostinato.quantize` gives, at the same states."""
+        program, owner = self._runner.program, f"quantize: {self._owner}"
+        if program is None:
+            raise ValueError(
+                f"{owner}: expected a stream on the native engine, and this one isn't: "
+                f"{self.why_not_native}."
+            )
+        try:
+            runner = Compiled(quantized(program), self.streams or 1)
+        except ValueError as error:
+            raise ValueError(f"{owner}: {error}") from error
+        made = Stream(self.name, runner, self.streams, self._reread)
+        runner.write_states(self._runner.read_states())
+        return made
 
     def step(self, x: Nest) -> Nest:
         """Runs one timestep.
@@ -235,7 +260,7 @@ class Stream:
             raise ValueError(
                 f"{self._owner}: refresh: it was loaded from a file, and has no model to read."
             )
-        self._reread()
+        self._reread(self._runner)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the stream, weights and states, to one file, for `Stream.load`.
