@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from ostinato import native
 from ostinato.programs.canonical import canonical
@@ -182,7 +183,7 @@ def run_native(routine, operands, dtype="float64", **flags):
     """A routine's results, by the core."""
     hashes = native.register_routine(routine.ints, routine.floats)
     read = Interpreter(routine.ints, routine.floats, native.routine_operations())
-    operands = [np.ascontiguousarray(x, bool if x.dtype == bool else dtype) for x in operands]
+    operands = [np.array(x, bool if x.dtype == bool else dtype, order="C") for x in operands]
     read.B, read.T = operands[0].shape[:2]
     read.return_sequences = flags["return_sequences"]
     results = [np.full(read._empty(*result).shape, np.nan, dtype) for result in read.results]
@@ -252,3 +253,38 @@ class Compiled:
         rest = self.given.moved(moved)
         others += [*rest.states, *rest.constants, *along]
         return sum(float((g * m).sum()) for g, m in zip(gradients, others, strict=True))
+
+
+# Both, and differences.
+
+STEP = 1e-5
+
+
+def check(program, given, rng, run=run_native, tolerance=1e-6):
+    """Values against NumPy's, and gradients against differences of those; false where none tell."""
+    truth = run_program(program, given)
+    if not all(np.isfinite(x).all() and np.abs(x).max(initial=0) < 1e4 for x in truth):
+        return False
+    compiled = Compiled(program, given, run)
+    for trains in (False, True):
+        for mine, theirs in zip(compiled.forward(trains), truth, strict=False):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
+    upstream = [rng.uniform(-1, 1, x.shape) for x in truth]
+    count = len(program.outputs)
+    moved = [rng.uniform(-1, 1, x.shape) for x in given.moving]
+    for number in range(len(given.xs)):
+        if ("input", number) in program.fixed:
+            moved[number] *= 0
+
+    def total(step):
+        at = given.moved([x + step * m for x, m in zip(given.moving, moved, strict=True)])
+        results = run_program(program, at)
+        return sum((r * u).sum() for r, u in zip(results, upstream, strict=True))
+
+    expected = (total(STEP) - total(-STEP)) / (2 * STEP)
+    nearer = (total(STEP / 2) - total(-STEP / 2)) / STEP
+    if abs(expected - nearer) > 1e-6 * (1 + abs(nearer)):
+        return False  # at a kink, where no difference tells the slope
+    slope = compiled.slope(moved, upstream[:count], upstream[count:])
+    assert slope == pytest.approx(nearer, rel=tolerance, abs=tolerance)
+    return True

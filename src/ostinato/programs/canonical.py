@@ -10,11 +10,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ostinato.programs.graph import Graph, Program, reachable
 from ostinato.programs.node import LITERAL, WEIGHT, Node, Shape, Value
 from ostinato.programs.operations import operations
-from ostinato.programs.uses import MOST_SUMMED
+from ostinato.programs.uses import MOST_CHAINED, MOST_SUMMED
 
 _POWERS = {2.0: "square", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
 
@@ -50,6 +51,9 @@ class _Rewriting:
         self.graph = Graph()
         self.copies: dict[Value, Value] = {}
         self.users: dict[Value, list[Value]] = {}
+        # What was cut, and what was asked, once: there may be no end of ways to a value.
+        self.cuts: dict[tuple[Any, ...], Value] = {}
+        self.affine: dict[Value, bool] = {}
         # A custom operation's gradients are no part of its value, but are kept beside it.
         for value, node in program:
             for argument in node.arguments:
@@ -67,7 +71,8 @@ class _Rewriting:
     def _copy(self, value: Value, node: Node, arguments: Sequence[Value]) -> Value:
         if node.operation == "slice":
             starts, steps, sizes = node.attributes
-            return self._slice(arguments[0], starts, steps, sizes, self._is_only_cut(node))
+            depth = MOST_CHAINED if self._is_only_cut(node) else 0
+            return self._slice(arguments[0], starts, steps, sizes, depth)
         if node.operation == "product":
             return self._product(arguments[0], arguments[1], node.attributes[0])
         if node.operation in ("reshape", "transpose", "broadcast"):
@@ -93,7 +98,14 @@ class _Rewriting:
         only_slices = all(self.program.nodes[user].operation == "slice" for user in users)
         return only_slices and argument not in self.wanted
 
-    def _slice(self, value: Value, starts: Shape, steps: Shape, sizes: Shape, deep: bool) -> Value:
+    def _slice(self, value: Value, starts: Shape, steps: Shape, sizes: Shape, depth: int) -> Value:
+        """What lies at some places; taken of what is made of so many operations at the most."""
+        key = (value, starts, steps, sizes, depth)
+        if key not in self.cuts:
+            self.cuts[key] = self._sliced(*key)
+        return self.cuts[key]
+
+    def _sliced(self, value: Value, starts: Shape, steps: Shape, sizes: Shape, depth: int) -> Value:
         graph, node = self.graph, self.graph[value]
         if (starts, steps, sizes) == ((0,) * len(sizes), (1,) * len(sizes), node.shape):
             return value
@@ -101,31 +113,38 @@ class _Rewriting:
             first, step, _ = node.attributes
             starts = tuple(a + b * c for a, b, c in zip(first, starts, step, strict=True))
             steps = tuple(a * b for a, b in zip(step, steps, strict=True))
-            return self._slice(node.arguments[0], starts, steps, sizes, deep)
+            return self._slice(node.arguments[0], starts, steps, sizes, depth)
         if node.operation == "assemble":
             for part, (at, by) in zip(node.arguments, node.attributes[1], strict=True):
                 inner = _within(graph[part].shape, at, by, starts, steps, sizes)
                 if inner is not None:
-                    return self._slice(part, *inner, deep)
+                    return self._slice(part, *inner, depth)
         known = operations().get(node.operation)
         is_cut_through = known is not None and known.is_elementwise and node.has_rows
-        if deep and is_cut_through and not self._is_affine(value):
-            parts = [self._slice_spread(each, starts, steps, sizes) for each in node.arguments]
+        if depth and is_cut_through and not self._is_affine(value):
+            parts = [
+                self._slice_spread(each, starts, steps, sizes, depth - 1) for each in node.arguments
+            ]
             return graph.add(node.operation, *parts, attributes=node.attributes)
         return graph.add("slice", value, attributes=(starts, steps, sizes))
 
     def _is_affine(self, value: Value) -> bool:
         """Whether one accumulator makes a value: products and a bias."""
-        graph, node = self.graph, self.graph[value]
-        if node.operation == "product":
-            return True
-        if node.operation != "add":
-            return False
-        return all(
-            self._is_affine(argument) or not graph[argument].has_rows for argument in node.arguments
-        )
+        nodes = self.graph.nodes
 
-    def _slice_spread(self, value: Value, starts: Shape, steps: Shape, sizes: Shape) -> Value:
+        def terms(value: Value) -> list[Value]:
+            is_told = value in self.affine or nodes[value].operation != "add"
+            return [] if is_told else [a for a in nodes[value].arguments if nodes[a].has_rows]
+
+        for each in reachable([value], terms):
+            if each not in self.affine:
+                is_sum = bool(terms(each)) and all(self.affine[term] for term in terms(each))
+                self.affine[each] = is_sum or nodes[each].operation == "product"
+        return self.affine[value]
+
+    def _slice_spread(
+        self, value: Value, starts: Shape, steps: Shape, sizes: Shape, depth: int
+    ) -> Value:
         """A slice of an argument, which may be narrower than the result that is cut."""
         shape = self.graph[value].shape
         if not shape:
@@ -134,11 +153,11 @@ class _Rewriting:
         axes = zip(shape, starts[cut:], steps[cut:], sizes[cut:], strict=True)
         wide = [(0, 1, 1) if size == 1 else (start, step, n) for size, start, step, n in axes]
         first, by, count = (tuple(part) for part in zip(*wide, strict=True))
-        return self._slice(value, first, by, count, deep=True)
+        return self._slice(value, first, by, count, depth)
 
     def _product(self, a: Value, w: Value, transposed: bool) -> Value:
         graph, node = self.graph, self.graph[a]
-        if node.operation != "assemble" or not _is_concat(graph, node):
+        if node.operation != "assemble" or not _is_side_by_side(graph, node):
             return graph.add("product", a, w, attributes=(transposed,))
         matrix, total = graph[w].shape, None
         for part, (starts, _) in zip(node.arguments, node.attributes[1], strict=True):
@@ -167,18 +186,15 @@ class _Rewriting:
         return graph.add(node.operation, value, attributes=node.attributes)
 
 
-def _is_concat(graph: Graph, node: Node) -> bool:
-    """Whether parts lie side by side along the last axis and leave no gap."""
+def _is_side_by_side(graph: Graph, node: Node) -> bool:
+    """Whether parts lie beside one another along the last axis, zeros between them or none."""
     shape, places = node.attributes
-    end = 0
-    for part, (starts, steps) in zip(node.arguments, places, strict=True):
-        mine = graph[part].shape
-        if starts[:-1] != (0,) * (len(shape) - 1) or starts[-1] != end or mine[:-1] != shape[:-1]:
-            return False
-        if set(steps) != {1}:
-            return False
-        end += mine[-1]
-    return bool(end == shape[-1])
+    return all(
+        starts[:-1] == (0,) * (len(shape) - 1)
+        and graph[part].shape[:-1] == shape[:-1]
+        and set(steps) == {1}
+        for part, (starts, steps) in zip(node.arguments, places, strict=True)
+    )
 
 
 def _within(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ostinato.programs.graph import Graph, Program
+from ostinato.programs.graph import Graph, Program, reachable
 from ostinato.programs.node import (
     CONSTANT,
     D_OUTPUT,
@@ -59,8 +59,7 @@ def derivative(program: Program) -> Derivative:
             gradients[node.operation, node.attributes[0]] = upstream
             continue
         for argument, gradient in _pulled(graph, value, upstream):
-            if moving[argument]:
-                found.setdefault(argument, []).append(gradient)
+            found.setdefault(argument, []).append(gradient)
     sides = (
         (INPUT, program.input_shapes),
         (STATE, program.state_shapes),
@@ -103,22 +102,17 @@ def _pulled_of_custom(graph: Graph, node: Node, upstream: Value) -> list[tuple[V
     _, *rest = node.arguments
     sources, gradients = rest[: len(rest) // 2], rest[len(rest) // 2 :]
     copies: dict[Value, Value] = {}
-
-    def copy(value: Value) -> Value:
-        if value not in copies:
-            original = graph[value]
-            if original.operation == UPSTREAM:
-                is_it = original.attributes == node.attributes
-                copies[value] = upstream if is_it else value
-            elif not original.arguments:
-                copies[value] = value
-            else:
-                made = [copy(argument) for argument in original.arguments]
-                copies[value] = graph.add(original.operation, *made, attributes=original.attributes)
-        return copies[value]
-
+    for value in reachable(gradients, lambda value: graph[value].arguments):
+        original = graph[value]
+        made = [copies[argument] for argument in original.arguments]
+        if original.operation == UPSTREAM and original.attributes == node.attributes:
+            copies[value] = upstream
+        elif tuple(made) == original.arguments:
+            copies[value] = value
+        else:
+            copies[value] = graph.add(original.operation, *made, attributes=original.attributes)
     return [
-        (source, _as_narrow(graph, copy(gradient), graph[source]))
+        (source, _as_narrow(graph, copies[gradient], graph[source]))
         for source, gradient in zip(sources, gradients, strict=True)
     ]
 

@@ -228,23 +228,30 @@ class _Lowering:
 
     def _depend(self, item: Map, value: Value) -> None:
         """Has an item come after all that an expression reads."""
-        for argument in self.uses.arguments(value):
-            self._read(item, argument)
+        self._read(item, *self.uses.arguments(value))
 
-    def _read(self, item: Map, value: Value) -> None:
-        """Makes what an item reads, and has the item come after that."""
-        if value in self.given:
-            return
-        if self._is_inlined(value):
-            self._depend(item, value)
-            return
-        self._place_of_made(value)
-        is_beside = (
-            self.uses.is_elementwise(value)
-            and self.nodes[value].shape == item.shape
-            and not self.uses.is_sum_of_products(value)
-        )
-        (item.beside if is_beside else item.after).update(self.makers(value))
+    def _read(self, item: Map, *values: Value) -> None:
+        """Makes what an item reads, and has the item come after that.
+
+        Each value once, however many ways lead there: of a chain whose every link is used twice
+        there are more ways than could ever be gone.
+        """
+        waiting, seen = [*reversed(values)], set[Value]()
+        while waiting:
+            value = waiting.pop()
+            if value in seen or value in self.given:
+                continue
+            seen.add(value)
+            if self._is_inlined(value):
+                waiting += reversed(self.uses.arguments(value))
+                continue
+            self._place_of_made(value)
+            is_beside = (
+                self.uses.is_elementwise(value)
+                and self.nodes[value].shape == item.shape
+                and not self.uses.is_sum_of_products(value)
+            )
+            (item.beside if is_beside else item.after).update(self.makers(value))
 
     def _is_inlined(self, value: Value) -> bool:
         return (
