@@ -70,4 +70,10 @@ const Kernels& runnable_kernels() {
   return *kernels;
 }
 
+void need_bfloat16(int64_t precision) {
+  if (!computes_bfloat16())
+    refuse("precision: expected 0, as the target in use has no products of bfloat16, got " +
+           std::to_string(precision));
+}
+
 }  // namespace ostinato

@@ -40,6 +40,11 @@ OSTINATO_INLINE void store_bfloat16(float* to, F32::V v, I n) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
 }
 
+// Lanes of one and then of the other, as kLanes words.
+OSTINATO_INLINE void store_neighbours(float* to, F32::V one, F32::V other) {
+  store<F32>(to, (F32::V)_mm512_cvtne2ps_pbh((__m512)other, (__m512)one));
+}
+
 // Lane by lane, the two in one word.
 OSTINATO_INLINE F32::V joined_rows(F32::V one, F32::V other) {
   alignas(64) static constexpr int16_t kOrder[32] = {

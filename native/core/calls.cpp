@@ -53,9 +53,7 @@ void check_precision(Call& call, const RunSpec& spec) {
   if (spec.precision != call.precision)
     refuse("precision: expected that of the first run, " + std::to_string(call.precision) + ", got " +
            std::to_string(spec.precision));
-  if (spec.precision != of_tensors && !computes_bfloat16())
-    refuse("precision: expected 0, as the target in use has no products of bfloat16, got " +
-           std::to_string(spec.precision));
+  if (spec.precision != of_tensors) need_bfloat16(spec.precision);
 }
 
 Run read_run(Call& call, const RunSignature& signature) {

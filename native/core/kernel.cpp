@@ -83,6 +83,7 @@ const Kernels* table() {
     k.backward_bf16_products = backward_all<InPairs<float>>;
     k.forward_bf16 = forward_all<InPairs<Bfloat16>>;
     k.backward_bf16 = backward_all<InPairs<Bfloat16>>;
+    k.routine_bf16_products = run_routine<InPairs<float>>;
     return k;
   }();
   return &made;

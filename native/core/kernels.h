@@ -97,6 +97,7 @@ struct Kernels {
   // Those of bfloat16_products and bfloat16_tensors; null where the target has no such instructions.
   RunAll forward_bf16_products = nullptr, backward_bf16_products = nullptr;
   RunAll forward_bf16 = nullptr, backward_bf16 = nullptr;
+  RunRoutine routine_bf16_products = nullptr;
 };
 
 // One for each target that was compiled; which ones is decided by the build (OSTINATO_HAS_V3...).
@@ -114,5 +115,8 @@ const Kernels* selected_kernels();
 
 // The same, or a Refusal (signature.h).
 const Kernels& runnable_kernels();
+
+// A Refusal of a precision where the table in use has no products of bfloat16.
+void need_bfloat16(int64_t precision);
 
 }  // namespace ostinato

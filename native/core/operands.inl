@@ -14,6 +14,18 @@ OSTINATO_INLINE typename R::V add_term(typename R::V sum, typename R::V left, ty
   else return sum + left * right;
 }
 
+// `rows` rows of `n` numbers, a_row apart, as words that lie to_row apart: zeros in a word's second half
+// where n is odd, anything beyond it up to a multiple of kLanes.
+template <class R>
+void store_words(const typename R::S* a, I a_row, I rows, I n, typename R::S* to, I to_row) {
+  static_assert(R::kPairs, "other operands are read where they are");
+  constexpr I L = R::kLanes;
+  for (I r = 0; r < rows; ++r, a += a_row, to += to_row)
+    for (I k = 0; k < n; k += 2 * L)
+      store_neighbours(to + k / 2, load_part<R>(a + k, n - k),
+                       n - k > L ? load_part<R>(a + k + L, n - k - L) : typename R::V{});
+}
+
 // The first n lanes of a caller's array, zeros beyond; and back.
 template <class R>
 OSTINATO_INLINE typename R::V read(const typename R::Element* p, I n) {

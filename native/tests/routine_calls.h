@@ -47,7 +47,8 @@ struct Bound {
   Ints spec;
 
   Bound(const Encoding& e, const RoutineNumbers& n, const RoutineHash& hash)
-      : spec{kRoutine, hash.high, hash.low, n.go_backwards, n.flip_outputs, n.return_sequences} {
+      : spec{kRoutine,       hash.high,          hash.low,   n.go_backwards,
+             n.flip_outputs, n.return_sequences, n.precision} {
     in.reserve(e.operands.size()), out.reserve(e.results.size());
     for (size_t i = 0; i < e.operands.size(); ++i)
       in.add(n.shape(e, e.operands[i]), n.operands[i], e.operands[i].kind == 3);

@@ -80,6 +80,7 @@ struct RoutineNumbers {
   int64_t go_backwards, flip_outputs, return_sequences;
   std::vector<Numbers64> operands;
   std::vector<Numbers64> results;  // NaN where nothing is written
+  int64_t precision = 0;
 
   // The shape of an operand or a result, B and T included.
   Ints shape(const Encoding& e, const Encoding::Operand& operand) const;

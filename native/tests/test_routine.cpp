@@ -140,6 +140,50 @@ void test_few_rows() {
   share_products_from(2.5e4);
 }
 
+// --- bfloat16 ---------------------------------------------------------------------------------------
+
+// y = b + x W + x V', for each of m places; h' = x W; and the sums of x' z.
+Encoding products_and_sums(int64_t m, int64_t D, int64_t N) {
+  Encoding e;
+  e.operands = {{0, 0, {m, D}}, {2, 0, {D, N}}, {2, 0, {N, D}}, {2, 0, {N}}, {0, 0, {m, N}}};
+  e.results = {{0, 0, 0, {m, N}}, {0, 0, 0, {N}}, {4, 0, 0, {D * N}}};
+  e.product({kOperand, 0}, D, m, D, N, 1, false, {kResult, 0}, N, 2, 3, 0);
+  e.product({kOperand, 0}, D, m, D, N, 2, true, {kResult, 0}, N, 1, 3, 0);
+  const int64_t ahead = e.add_scratch(N, false);
+  e.product({kOperand, 0}, 0, 1, D, N, 1, false, {kScratch, ahead}, 0, 0, 3, 0);
+  Map copy;
+  copy.dims = {N};
+  copy.outputs = {{copy.input({kScratch, ahead, 0, {1}}), 0, {kResult, 1, 0, {1}}}};
+  e.body.push_back(copy.ints());
+  e.outer({kOperand, 0}, D, {kOperand, 4}, N, m, D, N, 2, 0);
+  return e;
+}
+
+// Of whole numbers a product of bfloat16s is exact. What is given is a thousandth off, and is to be rounded.
+void test_bfloat16() {
+  if (!computes_bfloat16()) return;
+  const int64_t sizes[][5] = {{1, 1, 1, 1, 1},    {2, 3, 1, 7, 5},    {70, 2, 1, 64, 130}, {5, 19, 2, 33, 17},
+                              {130, 1, 3, 300, 9}, {17, 9, 5, 3, 64}, {3, 2, 60, 18, 16}, {1, 40, 1, 513, 70}};
+  for (const auto& size : sizes) {
+    Random random{uint64_t(size[0] + size[3])};
+    const Encoding e = products_and_sums(size[2], size[3], size[4]);
+    RoutineHash hash{};
+    const std::string error = register_it(e, &hash);
+    CHECK(error.empty(), "%s", error.c_str());
+    RoutineNumbers expected = random_numbers(e, size[0], size[1], random);
+    for (Numbers64& values : expected.operands)
+      for (double& value : values) value = std::nearbyint(3 * std::fmax(-1, std::fmin(1, value)));
+    RoutineNumbers fresh = expected;
+    for (size_t i : {0, 1, 2, 4})
+      for (double& value : fresh.operands[i]) value *= 1 + 1.0 / 1024;
+    fresh.precision = bfloat16_products;
+    run_plainly(e, expected);
+    compare<float>(e, fresh, expected, hash, "products of bfloat16, D " + std::to_string(size[3]));
+    const std::string refused = Bound<double>(e, fresh, hash).run();
+    CHECK(refused.find("float64") != std::string::npos, "%s", refused.c_str());
+  }
+}
+
 // --- every operation ------------------------------------------------------------------------------
 
 // A routine of one MAP over a row: y = operation(a, b, c).
@@ -259,6 +303,7 @@ int main(int argc, char** argv) {
   test_random_routines(count / 2);  // the plain loops take most of the time
   test_shared_columns(count / 4);
   test_few_rows();
+  test_bfloat16();
   std::printf("%s, %d threads: at most %.2f of what's allowed\n", target().c_str(), thread_count(), worst);
   return 0;
 }

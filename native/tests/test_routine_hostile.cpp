@@ -79,7 +79,7 @@ void test_calls() {
   says([](B& b) { b.spec[1] ^= 1; }, "forward: spec: expected the hash of a routine");
   says([](B& b) { b.spec[2] = -1; }, "forward: spec: expected the hash of a routine");
   says([](B& b) { b.spec[4] = 2; }, "forward: spec: flip_outputs: expected 0 or 1, got 2");
-  says([](B& b) { b.spec.pop_back(); }, "forward: spec: expected 6 integers of a routine, got 5");
+  says([](B& b) { b.spec.pop_back(); }, "forward: spec: expected 7 integers of a routine, got 6");
   says([](B& b) { b.in.tensors.pop_back(); }, "forward: expected 5 inputs, got 4");
   says([](B& b) { b.out.tensors.pop_back(); }, "forward: expected 2 outputs, got 1");
   says([](B& b) { b.in.tensors[1].dtype = Dtype::f64; }, "operand 1: expected float32 (3, 4), got float64");
@@ -168,7 +168,7 @@ void try_it(const Ints& ints, const Numbers64& floats, Random& random) {
   RoutineHash hash{};
   const std::string error = register_routine(exact.get(), ints.size(), floats.data(), floats.size(), &hash);
   if (!error.empty()) return;
-  const int64_t spec[] = {kRoutine, hash.high, hash.low, 0, 0, 0};
+  const int64_t spec[] = {kRoutine, hash.high, hash.low, 0, 0, 0, 0};
   const Routine& routine = routine_of(spec, kRoutineFields);
   if (!is_small(routine)) return;
   ++accepted;

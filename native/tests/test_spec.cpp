@@ -71,7 +71,7 @@ void test_refusals() {
     c.out_shapes[0][2] += 3;
   });
   refused("kind: expected 0 to 3, got -2", [](Call& c) { c.spec.kind = -2; });
-  refused("spec: expected 6 integers of a routine, got 16", [](Call& c) { c.spec.kind = -1; });
+  refused("spec: expected 7 integers of a routine, got 16", [](Call& c) { c.spec.kind = -1; });
   refused("activation: expected 0 to", [](Call& c) { c.spec.activation = 1000; });
   refused("recurrent_activation: ", [](Call& c) { c.spec.recurrent_activation = -1; });
   refused("has_bias: expected 0 to 1, got 2", [](Call& c) { c.spec.has_bias = 2; });

@@ -191,6 +191,8 @@ class RoutineSpec:
         go_backwards: Whether inputs and mask are read from the last timestep to the first.
         flip_outputs: Whether outputs are written from their last timestep to their first.
         return_sequences: Whether the outputs of every timestep are wanted.
+        precision: What products by weights are computed from: OF_TENSORS, or BFLOAT16_PRODUCTS of
+            float32 tensors.
         training: Whether `forward` gives what `backward` needs.
         wants_dx: Whether `backward` computes gradients of the inputs.
         name: That of the routines.
@@ -200,6 +202,7 @@ class RoutineSpec:
     go_backwards: int
     flip_outputs: int
     return_sequences: int
+    precision: int = native.OF_TENSORS
     training: int = 0
     wants_dx: int = 1
     name: str = field(init=False, compare=False, repr=False)
@@ -218,8 +221,8 @@ class RoutineSpec:
         """The integers that the core takes for the run."""
         option = bool(training if operation == "forward" else self.wants_dx)
         high, low = hashes_of(str(self.name), operation, option)  # str: Dynamo may be lazy
-        flags = (self.go_backwards, self.flip_outputs, self.return_sequences)
-        return (native.ROUTINE, high, low, *[int(flag) for flag in flags])
+        options = (self.go_backwards, self.flip_outputs, self.return_sequences, self.precision)
+        return (native.ROUTINE, high, low, *[int(option) for option in options])
 
 
 def spec_of(operation: str, flat: Sequence[int]) -> RoutineSpec:
@@ -240,7 +243,7 @@ def spec_of(operation: str, flat: Sequence[int]) -> RoutineSpec:
     return RoutineSpec(found.routines, *flat[3:], **option)
 
 
-_INTEGERS = 6
+_INTEGERS = 7
 
 
 def by_hashes(high: int, low: int) -> Registered | None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keras import ops
 
 import ostinato
 import reference
@@ -16,7 +17,7 @@ from engines.cases import Case, Expected, assert_pulled, examples
 from engines.gradients import pull_back, random_like
 from ostinato import layers, native
 from ostinato.engines import fused
-from ostinato.settings import forced_engine
+from ostinato.settings import forced_engine, use_engine
 
 BACKEND = keras.config.backend()
 HAS_KERNELS = native.why_not() is None and forced_engine() != "scan"
@@ -70,7 +71,20 @@ def rounded(array):
     return bits.astype("uint32").view("float32").astype("float64")
 
 
-def check(case, way):
+class OwnLSTM(layers.LSTMCell):
+    """LSTM in the words of a cell of one's own."""
+
+    def call(self, inputs, states, training=False):
+        """One timestep."""
+        h, c = states
+        z = ops.matmul(inputs, self.kernel) + ops.matmul(h, self.recurrent_kernel) + self.bias
+        i, f, g, o = ops.split(z, 4, axis=-1)
+        c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
+        h = ops.sigmoid(o) * ops.tanh(c)
+        return h, [h, c]
+
+
+def check(case, way, own=None):
     rng = cases.rng_of(case)
     x, states = rounded(cases.make_inputs(rng, case)), cases.make_states(rng, case)
     states = states and [rounded(state) for state in states]
@@ -83,7 +97,7 @@ def check(case, way):
     drops = cases.draw_dropout(case, "float32" if way == "float32" else "bfloat16")
     run = reference.run(case.options, weights, x, states and tuple(states), mask, *drops)
     expected = Expected(run, case.return_sequences, case.return_state)
-    layer = InFloat32(case.layer(layers, dtype=way))
+    layer = InFloat32(own or case.layer(layers, dtype=way))
     layer.inner.build(x.shape)
     layer.inner.set_weights(cases.weight_list(weights))
     d_results = [rounded(d) for d in random_like(expected.results)]
@@ -108,6 +122,23 @@ def test_results_and_gradients_agree_with_the_reference(way, case, gate):
 @pytest.mark.parametrize("kind", sorted(cases.KINDS))
 def test_a_batch_and_units_of_several_tiles(kind, way):
     check(Case(kind, mask="holes", batch=33, time=5, features=19, units=50), way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("batch", "time", "features", "units"), [(1, 1, 1, 3), (3, 19, 5, 50), (53, 3, 33, 17)]
+)
+def test_cells_of_ones_own(way, batch, time, features, units, seen):
+    case = Case("lstm", mask="holes", batch=batch, time=time, features=features, units=units)
+    wanted = {"return_sequences": case.return_sequences, "return_state": case.return_state}
+    own = layers.RNN(OwnLSTM(units, dtype=way), **wanted, dtype=way)
+    with use_engine("compiled" if HAS_KERNELS else "scan"):  # on JAX a loop is as fast for a row
+        check(case, way, own)
+        with asking(way):
+            shown = str(ostinato.explain(own))
+    if IN_KERNELS:
+        assert native.BFLOAT16_PRODUCTS in seen
+        assert f"{native.target()} in bfloat16, sums in float32" in shown
 
 
 @in_kernels

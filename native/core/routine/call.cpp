@@ -110,6 +110,18 @@ Dtype floats_of(const Routine& routine, const Tensor* inputs) {
   return Dtype::f32;  // that of the results, if they say so
 }
 
+// Whether products' operands are rounded to bfloat16.
+bool rounds_products(const int64_t* spec, Dtype dtype) {
+  const int64_t precision = spec[6];
+  if (precision != of_tensors && precision != bfloat16_products)
+    refuse("precision: expected 0 or 1 of a routine, got " + std::to_string(precision));
+  if (precision == of_tensors) return false;
+  if (dtype != Dtype::f32)
+    refuse(std::string("precision: expected 0, as the tensors are ") + dtype_name(dtype) + ", got 1");
+  need_bfloat16(precision);
+  return true;
+}
+
 // Without a row or a timestep there is nothing to compute.
 void run_nothing(const Routine& routine, const RoutineCallSizes& n, Dtype dtype,
                  const Tensor* inputs, const Tensor* outputs) {
@@ -148,6 +160,7 @@ void run_routine(const int64_t* spec, size_t spec_size, const Tensor* inputs, si
   call.flip_outputs = flag(spec, 4, "flip_outputs");
   call.return_sequences = n.return_sequences;
   const Dtype dtype = floats_of(routine, inputs);
+  const bool in_bfloat16 = rounds_products(spec, dtype);
   std::vector<const void*> in;
   for (size_t i = 0; i < n_inputs; ++i) {
     const OperandKind kind = routine.operands[i].kind;
@@ -169,7 +182,9 @@ void run_routine(const int64_t* spec, size_t spec_size, const Tensor* inputs, si
   const Kernels& kernels = runnable_kernels();
   if (n.B == 0 || n.T == 0) return run_nothing(routine, n, dtype, inputs, outputs);
   call.inputs = in.data(), call.outputs = out.data();
-  const RunRoutine run = dtype == Dtype::f32 ? kernels.routine_f32 : kernels.routine_f64;
+  const RunRoutine run = in_bfloat16           ? kernels.routine_bf16_products
+                         : dtype == Dtype::f32 ? kernels.routine_f32
+                                               : kernels.routine_f64;
   if (!run(call, thread_count())) throw std::bad_alloc();
 }
 

@@ -4,6 +4,7 @@
 template <class R>
 struct MapRun {
   typedef typename R::S S;
+  typedef typename R::Real Real;  // for all but products
   typedef typename R::V V;
   static constexpr I L = R::kLanes;
 
@@ -72,7 +73,7 @@ struct MapRun {
     memory.strides[2 * number] = m.loop == MapLoop::one_line ? 0 : by_columns ? found.row : stride;
     memory.strides[2 * number + 1] = m.loop == MapLoop::columns_by_rows ? found.row : stride;
   }
-  Target<R> target(I output, I line, I column) const {
+  Target<Real> target(I output, I line, I column) const {
     const I i = m.n_inputs + output, *strides = memory.strides + 2 * i;
     return {memory.at[i] + line * strides[0] + column * strides[1], strides[0], strides[1]};
   }
@@ -114,7 +115,7 @@ struct MapRun {
     if (output.mode == MapOutput::store) return;
     const S value = output.mode == MapOutput::sum ? 0 : -static_cast<S>(__builtin_inf());
     I at[kMostDims] = {};
-    Target<R> to = target(number, 0, 0);
+    Target<Real> to = target(number, 0, 0);
     for (;;) {
       fill(to, value);
       I d = m.outer_count;
@@ -136,7 +137,7 @@ struct MapRun {
     return empty;
   }
 
-  void fill(const Target<R>& to, S value) const {
+  void fill(const Target<Real>& to, S value) const {
     const I some_lines = to.line == 0 ? 1 : lines, some_columns = to.column == 0 ? 1 : columns;
     for (I l = 0; l < some_lines; ++l)
       for (I c = 0; c < some_columns; ++c) to.at[l * to.line + c * to.column] = value;
@@ -171,7 +172,7 @@ struct MapRun {
     const Combine how = overwrites(output, number) ? Combine::store
                         : is_largest               ? Combine::largest
                                                    : Combine::add;
-    put<R>(memory.registers[output.from], target(number, line, column), n_lines, n_columns, how,
+    put<Real>(memory.registers[output.from], target(number, line, column), n_lines, n_columns, how,
            is_largest);
   }
 
@@ -180,7 +181,7 @@ struct MapRun {
     const I by_line = memory.strides[2 * number], by_column = memory.strides[2 * number + 1];
     const S* from = memory.at[number] + line * by_line + column * by_column;
     const I some = input.varies.lines ? n_lines : 1, vectors = blocks_of(n_columns, L);
-    Values<R>& values = memory.registers[number];
+    Values<Real>& values = memory.registers[number];
     if (!input.varies.columns) {
       S* to = input.varies.lines ? slot(slots++) : constant(number);
       for (I l = 0; l < some; ++l) store<R>(to + l * L, splat<R>(from[l * by_line]));
@@ -210,7 +211,7 @@ struct MapRun {
     S* out = slot(o.slot);
     memory.registers[m.n_inputs + number] = {out, o.varies.lines ? vectors * L : 0,
                                              o.varies.columns ? L : 0};
-    Values<R> in[3];
+    Values<Real> in[3];
     bool is_dense = true;
     for (I i = 0; i < o.arity; ++i) {
       in[i] = memory.registers[o.from[i]];
@@ -223,6 +224,6 @@ struct MapRun {
     } else if (is_dense) {
       vectors *= some, some = 1;
     }
-    kOperations<R>[o.number](in, out, some, vectors);
+    kOperations<Real>[o.number](in, out, some, vectors);
   }
 };

@@ -98,7 +98,7 @@ struct RoutinePass {
     const I least = plan.most_slots * kLeastVectors * L, all = kChunkBytes / static_cast<I>(sizeof(S));
     m.slots = arena.take<S>((least > all ? least : all) + L);
     m.constants = arena.take<S>(plan.most_inputs * L);
-    m.registers = arena.take<Values<R>>(plan.most_references);
+    m.registers = arena.take<Values<typename R::Real>>(plan.most_references);
     m.at = arena.take<S*>(plan.most_references);
     m.strides = arena.take<I>(2 * plan.most_references);
     if (arena.failed) return false;

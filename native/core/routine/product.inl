@@ -1,13 +1,15 @@
 // Products of rows, as they lie in memory, with a packed weight.
 //
 // A weight (K, N) is packed in panels of four vectors of columns, or what is left of them for the last:
-// [panel][k][vectors of the panel], with zeros beyond N. So panel p begins at p * 4 L * K.
+// [panel][k][vectors of the panel], with zeros beyond N. So panel p begins at p * 4 L * K. K is counted in
+// words of operands (operands.inl); of bfloat16s the rows are rounded a piece of K at a time, anew for each
+// panel: two loads and a store for 64 multiplications.
 
 constexpr I kPanel = 4;  // vectors
 
 template <class R>
 I packed_size(const PackedWeight& w) {
-  return w.depth * blocks_of(w.columns, R::kLanes) * R::kLanes;
+  return words_of<R>(w.depth) * blocks_of(w.columns, R::kLanes) * R::kLanes;
 }
 
 inline double multiplications_of(const ProductStep& p) {
@@ -23,14 +25,14 @@ I panels_of(const PackedWeight& w) {
 template <class R>
 void pack_panel(const PackedWeight& w, const typename R::S* from, I panel, typename R::S* packed) {
   typedef typename R::S S;
-  constexpr I L = R::kLanes;
+  constexpr I L = R::kLanes, W = R::kWords, kStep = L / W;
   const I first = panel * kPanel * L, left = w.columns - first;
   const I columns = left < kPanel * L ? left : kPanel * L, width = blocks_of(columns, L) * L;
-  S* to = packed + first * w.depth;
+  S* to = packed + first * words_of<R>(w.depth);
   if (!w.transposed) {
-    for (I k = 0; k < w.depth; ++k, to += width)
+    for (I k = 0; k < w.depth; k += kStep, to += width)
       for (I j = 0; j < width; j += L)
-        store<R>(to + j, load_part<R>(from + k * w.columns + first + j, columns - j));
+        store<R>(to + j, read_words<R>(from + first + j, k, w.depth, w.columns, columns - j));
     return;
   }
   // Blocks of L by L, so that both sides are passed over in runs.
@@ -41,11 +43,11 @@ void pack_panel(const PackedWeight& w, const typename R::S* from, I panel, typen
       for (I i = 0; i < L; ++i) {
         typename R::V row{};
         if (j + i < columns) row = load_part<R>(from + (first + j + i) * w.depth + k0, depth);
-        store<R>(block + i * L, row);
+        store_operand<R>(block + i * W, row, L);
       }
-      for (I k = 0; k < depth; ++k) {
-        S* line = to + (k0 + k) * width + j;
-        for (I i = 0; i < L; ++i) line[i] = block[i * L + k];
+      for (I k = 0; k < words_of<R>(depth); ++k) {
+        S* line = to + (k0 / kStep + k) * width + j;
+        for (I i = 0; i < L; ++i) line[i] = block[i * W + k];
       }
     }
   }
@@ -58,7 +60,7 @@ struct RowProduct {
   const S* a;
   I a_row;
   const S* w;  // of the panel
-  I depth;
+  I depth;  // in words
   S* out;
   I out_row;
   I lanes;        // that count in the last vector
@@ -102,7 +104,7 @@ void row_tile(const RowProduct<R>& p, I row) {
     for (int r = 0; r < MR; ++r) {
       const V left = splat<R>(a[r * a_row]);
 #pragma GCC unroll 4
-      for (int j = 0; j < NC; ++j) acc[r][j] += left * right[j];
+      for (int j = 0; j < NC; ++j) acc[r][j] = add_term<R>(acc[r][j], left, right[j]);
     }
   }
 #pragma GCC unroll 16
@@ -122,13 +124,14 @@ void single_row(const RowProduct<R>& p) {
     for (int i = 0; i < kApart; ++i) {
       const V left = splat<R>(a[k + i]);
 #pragma GCC unroll 4
-      for (int j = 0; j < NC; ++j) acc[i][j] += left * load<R>(b + (i * NC + j) * L);
+      for (int j = 0; j < NC; ++j)
+        acc[i][j] = add_term<R>(acc[i][j], left, load<R>(b + (i * NC + j) * L));
     }
   }
   for (; k < p.depth; ++k, b += NC * L) {
     const V left = splat<R>(a[k]);
 #pragma GCC unroll 4
-    for (int j = 0; j < NC; ++j) acc[0][j] += left * load<R>(b + j * L);
+    for (int j = 0; j < NC; ++j) acc[0][j] = add_term<R>(acc[0][j], left, load<R>(b + j * L));
   }
 #pragma GCC unroll 4
   for (int i = 1; i < kApart; ++i) {
@@ -163,12 +166,37 @@ void multiply_panel(const RowProduct<R>& p, I rows) {
   }
 }
 
+// Of operands in pairs: the same for rows that still are numbers, some rows at a time. `numbers` is how
+// many of a row's the product has.
+template <class R, int NC>
+void multiply_numbers(RowProduct<R> p, I rows, I numbers) {
+  constexpr I kMostRows = 48;
+  alignas(64) typename R::S words[kMostRows * kPiece];
+  const typename R::S* a = p.a;
+  const I groups = blocks_of(rows, kMostRows), a_row = p.a_row;
+  typename R::S* out = p.out;
+  p.a = words, p.a_row = kPiece;
+  for (I i = 0; i < groups; ++i) {
+    const Span some = share(rows, i, groups);
+    store_words<R>(a + some.first * a_row, a_row, some.size(), numbers, words, kPiece);
+    p.out = out + some.first * p.out_row;
+    multiply_panel<R, NC>(p, some.size());
+  }
+}
+
+template <class R, int NC>
+void multiply_piece(const RowProduct<R>& p, I rows, I numbers) {
+  if constexpr (R::kPairs) multiply_numbers<R, NC>(p, rows, numbers);
+  else (void)numbers, multiply_panel<R, NC>(p, rows);
+}
+
 // The columns of some panels and the whole depth, in pieces whose part of the weight stays in L1.
 template <class R>
 void multiply_rows(RowProduct<R> p, const PackedWeight& weight, const typename R::S* packed, I rows,
                    Span panels) {
-  constexpr I L = R::kLanes;
+  constexpr I L = R::kLanes, kStep = L / R::kWords;
   if (rows == 0) return;
+  const I words = words_of<R>(weight.depth);
   const typename R::S *a = p.a, *bias = p.bias;
   typename R::S* out = p.out;
   const bool adds = p.adds;
@@ -178,16 +206,17 @@ void multiply_rows(RowProduct<R> p, const PackedWeight& weight, const typename R
     const I vectors = blocks_of(columns, L);
     p.lanes = columns - (vectors - 1) * L;
     p.out = out + first;
-    for (I k = 0; k == 0 || k < weight.depth; k += kPiece) {
-      p.a = a + k, p.w = packed + first * weight.depth + k * vectors * L;
-      p.depth = weight.depth - k < kPiece ? weight.depth - k : kPiece;
+    for (I k = 0; k == 0 || k < words; k += kPiece) {
+      p.a = a + k * kStep, p.w = packed + first * words + k * vectors * L;
+      p.depth = words - k < kPiece ? words - k : kPiece;
+      const I rest = weight.depth - k * kStep, numbers = rest < kPiece * kStep ? rest : kPiece * kStep;
       p.bias = bias != nullptr && k == 0 ? bias + first : nullptr;
       p.adds = adds || k > 0;
       switch (vectors) {
-        case 4: multiply_panel<R, 4>(p, rows); break;
-        case 3: multiply_panel<R, 3>(p, rows); break;
-        case 2: multiply_panel<R, 2>(p, rows); break;
-        default: multiply_panel<R, 1>(p, rows); break;
+        case 4: multiply_piece<R, 4>(p, rows, numbers); break;
+        case 3: multiply_piece<R, 3>(p, rows, numbers); break;
+        case 2: multiply_piece<R, 2>(p, rows, numbers); break;
+        default: multiply_piece<R, 1>(p, rows, numbers); break;
       }
     }
   }

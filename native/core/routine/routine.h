@@ -82,8 +82,9 @@
 // --- A call ---
 //
 // forward and backward (ostinato.h) take it alike, with the spec [kRoutine, high, low, go_backwards,
-// flip_outputs, return_sequences]: the routine itself says what it does. Without a timestep a CARRY is
-// its initial operand; all other results are zero then.
+// flip_outputs, return_sequences, precision]: the routine itself says what it does. Without a timestep a
+// CARRY is its initial operand; all other results are zero then. `precision` is of_tensors, or
+// bfloat16_products: of float32 tensors what PRODUCTs and OUTERs multiply is rounded to bfloat16.
 #pragma once
 
 #include <cstddef>
@@ -100,7 +101,7 @@
 namespace ostinato {
 
 constexpr int64_t kRoutine = -1;      // the first number of a spec
-constexpr size_t kRoutineFields = 6;  // of a spec
+constexpr size_t kRoutineFields = 7;  // of a spec
 constexpr int64_t kVersion = 1;
 
 // By which a call names its routine: two numbers of 31 bits.

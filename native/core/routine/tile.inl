@@ -26,7 +26,7 @@ struct TileMemory {
   // of a MAP
   S* slots;
   S* constants;  // (inputs, L): values alike for a whole chunk
-  Values<R>* registers;
+  Values<typename R::Real>* registers;
   S** at;     // (inputs and outputs,): their addresses at the first line and column
   I* strides; // (inputs and outputs, 2): of lines, and of columns
 };

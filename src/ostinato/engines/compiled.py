@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from keras import ops, tree
 
+from ostinato import native
 from ostinato.cells.checked import held_masks, holds_masks, like_a_timestep
 from ostinato.cells.contract import output_sizes
 from ostinato.doors import door, remembered
@@ -68,7 +69,9 @@ class CompiledEngine:
         return tuple(found)
 
     def computes_in(self, question: Question) -> str:
-        """Half precision is converted."""
+        """Products from bfloat16s, where the processor multiplies those; else it's converted."""
+        if question.bfloat16:
+            return "bfloat16, sums in float32"
         dtype = run_dtype(question.dtype)
         return "" if dtype == question.dtype else dtype
 
@@ -77,6 +80,8 @@ class CompiledEngine:
         loop, program = question.loop, question.program
         assert program is not None
         spec, held = program.spec(question.has_mask, *loop_flags(loop))
+        if question.bfloat16:
+            spec = replace(spec, precision=native.BFLOAT16_PRODUCTS)
         return Recipe(program, spec, held, question.dtype)
 
     def run(

@@ -113,10 +113,12 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
     """A question with the program that the cell is made into."""
     flat = leaves(xs)
     native_reason = _native_why_not()
+    dtype = _dtype_of(cell, flat[0])
     question = question._replace(
         native=native_reason,
         framework=None if native_reason else door.native_why_not(flat[0]),
-        dtype=_dtype_of(cell, flat[0]),
+        dtype=dtype,
+        bfloat16=not native_reason and _in_bfloat16(dtype),
     )
     is_in_question = question.forced in (None, OF_PROGRAMS)
     if native_reason or question.framework or not is_in_question:
