@@ -79,6 +79,7 @@ void test_calls() {
   says([](B& b) { b.spec[1] ^= 1; }, "forward: spec: expected the hash of a routine");
   says([](B& b) { b.spec[2] = -1; }, "forward: spec: expected the hash of a routine");
   says([](B& b) { b.spec[4] = 2; }, "forward: spec: flip_outputs: expected 0 or 1, got 2");
+  says([](B& b) { b.spec[6] = 2; }, "forward: precision: expected 0 or 1 of a routine, got 2");
   says([](B& b) { b.spec.pop_back(); }, "forward: spec: expected 7 integers of a routine, got 6");
   says([](B& b) { b.in.tensors.pop_back(); }, "forward: expected 5 inputs, got 4");
   says([](B& b) { b.out.tensors.pop_back(); }, "forward: expected 2 outputs, got 1");
@@ -88,7 +89,7 @@ void test_calls() {
   says([](B& b) { b.in.tensors[0].rank = 1; }, "operand 0: expected rank 2 or more, got 1");
   says([](B& b) { b.out.tensors[0].data = nullptr; }, "result 0: expected data, got a null pointer");
   Bound<float> bound(e, n, hash);
-  const std::vector<Argument> outputs = read_outputs(Operation::forward, bound.spec.data(), 6,
+  const std::vector<Argument> outputs = read_outputs(Operation::forward, bound.spec.data(), 7,
                                                      bound.in.tensors.data(), 5);
   CHECK(outputs.size() == 2 && outputs[0].rank == 3 && outputs[0].shape[1] == 5, "outputs' shapes");
 }
