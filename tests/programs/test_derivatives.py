@@ -167,6 +167,9 @@ CASES = {
         for what, put in {
             "a product of parts": lambda s: s.joined(2),
             "a product of parts of another axis": lambda s: s.joined(1),
+            "a product of a part before rows of zeros": lambda s: s.put(
+                (2, 4, 4), (s.x, (0, 0, 0), (1, 1, 1))
+            ),
             "a product of parts in another order": lambda s: s.beside(8, (s.x, 4, 1), (s.h, 0, 1)),
             "a product of parts with gaps": lambda s: s.beside(11, (s.x, 1, 1), (s.h, 6, 1)),
             "a product of a part before a gap": lambda s: s.beside(5, (s.x, 0, 1)),

@@ -190,10 +190,8 @@ def _is_side_by_side(graph: Graph, node: Node) -> bool:
     """Whether parts lie beside one another along the last axis, zeros between them or none."""
     shape, places = node.attributes
     return all(
-        starts[:-1] == (0,) * (len(shape) - 1)
-        and graph[part].shape[:-1] == shape[:-1]
-        and set(steps) == {1}
-        for part, (starts, steps) in zip(node.arguments, places, strict=True)
+        graph[part].shape[:-1] == shape[:-1] and set(steps) == {1}
+        for part, (_, steps) in zip(node.arguments, places, strict=True)
     )
 
 
