@@ -188,7 +188,8 @@ def run_native(routine, operands, dtype="float64", **flags):
     read.return_sequences = flags["return_sequences"]
     results = [np.full(read._empty(*result).shape, np.nan, dtype) for result in read.results]
     run = native.backward if read.reverse else native.forward
-    run((native.ROUTINE, *hashes, *flags.values()), *map(_views, (operands, results)))
+    spec = (native.ROUTINE, *hashes, *flags.values(), native.OF_TENSORS)
+    run(spec, *map(_views, (operands, results)))
     return results
 
 
