@@ -94,6 +94,8 @@ KINKS = {
     "relu": (0.0, 0.0, 0.0, 0.0),
     "abs": (0.0, 0.0, 0.0, 0.0),
     "pow": (0.0, 2.0, 0.0, 0.0),
+    "pow of nothing": (0.0, 0.0, 0.0, 0.0),
+    "pow by nothing": (0.0, 0.0, 0.0, 0.0),
     "clip from": (-0.4, 0.0, 1.0, 0.0),
     "clip to": (0.7, 0.0, 1.0, 0.0),
     "amax": (0.3, 0.0, 1 / 5, 0.0),
@@ -106,6 +108,8 @@ def test_slopes_at_kinks(name):
     arguments = [graph.leaf("input", 0, (5,)), graph.leaf("state", 0, (5,))]
     if operation == "amax":
         made = graph.add("amax", arguments[0], attributes=((0,),))
+    elif name == "pow by nothing":
+        made = graph.pow(arguments[0], graph.literal(0.0))
     elif operation == "clip":
         made = graph.clip(arguments[0], graph.literal(-0.4), graph.literal(0.7))
     else:

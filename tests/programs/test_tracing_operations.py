@@ -220,6 +220,10 @@ CASES = {
         ops.argmax(ops.where(m == ops.max(m, axis=1, keepdims=True), math.nan, m), axis=1),
         "float32",
     ),
+    "cumsum of infinities": lambda x, m, p, w: ops.cumsum(
+        ops.concatenate([m, ops.where(m > 1, math.inf, m), m, ops.where(m < 0, math.nan, m)], 1),
+        axis=1,
+    ),
     "a fixed tensor on the left": lambda x, m, p, w: ops.ones((4,)) - x + ops.ones((4,)) / (x + 9),
     "fixed numbers": lambda x, m, p, w: ops.ones((ops.shape(x)[0], 4)) * 3,
     # Of weights alone.

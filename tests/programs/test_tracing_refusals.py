@@ -13,6 +13,7 @@ from ostinato.programs.evaluation import evaluate
 from ostinato.programs.tracing import Like, Untraceable, trace
 from programs.cells import Cell as Base
 
+shape_of = ops.shape  # by a name of one's own, as `from keras.ops import shape` has it
 FRAMEWORK = {"jax": "jax.numpy", "torch": "torch", "tensorflow": "tensorflow"}
 WIDTH = 4
 
@@ -136,6 +137,13 @@ def with_layer(says, make, is_built=True, **settings):
     return pytest.param(type("WithOne", (WithLayer,), attributes), says)
 
 
+def _quantized_dense(self):
+    dense = layers.Dense(WIDTH)
+    dense.build((None, WIDTH))
+    dense.quantize("int8")
+    return dense
+
+
 REFUSED = [
     cell_that("line .*tanh.* a function of the framework's own", own(_raw)),
     cell_that("line .*ops.sum.* takes a tensor for true or false", own(_branches)),
@@ -171,6 +179,10 @@ REFUSED = [
     cell_that("Sort: it mixes", own(lambda self, x, h: h + ops.sort(x, axis=0))),
     cell_that("line .* asks how many rows", own(lambda self, x, h: h + (x.shape[0] == 1) * x)),
     cell_that("line .* asks how many rows", own(_branches_by_rows)),
+    cell_that("line .* asks how many rows", own(lambda self, x, h: h + (shape_of(x)[0] == 1) * x)),
+    cell_that("with one row", own(lambda self, x, h: h + x * float(np.prod(x.shape) > WIDTH))),
+    cell_that("with one row", own(lambda self, x, h: x if int(x.shape[0]) == 1 else h)),
+    cell_that("with one row", own(lambda self, x, h: h + x * {1: 2.0}.get(ops.shape(x)[0], 1.0))),
     cell_that("changes what's in the attribute 'w_log'", own(_toggles)),
     cell_that("changes what's in the attribute 'w_log'", own(_toggles_within)),
     cell_that("no place 9", own(lambda self, x, h: h + x[:, 9:10] + x[:, 9])),
@@ -216,6 +228,7 @@ REFUSED = [
         lambda self: layers.Dense(WIDTH, activity_regularizer="l2"),
     ),
     with_layer("Dense in it makes its weights", lambda self: layers.Dense(WIDTH), is_built=False),
+    with_layer("Dense in it is quantized", _quantized_dense, is_built=False),
     with_layer(r"\(in Rescaling\)", lambda self: layers.Rescaling(2.0)),
 ]
 

@@ -20,9 +20,9 @@ from ostinato.programs.evaluation import evaluate, evaluate_nodes
 from ostinato.programs.graph import Program
 from ostinato.programs.masking import masked
 from ostinato.programs.node import CONSTANT, INPUT, STATE, WEIGHT, ProgramError, Shape
-from ostinato.programs.proving import disproved
+from ostinato.programs.proving import Nests, disproved
 from ostinato.programs.routine import ProgramRoutines
-from ostinato.programs.settings import settings
+from ostinato.programs.settings import changed, settings
 from ostinato.programs.showing import shown
 from ostinato.programs.tracing import Like, Traced, Untraceable, trace
 from ostinato.routines import Routines, RoutineSpec
@@ -30,9 +30,6 @@ from ostinato.structure import Structure, leaves, map_leaves
 from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
 
 _COUNT = itertools.count()
-
-
-Nests = tuple[Structure, Structure, list[Any] | None]  # of inputs, of states, of constants
 
 
 class Compiled:
@@ -230,7 +227,11 @@ def compiled(
     if key not in kept:
         given = None if constants is None else [_like(constant) for constant in constants]
         nests = (map_leaves(_like, xs), map_leaves(_like, states), given)
-        kept[key] = found = _made(cell, nests, training, dtype)
+        found = _made(cell, nests, training, dtype)
+        after = settings(cell)
+        if after != key[-1]:
+            found = f"its call changes {changed(key[-1], after)}, which a program would not"
+        kept[key] = found
         if isinstance(found, Compiled):
             setattr(_NAMED, found.name, found)
     return kept[key]

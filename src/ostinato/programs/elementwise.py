@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from ostinato import native
-from ostinato.programs.node import Node, ProgramError, Value
+from ostinato.programs.node import LITERAL, Node, ProgramError, Value
 from ostinato.programs.operation import Attributes, Inferred, Operation, Pull, plainly
 from ostinato.tensors import Tensor
 
@@ -144,6 +144,15 @@ _UNARY: dict[str, tuple[Callable[..., Tensor], Slope | None]] = {
 }
 
 
+def _pow_slope_of_base(g: "Graph", u: Value, y: Value, a: Value, b: Value) -> Value | None:
+    """Of x ** 0 it's 0, also at 0, where 0 * 0 ** -1 is no number."""
+    exponent = g[b].attributes[0] if g[b].operation == LITERAL else None
+    if exponent == 0.0:
+        return None
+    slope: Value = g.mul(u, g.mul(b, g.pow(a, g.sub(b, g.literal(1.0)))))
+    return slope if exponent is not None else _only_where(g, g.ne(b, g.literal(0.0)), slope)
+
+
 def _pow_slope_of_exponent(g: "Graph", u: Value, y: Value, a: Value, b: Value) -> Value:
     log = g.log(g.select(g.gt(a, g.literal(0.0)), a, g.literal(1.0)))
     result: Value = g.mul(u, g.mul(y, log))
@@ -167,7 +176,7 @@ _BINARY: dict[str, tuple[Callable[..., Tensor], Slope | None, Slope | None]] = {
     ),
     "pow": (
         ops.power,
-        lambda g, u, y, a, b: g.mul(u, g.mul(b, g.pow(a, g.sub(b, g.literal(1.0))))),
+        _pow_slope_of_base,
         _pow_slope_of_exponent,
     ),
     "max": (ops.maximum, *_MAXIMUM),

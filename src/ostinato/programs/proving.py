@@ -12,7 +12,7 @@ from keras import ops, tree
 from ostinato.cells.checked import held_masks
 from ostinato.cells.contract import call_method, output_and_states, output_sizes, takes
 from ostinato.doors import door
-from ostinato.programs.tracing import Like, Timestep, untried
+from ostinato.programs.tracing import Like, Timestep, Untraceable, untried
 from ostinato.structure import Structure, leaves, repack
 from ostinato.tensors import Tensor, Tensors
 
@@ -21,11 +21,12 @@ ROWS = 2
 TOLERANCES = {"float64": 1e-6, "float32": 2e-3, "float16": 5e-2, "bfloat16": 2e-1}
 
 Step = Callable[[Tensors, Tensors, Tensors], Tensors]
+Nests = tuple[Structure, Structure, list[Any] | None]  # of inputs, of states, of constants
 
 
 def disproved(
     cell: Any,
-    nests: tuple[Structure, Structure, list[Any] | None],
+    nests: Nests,
     training: bool,
     step: Step,
     dtype: str,
@@ -50,6 +51,8 @@ def disproved(
                 answer = _compared(cell, nests, training, step, dtype, seed)
                 if answer is None:
                     break
+            if answer is not None:
+                _need_the_same_again(cell, nests, training)
             found.append(answer)
         except Exception as error:  # noqa: BLE001 - handed over to the thread that waits
             found.append(error)
@@ -65,7 +68,7 @@ def disproved(
 
 def _compared(
     cell: Any,
-    nests: tuple[Structure, Structure, list[Any] | None],
+    nests: Nests,
     training: bool,
     step: Step,
     dtype: str,
@@ -92,9 +95,18 @@ def _compared(
 Pulled = tuple[Tensors, Tensors]
 
 
+def _need_the_same_again(cell: Any, nests: Nests, training: bool) -> None:
+    """Refuses a cell that gives other numbers each time: then none are a program's fault."""
+    step = _real(cell, nests, training)
+    once, again, _ = _both(cell, nests, training, step, 0, has_signs=False)
+    pairs = zip(once[0], again[0], strict=True)
+    if any(_error(first, second, is_gradient=False) for first, second in pairs):
+        raise Untraceable("its results aren't always the same")
+
+
 def _both(
     cell: Any,
-    nests: tuple[Structure, Structure, list[Any] | None],
+    nests: Nests,
     training: bool,
     step: Step,
     seed: int,
@@ -141,7 +153,7 @@ def _both(
 _KINDS = ("input", "state", "constant")
 
 
-def _real(cell: Any, nests: tuple[Structure, Structure, list[Any] | None], training: bool) -> Step:
+def _real(cell: Any, nests: Nests, training: bool) -> Step:
     """One timestep of the cell itself, flat."""
     call = cell if isinstance(cell, keras.layers.Layer) else call_method(cell)
     keywords: dict[str, Any] = {"training": training} if takes(cell, "training") else {}

@@ -1,90 +1,256 @@
-"""What a cell is set to: the values among its attributes that a program may have in it.
+"""What a cell is set to: all that may be in its program beside tensors that are read anew.
 
-A cell is traced once, but its attributes may change: `cell.decay = 0.8`. Tensors and variables are
-read anew for every run; everything else is told apart here, in some microseconds.
+A cell is traced once, but what it is may change: `cell.decay = 0.8`, `SCALE = 2.0` beside its
+class, a layer in it that's frozen or quantized, a method that a notebook has edited. All of that is
+told here, in some microseconds, as a value that's equal where it is the same.
 """
 
-import weakref
-from collections.abc import Hashable, Iterator
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cache, partial
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from operator import attrgetter
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
-from ostinato.programs.around import read_by_class
+from ostinato.programs.around import code_of, is_of_users
+from ostinato.programs.serials import serial
+from ostinato.programs.tracing.members import BOOKKEEPING, is_holder
 
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
-_BY_IDENTITY = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
-_DEPTH = 4  # of containers and layers in one another
-
-
-@cache
-def _of_every_layer() -> frozenset[str]:
-    """The attributes that Keras keeps for itself."""
-    return frozenset(vars(keras.layers.Layer(name="any")))
+# What a cell's code may ask a layer of Keras's, beside the attributes that are its own.
+_plain_of_layer = attrgetter("trainable", "name", "supports_masking", "autocast")
+_objects_of_layer = attrgetter("activity_regularizer", "dtype_policy")
+_OF_PYTORCH = ("_modules", "_parameters", "_buffers")
+_OF_KERAS_BY_IDENTITY = (
+    keras.initializers.Initializer,
+    keras.regularizers.Regularizer,
+    keras.constraints.Constraint,
+)
 
 
 def settings(cell: Any) -> Any:
     """All that a cell is set to, as a value that's equal where that is the same."""
-    return _attributes(cell, _DEPTH)
+    return keras.config.floatx(), keras.config.epsilon(), Telling().told(cell)
 
 
-def _attributes(thing: Any, depth: int) -> tuple[Any, ...]:
-    of_keras = _of_every_layer() if isinstance(thing, keras.layers.Layer) else ()
-    cls: Any = type(thing)
-    found: list[Any] = [cls]
-    for name, value in getattr(thing, "__dict__", {}).items():
-        if name in of_keras:
-            continue
-        told = value if type(value) in _PLAIN else _told(value, depth)
-        if told is not _NOTHING:
-            found.append((name, told))
-    slots = _slots(cls)
-    found += [(name, _told(getattr(thing, name, None), depth)) for name in slots]
-    found += [_told(read(), depth) for read in read_by_class(cls)]
+def changed(before: Any, after: Any) -> str:
+    """What has changed between two settings, by the name nearest to it."""
+    pairs = [(a, b) for a, b in zip(before, after, strict=False) if a != b]
+    inner = ""
+    if pairs and all(isinstance(each, tuple) for each in pairs[0]):
+        inner = changed(*pairs[0])
+    is_named = len(before) == 2 and isinstance(before[0], str) and before[0] == after[0]
+    if inner and inner != _SOMETHING:
+        return inner
+    return repr(before[0]) if is_named else _SOMETHING
+
+
+_SOMETHING = "something of what it reads"
+
+
+class Telling:
+    """One telling of what hangs on a cell.
+
+    Attributes:
+        is_held: Whether tensors here are found by `Members`, and so read anew for every run.
+    """
+
+    def __init__(self) -> None:
+        self.is_held = True
+        # What was told, by its id, which is its own while it's kept here; and how many before it.
+        self._met: dict[int, tuple[int, Any]] = {}
+
+    def told(self, value: Any) -> Any:
+        """A value, as something that's equal where it is the same."""
+        kind = type(value)
+        if kind in _AS_THEY_ARE:
+            return value
+        teller = _TELLERS.get(kind)
+        if teller is None:
+            teller = _TELLERS[kind] = _teller_of(value)
+        return teller(self, value)
+
+    def met(self, thing: Any) -> int | None:
+        """When a thing was told before, or None: one thing of two names isn't two things."""
+        found = self._met.get(id(thing))
+        if found is None:
+            self._met[id(thing)] = len(self._met), thing
+            return None
+        return found[0]
+
+    def apart(self, values: Iterable[Any]) -> tuple[Any, ...]:
+        """Values that `Members` doesn't look at: their tensors are in a program as they are."""
+        is_held, self.is_held = self.is_held, False
+        try:
+            return tuple([self.told(value) for value in values])
+        finally:
+            self.is_held = is_held
+
+
+Teller = Callable[[Telling, Any], Any]
+_AS_THEY_ARE = frozenset({int, str, bytes, type(None)})
+
+
+def _number(telling: Telling, value: Any) -> Any:
+    """A number that may equal one of another type: 1, 1.0 and True; or 0.0, which equals -0.0."""
+    return type(value), value or str(value)
+
+
+def _identity(telling: Telling, value: Any) -> Any:
+    return serial(value)
+
+
+def _value(telling: Telling, value: Any) -> Any:
+    return value
+
+
+def _array(telling: Telling, value: Any) -> Any:
+    if value.dtype.hasobject:
+        return telling.apart(value.reshape(-1).tolist())
+    return value.shape, value.dtype.str, hash(value.tobytes())
+
+
+def _tensor(telling: Telling, value: Any) -> Any:
+    if not telling.is_held:
+        return serial(value), getattr(value, "_version", None)  # PyTorch's, of changes in place
+    return telling.met(value), value.shape, value.dtype
+
+
+def _list(telling: Telling, value: Any) -> Any:
+    number = telling.met(value)
+    return number if number is not None else (list, *map(telling.told, value))
+
+
+def _tuple(telling: Telling, value: Any) -> Any:
+    return (type(value), *map(telling.told, value))
+
+
+def _dict(telling: Telling, value: Any) -> Any:
+    number = telling.met(value)
+    if number is not None:
+        return number
+    return dict, *[(telling.told(key), telling.told(item)) for key, item in value.items()]
+
+
+def _collection(telling: Telling, value: Any) -> Any:
+    number = telling.met(value)
+    if number is not None:
+        return number
+    items = value.items() if isinstance(value, Mapping) else value
+    return type(value), *telling.apart(items)
+
+
+def _code(telling: Telling, value: Any) -> Any:
+    """A class or a function: its code, and what that reads around it."""
+    code = None if telling.met(value) is not None else code_of(value)
+    if code is None:
+        return serial(value)
+    return serial(value), code.told, *zip(code.names, telling.apart(code.reads()), strict=True)
+
+
+def _method(telling: Telling, value: Any) -> Any:
+    return telling.apart((value.__func__, value.__self__))
+
+
+def _partial(telling: Telling, value: Any) -> Any:
+    return telling.apart((value.func, value.args, value.keywords))
+
+
+def _object(telling: Telling, value: Any) -> Any:
+    number = telling.met(value)
+    if number is not None:
+        return number
+    cls, attributes = telling.told(type(value)), dict(_attributes(value))
+    if is_holder(value):
+        return cls, *[(name, telling.told(item)) for name, item in attributes.items()]
+    return cls, *zip(attributes, telling.apart(attributes.values()), strict=True)
+
+
+def _attributes(thing: Any) -> Iterator[tuple[str, Any]]:
+    """The names and values of an object's attributes, in its dict and in slots."""
+    yield from getattr(thing, "__dict__", {}).items()
+    for name in _slots_of(thing):
+        yield name, getattr(thing, name, None)
+
+
+def _policy(telling: Telling, value: Any) -> Any:
+    return value.name
+
+
+def _layer(telling: Telling, layer: Any) -> Any:
+    number = telling.met(layer)
+    if number is not None:
+        return number
+    told, (of_keras, apart) = telling.told, _of_every_layer()
+    attributes = vars(layer)
+    found = [told(type(layer)), attributes.get("training"), *_plain_of_layer(layer)]
+    found += [told(value) for value in _objects_of_layer(layer)]
+    for name, value in attributes.items():
+        if name not in of_keras and value is not None:  # Keras's cells get some that are None
+            found.append((name, value if type(value) in _AS_THEY_ARE else told(value)))
+    for kept in apart:
+        for name, value in attributes.get(kept, {}).items():
+            if name not in BOOKKEEPING:
+                found.append((name, told(value)))
+    found += [(name, told(getattr(layer, name, None))) for name in _slots_of(layer)]
     return tuple(found)
 
 
-def _is_hashed_by_value(value: Any) -> bool:
-    return isinstance(value, Hashable) and type(value).__hash__ is not object.__hash__
+@cache
+def _of_every_layer() -> tuple[frozenset[str], list[str]]:
+    """The attributes that Keras keeps for itself, and those where PyTorch keeps a layer's own."""
+    every = frozenset(vars(keras.layers.Layer(name="any")))
+    return BOOKKEEPING | every, [name for name in _OF_PYTORCH if name in every]
+
+
+def _slots_of(thing: Any) -> tuple[str, ...]:
+    """The attributes that an object has beside its dict."""
+    cls: Any = type(thing)
+    return _slots(cls)
 
 
 @cache
 def _slots(cls: Any) -> tuple[str, ...]:
-    """The attributes that objects of a class have beside their dict."""
-    return tuple(_slots_of(cls))
-
-
-def _slots_of(cls: type) -> Iterator[str]:
-    for base in cls.__mro__:
+    found: list[str] = []
+    for base in filter(is_of_users, cls.__mro__):
         names = base.__dict__.get("__slots__", ())
-        for name in (names,) if isinstance(names, str) else names:
-            if not name.startswith("__"):
-                yield name
+        names = (names,) if isinstance(names, str) else names
+        found += [name for name in names if not name.startswith("__")]
+    return tuple(found)
 
 
-_NOTHING = object()  # of what is read anew
+# What tells things of a class; the first that fits.
+_BY_CLASS: tuple[tuple[Any, Teller], ...] = (
+    ((int, float, complex), _number),
+    ((str, bytes), _value),
+    (keras.Variable, _identity),
+    ((np.ndarray, np.generic), _array),
+    (MethodType, _method),
+    ((FunctionType, type), _code),
+    ((BuiltinFunctionType, ModuleType, CodeType), _identity),
+    (partial, _partial),
+    (keras.layers.Layer, _layer),
+    (_OF_KERAS_BY_IDENTITY, _identity),
+    (keras.dtype_policies.DTypePolicyMap, _object),
+    (keras.dtype_policies.DTypePolicy, _policy),
+    (dict, _dict),
+    (list, _list),
+    (tuple, _tuple),
+    ((Mapping, Set, Sequence, deque), _collection),
+)
+_TELLERS: dict[type, Teller] = {}
 
 
-def _told(value: Any, depth: int) -> Any:
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, keras.Variable) or depth == 0:
-        return _NOTHING
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.shape, value.dtype.str, hash(value.tobytes())
-    if isinstance(value, _BY_IDENTITY):
-        return weakref.ref(value)  # an id may be another's by and by; a reference would keep it
-    if isinstance(value, (tuple, list, set, frozenset)):
-        return tuple(_told(item, depth - 1) for item in value)
-    if isinstance(value, dict):
-        return tuple((str(key), _told(item, depth - 1)) for key, item in value.items())
-    if isinstance(value, partial):
-        return _told((value.func, value.args, value.keywords), depth)
-    if hasattr(value, "shape"):
-        return _NOTHING  # a tensor
-    if not hasattr(value, "__dict__") and _is_hashed_by_value(value):
-        return value  # a range, a device: what is compared by what it says
-    return _attributes(value, depth - 1)
+def _teller_of(value: Any) -> Teller:
+    for classes, teller in _BY_CLASS:
+        if isinstance(value, classes):
+            return teller
+    if ops.is_tensor(value):
+        return _tensor
+    if hasattr(value, "__dict__") or _slots_of(value):
+        return _object
+    is_by_value = isinstance(value, Hashable) and type(value).__hash__ is not object.__hash__
+    return _value if is_by_value else _identity

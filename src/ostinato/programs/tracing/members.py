@@ -107,7 +107,7 @@ class Members:
             self.ways.setdefault(id(thing), way)
             return
         items = _items(thing)
-        if (items is None and not _has_attributes(thing)) or id(thing) in self._seen:
+        if (items is None and not is_holder(thing)) or id(thing) in self._seen:
             return
         self._seen.add(id(thing))
         if items is not None:
@@ -147,7 +147,8 @@ def _items(thing: Any) -> list[tuple[Any, Any]] | None:
     return None
 
 
-def _has_attributes(thing: Any) -> bool:
+def is_holder(thing: Any) -> bool:
+    """Whether a thing has attributes that may be part of a cell."""
     if isinstance(thing, (type, keras.Variable)) or not hasattr(thing, "__dict__"):
         return False
     if isinstance(thing, keras.layers.Layer):

@@ -66,6 +66,8 @@ def _refuse(layer: keras.layers.Layer, members: Members, training: bool) -> None
         raise Untraceable(
             f"{named(layer)} in it draws dropout masks in its first timestep, and keeps them"
         )
+    if getattr(layer, "quantization_mode", None) is not None:
+        raise Untraceable(f"{named(layer)} in it is quantized, and runs another call")
     if layer.activity_regularizer is not None:
         raise Untraceable(f"{named(layer)} has an activity_regularizer")
     if id(layer) not in members.ways and layer.weights:

@@ -3,12 +3,11 @@
 from string import ascii_letters
 from typing import Any
 
-import numpy as np
-
-from ostinato.programs.tracing.contraction import contract, linear
+from ostinato.programs.tracing.contraction import contract
 from ostinato.programs.tracing.refusal import Untraceable
 from ostinato.programs.tracing.rules_elementwise import Rule
 from ostinato.programs.tracing.rules_reductions import softmax
+from ostinato.programs.tracing.rules_shapes import padded_by
 from ostinato.programs.tracing.terms import Term
 from ostinato.programs.tracing.translation import Translation
 
@@ -147,11 +146,17 @@ def _outer(t: Translation, op: Any, x1: Any, x2: Any) -> Term:
 
 
 def _cumsum(t: Translation, op: Any, x: Term) -> Term:
+    """Sums of twice as many elements in each step; a product by ones would spread NaN backwards."""
     if op.axis is None:
         raise Untraceable("it goes through all axes as one")
-    t.axis(x, op.axis)
-    size = x.shape[op.axis]
-    return linear(t, x, op.axis, t.term(np.triu(np.ones((size, size), "float32"))))
+    place, size = t.axis(x, op.axis), x.shape[op.axis]
+    widths = [(0, 0)] * len(t.graph[x.value].shape)
+    apart = 1
+    while apart < size:
+        widths[place] = (apart, 0)
+        before = padded_by(t, t.part(x, op.axis, 0, size - apart), widths)
+        x, apart = t.apply("add", x, before), 2 * apart
+    return x
 
 
 def _diff(t: Translation, op: Any, a: Term) -> Term:

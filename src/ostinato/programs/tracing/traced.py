@@ -13,14 +13,14 @@ from ostinato.doors import door
 from ostinato.nests import leaf_paths
 from ostinato.programs.graph import Graph, Program, program_of, reachable
 from ostinato.programs.node import CONSTANT, INPUT, WEIGHT, ProgramError, Value
-from ostinato.programs.tracing.comparing import told
+from ostinato.programs.tracing.comparing import Done, done, is_alike, told
 from ostinato.programs.tracing.drawing import Draw, draw_over_time
-from ostinato.programs.tracing.history import Event, events, forget
+from ostinato.programs.tracing.history import events, forget
 from ostinato.programs.tracing.holding import holding_masks
 from ostinato.programs.tracing.members import Members
 from ostinato.programs.tracing.preparing import Source, Step, run
 from ostinato.programs.tracing.refusal import Untraceable, named
-from ostinato.programs.tracing.rows import BATCHES
+from ostinato.programs.tracing.rows import ASKED, BATCHES
 from ostinato.programs.tracing.rules import rule_of
 from ostinato.programs.tracing.run import Run, Signature, run_on_symbols
 from ostinato.programs.tracing.translation import Translation
@@ -111,11 +111,18 @@ def trace(
     """
     signature = Signature(xs, states, constants, training)
     _need_rows_of_numbers(cell, signature)
+    ASKED.yes = False
     with holding_masks(cell, signature) as masks:
-        first, second = (_translated(cell, signature, batch, masks) for batch in BATCHES)
-    if first.told() != second.told():
-        raise Untraceable("its results depend on the size of the batch, or aren't always the same")
+        runs = (_translated(cell, signature, batch, masks) for batch in BATCHES)
+        (first, did), (second, did_then) = runs
+        if first.told() != second.told():
+            raise Untraceable(_DEPENDS)
+        if ASKED.yes and not is_alike(did, did_then, _done(cell, signature, 1, masks)):
+            raise Untraceable(f"{_DEPENDS}: with one row it does something else")
     return first
+
+
+_DEPENDS = "its results depend on the size of the batch, or aren't always the same"
 
 
 def _need_rows_of_numbers(cell: Any, signature: Signature) -> None:
@@ -133,23 +140,44 @@ def _need_rows_of_numbers(cell: Any, signature: Signature) -> None:
         raise Untraceable("it has a state that all rows share")
 
 
-def _translated(cell: Any, signature: Signature, batch: int, masks: frozenset[int]) -> Traced:
+def _translated(
+    cell: Any, signature: Signature, batch: int, masks: frozenset[int]
+) -> tuple[Traced, Done]:
     members = Members(cell, masks)
     run_ = run_on_symbols(cell, members, signature, batch)
     with door.at_once():
         return _translation_of(cell, members, run_, _dtype_of(cell, signature))
 
 
-def _translation_of(cell: Any, members: Members, run_: Run, dtype: str) -> Traced:
+def _done(cell: Any, signature: Signature, batch: int, masks: frozenset[int]) -> Done:
+    """What a run of another size does, which isn't translated."""
+    run_ = run_on_symbols(cell, Members(cell, masks), signature, batch)
+    output, states = _results(cell, run_)
+    begun, results = _begun(run_), (tree.flatten(output), states)
+    found = events(_symbols(results), begun, run_.histories)
+    did = done(begun, found, results)
+    forget(event.operation for event in found)
+    return did
+
+
+def _symbols(results: Any) -> list[Any]:
+    return [each for each in tree.flatten(results) if isinstance(each, keras.KerasTensor)]
+
+
+def _begun(run_: Run) -> list[Any]:
+    """The symbols that a run began with."""
+    begun = [*run_.weights.values(), *leaves(run_.xs), *leaves(run_.states)]
+    return [*begun, *leaves(run_.constants or []), *run_.upstreams, *run_.draws.symbols]
+
+
+def _translation_of(cell: Any, members: Members, run_: Run, dtype: str) -> tuple[Traced, Done]:
     output, states = _results(cell, run_)
     flat_output: list[Any] = tree.flatten(output)
-    begun = [*run_.weights.values(), *leaves(run_.xs), *leaves(run_.states)]
-    begun += [*leaves(run_.constants or []), *run_.upstreams, *run_.draws.symbols]
-    found: list[Event] = []
+    begun, found = _begun(run_), []
     try:
         _refuse_claims(begun)
-        wanted = [s for s in (*flat_output, *states) if isinstance(s, keras.KerasTensor)]
-        found = events(wanted, begun, run_.histories)
+        found = events(_symbols((flat_output, states)), begun, run_.histories)
+        did = done(begun, found, (flat_output, states))
         t = Translation(run_, members, dtype)
         for event in found:
             t.take(event, rule_of)
@@ -161,7 +189,7 @@ def _translation_of(cell: Any, members: Members, run_: Run, dtype: str) -> Trace
     finally:
         forget(event.operation for event in found)
     dtypes = [keras.backend.standardize_dtype(item.dtype) for item in flat_output]
-    return _collected(t, run_, outputs, new, tree.pack_sequence_as(output, dtypes))
+    return _collected(t, run_, outputs, new, tree.pack_sequence_as(output, dtypes)), did
 
 
 def _refuse_claims(begun: list[Any]) -> None:

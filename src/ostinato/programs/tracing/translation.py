@@ -268,6 +268,8 @@ class Translation(Counting):
 
 def _known(item: Any) -> np.ndarray:
     """The values of an array or tensor among the operands, which must have some now."""
+    if getattr(item, "requires_grad", False) or hasattr(item, "assign"):
+        raise Untraceable("a tensor that's trained, and no attribute of the cell, is an operand")
     try:
         return np.asarray(ops.convert_to_numpy(item))
     # each framework has an error of its own for what is being traced
