@@ -224,6 +224,9 @@ CASES = {
         ops.concatenate([m, ops.where(m > 1, math.inf, m), m, ops.where(m < 0, math.nan, m)], 1),
         axis=1,
     ),
+    "arrays of float64": lambda x, m, p, w: (
+        (x * np.linspace(0.1, 0.9, 4) - np.ones(4)) / np.float64(0.7) + m[:, 0] ** np.float64(2.0)
+    ),
     "a fixed tensor on the left": lambda x, m, p, w: ops.ones((4,)) - x + ops.ones((4,)) / (x + 9),
     "fixed numbers": lambda x, m, p, w: ops.ones((ops.shape(x)[0], 4)) * 3,
     # Of weights alone.

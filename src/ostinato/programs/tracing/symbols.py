@@ -7,6 +7,7 @@ KerasTensors whatever went in, so the class itself is taught.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import keras
@@ -69,6 +70,35 @@ def _taken(own: Callable[..., Any], symbol: Any, keys: tuple[Any, ...], axis: in
     return ops.take(rest, places, axis=axis)
 
 
+@cache
+def _takes_arrays_as_its_own() -> bool:
+    """Whether an operator of a tensor of float32 makes float32 of it and an array of float64."""
+    try:
+        made = ops.ones((1,), "float32") + np.ones(1)
+    except TypeError:
+        return False
+    return bool(keras.backend.standardize_dtype(made.dtype) == "float32")
+
+
+def _with_arrays(own: Callable[..., Any]) -> Callable[..., Any]:
+    """An operator of symbols that takes an array for what the backend's tensors take it.
+
+    A variable's operators are Keras's operations, which keep its float64, as symbols do.
+    """
+
+    def operator(symbol: Any, other: Any) -> Any:
+        is_array = isinstance(other, (np.ndarray, np.generic)) and other.dtype == "float64"
+        is_of_tensors = symbol.dtype == "float32" and not isinstance(symbol, WeightSymbol)
+        if is_array and is_of_tensors and _takes_arrays_as_its_own():
+            other = other.astype("float32")
+        return own(symbol, other)
+
+    return operator
+
+
+_OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+
+
 def _refusing(name: str) -> Callable[..., Any]:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise Untraceable(f"ops.{name} isn't among programs' operations")
@@ -117,6 +147,12 @@ _TAUGHT = (
     Taught(keras.KerasTensor, "__getitem__", _getitem),
     Taught(keras.KerasTensor, "__jax_array__", _missing, is_property=True),  # and JAX likewise
     Taught(keras.KerasTensor, "__array_ufunc__", None),  # NumPy leaves operators to the symbol
+    *(
+        Taught(keras.KerasTensor, f"__{side}{name}__", _with_arrays)
+        for name in _OPERATORS
+        for side in ("", "r")
+        if hasattr(keras.KerasTensor, f"__{side}{name}__")
+    ),
     *(Taught(ops, name, _refusing(name)) for name in _OF_FUNCTIONS),
     *(Taught(ops, each.__name__, each) for each in (cond, fori_loop, while_loop)),
     Taught(keras.activations, "mish", lambda own: FUNCTIONS[id(own)]),
