@@ -34,6 +34,10 @@ AREAS = {
     "layers": (["layers"], ["layers", "test_plan.py", "engines/test_fused.py"]),
     "conversion": (["conversion"], ["tools/test_accelerate.py", "tools"]),
     "streaming": (["streaming"], ["tools/test_stream.py", "tools"]),
+    "programs": (
+        ["programs"],
+        ["programs/test_derivatives.py", "programs/test_routines.py", "programs"],
+    ),
 }
 
 

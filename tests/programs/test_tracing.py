@@ -125,6 +125,16 @@ def test_a_program_says_what_the_cell_does(name):
     assert_says_the_same(cell, *made(cell))
 
 
+def test_a_slope_is_a_number_where_the_branch_not_taken_is_infinite():
+    class Steep(cells.Cell):
+        def call(self, inputs, states):
+            h = keras.activations.elu(300.0 * states[0], alpha=0.5)
+            h = 1e-3 * (h + keras.activations.celu(300.0 * states[0], alpha=0.7))
+            return h, [h]
+
+    assert_says_the_same(Steep(), *made(Steep()))
+
+
 def test_constants_are_prepared_once():
     cell = cells.Attending()
     memory = [tensors(np.random.default_rng(1), np.zeros((ROWS, 6, cells.WIDTH)))]

@@ -41,9 +41,16 @@ CASES = {
     "einsum of an outer product": lambda x, m, p, w: ops.einsum("bi,bj->bij", x, x),
     "einsum of three": lambda x, m, p, w: ops.einsum("bi,ij,bj->b", x, w["sq"], x),
     "einsum of one": lambda x, m, p, w: ops.einsum("bij->bj", m),
+    "einsum without an arrow": lambda x, m, p, w: ops.einsum("bij,jk", m, w["w43"]),
     "einsum with dots": lambda x, m, p, w: ops.einsum("...i,io->...o", m, w["w43"]),
     "cumsum": lambda x, m, p, w: ops.cumsum(m, axis=1),
     "diff": lambda x, m, p, w: ops.diff(m, axis=-1)[:, :1] + ops.diff(m, 2, axis=1)[..., :3],
+    "conv by strides over the edge": lambda x, m, p, w: ops.conv(
+        p, ops.reshape(w["h"], (3, 2, 2, 2)), strides=2, padding="same"
+    ),
+    "conv of single places by strides": lambda x, m, p, w: ops.conv(
+        p, ops.reshape(w["v"], (1, 1, 2, 2)), strides=2
+    ),
     # Reductions.
     "sum of two axes": lambda x, m, p, w: ops.sum(p, axis=(1, 3)),
     "mean, var, std": lambda x, m, p, w: ops.mean(m, 1) + ops.var(m, axis=1) + ops.std(m, axis=1),
@@ -112,6 +119,7 @@ CASES = {
     "swapaxes, moveaxis": lambda x, m, p, w: (
         ops.swapaxes(p, 1, 3) + ops.moveaxis(ops.moveaxis(p, 1, -1), 2, 1)[:, :, :, :6]
     ),
+    "moveaxis of several": lambda x, m, p, w: ops.moveaxis(p, (1, 2, 3), (3, 1, 2)),
     "squeeze, expand_dims": lambda x, m, p, w: ops.squeeze(ops.expand_dims(x, (1, 3)), 1),
     "broadcast_to": lambda x, m, p, w: (
         ops.broadcast_to(x[:, None], (ops.shape(x)[0], 3, 4))
@@ -137,6 +145,7 @@ CASES = {
     ),
     # Elementwise.
     "where, clip": lambda x, m, p, w: ops.where(x > 0.2, ops.clip(x, -0.5, 0.5), w["v"] * 1.0),
+    "clip between weights": lambda x, m, p, w: ops.clip(x, w["v"] - 0.2, w["v"] + 0.3),
     "arithmetic": lambda x, m, p, w: (2.0 - x) / (1.5 + x**2) * -w["one"] + abs(x) % 0.7 + x // 0.3,
     "logic": lambda x, m, p, w: ops.cast(((x > 0) & ~(x > 1)) | (x < -1) ^ (x == 0), "float32") * x,
     "powers and logarithms": lambda x, m, p, w: (
@@ -190,6 +199,7 @@ CASES = {
         ops.top_k(m, 2)[0] + ops.cast(ops.top_k(m, 2)[1], "float32")  # places, the first of equals
     ),
     "an array of places": lambda x, m, p, w: m[:, [2, 0, 0], 1:3] + m[:, np.array([1, 1, 0]), ::2],
+    "a cast to booleans": lambda x, m, p, w: ops.cast(ops.cast(ops.relu(3 * x), "bool"), "float32"),
     "a cast to whole numbers": lambda x, m, p, w: (
         ops.cast(ops.cast(x * 9, "int32") % 5, "float32")
         + ops.cast(ops.cast(x * 9, "int32") > 2, "float32")
