@@ -119,7 +119,7 @@ CASES = {
     "swapaxes, moveaxis": lambda x, m, p, w: (
         ops.swapaxes(p, 1, 3) + ops.moveaxis(ops.moveaxis(p, 1, -1), 2, 1)[:, :, :, :6]
     ),
-    "moveaxis of several": lambda x, m, p, w: ops.moveaxis(p, (1, 2, 3), (3, 1, 2)),
+    "moveaxis of several": lambda x, m, p, w: ops.moveaxis(p, (1, 2), (2, 1)),
     "squeeze, expand_dims": lambda x, m, p, w: ops.squeeze(ops.expand_dims(x, (1, 3)), 1),
     "broadcast_to": lambda x, m, p, w: (
         ops.broadcast_to(x[:, None], (ops.shape(x)[0], 3, 4))
