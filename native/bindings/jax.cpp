@@ -36,6 +36,9 @@ bool as_tensor(const ffi::AnyBuffer& buffer, Tensor* tensor) {
     case ffi::DataType::BF16:
       tensor->dtype = Dtype::bf16;
       break;
+    case ffi::DataType::S8:
+      tensor->dtype = Dtype::i8;
+      break;
     case ffi::DataType::PRED:
       tensor->dtype = Dtype::boolean;
       break;
@@ -54,7 +57,7 @@ ffi::Error wrong(const std::string& what) { return ffi::Error::InvalidArgument("
 
 ffi::Error wrong_array(const char* name, const char* role, size_t index) {
   return wrong(std::string(name) + ": " + role + " " + std::to_string(index) +
-               ": expected an array of float32, float64, bfloat16 or bool");
+               ": expected an array of float32, float64, bfloat16, int8 or bool");
 }
 
 // On a mesh each device runs on a part of the batch. What forward saves there can't be split or

@@ -76,8 +76,9 @@ class Held {
       case TF_DOUBLE: return Dtype::f64;
       case TF_BOOL: return Dtype::boolean;
       case TF_BFLOAT16: return Dtype::bf16;
+      case TF_INT8: return Dtype::i8;
     }
-    refuse("expected tensors of float32, float64, bfloat16 or bool");
+    refuse("expected tensors of float32, float64, bfloat16, int8 or bool");
   }
 
   TF_Tensor* tensor_;
@@ -107,13 +108,14 @@ Held allocate(TF_OpKernelContext* context, int index, TF_DataType dtype,
   return tensor;
 }
 
-// The dtype that all floats have: that of the first input that isn't a mask.
+// The dtype that all floats have: that of the first input of floats.
 TF_DataType floats_of(const std::vector<Tensor>& inputs) {
   for (const Tensor& input : inputs) {
     switch (input.dtype) {
       case Dtype::f32: return TF_FLOAT;
       case Dtype::f64: return TF_DOUBLE;
       case Dtype::bf16: return TF_BFLOAT16;
+      case Dtype::i8:
       case Dtype::boolean: break;
     }
   }
@@ -216,7 +218,7 @@ bool register_operation() {
   TF_OpDefinitionBuilder* builder = api.TF_NewOpDefinitionBuilder(Door::name);
   api.TF_OpDefinitionBuilderAddInput(builder, "inputs: Tin");
   api.TF_OpDefinitionBuilderAddOutput(builder, "outputs: Tout");
-  api.TF_OpDefinitionBuilderAddAttr(builder, "Tin: list({float, double, bfloat16, bool}) >= 1");
+  api.TF_OpDefinitionBuilderAddAttr(builder, "Tin: list({float, double, bfloat16, int8, bool}) >= 1");
   api.TF_OpDefinitionBuilderAddAttr(builder, "Tout: list({float, double, bfloat16}) >= 1");
   api.TF_OpDefinitionBuilderAddAttr(builder, "spec: list(int)");
   // For whoever prints a graph's operations and doesn't know this one; TFLite's converter does.

@@ -15,7 +15,7 @@ struct TF_KernelBuilder;
 struct TF_OpKernelConstruction;
 struct TF_OpKernelContext;
 
-enum TF_DataType : int { TF_FLOAT = 1, TF_DOUBLE = 2, TF_BOOL = 10, TF_BFLOAT16 = 14 };
+enum TF_DataType : int { TF_FLOAT = 1, TF_DOUBLE = 2, TF_INT8 = 6, TF_BOOL = 10, TF_BFLOAT16 = 14 };
 enum TF_Code : int { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8 };
 }
 

@@ -45,7 +45,7 @@ const char* dtype_name(Dtype dtype) {
 }
 
 void check_tensor(const Argument& argument, Dtype floats, const Tensor& tensor) {
-  const Dtype dtype = argument.is_boolean ? Dtype::boolean : floats;
+  const Dtype dtype = argument.dtype == Dtype::f32 ? floats : argument.dtype;
   auto refuse_it = [&](const std::string& what) { refuse(std::string(argument.name) + ": " + what); };
   const size_t rank = size_t(argument.rank);
   bool same = tensor.rank == argument.rank;

@@ -46,14 +46,16 @@ void check_precision(Call& call, const RunSpec& spec) {
     case of_tensors:
       expect(call.dtype == Dtype::f32 || call.dtype == Dtype::f64, "float32 or float64");
       break;
-    case bfloat16_products: expect(call.dtype == Dtype::f32, "float32"); break;
+    case bfloat16_products:
+    case int8_weights: expect(call.dtype == Dtype::f32, "float32"); break;
     default: expect(call.dtype == Dtype::bf16, "bfloat16");
   }
   if (call.next_input == 0) call.precision = spec.precision;
   if (spec.precision != call.precision)
     refuse("precision: expected that of the first run, " + std::to_string(call.precision) + ", got " +
            std::to_string(spec.precision));
-  if (spec.precision != of_tensors) need_bfloat16(spec.precision);
+  if (spec.precision == bfloat16_products || spec.precision == bfloat16_tensors)
+    need_bfloat16(spec.precision);
 }
 
 Run read_run(Call& call, const RunSignature& signature) {
@@ -152,7 +154,11 @@ void run_all(Call& call, const int64_t* spec, size_t spec_size) {
     else forward_of_nothing(call, run);
   }
   if (full.empty()) return;
-  if (!kernel_of(call, *kernels)(full.data(), int(full.size()), thread_count())) throw std::bad_alloc();
+  const int count = int(full.size()), threads = thread_count();
+  const bool done = call.precision == int8_weights
+                        ? kernels->forward_int8(full.data(), count, threads, kernels->multiply_digits)
+                        : kernel_of(call, *kernels)(full.data(), count, threads);
+  if (!done) throw std::bad_alloc();
 }
 
 std::string run_call(Call call, const int64_t* spec, size_t spec_size) {

@@ -30,6 +30,8 @@ struct Int8Product {
   int64_t ldz, z_column;
 };
 
+using MultiplyDigits = void (*)(const Int8Product& product);
+
 // A kernel as callers have it: (depth, columns) and a scale for each column.
 struct Int8Kernel {
   const int8_t* values;

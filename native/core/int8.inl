@@ -106,7 +106,7 @@ void multiply_digits_columns(const Int8Product& p) {
   for (; row < p.rows; ++row) multiply_digits_tile<1, NC>(p, row);
 }
 
-void multiply_digits(const Int8Product& p) {
+inline void multiply_digits(const Int8Product& p) {
   switch (p.columns) {
     case 4: return multiply_digits_columns<4>(p);
     case 3: return multiply_digits_columns<3>(p);

@@ -9,47 +9,57 @@ struct PackedInt8 {
   int32_t* starts;  // likewise
 };
 
-// Of the columns of `panels` panels from p on.
+// Four rows of the weights, `row` apart, lane by lane in a word; zeros where there are fewer, of rows or of
+// lanes.
+OSTINATO_INLINE void interleave(const int8_t* w, I row, I rows, I lanes, int8_t* out) {
+  constexpr I L = F32::kLanes;
+  typedef uint8_t Bytes __attribute__((vector_size(L)));
+  typedef uint32_t Words __attribute__((vector_size(4 * L)));
+  Words all{};
+  for (I i = 0; i < rows; ++i) {
+    Bytes some{};
+    __builtin_memcpy(&some, w + i * row, static_cast<size_t>(lanes));
+    all |= __builtin_convertvector(some, Words) << (8 * static_cast<int>(i));
+  }
+  __builtin_memcpy(out, &all, sizeof(all));
+}
+
+// The columns of `together` panels from p on.
 inline void pack_int8_panels(const Int8Kernel& from, I depth, I U, I gates, const I* gate_of, I cols, I p,
                              I together, const PackedInt8& to) {
   constexpr I L = F32::kLanes;
+  const I row = gates * U;
+  const uint8_t ones[4] = {1, 1, 1, 1};
+  const Weights8 one = splat_quad(ones);
+  F32::M sums[4] = {};
   int8_t* out = to.weights + p * quads_of(depth) * cols * 4 * L;
   for (I k = 0; k < depth; k += 4) {
     const I rows = depth - k < 4 ? depth - k : 4;
-    for (I q = p; q < p + together; ++q) {
-      const I lanes = U - q * L < L ? U - q * L : L;
-      for (I c = 0; c < cols; ++c, out += 4 * L) {
-        const int8_t* w = from.values + k * gates * U + gate_of[c] * U + q * L;
-        if (rows < 4 || lanes < L) fill_zero(out, 4 * L);
-        for (I i = 0; i < rows; ++i) {
-          for (I lane = 0; lane < lanes; ++lane) out[4 * lane + i] = w[i * gates * U + lane];
-        }
-      }
+    for (I j = 0; j < together * cols; ++j, out += 4 * L) {
+      const I q = p + j / cols, lanes = U - q * L;
+      const int8_t* w = from.values + k * row + gate_of[j % cols] * U + q * L;
+      if (rows == 4 && lanes >= L) interleave(w, row, 4, L, out);
+      else interleave(w, row, rows, lanes < L ? lanes : L, out);
+      Weights8 packed;
+      __builtin_memcpy(&packed, out, sizeof(packed));
+      sums[j] = add_quads(sums[j], one, packed);
     }
+  }
+  for (I j = 0; j < together * cols; ++j) {
+    const I q = p + j / cols, lanes = U - q * L;
+    const F32::M starts = -64 * sums[j];
+    __builtin_memcpy(to.starts + (p * cols + j) * L, &starts, sizeof(starts));
+    const F32::V scales = load_part<F32>(from.scales + gate_of[j % cols] * U + q * L, lanes);
+    store<F32>(to.scales + (p * cols + j) * L, scales);
   }
 }
 
 inline void pack_int8(const Int8Kernel& from, I depth, I U, I gates, const I* gate_of, I cols, Span panels,
                       const PackedInt8& to) {
-  constexpr I L = F32::kLanes;
   for (I p = panels.first; p < panels.last;) {
     const I together = panels_together(cols, p, panels.last);
     pack_int8_panels(from, depth, U, gates, gate_of, cols, p, together, to);
     p += together;
-  }
-  for (I p = panels.first; p < panels.last; ++p) {
-    const I lanes = U - p * L < L ? U - p * L : L;
-    for (I c = 0; c < cols; ++c) {
-      float* scales = to.scales + (p * cols + c) * L;
-      int32_t* starts = to.starts + (p * cols + c) * L;
-      fill_zero(scales, L), fill_zero(starts, L);
-      const I column = gate_of[c] * U + p * L;
-      for (I lane = 0; lane < lanes; ++lane) scales[lane] = from.scales[column + lane];
-      for (I k = 0; k < depth; ++k) {
-        const int8_t* w = from.values + k * gates * U + column;
-        for (I lane = 0; lane < lanes; ++lane) starts[lane] -= 64 * w[lane];
-      }
-    }
   }
 }
 

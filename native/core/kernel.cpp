@@ -27,6 +27,7 @@ namespace {
 #include "gemm.inl"
 #include "pair.inl"
 #include "packing.inl"
+#include "int8.inl"
 #include "int8_packing.inl"
 #include "kinds/cell.inl"
 #include "kinds/kinds.inl"
@@ -52,9 +53,9 @@ namespace {
 #include "step/int8.inl"
 #include "step/cells.inl"
 #include "step/steps.inl"
+#include "sequence/int8.inl"
 #if !defined(__AVX512BF16__)
 #include "drawing.inl"
-#include "int8.inl"
 #endif
 
 template <class R>
@@ -69,8 +70,8 @@ bool backward_all(const Run* runs, int count, int threads) {
 #if !defined(__AVX512BF16__)
 constexpr Kernels kTable = {OSTINATO_TARGET_NAME, forward_all<F32>, backward_all<F32>,
                             forward_all<F64>, backward_all<F64>, step_kernels<F32>(),
-                            step_kernels<F64>(), run_routine<F32>, run_routine<F64>, multiply_digits,
-                            draw_mask, kLayouts, kKinds};
+                            step_kernels<F64>(), run_routine<F32>, run_routine<F64>, forward_int8,
+                            multiply_digits, draw_mask, kLayouts, kKinds};
 
 const Kernels* table() { return &kTable; }
 #else

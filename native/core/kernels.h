@@ -24,6 +24,7 @@ struct Run {
   const void* initial[2];
   const void* kernel;
   const void* recurrent_kernel;
+  const void *kernel_scales, *recurrent_scales;  // of int8_weights
   const void* bias;
   const uint8_t* mask;
   const void* input_masks;
@@ -88,7 +89,9 @@ struct Kernels {
   RunAll forward_f64, backward_f64;
   StepKernels steps_f32, steps_f64;
   RunRoutine routine_f32, routine_f64;
-  void (*multiply_digits)(const Int8Product& product);
+  // Runs with int8 weights, by the product that is given; false where memory ran out.
+  bool (*forward_int8)(const Run* runs, int count, int threads, MultiplyDigits multiply);
+  MultiplyDigits multiply_digits;
   // Numbers [first, last) of a mask.
   void (*draw_mask)(const MaskToDraw& mask, int64_t first, int64_t last);
   // The kinds of cells, (kinds,): the same in every target.

@@ -38,6 +38,8 @@ enum Precision : int64_t {
   of_tensors = 0,          // float32 or float64, as the tensors are
   bfloat16_products = 1,   // the tensors are float32; what products take is rounded to bfloat16
   bfloat16_tensors = 2,    // the tensors are bfloat16
+  int8_weights = 3,        // float32, but for the kernels: int8, times a scale for each column (int8.h); of
+                           // `forward` alone, without training and dropout
 };
 
 // One run, as `kSpecFields` integers in this order; a call's spec is its runs' one after another.
@@ -65,7 +67,8 @@ constexpr size_t kSpecFields = 16;
 //
 // For each run the inputs are, in this order:
 //   x (B, T, D); the S initial states, each (B, U): h, and for lstm c;
-//   kernel (D, G*U); recurrent_kernel (U, G*U); gates in Keras's order (lstm i f g o; gru z r h);
+//   kernel (D, G*U); recurrent_kernel (U, G*U); gates in Keras's order (lstm i f g o; gru z r h); each
+//     followed by its scales (G*U,) where the spec says int8_weights;
 //   bias if has_bias: (G*U,), or (2, 3U) for gru (of the inputs, of the state);
 //   mask (B, T) booleans if has_mask;
 //   input dropout masks (input_masks, B, D) if any; recurrent ones (recurrent_masks, B, U) if any.

@@ -78,9 +78,9 @@ class List {
   static constexpr Names kFinalGradient = {"gradient of final state h",
                                            "gradient of final state c"};
 
-  void add(const char* name, size_t place, Shape shape, bool is_boolean = false) {
+  void add(const char* name, size_t place, Shape shape, Dtype dtype = Dtype::f32) {
     Argument& argument = list_.at[list_.count++];
-    argument.name = name, argument.place = place, argument.is_boolean = is_boolean;
+    argument.name = name, argument.place = place, argument.dtype = dtype;
     argument.rank = int32_t(shape.size());
     std::memcpy(argument.shape, shape.begin(), shape.size() * sizeof(int64_t));
   }
@@ -89,15 +89,18 @@ class List {
       add(names[s], place + size_t(s) * sizeof(void*), {n_.B, n_.U});
   }
   void add_weights() {
-    add("kernel", PLACE(kernel), {n_.D, columns_});
-    add("recurrent kernel", PLACE(recurrent_kernel), {n_.U, columns_});
+    const bool is_int8 = spec_.precision == int8_weights;
+    add("kernel", PLACE(kernel), {n_.D, columns_}, is_int8 ? Dtype::i8 : Dtype::f32);
+    if (is_int8) add("kernel's scales", PLACE(kernel_scales), {columns_});
+    add("recurrent kernel", PLACE(recurrent_kernel), {n_.U, columns_}, is_int8 ? Dtype::i8 : Dtype::f32);
+    if (is_int8) add("recurrent kernel's scales", PLACE(recurrent_scales), {columns_});
   }
   void add_bias(const char* name, size_t place) {
     if (cell_.bias_rows == 1) add(name, place, {columns_});
     else add(name, place, {cell_.bias_rows, columns_});
   }
   void add_masks() {
-    if (spec_.has_mask) add("mask", PLACE(mask), {n_.B, n_.T}, true);
+    if (spec_.has_mask) add("mask", PLACE(mask), {n_.B, n_.T}, Dtype::boolean);
     if (spec_.input_masks)
       add("input dropout masks", PLACE(input_masks), {spec_.input_masks, n_.B, n_.D});
     if (spec_.recurrent_masks)
@@ -159,7 +162,9 @@ void check_spec(const RunSpec& spec) {
   check_range("zero_output_for_mask", spec.zero_output_for_mask, 2);
   check_range("training", spec.training, 2);
   check_range("wants_dx", spec.wants_dx, 2);
-  check_range("precision", spec.precision, 3);
+  check_range("precision", spec.precision, 4);
+  if (spec.precision == int8_weights && (spec.training || spec.input_masks || spec.recurrent_masks))
+    refuse("precision: weights of int8 are for inference: expected no training and no dropout");
   check_shared(spec);
 }
 
@@ -203,6 +208,9 @@ Sizes read_sizes(const RunSpec& spec, const Inputs& inputs, const Arguments& lis
     if (__builtin_mul_overflow(kept, size, &kept) || kept > kMostElements)
       refuse("expected sizes that fit in memory, got batch " + std::to_string(n.B) +
              ", timesteps " + std::to_string(n.T) + ", units " + std::to_string(n.U));
+  if (spec.precision == int8_weights && (n.D > kMostInt8Depth || n.U > kMostInt8Depth))
+    refuse("expected at most 131072 features and units with weights of int8, got " +
+           std::to_string(n.D > n.U ? n.D : n.U));
   const int64_t columns = layout_of(spec.kind).gates * n.U;
   if (recurrent.shape[1] != columns)
     refuse("recurrent kernel: expected (units, gates x units), here (" + std::to_string(n.U) + ", " +
@@ -215,6 +223,8 @@ void read_run(Operation operation, const int64_t* fields, const Inputs& inputs,
               RunSignature& run) {
   std::memcpy(&run.spec, fields, sizeof(RunSpec));
   check_spec(run.spec);
+  if (operation == Operation::backward && run.spec.precision == int8_weights)
+    refuse("precision: weights of int8 have no gradients");
   // Of `forward`; the kernels look at it here too.
   if (operation == Operation::backward) run.spec.training = 1;
   List(run.spec, Sizes{}, run.inputs).inputs(operation);  // where those are that have the sizes

@@ -24,13 +24,13 @@ constexpr int32_t kMostDimensions = 8;
 struct Argument {
   const char* name;  // as errors call it
   size_t place;      // of its address in a Run; 0 of a routine's
-  bool is_boolean;   // else it has the dtype of x
+  Dtype dtype;       // boolean or i8; else it has the dtype of x, and this is f32
   int32_t rank;
   int64_t shape[kMostDimensions];
 };
 
 struct Arguments {
-  static constexpr size_t kMost = 10;
+  static constexpr size_t kMost = 12;
   Argument at[kMost];
   size_t count = 0;
 
@@ -52,7 +52,7 @@ struct Refusal {
 
 const char* dtype_name(Dtype dtype);
 
-// Refuses a tensor that isn't as the argument says, of these floats unless it's boolean.
+// Refuses a tensor that isn't as the argument says, of these floats unless it's of another dtype.
 void check_tensor(const Argument& argument, Dtype floats, const Tensor& tensor);
 
 // f(), whose refusals then begin with the run's number.

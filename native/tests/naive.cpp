@@ -326,7 +326,7 @@ bool backward_all(const Run* runs, int count, int) {
 const Kernels* kernels_naive() {
   static const Kernels table = {"naive", forward_all<float>, backward_all<float>,
                                 forward_all<double>, backward_all<double>, {}, {},
-                                nullptr, nullptr, nullptr, 0};
+                                nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 0};
   return &table;
 }
 

@@ -15,7 +15,12 @@ from typing import Any
 FLOAT32, FLOAT64, BOOLEAN, BFLOAT16, INT8 = range(5)  # dtypes of tensors
 
 # What products are computed from: a spec's `precision`.
-OF_TENSORS, BFLOAT16_PRODUCTS, BFLOAT16_TENSORS = range(3)
+OF_TENSORS, BFLOAT16_PRODUCTS, BFLOAT16_TENSORS, INT8_WEIGHTS = range(4)
+
+NO_GRADIENTS_OF_INT8 = (
+    "[ostinato] a recurrent layer with weights in int8 is for inference: it has no gradients, of "
+    "its inputs neither. Train the model that was quantized, and quantize it again."
+)
 
 # A spec that begins with it names a routine: see native/core/routine/routine.h.
 ROUTINE = -1
@@ -66,7 +71,8 @@ class RunSpec:
         ys_before: The units of the run before, if this run's outputs lie in that one's ys.
         ys_after: The units of the run after, if that one's outputs lie in this run's ys.
         precision: What products are computed from: OF_TENSORS, which are float32 or float64;
-            BFLOAT16_PRODUCTS of float32 tensors; or BFLOAT16_TENSORS.
+            BFLOAT16_PRODUCTS of float32 tensors; BFLOAT16_TENSORS; or INT8_WEIGHTS beside float32
+            tensors, for inference alone.
     """
 
     kind: int
@@ -108,7 +114,12 @@ class RunSpec:
         """The integers that the core takes for the run, where it trains or not.
 
         They're the same for "forward" and for "backward".
+
+        Raises:
+            ValueError: if a gradient is wanted of a run whose weights are in int8.
         """
+        if self.precision == INT8_WEIGHTS and (training or operation == "backward"):
+            raise ValueError(NO_GRADIENTS_OF_INT8)
         flat = [int(getattr(self, name)) for name in FIELDS]
         flat[_TRAINING] = int(training)
         return tuple(flat)

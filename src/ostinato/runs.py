@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ostinato.native import BFLOAT16_TENSORS, RunSpec
+from ostinato.native import BFLOAT16_TENSORS, INT8_WEIGHTS, RunSpec
 
 Names = tuple[str, ...]
 Sizes = tuple[Any, ...]  # a shape; sizes may be a framework's symbols, or None where unknown
@@ -21,7 +21,9 @@ _AXES = {
     "h": ("B", "U"),
     "c": ("B", "U"),
     "kernel": ("D", "gates U"),
+    "kernel_scales": ("gates U",),
     "recurrent_kernel": ("U", "gates U"),
+    "recurrent_scales": ("gates U",),
     "bias": ("bias rows", "gates U"),
     "mask": ("B", "T"),
     "input_masks": ("input masks", "B", "D"),
@@ -48,7 +50,9 @@ class RunLayout:
         """The names of what the run reads, in order."""
         spec = self.spec
         states = ("h", "c")[: spec.cell.states]
-        weights = ("kernel", "recurrent_kernel")
+        weights: Names = ("kernel", "recurrent_kernel")
+        if spec.precision == INT8_WEIGHTS:
+            weights = ("kernel", "kernel_scales", "recurrent_kernel", "recurrent_scales")
         counts = (spec.has_mask, spec.input_masks, spec.recurrent_masks)
         names = ("mask", "input_masks", "recurrent_masks")
         masks = tuple(name for name, count in zip(names, counts, strict=True) if count)

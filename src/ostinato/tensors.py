@@ -63,3 +63,8 @@ def cast_floats(structure: Structure, dtype: str) -> Structure:
         return to_dtype(tensor, float_or_own(tensor, dtype))
 
     return map_leaves(cast, structure)
+
+
+def dequantized(whole: Tensor, scales: Tensor) -> Tensor:
+    """A kernel (depth, columns) of int8 as floats, given its columns' scales."""
+    return ops.cast(whole, scales.dtype) * scales

@@ -166,7 +166,7 @@ void run_routine(const int64_t* spec, size_t spec_size, const Tensor* inputs, si
     const OperandKind kind = routine.operands[i].kind;
     Argument wanted = argument(routine.operand_shapes[i], front_of(kind, n.return_sequences), n,
                                routine.plan.saved_size);
-    wanted.is_boolean = kind == OperandKind::mask;
+    wanted.dtype = kind == OperandKind::mask ? Dtype::boolean : Dtype::f32;
     check_tensor(wanted, dtype, inputs[i]);
     in.push_back(inputs[i].data);
   }

@@ -59,16 +59,18 @@ struct StepCell {
   const I U, panels;
   const Functions<R> functions;
   const bool backwards, hurried;
+  const I most_threads;
 
   // A dense layer is a simple_rnn without the state's product.
-  StepCell(const Step& s, I rows, void* memory, bool from_the_end, bool in_a_hurry)
+  StepCell(const Step& s, I rows, void* memory, bool from_the_end, bool in_a_hurry, I threads = 64)
       : step(s), N(rows), scratch(static_cast<S*>(memory)),
         cell(kCells<R>[is_cell(s.op) ? s.op.kind : I{simple_rnn}]), c(*cell.layout),
         U(s.op.width), panels(blocks_of(U, L)),
         functions{activation_at<R>(s.op.activation), activation_at<R>(s.op.recurrent_activation),
                   false, false},
         backwards(from_the_end),
-        hurried(in_a_hurry) {}
+        hurried(in_a_hurry),
+        most_threads(threads) {}
 
   static const S* in(const void* p) { return static_cast<const S*>(p); }
   static S* to(void* p) { return static_cast<S*>(p); }
@@ -80,7 +82,9 @@ struct StepCell {
   // How many threads it's worth.
   I parts(I sets) const {
     const I weights = (step.D + (is_dense() ? 0 : U)) * c.gates * U;
-    return step_parts(weights, has_int8(step.op) ? 1 : static_cast<I>(sizeof(S)), N, sets, hurried);
+    const I each = has_int8(step.op) ? 1 : static_cast<I>(sizeof(S));
+    const I wanted = step_parts(weights, each, N, sets, hurried);
+    return wanted < most_threads ? wanted : most_threads;
   }
 
   void pack(const void* kernel, const void* recurrent, const void* bias) const {

@@ -17,7 +17,9 @@ struct Int8Step {
   }
 
   void read() const {
-    digits(static_cast<const float*>(step.first), N, step.D, step.int8.x_digits, step.int8.x_steps);
+    if (step.first != nullptr) {
+      digits(static_cast<const float*>(step.first), N, step.D, step.int8.x_digits, step.int8.x_steps);
+    }
     if (is_dense(step.op)) return;
     digits(static_cast<const float*>(step.state[0]), N, units(), step.int8.h_digits, step.int8.h_steps);
   }
@@ -45,16 +47,30 @@ struct Int8Step {
                         w.starts + p * cols * L, cols * together, z, ldz, z_column});
   }
 
-  void products(I p, I together, I r, I count, float* z, I z_panel) const {
-    const I cols = c.cols, ldz = cols * L, z_column = cols > 1 ? L : z_panel;
-    const float* bias = static_cast<const float*>(step.bias) + p * cols * L;
+  // Bias and the inputs' product of `together` panels.
+  void project(const uint8_t* x_digits, const float* x_steps, I p, I together, I r, I count, float* z,
+               I z_panel) const {
+    const I cols = c.cols, ldz = cols * L;
+    const float* bias = static_cast<const float*>(step.bias) + p * ldz;
     for (I q = 0; q < together; ++q) {
       for (I i = 0; i < count; ++i) {
-        __builtin_memcpy(z + q * z_panel + i * ldz, bias + q * ldz, sizeof(float) * cols * L);
+        __builtin_memcpy(z + q * z_panel + i * ldz, bias + q * ldz, sizeof(float) * ldz);
       }
     }
-    add(step.int8.x_digits, step.int8.x_steps, step.D, kernel(), p, c.x_cols, together, r, count, z, ldz,
-        z_column);
+    add(x_digits, x_steps, step.D, kernel(), p, c.x_cols, together, r, count, z, ldz,
+        cols > 1 ? L : z_panel);
+  }
+
+  void products(I p, I together, I r, I count, float* z, I z_panel) const {
+    const I cols = c.cols, ldz = cols * L, z_column = cols > 1 ? L : z_panel;
+    if (step.int8.projected != nullptr) {
+      for (I q = 0; q < together; ++q) {
+        const float* from = step.int8.projected + (p + q) * step.int8.projected_stride + r * ldz;
+        __builtin_memcpy(z + q * z_panel, from, sizeof(float) * count * ldz);
+      }
+    } else {
+      project(step.int8.x_digits, step.int8.x_steps, p, together, r, count, z, z_panel);
+    }
     if (is_dense(step.op)) return;
     add(step.int8.h_digits, step.int8.h_steps, units(), recurrent(), p, c.h_cols, together, r, count,
         z + c.h_first * L, ldz, z_column);
@@ -65,9 +81,9 @@ struct Int8Step {
     add(step.int8.h_digits, step.int8.h_steps, units(), late(), p, 1, together, 0, N, z, ldz, ldz * N);
   }
 
-  void pack(const Int8Kernel& kernel_given, const Int8Kernel& recurrent_given, const void* bias) const {
+  void pack(const Int8Kernel& kernel_given, const Int8Kernel& recurrent_given, const void* bias,
+            Span all) const {
     const I U = units();
-    const Span all = {0, blocks_of(U, L)};
     pack_int8(kernel_given, step.D, U, c.gates, c.gate_of_x, c.x_cols, all, kernel());
     if (recurrent_given.values != nullptr) {
       pack_int8(recurrent_given, U, U, c.gates, c.gate_of_h, c.h_cols, all, recurrent());

@@ -53,11 +53,15 @@ constexpr size_t kStepFields = 12;
 // What a cell or a dense layer of int8 weights has beside them: scales and starts (int8.h) by column, and
 // the digits of what it reads, of its state, and of what takes the state's place in a late product.
 struct StepInt8 {
-  void (*multiply)(const Int8Product& product);
+  void (*multiply)(const Int8Product& product);  // a MultiplyDigits
   float *kernel_scales, *recurrent_scales, *late_scales;
   int32_t *kernel_starts, *recurrent_starts, *late_starts;
   uint8_t *x_digits, *h_digits;  // (N, 2, the width in 16s)
   float *x_steps, *h_steps;      // (N,)
+  // The inputs' product with the bias, where it has been done: a tile (N, columns, L) of each panel, this
+  // far apart; else null.
+  const float* projected;
+  int64_t projected_stride;
 };
 
 // One operation with its memory. Values and states lie as the kernels like them, in blocks of as many

@@ -236,7 +236,8 @@ struct Steps {
 
 void pack_int8_step(const Step& step, const Int8Kernel& kernel, const Int8Kernel& recurrent,
                     const void* bias) {
-  StepCell<F32>(step, 1, nullptr, false, false).int8_step().pack(kernel, recurrent, bias);
+  const StepCell<F32> cell(step, 1, nullptr, false, false);
+  cell.int8_step().pack(kernel, recurrent, bias, {0, cell.panels});
 }
 
 template <class R>

@@ -58,6 +58,11 @@ class BuiltinCell:
         raise TypeError(f"{type(self).__name__} has no recurrence.")
 
 
+def is_int8(layer: Any) -> bool:
+    """Whether the weights of a layer or cell are in int8."""
+    return getattr(layer, "quantization_mode", None) == "int8"
+
+
 def is_ours(method: Any) -> bool:
     """Whether a built-in cell's method is the one it came with, and not a subclass's own."""
     module: str = method.__module__

@@ -87,10 +87,11 @@ def left_alone(model: Any, *, by: Any = accelerate) -> list[LeftAlone]:
     directions = {accelerate: ACCELERATE, restore: RESTORE}
     if by not in directions:
         raise ValueError(f"left_alone: expected `by` to be accelerate or restore, got {by!r}.")
-    return _left_by(model, directions[by])
+    return left_by(model, directions[by])
 
 
-def _left_by(model: Any, direction: Direction) -> list[LeftAlone]:
+def left_by(model: Any, direction: Direction) -> list[LeftAlone]:
+    """The recurrent layers of a model that a direction leaves alone, and why."""
     judged = [
         LeftAlone(path, layer, reason)
         for path, layer in layers_within(model, direction)
@@ -100,11 +101,11 @@ def _left_by(model: Any, direction: Direction) -> list[LeftAlone]:
 
 
 def _convert(model: Any, direction: Direction) -> Any:
-    left = _left_by(model, direction)
+    left = left_by(model, direction)
     if left:
         lines = "".join(f"\n  {one}" for one in left)
         warnings.warn(f"{direction.operation}: left alone:{lines}", stacklevel=3)
-    with _no_random_numbers_drawn():
+    with no_random_numbers_drawn():
         copier = Copier(direction)
         converted = copier.copy(model)
         copier.settle()
@@ -134,7 +135,7 @@ def _warn_of_masks(model: Any, copier: Copier, direction: Direction) -> None:
 
 
 @contextmanager
-def _no_random_numbers_drawn() -> Iterator[None]:
+def no_random_numbers_drawn() -> Iterator[None]:
     """Leaves Python's random state, from which Keras draws the seeds of new layers, as it is."""
     state = random.getstate()
     try:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from ostinato import layers
+from ostinato.cells.builtin import is_int8
 from ostinato.cells.checks import name_of
 from ostinato.conversion.torch_chain import chain_in
 from ostinato.conversion.torch_names import torch_weights
@@ -154,6 +155,11 @@ def _settings(layer: Any) -> _Settings:
 def _settings_of_cell(layer: Any, cell: Any, kind: str, bidirectional: bool) -> _Settings:
     if not cell.built:
         raise ValueError(f"to_torch: {name_of(layer)}: expected a built layer, with weights.")
+    if is_int8(cell):
+        raise ValueError(
+            f"to_torch: {name_of(layer)}: expected weights in floats, as nn.{kind} has them, got "
+            "int8. Convert the model that was quantized."
+        )
     activation, gate = cell.activation, getattr(cell, "recurrent_activation", None)
     known = [name for name in _ACTIVATIONS[kind] if activation is keras.activations.get(name)]
     if not known or gate not in (None, keras.activations.sigmoid):

@@ -32,6 +32,7 @@ _DTYPES = {
     torch.float64: native.FLOAT64,
     torch.bool: native.BOOLEAN,
     torch.bfloat16: native.BFLOAT16,
+    torch.int8: native.INT8,
 }
 
 # `saved` comes from the core's pool from this size on, as fresh pages cost as much as the kernel;
@@ -73,17 +74,37 @@ def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tenso
         Its outputs, run after run, without `saved`.
     """
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in operands)
+    if getattr(specs[0], "precision", None) == native.INT8_WEIGHTS:
+        flat = list(_encoded(specs, 0))
+        return tuple(_Int8.apply(flat, *operands) if training else _infer(operands, flat))
     # torch.compile looks into what functools has wrapped, with a warning
     encode = _encoded if torch.compiler.is_compiling() else _encoded_once
     flat = encode(specs, int(training))
     if not training:
-        return tuple(torch.ops.ostinato.infer.default(operands, flat))
+        return tuple(_infer(operands, flat))
     iterator = iter(torch.ops.ostinato.forward.default(operands, flat))
     results: list[Any] = []
     for spec in specs:
         results += islice(iterator, spec.results)
         next(iterator)  # saved
     return tuple(results)
+
+
+def _infer(operands: Tensors, flat: list[int]) -> list[Any]:
+    results: list[Any] = torch.ops.ostinato.infer.default(operands, flat)
+    return results
+
+
+class _Int8(torch.autograd.Function):
+    """Weights in int8 above what wants gradients: who asks for them is told that there are none."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: list[int], *operands: Any) -> Tensors:
+        return tuple(_infer(operands, flat))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Tensors:
+        raise RuntimeError(native.NO_GRADIENTS_OF_INT8)
 
 
 def _encoded(specs: tuple[Spec, ...], training: int) -> list[int]:
@@ -101,8 +122,9 @@ def _dense(operation: str, tensors: Sequence[Any]) -> list[Any]:
     for tensor in tensors:
         if not tensor.is_cpu or tensor.dtype not in _DTYPES:
             raise TypeError(
-                f"[ostinato::{operation}] expected tensors of float32, float64 or bfloat16 and "
-                f"masks of bool, on the CPU; got {tensor.dtype} on {tensor.device}."
+                f"[ostinato::{operation}] expected tensors of float32, float64 or bfloat16, "
+                "weights of int8 and masks of bool, on the CPU; got "
+                f"{tensor.dtype} on {tensor.device}."
             )
     return [tensor.contiguous() for tensor in tensors]
 

@@ -70,6 +70,8 @@ class Fused:
 
     def computes_in(self, question: Question) -> str:
         """bfloat16 where the processor multiplies it; else half precision is converted."""
+        if question.int8:
+            return "float32, weights in int8"
         if question.bfloat16:
             return "bfloat16, sums in float32"
         return "" if question.dtype in DTYPES else "float32"
@@ -125,6 +127,8 @@ _activation_names = opaque(native.activation_names)
 
 
 def _precision(question: Question) -> int:
+    if question.int8:
+        return native.INT8_WEIGHTS
     if not question.bfloat16:
         return native.OF_TENSORS
     if question.dtype == "bfloat16":

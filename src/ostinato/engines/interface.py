@@ -52,6 +52,7 @@ class Question(NamedTuple):
         dtype: The dtype that the cell computes in.
         bfloat16: Whether the kernels may compute its products from bfloat16s, and can: it computes
             in bfloat16, or the user has asked for that.
+        int8: Whether its weights are in int8.
         rank: The number of dimensions of the inputs; None where they're several tensors.
         native: Why the native library can't run in this process, or None.
         framework: Why the framework can't call it on such tensors, or None.
@@ -70,6 +71,7 @@ class Question(NamedTuple):
     use_bias: bool = True
     dtype: str = "float32"
     bfloat16: bool = False
+    int8: bool = False
     rank: int | None = 3
     native: str | None = None
     framework: str | None = None

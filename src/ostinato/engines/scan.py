@@ -37,8 +37,8 @@ class Scan:
         return ()
 
     def computes_in(self, question: Question) -> str:
-        """It has no kernels of ours."""
-        return ""
+        """It has no kernels of ours; weights in int8 are made floats again."""
+        return f"{question.dtype}, weights from int8" if question.int8 else ""
 
     def recipe(self, question: Question) -> None:
         """Nothing is known before the tensors are there."""

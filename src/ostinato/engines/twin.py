@@ -18,7 +18,7 @@ from ostinato.engines.interface import Loop
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
 from ostinato.native import RunSpec
 from ostinato.signatures import signature
-from ostinato.tensors import Tensor, Tensors
+from ostinato.tensors import Tensor, Tensors, dequantized
 
 
 class Twin(NamedTuple):
@@ -97,6 +97,9 @@ def _cell(cls: Any, spec: RunSpec, given: dict[str, Tensor]) -> BuiltinCell:
         **{name: value for name, value in options.items() if name in taken},
     )
     cell.kernel, cell.recurrent_kernel = given["kernel"], given["recurrent_kernel"]
+    if spec.precision == native.INT8_WEIGHTS:
+        cell.kernel = dequantized(cell.kernel, given["kernel_scales"])
+        cell.recurrent_kernel = dequantized(cell.recurrent_kernel, given["recurrent_scales"])
     cell.bias = given.get("bias")
     built: BuiltinCell = cell
     return built

@@ -6,13 +6,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from ostinato.cells.builtin import BuiltinCell
+from ostinato.cells.builtin import BuiltinCell, is_int8
 from ostinato.cells.checks import STACKED, name_of, need_batch_size, read_states
 from ostinato.doors import door
 from ostinato.layers.arguments import argument_names
 from ostinato.layers.gated_cell import NO_DROPOUT, DropoutMasks, GatedCell
+from ostinato.layers.quantized import INT8, add_int8_weights, refuse_training, why_not_in_place
 from ostinato.structure import sizes, spread
-from ostinato.tensors import Tensor
+from ostinato.tensors import Tensor, dequantized
 
 
 def masked_products(
@@ -36,6 +37,8 @@ class Cell(BuiltinCell, GatedCell):
         layer_arguments: Those for `keras.layers.Layer`.
     """
 
+    _cell_quantized_dtypes = (INT8,)
+
     def __init__(self, arguments: dict[str, Any], layer_arguments: dict[str, Any]) -> None:
         super().__init__(arguments, layer_arguments)
         self.state_size: Any = self.units
@@ -50,7 +53,26 @@ class Cell(BuiltinCell, GatedCell):
                 f"timestep. {STACKED}"
             )
         columns = self._cell_gates * self.units
-        self._cell_add_weights((input_shape[-1], columns), (self.units, columns))
+        shapes = (input_shape[-1], columns), (self.units, columns)
+        if is_int8(self):
+            add_int8_weights(self, *shapes)
+            self._cell_add_bias(trainable=False)
+        else:
+            self._cell_add_weights(*shapes)
+
+    def quantize(self, mode: Any = None, **kwargs: Any) -> None:
+        """Refuses to change the cell in place, as Keras's `model.quantize` would have it.
+
+        Raises:
+            NotImplementedError: unless it's in int8 already. Keras's `model.quantize` makes a
+                warning of it, and goes on.
+        """
+        if not (mode == "int8" and is_int8(self)):
+            raise NotImplementedError(why_not_in_place(self, mode))
+
+    def quantized_call(self, *args: Any, **kwargs: Any) -> Any:
+        """What Keras calls in place of `call` where weights are in int8: the same."""
+        return self.call(*args, **kwargs)
 
     def call(self, inputs: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
         """Runs one timestep.
@@ -64,6 +86,8 @@ class Cell(BuiltinCell, GatedCell):
             The output (B, U) and the new states, in a list where `states` came in one.
         """
         owner, expected = name_of(self), sizes(self.state_size, "state_size")
+        if training:
+            refuse_training(owner, self)
         if len(inputs.shape) != 2:
             raise ValueError(
                 f"{owner}: expected one timestep's inputs, (batch, features), got a tensor of "
@@ -86,9 +110,21 @@ class Cell(BuiltinCell, GatedCell):
         return {name: getattr(self, name) for name in names if name in taken}
 
     def _cell_weights(self) -> tuple[Tensor, ...]:
-        """The values of kernel, recurrent_kernel and, where there is one, bias."""
-        dtype, weights = self.compute_dtype, (self.kernel, self.recurrent_kernel, self.bias)
-        return tuple(door.read(weight, dtype) for weight in weights if weight is not None)
+        """The values of kernel, recurrent_kernel and, where there is one, bias.
+
+        A kernel in int8 is followed by its scales.
+        """
+        dtype = self.compute_dtype
+        bias = () if self.bias is None else (door.read(self.bias, dtype),)
+        if not is_int8(self):
+            return (door.read(self.kernel, dtype), door.read(self.recurrent_kernel, dtype), *bias)
+        return (
+            door.read(self.kernel, "int8"),
+            door.read(self.kernel_scale, dtype),
+            door.read(self.recurrent_kernel, "int8"),
+            door.read(self.recurrent_kernel_scale, dtype),
+            *bias,
+        )
 
     def _cell_masks(self, batch_size: Any, features: int, training: bool) -> DropoutMasks:
         """Draws one call's dropout masks, in Keras's order and number.
@@ -137,7 +173,11 @@ class Cell(BuiltinCell, GatedCell):
 
 def value_of(cell: Cell, weight: keras.Variable) -> Tensor:
     """A weight's value in the compute dtype, read once a call and not once a timestep."""
-    return door.read(weight, cell.compute_dtype)
+    value = door.read(weight, cell.compute_dtype)
+    if is_int8(cell) and weight is not cell.bias:
+        scale = cell.kernel_scale if weight is cell.kernel else cell.recurrent_kernel_scale
+        return dequantized(value, door.read(scale, cell.compute_dtype))
+    return value
 
 
 def gates_of(

@@ -57,6 +57,8 @@ class GatedCell(keras.layers.Layer, MaskHolder):
     # Whether Keras creates the seed generator before the initializers: with keras.utils.
     # set_random_seed both draw from one stream, so the order decides the initial weights.
     _cell_seeds_first: ClassVar[bool] = False
+    # Names of dtype policies that keep weights in fewer bits.
+    _cell_quantized_dtypes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, arguments: dict[str, Any], layer_arguments: dict[str, Any]) -> None:
         start_layer(self, layer_arguments)
@@ -66,6 +68,13 @@ class GatedCell(keras.layers.Layer, MaskHolder):
         if "float" not in self.compute_dtype:
             raise RefusedArgument(
                 owner, f"`dtype`: expected floats to compute in, got {self.compute_dtype!r}."
+            )
+        policy = self.dtype_policy
+        if policy.quantization_mode is not None and policy.name not in self._cell_quantized_dtypes:
+            allowed = "".join(f"{name!r}, or " for name in self._cell_quantized_dtypes)
+            raise RefusedArgument(
+                owner,
+                f"`dtype`: expected {allowed}one that isn't quantized, got {policy.name!r}.",
             )
         seed = read(owner, "seed", arguments["seed"])
         if self._cell_seeds_first:
@@ -80,10 +89,13 @@ class GatedCell(keras.layers.Layer, MaskHolder):
         """Creates kernel and recurrent_kernel of these shapes, and the bias if there is one."""
         self.kernel = self._cell_add_weight("kernel", kernel)
         self.recurrent_kernel = self._cell_add_weight("recurrent_kernel", recurrent)
+        self._cell_add_bias()
+
+    def _cell_add_bias(self, trainable: bool = True) -> None:
         self.bias = None
         if self.use_bias:
-            initializer = self._cell_bias_initializer()
-            self.bias = self._cell_add_weight("bias", self._cell_bias_shape(), initializer)
+            initializer, shape = self._cell_bias_initializer(), self._cell_bias_shape()
+            self.bias = self._cell_add_weight("bias", shape, initializer, trainable)
 
     def _cell_bias_shape(self) -> tuple[int, ...]:
         return (self.recurrent_kernel.shape[-1],)
@@ -92,7 +104,11 @@ class GatedCell(keras.layers.Layer, MaskHolder):
         return self.bias_initializer
 
     def _cell_add_weight(
-        self, name: str, shape: tuple[int | None, ...], initializer: Any = None
+        self,
+        name: str,
+        shape: tuple[int | None, ...],
+        initializer: Any = None,
+        trainable: bool = True,
     ) -> keras.Variable:
         role = name.removesuffix("_kernel")  # of the recurrent kernel
         initializer = initializer or getattr(self, f"{role}_initializer")
@@ -102,6 +118,7 @@ class GatedCell(keras.layers.Layer, MaskHolder):
             initializer=_rounded(initializer) if self.variable_dtype in _HALF else initializer,
             regularizer=getattr(self, f"{role}_regularizer"),
             constraint=getattr(self, f"{role}_constraint"),
+            trainable=trainable,
         )
 
     # --- dropout ----------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ostinato import native
-from ostinato.cells.builtin import BuiltinCell, why_not_builtin
+from ostinato.cells.builtin import BuiltinCell, is_int8, why_not_builtin
 from ostinato.doors import door, opaque, remembered
 from ostinato.engines.activations import activation_name
 from ostinato.engines.compiled import loop_flags
@@ -85,7 +85,8 @@ def question_about(
         question = Question(None, not_builtin, forced=_forced(), loop=loop, has_mask=has_mask)
         return question if call is None else _with_program(question, cell, xs, call)
     question = _about_builtin(cell, xs, loop, has_mask)
-    if call is not None and any(each.name is None for each in question.activations):
+    own = any(each.name is None for each in question.activations)
+    if call is not None and own and not question.int8:
         return _with_program(question, cell, xs, call)
     return question
 
@@ -100,6 +101,7 @@ def _about_builtin(cell: Any, xs: Structure, loop: Loop, has_mask: bool) -> Ques
         cell.bias is not None if cell.built else cell.use_bias,
         dtype,
         not reason and _in_bfloat16(dtype),
+        is_int8(cell),
         len(xs.shape) if is_tensor else None,
         reason,
         door.native_why_not(xs) if is_tensor and not reason else None,

@@ -22,9 +22,10 @@ from ostinato.layers.checks import (
     check_unroll,
     read_constants,
 )
-from ostinato.layers.dispatch import run
+from ostinato.layers.dispatch import cells_of, run
 from ostinato.layers.exporting import check_stateful_export
 from ostinato.layers.masks import for_results, read_mask, shared_mask, turned
+from ostinato.layers.quantized import refuse_training
 from ostinato.layers.repeated import CheckedCalls, kind_of_call
 from ostinato.layers.serialization import loop_config, of_ours
 from ostinato.layers.sizes import checked_while_running
@@ -187,6 +188,10 @@ class RNN(KeepsStates):
         (answer,) = run(task)
         return self._rnn_results(answer)
 
+    def quantized_call(self, *args: Any, **kwargs: Any) -> Any:
+        """What Keras calls in place of `call` where weights are in int8: the same."""
+        return self.call(*args, **kwargs)
+
     def _rnn_task(
         self,
         sequences: Structure,
@@ -198,6 +203,8 @@ class RNN(KeepsStates):
     ) -> Task:
         """What a call has to run, checked; the arguments are those of `call`."""
         owner = name_of(self)
+        if training:
+            refuse_training(owner, *cells_of(self.cell))
         if self.stateful:
             check_stateful_export(owner, leaves(sequences)[0].shape[0])
         initial_state, mask = self._rnn_checked(sequences, initial_state, mask)

@@ -12,13 +12,18 @@ from typing import Any
 import keras
 
 from ostinato import layers
+from ostinato.cells.builtin import is_int8
 from ostinato.cells.contract import call_method, parameters_of, takes
 from ostinato.layers.arguments import argument_names
+from ostinato.layers.quantized import INT8
 from ostinato.structure import is_count
 
 WRAPPERS = ("TimeDistributed",)  # of any layer, and converted whatever that one becomes
 NAMES = frozenset(layers.__all__) - {"Shape", *WRAPPERS}
 KERAS, OURS = "keras", "ostinato"
+# Those whose weights may be in int8, and those that hold such.
+_HOLDERS = ("RNN", "StackedRNNCells", "Bidirectional")
+IN_INT8 = ("SimpleRNN", "GRU", "LSTM", "SimpleRNNCell", "GRUCell", "LSTMCell")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Direction:
             return self._why_not_derived(layer)
         if self.source == OURS and not hasattr(keras.layers, kind):
             return f"Keras 3 has no {kind} of its own"
+        if is_int8(layer) or is_int8(getattr(layer, "cell", None)):
+            return "its weights are in int8, and Keras's layer has none so"
         if kind == "Bidirectional":
             return self._why_not_bidirectional(layer)
         if kind in ("RNN", "StackedRNNCells") and self.source == OURS:
@@ -91,6 +98,10 @@ class Direction:
                 return f"its {name}: {reason}"
         return None
 
+    def dtype_of(self, layer: Any) -> Any:
+        """The dtype policy of a layer's or cell's counterpart."""
+        return layer.dtype_policy
+
     def counterpart(self, layer: Any, copy: Callable[[Any], Any]) -> Any:
         """A fresh layer or cell of the target, with the arguments of one of the source.
 
@@ -105,7 +116,7 @@ class Direction:
         base = {
             "name": layer.name,
             "trainable": layer.trainable,
-            "dtype": layer.dtype_policy,
+            "dtype": self.dtype_of(layer),
             "activity_regularizer": layer.activity_regularizer,
         }
         if name == "StackedRNNCells":
@@ -199,6 +210,46 @@ def _class_of_ours(name: str) -> Any:
     return getattr(layers, name)
 
 
+@dataclass(frozen=True)
+class Quantize(Direction):
+    """From our layers to the same with weights in int8; what can't be so stays as it is."""
+
+    def is_quantized(self, layer: Any) -> bool:
+        """Whether a layer's or cell's counterpart has weights in int8."""
+        kind = self.kind(layer)
+        return kind in IN_INT8 and layer.dtype_policy.name in ("float32", INT8)
+
+    def dtype_of(self, layer: Any) -> Any:
+        """That of int8 where it can be."""
+        return INT8 if self.is_quantized(layer) else layer.dtype_policy
+
+    def why_left(self, layer: Any) -> str | None:
+        """Why a recurrent layer, or a cell by itself, isn't quantized."""
+        if not self.concerns(layer):
+            return None
+        kind, cls = self.kind(layer), type(layer).__name__
+        if kind is None:
+            return f"{cls} is derived from a class of ours, and may have a constructor of its own"
+        if kind in IN_INT8 and not self.is_quantized(layer):
+            return f"it computes in {layer.dtype_policy.name}, and weights in int8 go with float32"
+        if kind not in (*IN_INT8, *_HOLDERS):
+            return f"there is no {cls} with weights in int8"
+        if not self.holds_quantized(layer):
+            return "no cell in it could have weights in int8"
+        return None
+
+    def holds_quantized(self, layer: Any) -> bool:
+        """Whether a recurrent layer's counterpart has, or holds what has, weights in int8."""
+        held = [getattr(layer, name, None) for name in ("cell", "forward_layer", "backward_layer")]
+        inner = [*held, *getattr(layer, "cells", ())] if self.kind(layer) in _HOLDERS else []
+        return self.is_quantized(layer) or any(map(self.holds_quantized, inner))
+
+
 ACCELERATE = Direction("accelerate", KERAS, _class_of_ours)
 RESTORE = Direction("restore", OURS, _class_of_keras)
-OTHER = {ACCELERATE: RESTORE, RESTORE: ACCELERATE}
+QUANTIZE = Quantize("quantize", OURS, _class_of_ours)
+OTHER: dict[Direction, Direction] = {
+    ACCELERATE: RESTORE,
+    RESTORE: ACCELERATE,
+    QUANTIZE: QUANTIZE,
+}

@@ -62,7 +62,7 @@ def _reread(model: Any, runner: Compiled | Stepwise) -> None:
         if reason := why_not(graph, heeds_forced=False):
             raise ValueError(f"{owner}: {changed}: {reason}. Make a new stream.")
         program = lower(graph)
-        if runner.program.has_int8:
+        if runner.program.has_int8 and program != runner.program:
             program = quantized(program)
         done = program == runner.program
         if done:

@@ -62,7 +62,7 @@ def _each(layer: Any, width: int, heeds_forced: bool) -> Iterator[StreamedCell |
         if answer.engine is fused.ENGINE:
             width = cell.units
             yield StreamedCell(cell, initial, None, width)
-        elif question.forced not in (None, compiled_engine.ENGINE.name):
+        elif question.int8 or question.forced not in (None, compiled_engine.ENGINE.name):
             yield answer.why_not()
         else:
             program = _program_of(cell, states, width, layer.compute_dtype)

@@ -169,7 +169,9 @@ class Builder:
             Operation(code, first=first.number, out=made.number, width=width, **rest)
         )
         # ascontiguousarray would make an axis for a single number.
-        self.weights += [np.asarray(weight, self.dtype, order="C") for weight in weights]
+        for weight in weights:
+            dtype = "int8" if getattr(weight, "dtype", None) == "int8" else self.dtype
+            self.weights.append(np.asarray(weight, dtype, order="C"))
         made.mask = first.mask
         return made
 
@@ -191,7 +193,10 @@ class Builder:
 
     def cell(self, kind: int, value: Value, initial: Sequence[np.ndarray], **rest: Any) -> Value:
         """A cell of `owner`, with its states; `rest` is for `add`. Its output has no mask."""
-        made = self.add(CELL, value, len(initial[0]), kind=kind, mask_in=value.mask, **rest)
+        code = CELL
+        if any(getattr(weight, "dtype", None) == "int8" for weight in rest.get("weights", ())):
+            code = INT8_CELL
+        made = self.add(code, value, len(initial[0]), kind=kind, mask_in=value.mask, **rest)
         self._keep(initial)
         if value.mask >= 0:
             self.states.append(State(self.owner, (), "bool", True, np.zeros((), bool)))

@@ -20,8 +20,6 @@ def quantized(program: Program) -> Program:
     Raises:
         ValueError: if there's nothing that could be so, or is so already, or it computes in double.
     """
-    if program.has_int8:
-        raise ValueError("its weights are in int8 already.")
     if program.dtype != "float32":
         raise ValueError(f"expected a model that computes in float32, got {program.dtype}.")
     operations, weights, remaining = [], [], list(program.weights)
@@ -35,6 +33,8 @@ def quantized(program: Program) -> Program:
         operations.append(operation)
         weights += own
     made = replace(program, operations=tuple(operations), weights=tuple(weights))
+    if made.has_int8 and made.operations == program.operations:
+        raise ValueError("its weights are in int8 already.")
     if not made.has_int8:
         raise ValueError(
             "expected a built-in recurrent cell or a Dense layer, whose weights int8 is for, got "
@@ -51,6 +51,8 @@ def _kernels_of(operation: Operation) -> int:
 def _other_weights(operation: Operation, program: Program) -> int:
     if operation.code == p.ROUTINE:
         return _weights_of(program.routines[operation.kind])
+    if operation.code in (p.INT8_CELL, p.INT8_DENSE):
+        return (4 if operation.code == p.INT8_CELL else 2) + operation.has_bias
     return _WEIGHTS.get(operation.code, 0)
 
 

@@ -36,6 +36,12 @@ def _numpy(value: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(value), "float64")
 
 
+def _kernel(value: Any) -> np.ndarray:
+    """The same, but a kernel in int8 as it is."""
+    array = np.asarray(ops.convert_to_numpy(value))
+    return array if array.dtype == np.int8 else _numpy(value)
+
+
 # --- recurrent layers -----------------------------------------------------------------------------
 
 
@@ -65,7 +71,7 @@ def _builtin(builder: Builder, streamed: StreamedCell, value: Value, zero_output
         native.kinds()[cell._cell_kind].number,
         value,
         _initial(streamed),
-        weights=[_numpy(weight) for weight in cell._cell_weights()],
+        weights=[_kernel(weight) for weight in cell._cell_weights()],
         activation=activation,
         recurrent_activation=gate[0] if gate else activation,  # SimpleRNN has no gates
         has_bias=int(cell.bias is not None),
