@@ -52,6 +52,8 @@ CATCHES_ALL = {
 }
 # Makes PyTorch's modules, where it's installed, whatever Keras runs on.
 MAKES_TORCH_MODULES = "ostinato.conversion.writing_torch"
+# Keras's `model.quantize` leaves a layer as it is, with a warning, that raises this, and no other.
+TOLD_BY_NOT_IMPLEMENTED = "ostinato.layers.cell"
 # What measures frameworks and Keras's layers uses them as their users do.
 MEASURES_FRAMEWORKS = "ostinato.bench"
 MEASURES_KERAS = {"ostinato.guide.timing", "ostinato.bench.prepared"}
@@ -261,6 +263,8 @@ def test_no_exception_is_caught_blindly():
 
 def test_nothing_raises_not_implemented():
     def unimplemented(path):
+        if module_of(path) == TOLD_BY_NOT_IMPLEMENTED:
+            return []
         raises = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Raise)]
         return [
             f"line {node.lineno}"
