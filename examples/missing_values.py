@@ -81,7 +81,7 @@ def train(name, layer, x, y, unseen, epochs):
     model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=[clock])
     _, right = model.evaluate(*unseen, verbose=0)
     milliseconds = 1000 * float(np.median(np.diff(ends))) / -(-len(x) // BATCH)
-    print(f"{name:28} {right:6.1%} right, {milliseconds:7.2f} ms a step", flush=True)
+    print(f"{name:32} {right:6.1%} right, {milliseconds:7.2f} ms a step", flush=True)
     return model, right, milliseconds
 
 
@@ -103,7 +103,7 @@ def main(argv=None):
     given = (filled, speakers, (unseen_filled, truth), asked.epochs)
     _, *of_lstm = train("LSTM, holes filled", lambda: LSTM(UNITS), *given)
     with ostinato.use_engine("scan"):
-        _, _, portable = train("GRU-D, on the backend's loop", own, *known, strange, 4)
+        _, _, portable = train("the same in 4 epochs, by a loop", own, *known, strange, 4)
     print(f"On the loop a step takes {portable / of_ours[1]:.1f} times as long")
     row = int(np.argmax((unseen != 0).sum(axis=(1, 2))))  # the fullest
     stream = ostinato.stream(model)

@@ -221,14 +221,10 @@ class _Lowering:
             value=value,
             outs=[Out(STORE, each) for each in dict.fromkeys(places)],
         )
-        self._depend(item, value)
+        self._read(item, *self.uses.arguments(value))
         if value in self.wholes:
             item.after |= self._filled(self.wholes[value])
         self._append(item, value)
-
-    def _depend(self, item: Map, value: Value) -> None:
-        """Has an item come after all that an expression reads."""
-        self._read(item, *self.uses.arguments(value))
 
     def _read(self, item: Map, *values: Value) -> None:
         """Makes what an item reads, and has the item come after that.
