@@ -116,10 +116,3 @@ class _Contraction:
         own = "".join(label for label in order if label in labels)
         shape = [self.sizes[label] if label in labels else 1 for label in order]
         return self.laid(x, labels, own, shape)
-
-
-def linear(t: Translation, x: Term, axis: int, matrix: Term) -> Term:
-    """One axis of rows by a matrix (old places, new places)."""
-    labels = "abcdefghijkl"[: x.rank]
-    old = labels[axis % x.rank]
-    return contract(t, x, labels, matrix, old + "z", labels.replace(old, "z"))
