@@ -65,8 +65,9 @@ def _counting(own: Callable[..., Any]) -> Callable[..., Any]:
     return count
 
 
-for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
-    setattr(Rows, _name, _comparing(getattr(int, _name)))
+# Bits of a size are a question, too: both of `BATCHES` are odd.
+for _name in ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "rshift"):
+    setattr(Rows, f"__{_name}__", _comparing(getattr(int, f"__{_name}__")))
 for _name in ("add", "sub", "mul", "floordiv", "mod"):
     for _side in ("", "r"):
         setattr(Rows, f"__{_side}{_name}__", _counting(getattr(int, f"__{_side}{_name}__")))
