@@ -65,10 +65,10 @@ def _counting(own: Callable[..., Any]) -> Callable[..., Any]:
     return count
 
 
-# Bits of a size are a question, too: both of `BATCHES` are odd.
-for _name in ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "rshift"):
+# Bits and rests of a size are a question, too: both of `BATCHES` are odd.
+for _name in ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "rshift", "mod", "rmod"):
     setattr(Rows, f"__{_name}__", _comparing(getattr(int, f"__{_name}__")))
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
+for _name in ("add", "sub", "mul", "floordiv"):
     for _side in ("", "r"):
         setattr(Rows, f"__{_side}{_name}__", _counting(getattr(int, f"__{_side}{_name}__")))
 
