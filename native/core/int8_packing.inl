@@ -24,42 +24,46 @@ OSTINATO_INLINE void interleave(const int8_t* w, I row, I rows, I lanes, int8_t*
   __builtin_memcpy(out, &all, sizeof(all));
 }
 
-// The columns of `together` panels from p on.
+// `count` panels from p on, of those that are packed together or each by itself. Row after row for all of
+// them, as the rows are far apart and a line of the cache holds four panels' weights of one.
 inline void pack_int8_panels(const Int8Kernel& from, I depth, I U, I gates, const I* gate_of, I cols, I p,
-                             I together, const PackedInt8& to) {
+                             I count, const PackedInt8& to) {
   constexpr I L = F32::kLanes;
-  const I row = gates * U;
+  const I row = gates * U, quads = quads_of(depth);
   const uint8_t ones[4] = {1, 1, 1, 1};
   const Weights8 one = splat_quad(ones);
-  F32::M sums[4] = {};
-  int8_t* out = to.weights + p * quads_of(depth) * cols * 4 * L;
+  F32::M sums[4][4] = {};
   for (I k = 0; k < depth; k += 4) {
     const I rows = depth - k < 4 ? depth - k : 4;
-    for (I j = 0; j < together * cols; ++j, out += 4 * L) {
-      const I q = p + j / cols, lanes = U - q * L;
-      const int8_t* w = from.values + k * row + gate_of[j % cols] * U + q * L;
-      if (rows == 4 && lanes >= L) interleave(w, row, 4, L, out);
-      else interleave(w, row, rows, lanes < L ? lanes : L, out);
-      Weights8 packed;
-      __builtin_memcpy(&packed, out, sizeof(packed));
-      sums[j] = add_quads(sums[j], one, packed);
+    for (I c = 0; c < cols; ++c) {
+      for (I q = 0; q < count; ++q) {
+        const I lanes = U - (p + q) * L, quad = k / 4;
+        const I place = cols > 1 ? ((p + q) * quads + quad) * cols + c : p * quads + quad * count + q;
+        const int8_t* w = from.values + k * row + gate_of[c] * U + (p + q) * L;
+        int8_t* out = to.weights + place * 4 * L;
+        if (rows == 4 && lanes >= L) interleave(w, row, 4, L, out);
+        else interleave(w, row, rows, lanes < L ? lanes : L, out);
+        Weights8 packed;
+        __builtin_memcpy(&packed, out, sizeof(packed));
+        sums[q][c] = add_quads(sums[q][c], one, packed);
+      }
     }
   }
-  for (I j = 0; j < together * cols; ++j) {
-    const I q = p + j / cols, lanes = U - q * L;
-    const F32::M starts = -64 * sums[j];
-    __builtin_memcpy(to.starts + (p * cols + j) * L, &starts, sizeof(starts));
-    const F32::V scales = load_part<F32>(from.scales + gate_of[j % cols] * U + q * L, lanes);
-    store<F32>(to.scales + (p * cols + j) * L, scales);
+  for (I q = 0; q < count; ++q) {
+    for (I c = 0; c < cols; ++c) {
+      const I at = ((p + q) * cols + c) * L, column = gate_of[c] * U + (p + q) * L;
+      const F32::M starts = -64 * sums[q][c];
+      __builtin_memcpy(to.starts + at, &starts, sizeof(starts));
+      store<F32>(to.scales + at, load_part<F32>(from.scales + column, U - (p + q) * L));
+    }
   }
 }
 
 inline void pack_int8(const Int8Kernel& from, I depth, I U, I gates, const I* gate_of, I cols, Span panels,
                       const PackedInt8& to) {
-  for (I p = panels.first; p < panels.last;) {
-    const I together = panels_together(cols, p, panels.last);
-    pack_int8_panels(from, depth, U, gates, gate_of, cols, p, together, to);
-    p += together;
+  for (I p = panels.first; p < panels.last; p += 4) {
+    const I count = panels.last - p < 4 ? panels.last - p : 4;
+    pack_int8_panels(from, depth, U, gates, gate_of, cols, p, count, to);
   }
 }
 
