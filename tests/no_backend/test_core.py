@@ -261,7 +261,7 @@ def with_first(*first):
         ({"spec": ()}, ValueError, "forward: spec: expected 16 integers a run, got 0"),
         ({"spec": SPEC[:-1]}, ValueError, "forward: spec: expected 16 integers a run, got 15"),
         ({"spec": (9, *SPEC[1:])}, ValueError, "forward: run 0: kind: expected 0 to 3, got 9"),
-        ({"spec": (*SPEC[:-1], 3)}, ValueError, "run 0: precision: expected 0 to 2, got 3"),
+        ({"spec": (*SPEC[:-1], 4)}, ValueError, "run 0: precision: expected 0 to 3, got 4"),
         ({"spec": (*SPEC[:-1], 2)}, ValueError, "run 0: x: expected bfloat16, got float32"),
         ({"inputs": with_first(64, 3)}, ValueError, "expected float32 or float64, got bfloat16"),
         ({"spec": 5}, TypeError, "spec: expected a tuple or list, got int"),
