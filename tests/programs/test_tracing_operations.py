@@ -215,6 +215,13 @@ CASES = {
     "cond": lambda x, m, p, w: ops.cond(True, lambda: x + 1.0, lambda: x),
     # What isn't finite.
     "a NaN": lambda x, m, p, w: ops.where(x > 0, math.nan, x),
+    "infinities as the largest numbers": lambda x, m, p, w: (
+        ops.nan_to_num(ops.where(x > 0, math.inf, -math.inf)) / 1e38
+    ),
+    "a threshold exactly met": lambda x, m, p, w: A.threshold(ops.sign(x), 1.0, 7.0),
+    "isclose of negative numbers": lambda x, m, p, w: ops.cast(
+        ops.isclose(x, x * 1.001, rtol=0.01, atol=0.0), "float32"
+    ),
     "nan_to_num": lambda x, m, p, w: (
         ops.nan_to_num(ops.where(x > 0, math.nan, x / w["v"] * 0))
         + ops.nan_to_num(ops.log(x * 0), neginf=-3.0, posinf=2.0)
