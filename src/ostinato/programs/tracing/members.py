@@ -153,7 +153,8 @@ def is_holder(thing: Any) -> bool:
         return False
     if isinstance(thing, keras.layers.Layer):
         return True
-    return type(thing).__module__.partition(".")[0] not in _FOREIGN
+    module = type(thing).__module__  # of some types made in C it's what their instances' is read by
+    return isinstance(module, str) and module.partition(".")[0] not in _FOREIGN
 
 
 def _attributes(thing: Any) -> Iterator[tuple[str, Any]]:

@@ -254,7 +254,11 @@ def _hypot(t: Translation, op: Any, x1: Any, x2: Any) -> Term:
     return t.apply("sqrt", t.apply("add", *squares))
 
 
-def _isclose(t: Translation, op: Any, x1: Any, x2: Any, rtol: float, atol: float) -> Term:
+def _isclose(
+    t: Translation, op: Any, x1: Any, x2: Any, rtol: float, atol: float, equal_nan: bool = False
+) -> Term:
+    if equal_nan or getattr(op, "equal_nan", False):  # of the operation since Keras 3.11
+        raise Untraceable("that NaN equals NaN isn't among programs' operations")
     gap = t.apply("abs", t.apply("sub", t.term(x1), t.term(x2)))
     allowed = t.apply("mul", t.literal(rtol), t.apply("abs", t.term(x2)))
     return t.apply("le", gap, t.apply("add", t.literal(atol), allowed))
