@@ -262,8 +262,8 @@ def test_kerass_own_quantize_says_why_not():
         model.quantize("int8")
     assert model.layers[1].quantization_mode == "int8"
     assert np.abs(results(model, x)[0] - before).max() < 0.05
-    with pytest.raises(NotImplementedError, match=r"expected the mode 'int8'.*got 'int4'"):
-        model.layers[0].cell.quantize("int4")
+    with pytest.raises(NotImplementedError, match=r"expected the mode 'int8'.*got 'float8'"):
+        model.layers[0].cell.quantize("float8")
     small = ostinato.quantize(sequential(LSTM(4), keras.layers.Dense(8)))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -277,7 +277,7 @@ class OneLine(keras.layers.Layer):
         return self.case(*inputs, self.weights_of), ()
 
 
-# Keras 3.10 hasn't these, or gets their shapes wrong on symbols.
+# Keras 3.10 hasn't these, or gets their shapes or dtypes wrong on symbols.
 NEWER = (
     "matmul of a vector",
     "inner",
@@ -285,6 +285,7 @@ NEWER = (
     "layer_normalization",
     "divide_no_nan, hypot",
     "argmax that keeps its axis",
+    "arrays of float64",
 )
 # TensorFlow orders NaN as it likes, and takes no arrays as indices.
 NOT_ON_TENSORFLOW = ("sort of NaN", "argmax of NaN", "an array of places")
