@@ -14,11 +14,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from ostinato.programs.around import code_of, is_of_users
 from ostinato.programs.serials import serial
-from ostinato.programs.tracing.members import BOOKKEEPING, is_holder
+from ostinato.programs.tracing.members import BOOKKEEPING, is_holder, is_value
 
 # What a cell's code may ask a layer of Keras's, beside the attributes that are its own.
 _plain_of_layer = attrgetter("trainable", "name", "supports_masking", "autocast")
@@ -248,7 +247,7 @@ def _teller_of(value: Any) -> Teller:
     for classes, teller in _BY_CLASS:
         if isinstance(value, classes):
             return teller
-    if ops.is_tensor(value):
+    if is_value(value):
         return _tensor
     if hasattr(value, "__dict__") or _slots_of(value):
         return _object

@@ -99,7 +99,7 @@ class Members:
         return any(each[: len(way)] == way for each in ways)
 
     def _visit(self, thing: Any, way: Way, owner: keras.layers.Layer | None) -> None:
-        if _is_value(thing):
+        if is_value(thing):
             dtype = _dtype_read(thing, owner)
             self.values.setdefault(id(thing), Member(thing, [], dtype)).ways.append(way)
             return
@@ -123,10 +123,13 @@ class Members:
             self._visit(item, (*way, ("attribute", name)), owner)
 
 
-def _is_value(thing: Any) -> bool:
+def is_value(thing: Any) -> bool:
+    """Whether a thing is a variable or a tensor of the backend, NumPy's arrays not among these."""
     if isinstance(thing, keras.Variable):
         return True
-    return keras.ops.is_tensor(thing) and not isinstance(thing, np.ndarray)
+    # TensorFlow asks a thing itself whether it's like a tensor, and not everything may be asked.
+    may_be = hasattr(type(thing), "shape") and not isinstance(thing, np.ndarray)
+    return may_be and keras.ops.is_tensor(thing)
 
 
 def _dtype_read(thing: Any, owner: keras.layers.Layer | None) -> str:
