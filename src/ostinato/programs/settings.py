@@ -243,12 +243,18 @@ _BY_CLASS: tuple[tuple[Any, Teller], ...] = (
 _TELLERS: dict[type, Teller] = {}
 
 
+# Locks, events and queues change while threads wait, which says nothing of what a cell computes.
+_OF_THREADS = ("threading", "_thread", "queue", "_queue", "multiprocessing.synchronize")
+
+
 def _teller_of(value: Any) -> Teller:
     for classes, teller in _BY_CLASS:
         if isinstance(value, classes):
             return teller
     if is_value(value):
         return _tensor
+    if type(value).__module__ in _OF_THREADS:
+        return _identity
     if hasattr(value, "__dict__") or _slots_of(value):
         return _object
     is_by_value = isinstance(value, Hashable) and type(value).__hash__ is not object.__hash__
