@@ -87,11 +87,10 @@ def left_alone(model: Any, *, by: Any = accelerate) -> list[LeftAlone]:
     directions = {accelerate: ACCELERATE, restore: RESTORE}
     if by not in directions:
         raise ValueError(f"left_alone: expected `by` to be accelerate or restore, got {by!r}.")
-    return left_by(model, directions[by])
+    return _left_by(model, directions[by])
 
 
-def left_by(model: Any, direction: Direction) -> list[LeftAlone]:
-    """The recurrent layers of a model that a direction leaves alone, and why."""
+def _left_by(model: Any, direction: Direction) -> list[LeftAlone]:
     judged = [
         LeftAlone(path, layer, reason)
         for path, layer in layers_within(model, direction)
@@ -100,15 +99,21 @@ def left_by(model: Any, direction: Direction) -> list[LeftAlone]:
     return list({id(left.layer): left for left in judged}.values())
 
 
-def _convert(model: Any, direction: Direction) -> Any:
-    left = left_by(model, direction)
+def copied(model: Any, direction: Direction, copier: Copier) -> Any:
+    """A copy with all its values; a warning says to the user, two calls away, what's left alone."""
+    left = _left_by(model, direction)
     if left:
         lines = "".join(f"\n  {one}" for one in left)
-        warnings.warn(f"{direction.operation}: left alone:{lines}", stacklevel=3)
-    with no_random_numbers_drawn():
-        copier = Copier(direction)
-        converted = copier.copy(model)
+        warnings.warn(f"{direction.operation}: left alone:{lines}", stacklevel=4)
+    with _no_random_numbers_drawn():
+        made = copier.copy(model)
         copier.settle()
+    return made
+
+
+def _convert(model: Any, direction: Direction) -> Any:
+    copier = Copier(direction)
+    converted = copied(model, direction, copier)
     _warn_of_masks(model, copier, direction)
     for old, new in copier.models():
         carry_compilation(direction.operation, old, new, copier.variables)
@@ -135,7 +140,7 @@ def _warn_of_masks(model: Any, copier: Copier, direction: Direction) -> None:
 
 
 @contextmanager
-def no_random_numbers_drawn() -> Iterator[None]:
+def _no_random_numbers_drawn() -> Iterator[None]:
     """Leaves Python's random state, from which Keras draws the seeds of new layers, as it is."""
     state = random.getstate()
     try:

@@ -1,13 +1,12 @@
 """Copies of models whose recurrent layers have weights in int8."""
 
-import warnings
 from typing import Any
 
 import keras
 from keras import ops
 
 from ostinato.cells.builtin import is_int8
-from ostinato.conversion import left_by, no_random_numbers_drawn
+from ostinato.conversion import copied
 from ostinato.conversion.copying import Copier
 from ostinato.conversion.values import seeds_of, states_of
 from ostinato.int8 import rounded
@@ -26,15 +25,7 @@ def quantized(model: Any) -> Any:
             f"quantize: {model.name}: expected a model with an LSTM, GRU or SimpleRNN of "
             "ostinato.layers that computes in float32, got none."
         )
-    left = left_by(model, QUANTIZE)
-    if left:
-        lines = "".join(f"\n  {one}" for one in left)
-        warnings.warn(f"quantize: left alone:{lines}", stacklevel=3)
-    with no_random_numbers_drawn():
-        copier = _Quantizer(QUANTIZE)
-        made = copier.copy(model)
-        copier.settle()
-    return made
+    return copied(model, QUANTIZE, _Quantizer(QUANTIZE))
 
 
 class _Quantizer(Copier):
