@@ -16,7 +16,7 @@ from ostinato import native
 from ostinato.cells.checked import held_masks, holds_masks, like_a_timestep
 from ostinato.cells.contract import output_sizes
 from ostinato.doors import door, remembered
-from ostinato.engines.interface import Answer, Loop, Question, Task
+from ostinato.engines.interface import IN_BFLOAT16, Answer, Loop, Question, Task
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
 from ostinato.programs.compiling import Compiled, run_dtype
 from ostinato.programs.evaluation import evaluate
@@ -71,7 +71,7 @@ class CompiledEngine:
     def computes_in(self, question: Question) -> str:
         """Products from bfloat16s, where the processor multiplies those; else it's converted."""
         if question.bfloat16:
-            return "bfloat16, sums in float32"
+            return IN_BFLOAT16
         dtype = run_dtype(question.dtype)
         return "" if dtype == question.dtype else dtype
 

@@ -13,7 +13,7 @@ from keras import ops
 from ostinato import native
 from ostinato.cells.builtin import BuiltinCell
 from ostinato.doors import door, opaque, remembered
-from ostinato.engines.interface import Answer, Question, Task
+from ostinato.engines.interface import IN_BFLOAT16, Answer, Question, Task
 from ostinato.engines.twin import Twin
 from ostinato.native import RunSpec
 from ostinato.structure import leaves
@@ -73,7 +73,7 @@ class Fused:
         if question.int8:
             return "float32, weights in int8"
         if question.bfloat16:
-            return "bfloat16, sums in float32"
+            return IN_BFLOAT16
         return "" if question.dtype in DTYPES else "float32"
 
     def recipe(self, question: Question) -> Recipe:

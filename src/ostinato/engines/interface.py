@@ -41,6 +41,10 @@ class Loop(NamedTuple):
     flip_outputs: bool = False
 
 
+# What `computes_in` says of products from bfloat16s.
+IN_BFLOAT16 = "bfloat16, sums in float32"
+
+
 class Question(NamedTuple):
     """What is asked of an engine: one cell, one sequence. Plain values, no tensor.
 
