@@ -267,12 +267,17 @@ def test_a_cell_that_has_changed_has_another_program(change):
 
     before = run("compiled")
     do(cell)
-    (row,) = ostinato.explain(layer)
-    is_compiled = row.engine == "compiled" or "as fast" in row.why_not_faster
+    is_compiled, why_not = _is_compiled(layer)
     got, expected = run("compiled" if is_compiled else "scan"), run("scan")
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(got - before).max() > 1e-3
-    assert is_compiled or change in MAY_END_IT, row.why_not_faster
+    assert is_compiled or change in MAY_END_IT, why_not
+
+
+def _is_compiled(layer):
+    """Whether a layer's cell has a program, and what is said of it."""
+    (row,) = ostinato.explain(layer)
+    return row.engine == "compiled" or "as fast" in row.why_not_faster, row.why_not_faster
 
 
 # Of numbers that the core hasn't, and of rows that aren't by themselves, there's no program.
@@ -325,3 +330,34 @@ def test_telling_is_the_same_while_nothing_changes():
         RNN(cell).build((None, None, 4))
         assert settings(cell) == settings(cell)
         assert hash(settings(cell)) == hash(settings(cell))
+
+
+def test_what_reaches_all_there_is_stays_on_scan():
+    cell = _cell(lambda self, z: z * self.held[0].value, held=lambda: [Holds(2.0)])
+    rnn = RNN(cell)
+    rnn(X)
+    assert _is_compiled(rnn)[0]
+    cell.held += [Holds(float(number)) for number in range(2001)]
+    rnn(X)
+    assert "more than 2,000 things hang on it, of which a Holds" in _is_compiled(rnn)[1]
+
+
+def test_an_assert_in_a_test_reads_nothing_of_pytest():
+    """It puts names into the code from which all of a session is reached."""
+    limit = 3
+
+    def bounded(x):
+        assert len(x.shape) < limit
+        return ops.tanh(x)
+
+    rnn = RNN(_cell(lambda self, z: bounded(z)))
+    rnn(X)
+    assert _is_compiled(rnn)[0]
+    assert len(str(settings(rnn.cell))) < 10_000
+
+
+def test_a_thing_whose_hash_raises_is_told_by_identity():
+    h5py = pytest.importorskip("h5py")
+    cell = _cell(lambda self, z: z, of_file=lambda: h5py.h5p.create(h5py.h5p.FILE_ACCESS))
+    hash(settings(cell))
+    assert settings(cell) == settings(cell)

@@ -110,6 +110,8 @@ def _read_by(function: FunctionType, code: CodeType) -> Iterator[tuple[Any, str,
     for one, after in pairwise([*dis.get_instructions(code), None]):
         if one is None or one.opname not in _GLOBAL:
             continue
+        if not one.argval.isidentifier():  # `@pytest_ar`, which pytest writes into asserts: from
+            continue  # there all of a session is reached
         value = namespace.get(one.argval, _MISSING)
         if isinstance(value, ModuleType):
             if after is not None and after.opname in _ATTRIBUTE and _is_users_module(value):

@@ -22,7 +22,7 @@ from ostinato.programs.masking import masked
 from ostinato.programs.node import CONSTANT, INPUT, STATE, WEIGHT, ProgramError, Shape
 from ostinato.programs.proving import Nests, disproved
 from ostinato.programs.routine import ProgramRoutines
-from ostinato.programs.settings import changed, settings
+from ostinato.programs.settings import TooMuchError, changed, settings
 from ostinato.programs.showing import shown
 from ostinato.programs.tracing import Like, Traced, Untraceable, trace
 from ostinato.routines import Routines, RoutineSpec
@@ -197,6 +197,7 @@ def _forget(number: int) -> None:
 
 # So many programs, or reasons for none, are kept of a cell: for shapes, dtypes, settings.
 _MOST = 64
+_TOO_MUCH = "too much"  # of a cell whose settings can't be told, which isn't tried anew
 # By the cell's id: cells may be neither hashable nor comparable.
 _KEPT: dict[int, dict[Any, Compiled | str]] = {}
 
@@ -220,6 +221,23 @@ def compiled(
         dtype: What the cell computes in.
     """
     kept = _kept_with(cell)
+    if _TOO_MUCH in kept:
+        return kept[_TOO_MUCH]
+    try:
+        return _compiled(cell, kept, xs, states, constants, training, dtype)
+    except TooMuchError as refusal:
+        return kept.setdefault(_TOO_MUCH, str(refusal))
+
+
+def _compiled(
+    cell: Any,
+    kept: dict[Any, Compiled | str],
+    xs: Structure,
+    states: Structure,
+    constants: Sequence[str] | None,
+    training: bool,
+    dtype: str,
+) -> Compiled | str:
     told = (_told(xs), _told(states), None if constants is None else tuple(constants))
     key = (told, training, dtype, settings(cell))
     if key not in kept and len(kept) >= _MOST:

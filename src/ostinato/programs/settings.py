@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from ostinato.programs.around import code_of, is_of_users
+from ostinato.programs.node import ProgramError
 from ostinato.programs.serials import serial
 from ostinato.programs.tracing.members import BOOKKEEPING, is_holder, is_value
 
@@ -48,6 +49,13 @@ def changed(before: Any, after: Any) -> str:
 
 
 _SOMETHING = "something of what it reads"
+# Of things that a cell is set to, an object's attributes count as they are met. Telling takes some
+# 2 us a thing at every call; a cell that holds its trainer, or a logger, may reach all there is.
+_MOST_THINGS = 2000
+
+
+class TooMuchError(ProgramError):
+    """More hangs on a cell than can be told at every call."""
 
 
 class Telling:
@@ -76,6 +84,11 @@ class Telling:
         """When a thing was told before, or None: one thing of two names isn't two things."""
         found = self._met.get(id(thing))
         if found is None:
+            if len(self._met) >= _MOST_THINGS:
+                raise TooMuchError(
+                    f"more than {_MOST_THINGS:,} things hang on it, of which a "
+                    f"{type(thing).__name__}, and a program may have any of them in it"
+                )
             self._met[id(thing)] = len(self._met), thing
             return None
         return found[0]
@@ -103,6 +116,10 @@ def _identity(telling: Telling, value: Any) -> Any:
 
 
 def _value(telling: Telling, value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:  # its class has a hash, which raises: h5py's property lists
+        return serial(value)
     return value
 
 
