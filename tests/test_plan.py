@@ -73,6 +73,42 @@ def test_scan_can_be_forced_on_anything():
     assert engine_of(LSTM._replace(forced="fused")) == "fused"
 
 
+def test_on_a_gpu_it_is_cudnn_and_what_that_lacks_is_scanned():
+    lstm = LSTM._replace(
+        activations=(*LSTM.activations, Activation("recurrent_activation", "sigmoid", "sigmoid")),
+        framework="the tensors are on cuda:0",
+        device="cuda",
+    )
+    assert engine_of(lstm) == "cudnn"
+    assert plan(lstm).passed_over == ()  # the CPU's engines aren't faster ones there
+    assert "the tensors are on cuda:0" in plan(lstm._replace(forced="fused")).why_not()
+    for change, reason in (
+        ({"recurrent_dropout": True}, "cuDNN has no dropout of the state (recurrent_dropout)"),
+        ({"kind": "gru_reset_before"}, "cuDNN has no GRU with reset_after=False"),
+        ({"cudnn": "PyTorch has no cuDNN"}, "PyTorch has no cuDNN"),
+        ({"kind": None, "not_builtin": "it's one's own"}, "it's one's own"),
+        ({"dtype": "int8"}, "the cell computes in int8, cuDNN in floats"),
+    ):
+        found = plan(lstm._replace(**change))
+        assert found.engine.name == "scan"
+        assert found.why_not() == reason
+        assert engine_of(lstm._replace(**change, forced="cudnn")) is None
+
+
+def test_on_a_device_that_no_engine_is_for_each_says_why():
+    found = plan(LSTM._replace(framework="tensors on mps", device="mps", cudnn="not NVIDIA's"))
+    assert found.engine.name == "scan"
+    assert "tensors on mps" in found.why_not("fused")
+    assert "not NVIDIA's" in found.why_not("cudnn")
+
+
+def test_on_the_cpu_nothing_is_said_of_cudnn():
+    found = plan(LSTM._replace(activations=(OWN,)))
+    assert found.engine.name == "scan"
+    assert not found.why_not("cudnn")
+    assert engine_of(LSTM._replace(activations=(OWN,), native="not built", cudnn="none")) == "scan"
+
+
 # What layers ask.
 
 WHY_NOT = native.why_not() or (forced_engine() == "scan" and "OSTINATO_ENGINE is set")

@@ -20,11 +20,14 @@ from ostinato.layers.planning import Call, question_about
 from ostinato.layers.within import children
 from ostinato.machine import FRAMEWORKS
 from ostinato.models.directions import ACCELERATE
-from ostinato.plan import plan
+from ostinato.plan import Plan, plan
 from ostinato.programs.compiling import last_found
 from ostinato.structure import leaves, map_shapes
 
-_HEADINGS = ("layer", "class", "engine", "target", "threads", "why not a faster engine")
+_HEADINGS = (
+    *("layer", "class", "engine", "device", "target", "threads"),
+    "why not a faster engine",
+)
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,15 @@ class Row:
         layer: Its path: the names of the layers that it is in, and its own.
         kind: Its class.
         engine: "fused" or "compiled" (the native engine, for built-in cells and for one's own),
-            "scan" (the backend's loop, or of a cell alone the backend's operations), "keras"
-            (Keras's own layer), or "none" where `use_engine` forces one that can't run it.
+            "cudnn" (NVIDIA's, which the backend calls), "scan" (the backend's loop, or of a cell
+            alone the backend's operations), "keras" (Keras's own layer), or "none" where
+            `use_engine` forces one that can't run it.
         target: The instruction set of the native engine, else the backend.
         threads: How many threads the native engine may use; None for other engines.
         why_not_faster: Why no faster engine runs it; "" where there's none.
-        precision: What the native engine computes in where that isn't the layer's dtype: "float32"
-            of half precision that is converted, "bfloat16, sums in float32"; else "".
+        precision: What the engine computes in where that isn't the layer's dtype: "float32" of half
+            precision that is converted, "bfloat16, sums in float32", "tf32"; else "".
+        device: The kind of device that it runs on: "cpu", "cuda", or the backend's name of another.
     """
 
     layer: str
@@ -51,6 +56,7 @@ class Row:
     threads: int | None
     why_not_faster: str
     precision: str = ""
+    device: str = "cpu"
     _program: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -111,7 +117,10 @@ class Explanation:
         if not self.rows:
             return ["No recurrent layers."]
         cells = [
-            (r.layer, r.kind, r.engine, r._target, str(r.threads or "-"), r.why_not_faster or "-")
+            (
+                *(r.layer, r.kind, r.engine, r.device, r._target, str(r.threads or "-")),
+                r.why_not_faster or "-",
+            )
             for r in self.rows
         ]
         widths = [max(map(len, column)) for column in zip(_HEADINGS, *cells, strict=True)]
@@ -197,22 +206,36 @@ def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
     for cell in cells:
         is_inner = len(cells) > 1
         cell_name = getattr(cell, "name", type(cell).__name__)
-        question, xs = _question(layer, cell, xs)
+        question, following = _question(layer, cell, xs)
         if compiled and question.native is None:
             question = question._replace(framework=compiled)
-        found = plan(question)
+        found, device = plan(question), door.device_of(leaves(xs)[0])
         on_kernel = found.engine is not None and found.engine.on_kernels
+        # That a cell is one's own is no reproach where it runs on kernels all the same.
+        why = found.why_not(leaving_out=question.not_builtin if on_kernel else None)
         yield Row(
             f"{name}/{cell_name}" if is_inner else name,
             type(cell if is_inner else layer).__name__,
             found.engine.name if found.engine else "none",
             native.target() if on_kernel else keras.config.backend(),
             native.threads() if on_kernel else None,
-            # That a cell is one's own is no reproach where it runs on kernels all the same.
-            found.why_not(leaving_out=question.not_builtin if on_kernel else None),
+            "; ".join(filter(None, (why, _in_training(found, question, cell)))),
             found.engine.computes_in(question) if found.engine else "",
+            device,
             question.program,
         )
+        xs = following
+
+
+def _in_training(found: Plan, question: Question, cell: Any) -> str:
+    """What else runs it in training, where its dropout asks for that, and why."""
+    training = plan(
+        question._replace(recurrent_dropout=bool(getattr(cell, "recurrent_dropout", 0)))
+    )
+    if training.engine is found.engine or found.engine is None:
+        return ""
+    engine = training.engine.name if training.engine else "none"
+    return f"in training {engine}: {training.why_not(found.engine.name)}"
 
 
 def _question(layer: RNN, cell: Any, xs: Any) -> tuple[Question, Any]:
@@ -257,7 +280,7 @@ def _row_of_a_cell(cell: GatedCell, name: str) -> Row:
     why = (
         "a cell by itself runs one timestep, on the backend; the engines are those of an RNN of it"
     )
-    return Row(name, type(cell).__name__, PORTABLE, keras.config.backend(), None, why)
+    return _on_the_backend(cell, name, PORTABLE, why)
 
 
 def _row_of_keras(layer: Any, name: str) -> Row:
@@ -267,4 +290,9 @@ def _row_of_keras(layer: Any, name: str) -> Row:
         if reason is None
         else f"it's Keras's own layer, which `ostinato.accelerate` leaves alone: {reason}"
     )
-    return Row(name, type(layer).__name__, "keras", keras.config.backend(), None, why)
+    return _on_the_backend(layer, name, "keras", why)
+
+
+def _on_the_backend(layer: Any, name: str, engine: str, why: str) -> Row:
+    device = door.device_of(ops.zeros((), dtype=layer.compute_dtype))
+    return Row(name, type(layer).__name__, engine, keras.config.backend(), None, why, device=device)

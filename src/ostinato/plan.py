@@ -9,6 +9,7 @@ from ostinato.engines.interface import Engine, Question
 from ostinato.engines.table import engines
 
 _ENGINES = engines()  # here, as torch.compile can't trace an import
+_DEVICES = {engine.device for engine in _ENGINES if engine.device}
 
 
 class Plan(NamedTuple):
@@ -31,10 +32,21 @@ class Plan(NamedTuple):
         return "; ".join(dict.fromkeys(reason for reason in found if reason != leaving_out))
 
 
+def _is_for_another_device(engine: Engine, question: Question) -> bool:
+    """Whether an engine is no faster one where the tensors are, since others are for that device.
+
+    On a device that none is for, each says why it isn't.
+    """
+    elsewhere = engine.device not in (None, question.device) and question.device in _DEVICES
+    return elsewhere and question.forced != engine.name
+
+
 def plan(question: Question) -> Plan:
     """Chooses the fastest engine that can do what is asked, or the one that the user forces."""
     passed_over: list[tuple[str, str]] = []
     for engine in _ENGINES:
+        if _is_for_another_device(engine, question):
+            continue
         obstacles = engine.obstacles(question)
         if question.forced in (None, engine.name) and not obstacles:
             return Plan(engine, engine.recipe(question), tuple(passed_over))

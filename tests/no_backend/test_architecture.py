@@ -21,6 +21,7 @@ RANKS = {
     "int8": FOUNDATION,
     "native": FOUNDATION,
     "runs": FOUNDATION,
+    "cudnn": FOUNDATION,
     "routines": FOUNDATION,
     "signatures": FOUNDATION,
     "tensors": DOORS,

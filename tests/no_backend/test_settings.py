@@ -10,7 +10,7 @@ import pytest
 from ostinato.settings import Setting, asked_precision, forced_engine, use_engine, use_precision
 
 EACH = [
-    (use_engine, forced_engine, "OSTINATO_ENGINE", ("fused", "compiled", "scan")),
+    (use_engine, forced_engine, "OSTINATO_ENGINE", ("fused", "compiled", "cudnn", "scan")),
     (use_precision, asked_precision, "OSTINATO_PRECISION", ("float32", "bfloat16")),
 ]
 each = pytest.mark.parametrize(("use", "setting", "variable", "names"), EACH)
@@ -33,7 +33,7 @@ def test_it_holds_inside_its_block_and_this_thread(use, setting, variable, names
 
 
 @each
-@pytest.mark.parametrize("name", ["cudnn", "", None, 3])
+@pytest.mark.parametrize("name", ["miopen", "", None, 3])
 def test_another_name_is_refused_with_the_list(use, setting, variable, names, name):
     expected = " or ".join(map(repr, names))
     message = rf"^{use.__name__}: expected {expected}, got {name!r}\."

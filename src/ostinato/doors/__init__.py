@@ -55,6 +55,12 @@ A door is a module with
 - `threads()`: how many threads the framework's own operations may use, and how to give it one, for
   `explain`; None where it doesn't tell.
 - `is_exporting()`: whether a model is being exported; on PyTorch, to ONNX.
+- `device_of(x)`: the kind of device that a tensor like x is on, or goes to while a function is
+  traced: "cpu", "cuda" (NVIDIA's), or the framework's own name of another.
+- `cudnn(spec, x, states, parameters)`: cuDNN's recurrent layers, differentiable, as
+  `ostinato.cudnn` has them; the result is flat.
+- `cudnn_why_not(x)`: what keeps the framework from calling `cudnn` on a tensor like x, or None.
+- `cudnn_precision()`: what it computes products of float32 from: "float32" or "tf32".
 - `native_why_not(x)`: what keeps the backend from calling it on a tensor like x (its device, the
   backend's version, an export), or None. Only asked where `ostinato.native.why_not()` has nothing.
 """

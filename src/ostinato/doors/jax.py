@@ -15,6 +15,7 @@ from ostinato.doors import jax_convolution
 from ostinato.doors.arithmetic import (
     after,
     blend,
+    cudnn_why_not,
     gates_by,
     multiply_add,
     opaque,
@@ -24,7 +25,7 @@ from ostinato.doors.arithmetic import (
     threads,
 )
 from ostinato.doors.jax_masks import dropout_masks
-from ostinato.doors.jax_native import fused, native_why_not
+from ostinato.doors.jax_native import fused, native_why_not, platform_of
 from ostinato.doors.jax_scan import affine, scan
 from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
 from ostinato.doors.tracing import is_exporting
@@ -35,6 +36,8 @@ __all__ = [
     "at_once",
     "blend",
     "consuming",
+    "cudnn_why_not",
+    "device_of",
     "dropout_masks",
     "for_checkpoints",
     "fused",
@@ -131,6 +134,12 @@ def _untraced() -> Any:
     """JAX's state where nothing is traced, as it is in a new thread."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(get_opaque_trace_state).result()
+
+
+def device_of(x: Any) -> str:
+    """The kind of device that x is on; what is being traced goes where JAX puts new arrays."""
+    platform = platform_of(x)
+    return "cuda" if platform == "gpu" else platform
 
 
 def zeros(shape: tuple[Any, ...], dtype: str, like: Any) -> Any:

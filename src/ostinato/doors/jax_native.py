@@ -14,7 +14,7 @@ from ostinato.doors.jax_operation import call
 from ostinato.doors.tracing import EXPORTING, is_exporting
 from ostinato.signatures import Signature, Spec, pullback, signature
 
-__all__ = ["fused", "native_why_not"]
+__all__ = ["fused", "native_why_not", "platform_of"]
 
 Tensors = tuple[Any, ...]
 Twin = Callable[[tuple[Spec, ...], Tensors], Tensors]
@@ -44,7 +44,7 @@ def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Twin | None = None) 
 
 def native_why_not(x: Any) -> str | None:
     """Why JAX can't run the native engine on such an array, or None where it can."""
-    platform = _platform(x)
+    platform = platform_of(x)
     if platform != "cpu":
         return f"JAX computes on {platform}, and the native engine is for the CPU"
     if isinstance(x, jax.core.Tracer) and is_exporting():
@@ -53,7 +53,7 @@ def native_why_not(x: Any) -> str | None:
         return _registered()
 
 
-def _platform(x: Any) -> str:
+def platform_of(x: Any) -> str:
     """Where x is; what is being traced has no device yet, and goes where JAX puts new arrays."""
     if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
         return str(next(iter(x.devices())).platform)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from ostinato.doors.arithmetic import (
     after,
     blend,
+    cudnn_why_not,
     dropout_masks,
     gates_by,
     multiply_add,
@@ -21,7 +22,7 @@ from ostinato.doors.arithmetic import (
     threads,
 )
 from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
-from ostinato.doors.tensorflow_native import fused, native_why_not
+from ostinato.doors.tensorflow_native import fused, is_on_gpu, native_why_not
 from ostinato.doors.tracing import is_exporting
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "at_once",
     "blend",
     "consuming",
+    "cudnn_why_not",
+    "device_of",
     "dropout_masks",
     "for_checkpoints",
     "fused",
@@ -147,6 +150,11 @@ class _ForCheckpoints(tf.Module):
 def for_checkpoints(variables: Sequence[keras.Variable]) -> Any:
     """See `ostinato.doors`."""
     return _ForCheckpoints(variables)
+
+
+def device_of(x: Any) -> str:
+    """The kind of device that x is on, or may be in a graph where there's a GPU."""
+    return "cuda" if is_on_gpu(x) else "cpu"
 
 
 def zeros(shape: tuple[Any, ...], dtype: str, like: Any) -> Any:

@@ -15,7 +15,7 @@ from ostinato.doors.tensorflow_graphs import NODE, of_this_process, trace_why_no
 from ostinato.routines import by_hashes
 from ostinato.signatures import Signature, Spec, pullback, signature, signature_of
 
-__all__ = ["fused", "native_why_not"]
+__all__ = ["fused", "is_on_gpu", "native_why_not"]
 
 Tensors = tuple[Any, ...]
 
@@ -25,12 +25,19 @@ def native_why_not(x: Any) -> str | None:
     _, reason = _operations()
     if reason is not None:
         return reason
-    device = getattr(x, "device", None)
-    if device and "CPU" not in device.upper():
-        return f"the tensors are on {device}, and it runs on the CPU"
-    if not device and tf.config.list_logical_devices("GPU"):
-        return "the tensors may be on a GPU, and it runs on the CPU"
+    if is_on_gpu(x):
+        where = getattr(x, "device", None)
+        where = f"are on {where}" if where else "may be on a GPU"
+        return f"the tensors {where}, and it runs on the CPU"
     return trace_why_not()
+
+
+def is_on_gpu(x: Any) -> bool:
+    """Whether x isn't on the CPU; in a graph, whether it may not be."""
+    device = getattr(x, "device", None)
+    if device:
+        return "CPU" not in device.upper()
+    return bool(tf.config.list_logical_devices("GPU"))
 
 
 @cache

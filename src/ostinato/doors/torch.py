@@ -8,14 +8,27 @@ from typing import Any
 import keras
 import torch
 
+# What operations are made of is PyTorch's, some of it without a promise to stay.
+_LACKS = f"PyTorch {torch.__version__} lacks what our operations are made of: "
+
 try:
     from ostinato.doors.torch_native import fused, native_why_not
-except (ImportError, AttributeError) as error:  # of PyTorch's, some without a promise to stay
-    _missing = f"PyTorch {torch.__version__} lacks what the native operations are made of: {error}"
+except (ImportError, AttributeError) as error:
+    _no_native = f"{_LACKS}{error}"
 
     def native_why_not(x: Any) -> str | None:
         """Why the native operations can't be had."""
-        return _missing
+        return _no_native
+
+
+try:
+    from ostinato.doors.torch_cudnn import cudnn, cudnn_precision, cudnn_why_not
+except (ImportError, AttributeError) as error:
+    _no_cudnn = f"{_LACKS}{error}"
+
+    def cudnn_why_not(x: Any) -> str | None:
+        """Why cuDNN can't be called."""
+        return _no_cudnn
 
 
 __all__ = [
@@ -24,6 +37,10 @@ __all__ = [
     "at_once",
     "blend",
     "consuming",
+    "cudnn",
+    "cudnn_precision",
+    "cudnn_why_not",
+    "device_of",
     "dropout_masks",
     "for_checkpoints",
     "fused",
@@ -144,6 +161,12 @@ def blend(start: Any, end: Any, weight: Any) -> Any:
 
 # One operation where the plain operators are two, at 2 us each.
 multiply_add = torch.addcmul
+
+
+def device_of(x: Any) -> str:
+    """The kind of device that a tensor is on; tensors without numbers count as the CPU's."""
+    kind: str = x.device.type
+    return "cpu" if kind == "meta" else kind
 
 
 def is_exporting() -> bool:

@@ -18,6 +18,7 @@ from ostinato.cells.contract import output_sizes
 from ostinato.doors import door, remembered
 from ostinato.engines.interface import IN_BFLOAT16, Answer, Loop, Question, Task
 from ostinato.engines.loop import Recurrence, run_over_time, time_major
+from ostinato.engines.obstacles import FLOATS
 from ostinato.programs.compiling import Compiled, run_dtype
 from ostinato.programs.evaluation import evaluate
 from ostinato.programs.graph import Program
@@ -28,8 +29,6 @@ from ostinato.tensors import Tensor, Tensors, dtype_name, size_of, to_dtype
 # A loop is left the cell where it's estimated to take less than this part of our time: most
 # estimates are within a half of what's measured.
 SURELY = 0.7
-
-FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
 class Recipe(NamedTuple):
@@ -54,6 +53,7 @@ class CompiledEngine:
     name = "compiled"
     runs_together = False
     on_kernels = True
+    device: str | None = "cpu"
 
     def obstacles(self, question: Question) -> tuple[str, ...]:
         """Why a cell can't be compiled and run so."""

@@ -14,12 +14,12 @@ from ostinato import native
 from ostinato.cells.builtin import BuiltinCell
 from ostinato.doors import door, opaque, remembered
 from ostinato.engines.interface import IN_BFLOAT16, Answer, Question, Task
+from ostinato.engines.obstacles import of_tensors
 from ostinato.engines.twin import Twin
 from ostinato.native import RunSpec
 from ostinato.structure import leaves
 from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
 
-FLOATS = ("float32", "float64", "float16", "bfloat16")
 DTYPES = ("float32", "float64")  # every kernel's
 
 
@@ -43,6 +43,7 @@ class Fused:
     name = "fused"
     runs_together = True
     on_kernels = True
+    device: str | None = "cpu"
 
     def obstacles(self, question: Question) -> tuple[str, ...]:
         """Why the kernels can't do what is asked."""
@@ -57,13 +58,7 @@ class Fused:
                 for argument, name, shown in question.activations
                 if name is None
             ]
-        if question.dtype not in FLOATS:
-            found.append(f"the cell computes in {question.dtype}, the kernel in floats")
-        if question.rank != 3:
-            inputs = (
-                "a nest of tensors" if question.rank is None else f"of {question.rank} dimensions"
-            )
-            found.append(f"the inputs are {inputs}, not one tensor (batch, timesteps, features)")
+        found += of_tensors(question, "the kernel")
         if question.framework is not None:
             found.append(question.framework)
         return tuple(found)

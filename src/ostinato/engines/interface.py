@@ -67,6 +67,10 @@ class Question(NamedTuple):
         no_program: Why there's none, where one was looked for.
         rows: The rows of the batch, where the backend's own loop may be as fast for a few; or None.
         trains: Whether a program would train.
+        recurrent_dropout: Whether dropout of the state is drawn in this call.
+        device: What kind of device the tensors are on: "cpu", "cuda", or as the framework calls it.
+        cudnn: Why the framework can't call cuDNN on such tensors, or None. Asked only where they
+            aren't for the CPU's engines, or an engine is forced.
     """
 
     kind: str | None
@@ -86,6 +90,9 @@ class Question(NamedTuple):
     no_program: str | None = None
     rows: int | None = None
     trains: bool = False
+    recurrent_dropout: bool = False
+    device: str = "cpu"
+    cudnn: str | None = None
 
 
 class CallContext(NamedTuple):
@@ -115,6 +122,8 @@ class Task(NamedTuple):
         loop: How it's run over time.
         context: What the call of the layer gives to the cell.
         starts_from_zeros: Whether it's known that all initial states are zero.
+        wants_states: Whether anybody looks at the final states. Where nobody does, an engine may
+            give anything for those that aren't the output.
     """
 
     cell: Any
@@ -124,6 +133,7 @@ class Task(NamedTuple):
     loop: Loop
     context: CallContext
     starts_from_zeros: bool = False
+    wants_states: bool = True
 
 
 # The outputs, each (B, T, ...) or (B, ...) by `return_sequences`, in their containers; the final
@@ -139,18 +149,20 @@ class Engine(Protocol):
         runs_together: Whether several tasks given at once run at the same time, and the outputs
             of two can come as one tensor. Then `Bidirectional` gives it both directions.
         on_kernels: Whether it runs on native kernels (`explain` shows their target and threads).
+        device: The kind of device that it's for, as in `Question`; None: whatever it is.
     """
 
     name: str
     runs_together: bool
     on_kernels: bool
+    device: str | None
 
     def obstacles(self, question: Question) -> tuple[str, ...]:
         """Why it can't do what is asked, each a clause that needs no context; empty if it can."""
         ...
 
     def computes_in(self, question: Question) -> str:
-        """What native kernels compute in, where that isn't the dtype of the layer; else ""."""
+        """What it computes in, where that isn't the dtype of the layer; else ""."""
         ...
 
     def recipe(self, question: Question) -> Any:

@@ -31,6 +31,7 @@ class Scan:
     name = "scan"
     runs_together = False
     on_kernels = False
+    device: str | None = None
 
     def obstacles(self, question: Question) -> tuple[str, ...]:
         """Nothing: it runs whatever a cell may be."""

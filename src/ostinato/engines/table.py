@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ostinato.engines.interface import Engine
 
 # Fastest first; the last runs anything. Names alone, as the command line has no framework yet.
-NAMES = ("fused", "compiled", "scan")
+NAMES = ("fused", "compiled", "cudnn", "scan")
 PORTABLE = NAMES[-1]
 OF_PROGRAMS = "compiled"  # the one for which a cell is made into a program
 

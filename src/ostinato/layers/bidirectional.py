@@ -144,7 +144,7 @@ class Bidirectional(keras.layers.Layer):
         given = {"training": training, "mask": mask, "constants": constants}
         states = self._bi_split(initial_state)
         joined = False
-        if self._bi_can_run_together(sequences):
+        if self._bi_can_run_together(sequences, bool(training)):
             joined = self._bi_can_join()
             forward, backward = self._bi_run_together(sequences, states, given, joined)
         else:
@@ -181,12 +181,12 @@ class Bidirectional(keras.layers.Layer):
     def _bi_directions(self) -> tuple[Any, Any]:
         return self.forward_layer, self.backward_layer
 
-    def _bi_can_run_together(self, sequences: Structure) -> bool:
+    def _bi_can_run_together(self, sequences: Structure, training: bool) -> bool:
         """Whether one engine runs both directions at once, and the layers do nothing more."""
         return (
             all(_is_plain(layer) for layer in self._bi_directions)
             and self.forward_layer.compute_dtype == self.backward_layer.compute_dtype
-            and run_together([layer.cell for layer in self._bi_directions], sequences)
+            and run_together([layer.cell for layer in self._bi_directions], sequences, training)
         )
 
     def _bi_can_join(self) -> bool:

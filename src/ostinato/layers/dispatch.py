@@ -91,14 +91,14 @@ def cells_with_states(cell: Any, states: Structure) -> list[tuple[Any, Structure
     return [(cell, [states] if is_tensor_like(states) else states)]
 
 
-def run_together(cells: Sequence[Any], xs: Structure) -> bool:
+def run_together(cells: Sequence[Any], xs: Structure, training: bool = False) -> bool:
     """Whether cells, each alone or a stack, would all be run at the same time by one engine."""
-    engines = {_engine_of(each, xs) for cell in cells for each in cells_of(cell)}
+    engines = {_engine_of(each, xs, training) for cell in cells for each in cells_of(cell)}
     return len(engines) == 1 and all(engine and engine.runs_together for engine in engines)
 
 
-def _engine_of(cell: Any, xs: Structure) -> Engine | None:
-    return answer_to(question_about(cell, xs)).engine
+def _engine_of(cell: Any, xs: Structure, training: bool) -> Engine | None:
+    return answer_to(question_about(cell, xs, training=training)).engine
 
 
 def can_join(*cells: Any) -> bool:

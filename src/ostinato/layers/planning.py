@@ -56,9 +56,9 @@ def plan_for(task: Task) -> Plan:
     Raises:
         ValueError: if the engine that the user forces can't; it says why.
     """
-    cell, owner = task.cell, task.context.owner
-    call = Call(task.states, task.context.constants, bool(task.context.training))
-    question = question_about(cell, task.xs, task.loop, task.mask is not None, call)
+    cell, owner, training = task.cell, task.context.owner, bool(task.context.training)
+    call = Call(task.states, task.context.constants, training)
+    question = question_about(cell, task.xs, task.loop, task.mask is not None, call, training)
     found = answer_to(question)
     if found.engine is None:
         name = _forced()
@@ -75,29 +75,33 @@ def question_about(
     loop: Loop = _DEFAULT,
     has_mask: bool = False,
     call: Call | None = None,
+    training: bool = False,
 ) -> Question:
     """What `plan` has to know of a cell, its inputs (B, T, ...) and the process.
 
     Without a `call` no program is looked for: the engine for cells of one's own isn't chosen then.
+    `training` says whether built-in cells draw their dropout.
     """
     not_builtin = why_not_builtin(cell)
     if not_builtin is not None:
         question = Question(None, not_builtin, forced=_forced(), loop=loop, has_mask=has_mask)
         return question if call is None else _with_program(question, cell, xs, call)
-    question = _about_builtin(cell, xs, loop, has_mask)
+    question = _about_builtin(cell, xs, loop, has_mask, training)
     own = any(each.name is None for each in question.activations)
     if call is not None and own and not question.int8:
         return _with_program(question, cell, xs, call)
     return question
 
 
-def _about_builtin(cell: Any, xs: Structure, loop: Loop, has_mask: bool) -> Question:
+def _about_builtin(
+    cell: Any, xs: Structure, loop: Loop, has_mask: bool, training: bool
+) -> Question:
     is_tensor = is_tensor_like(xs)
     reason, dtype = _native_why_not(), cell.compute_dtype
-    return Question(
+    question = Question(
         cell._cell_kind,
         None,
-        () if reason else _activations(cell),
+        _activations(cell),
         cell.bias is not None if cell.built else cell.use_bias,
         dtype,
         not reason and _in_bfloat16(dtype),
@@ -108,7 +112,19 @@ def _about_builtin(cell: Any, xs: Structure, loop: Loop, has_mask: bool) -> Ques
         _forced(),
         loop,
         has_mask,
+        recurrent_dropout=training and bool(cell.recurrent_dropout),
     )
+    return _with_device(question, xs) if is_tensor else question
+
+
+def _with_device(question: Question, x: Any) -> Question:
+    """A question with where a tensor like x is, and whether cuDNN can be called on it.
+
+    What native kernels can take is on the CPU: that is known then, and nothing else is asked.
+    """
+    if question.native is None and question.framework is None and question.forced is None:
+        return question
+    return question._replace(device=door.device_of(x), cudnn=door.cudnn_why_not(x))
 
 
 def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Question:
@@ -122,6 +138,7 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
         dtype=dtype,
         bfloat16=not native_reason and _in_bfloat16(dtype),
     )
+    question = _with_device(question, flat[0])
     is_in_question = question.forced in (None, OF_PROGRAMS)
     if native_reason or question.framework or not is_in_question:
         return question

@@ -225,7 +225,8 @@ class RNN(KeepsStates):
             if from_zeros
             else self._rnn_starting_states(initial_state, batch_size)
         )
-        task = Task(self.cell, sequences, states, mask, loop, context, from_zeros)
+        kept = self.stateful or self.return_state
+        task = Task(self.cell, sequences, states, mask, loop, context, from_zeros, kept)
         given_states = self.stateful or initial_state is not None
         return checked_while_running(task, self._rnn_kept_states.batch_size, given_states)
 

@@ -9,14 +9,13 @@ from keras import ops
 from ostinato.doors import door
 from ostinato.engines import compiled as compiled_engine
 from ostinato.engines import fused
+from ostinato.engines.obstacles import FLOATS
 from ostinato.layers.dispatch import cells_with_states
 from ostinato.layers.planning import question_about
 from ostinato.plan import plan
 from ostinato.programs.compiling import Compiled, compiled, described
 from ostinato.programs.tracing import Like
 from ostinato.structure import Structure, leaves, map_leaves
-
-_FLOATS = compiled_engine.FLOATS
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,8 @@ def read_cells(layer: Any, width: int, heeds_forced: bool = True) -> list[Stream
 def _each(layer: Any, width: int, heeds_forced: bool) -> Iterator[StreamedCell | str]:
     for cell, states in cells_with_states(layer.cell, layer.get_initial_state(1)):
         # A stream's arrays are NumPy's: what the framework can't do, or its device, doesn't matter.
-        question = question_about(cell, ops.zeros((1, 1, 1)))._replace(framework=None)
+        question = question_about(cell, ops.zeros((1, 1, 1)))
+        question = question._replace(framework=None, device="cpu")
         if not heeds_forced:
             question = question._replace(forced=None)
         answer, initial = plan(question), tuple(leaves(states))
@@ -90,7 +90,7 @@ def _program_of(cell: Any, states: Structure, width: int, dtype: str) -> Compile
     if len(step.output_shapes) != 1 or len(step.output_shapes[0]) != 1:
         return "a stream takes one output of one axis from a cell"
     dtypes = (*dtypes, *(text.split()[0] for text in leaves(like_states)))
-    if not set(dtypes) <= set(_FLOATS):
+    if not set(dtypes) <= set(FLOATS):
         return f"a stream keeps and gives floats, and the cell has {', '.join(dtypes)}"
     if program.traced.draws:
         return "it draws random numbers in each timestep"
