@@ -1,5 +1,6 @@
 """Keras's recurrent layers, whole, for Keras 3 on JAX, PyTorch and TensorFlow."""
 
+import difflib
 import importlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ _LAYERS = (
 def __getattr__(name: str) -> Any:
     """Imports a public name when it's first asked for."""
     if name not in _HOMES:
-        hint = f"; did you mean `ostinato.layers.{name}`?" if name in _LAYERS else ""
+        hint = _alike(name)
         message = f"module 'ostinato' has no attribute {name!r}{hint}"
         raise AttributeError(message, name=name, obj=sys.modules[__name__])
     if name not in _WITHOUT_KERAS:
@@ -85,9 +86,17 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def _alike(name: str) -> str:
+    """What was meant by a name that isn't here: a layer, or a slip of the keyboard."""
+    public = {each.lower(): each for each in __all__}
+    public |= {each.lower(): f"layers.{each}" for each in _LAYERS}
+    alike = difflib.get_close_matches(name.lower(), public, n=1, cutoff=0.75)
+    return f"; did you mean `ostinato.{public[alike[0]]}`?" if alike else ""
+
+
 def __dir__() -> list[str]:
     """The public names, imported or not."""
-    return sorted({*__all__, *globals()})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def _register() -> None:

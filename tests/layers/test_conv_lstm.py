@@ -221,6 +221,8 @@ def test_what_is_refused():
     refuses(["`padding`", "'valid'", "causal"], ConvLSTM1D, 2, 2, padding="causal")
     refuses(["`data_format`", "last"], ConvLSTM1D, 2, 2, data_format="last")
     refuses("did you mean `strides`?", ConvLSTM2D, 2, 2, stride=1)
+    stack = [keras.Input((3, 4, 4, 1)), ConvLSTM2D(2, 2), ConvLSTM2D(2, 2, name="upper")]
+    refuses(["'upper'", "found ndim=4", "return_sequences=True"], keras.Sequential, stack)
     refuses("strides=(2, 2)", ConvLSTM2D, 2, 2, strides=2, dilation_rate=2)
     refuses("static input shapes", ConvLSTM2D(2, 2), keras.Input((3, None, 4, 1)))
     refuses("static input shapes", ConvLSTM2D(2, 2), keras.Input((3, 4, 4, None)))

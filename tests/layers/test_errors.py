@@ -71,6 +71,23 @@ def test_sequences_of_unlike_lengths(make):
         refuses([*words, "PackedSequence"], layer, torch.nn.utils.rnn.pack_sequence(parts))
 
 
+def test_sparse_inputs():
+    words = ["'reader'", "dense, got a sparse tensor"]
+    layer, x = LSTM(4, name="reader"), np.zeros((2, 5, 3), "float32")
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        refuses([*words, "tf.sparse.to_dense"], layer, tf.sparse.from_dense(x))
+    elif keras.config.backend() == "torch":
+        import torch
+
+        refuses([*words, "x.to_dense"], layer, torch.tensor(x).to_sparse())
+    else:
+        from jax.experimental import sparse
+
+        refuses([*words, "x.todense"], layer, sparse.BCOO.fromdense(x))
+
+
 def test_states_beside_the_inputs_as_in_keras_2():
     h = array(1, 4, 6)
     words = ["'reader'", "one tensor", "3 in a list", "[(4, 5, 3), (4, 6), (4, 6)]"]

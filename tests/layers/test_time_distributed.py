@@ -237,3 +237,20 @@ def test_what_is_refused():
     refuses("numbers of timesteps disagree", TimeDistributed(k.Add()), [X, X[:, :2]])
     refuses("the batch axis", TimeDistributed(k.Lambda(lambda x: ops.sum(x, 0))), X)
     refuses("entry 'layer'", TimeDistributed.from_config, {"name": "td"})
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch" or IS_OLDEST_KERAS, reason="newer Keras")
+@pytest.mark.parametrize("kind", ["ours", "both ways", "conv", "stateful"])
+def test_torch_compile_takes_it_whole(kind):
+    import torch
+
+    layer, x = TimeDistributed(INNER[kind]()), torch.tensor(X, dtype=torch.float32)
+    layer.build(X.shape)
+    weights = layer.get_weights()
+    expected = numpy(layer(x, training=True))
+    if kind == "stateful":
+        layer.layer.reset_state()
+    layer.set_weights(weights)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    assert_close(compiled(x, training=True), expected)

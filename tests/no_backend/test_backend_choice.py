@@ -253,7 +253,7 @@ def test_what_there_is_shows_before_it_is_imported(python):
     code = (
         "import ostinato, sys\n"
         "print({*ostinato.__all__} <= {*dir(ostinato)}, 'keras' in sys.modules)\n"
-        "for name in ('LSTM', 'GRUCell', 'lstm'):\n"
+        "for name in ('LSTM', 'GRUCell', 'lstm', 'accelrate', 'foo'):\n"
         "    try: getattr(ostinato, name)\n"
         "    except AttributeError as error: print(error, error.name, error.obj is ostinato)\n"
         "names = ostinato._LAYERS\n"
@@ -265,7 +265,9 @@ def test_what_there_is_shows_before_it_is_imported(python):
         "True False",
         f"{no} 'LSTM'{hint}LSTM`? LSTM True",
         f"{no} 'GRUCell'{hint}GRUCell`? GRUCell True",
-        f"{no} 'lstm' lstm True",
+        f"{no} 'lstm'{hint}LSTM`? lstm True",
+        f"{no} 'accelrate'; did you mean `ostinato.accelerate`? accelrate True",
+        f"{no} 'foo' foo True",
         "True",
     ], done.stderr
 

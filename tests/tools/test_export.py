@@ -307,5 +307,10 @@ def test_the_format_is_what_the_name_says(tmp_path):
     model = keras.Sequential([keras.Input((3, 2)), ostinato.layers.GRU(2)])
     with pytest.raises(ValueError, match=r"export: .*format='tf_saved_model', got .*'\.onnx' says"):
         ostinato.export(model, tmp_path / "x.onnx", format="tf_saved_model")
-    ostinato.export(model, tmp_path / "x.onnx")
-    assert (tmp_path / "x.onnx").is_file()
+    for name in ("x.onnx", "X.ONNX"):
+        ostinato.export(model, tmp_path / name)
+        assert (tmp_path / name).is_file()
+    for name in ("x.keras", "x.h5", "x.pt"):
+        with pytest.raises(ValueError, match=rf"export: expected the name of a folder.*'.*{name}'"):
+            ostinato.export(model, tmp_path / name)
+        assert not (tmp_path / name).exists()

@@ -355,4 +355,18 @@ def test_layers_beside_the_recurrent_one_are_not_dropped_without_a_word():
         ValueError, match=r"Tagger has other layers .*'fc \(Linear\)'.*prefix='body.0'"
     ):
         from_torch(Tagger())
-    assert from_torch(Tagger(), prefix="body.0").units == 4
+    with pytest.raises(ValueError, match=r"other layers .*\['fc.weight', 'fc.bias'\].*'body.0'"):
+        from_torch(Tagger().state_dict())
+    for source in (Tagger(), Tagger().state_dict()):
+        assert from_torch(source, prefix="body.0").units == 4
+
+
+def test_nor_weights_of_the_module_that_holds_it():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = torch.nn.GRU(3, 4)
+            self.scale = torch.nn.Parameter(torch.ones(4))
+
+    with pytest.raises(ValueError, match=r"Scaled has other .*'scale \(a parameter\)'.*'rnn'"):
+        from_torch(Scaled())

@@ -184,7 +184,7 @@ def test_a_module_that_holds_one_and_its_state_dict():
     for source, prefix in [
         (net.encoder, None),
         (net, "encoder.lstm"),
-        (net.state_dict(), None),
+        (net.state_dict(), "encoder.lstm"),
         (arrays, "encoder.lstm."),
         (module.state_dict(), ""),
     ]:

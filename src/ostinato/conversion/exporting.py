@@ -19,7 +19,13 @@ from ostinato.models.layers_within import layers_within
 from ostinato.settings import use_engine
 
 SAVED_MODEL = "tf_saved_model"
-_FORMATS = {".onnx": ONNX, ".tflite": "litert"}  # by the end of a file's name
+_FORMATS = {
+    ".onnx": ONNX,
+    ".tflite": "litert",
+    ".pt2": "torch",
+    ".xml": "openvino",
+}  # by the end of a file's name
+_NOT_EXPORTED = (".keras", ".h5", ".hdf5", ".pt", ".pth")  # other kinds of files have these ends
 
 
 def export(
@@ -40,7 +46,8 @@ def export(
         model: A Keras model, built.
         filepath: The folder of a SavedModel, or the file.
         format: "tf_saved_model", "onnx", or another one of Keras's. By default what the name says:
-            ONNX of one that ends in ".onnx", else a SavedModel.
+            ONNX of one that ends in ".onnx", LiteRT of ".tflite", torch.export's of ".pt2",
+            OpenVINO's of ".xml", else a SavedModel; a name of other files (".keras") is refused.
         input_signature: As in `model.export`: one `keras.InputSpec` an argument of the model, with
             shape and dtype, None for sizes that may vary. By default of the model's inputs.
         verbose: Whether Keras reports on it.
@@ -101,12 +108,18 @@ def _check_arguments(model: Any, filepath: Any, signature: Any) -> None:
 
 def _format_of(filepath: Any, given: str | None) -> str:
     """The format: what is asked for, which the name mustn't gainsay, or what the name says."""
-    suffix = Path(filepath).suffix
+    suffix = Path(filepath).suffix.lower()
     named = _FORMATS.get(suffix)
     if given is not None and named is not None and given != named:
         raise ValueError(
             f"export: expected a name that goes with format={given!r}, got "
             f"{os.fspath(filepath)!r}, whose {suffix!r} says {named!r}."
+        )
+    if given is None and suffix in _NOT_EXPORTED:
+        hint = " `model.save` writes Keras's files." if suffix in (".keras", ".h5") else ""
+        raise ValueError(
+            "export: expected the name of a folder, for a SavedModel, or of a file that ends in "
+            f"{', '.join(_FORMATS)}, got {os.fspath(filepath)!r}.{hint}"
         )
     return given or named or SAVED_MODEL
 

@@ -36,7 +36,7 @@ def from_torch(
             which case PyTorch needn't be installed. A state dict's shapes tell kind, units, layers,
             directions and biases.
         prefix: Where in the module or state dict it is: "encoder.lstm". By default wherever there
-            is exactly one.
+            is exactly one, and no other layer or weight.
         nonlinearity: "tanh" or "relu", of an nn.RNN's or nn.RNNCell's state dict, which doesn't
             say; a module does, and of the other kinds it's "tanh".
         dropout: Rate of the `Dropout` between the layers, 0 to 1; by default the module's, and of
@@ -135,6 +135,12 @@ def _refuse_others(source: Any, recurrent: str) -> None:
         f"{path} ({type(module).__name__})"
         for path, module in modules
         if not any(module.children()) and not path.startswith(inside or "\0")
+    ]
+    layers_of_others = tuple(path.partition(" ")[0] + "." for path in others)
+    others += [
+        f"{path} (a parameter)"
+        for path, _ in source.named_parameters()
+        if not path.startswith((inside, *layers_of_others))
     ]
     if recurrent and others:
         raise ValueError(

@@ -68,7 +68,8 @@ def read_weights(state: Mapping[str, Any], prefix: str | None = None) -> TorchWe
     Args:
         state: Tensors or arrays by name.
         prefix: What the names begin with, "encoder.lstm" or "encoder.lstm."; by default what they
-            do begin with, where that's one recurrent module. All other entries are passed over.
+            do begin with, where that's one recurrent module and nothing else. With a prefix all
+            other entries are passed over.
 
     Raises:
         ValueError: if entries are missing, unknown or misshapen, or the prefix isn't clear.
@@ -141,6 +142,13 @@ def _prefix_of(state: Mapping[str, Any], given: str | None) -> str:
         raise ValueError(
             f"from_torch: expected one recurrent module, got {len(found)}; choose one by `prefix`: "
             f"{some(name.removesuffix('.') for name in found)}."
+        )
+    others = [name for name in state if not name.startswith(found[0])]
+    if others:
+        shown = found[0].removesuffix(".")
+        raise ValueError(
+            "from_torch: the state dict has entries of other layers than the recurrent one, which "
+            f"aren't converted: {some(others)}. Say prefix={shown!r} to have the {shown!r} alone."
         )
     return found[0]
 

@@ -17,6 +17,7 @@ RETURNS_STATES = (
     "the two apart: use the functional API, or leave return_state at False."
 )
 NESTED = "a nested tensor of PyTorch's"
+SPARSE = "a sparse tensor"
 PAD = (
     "Pad the sequences to one length (`keras.utils.pad_sequences`), and mask the padding, by "
     "`Masking`, `Embedding(mask_zero=True)` or `mask=`."
@@ -101,7 +102,7 @@ def read_constants(owner: str, given: Structure, batch_size: int | None) -> list
 
 
 def check_given(layer: Any, given: Any) -> None:
-    """Refuses, as inputs, sequences of unlike lengths, and several results of another layer.
+    """Refuses, as inputs, sequences of unlike lengths, sparse ones, and several results of a layer.
 
     Args:
         layer: The layer; one with an `input_spec` takes a single tensor of so many axes.
@@ -110,6 +111,12 @@ def check_given(layer: Any, given: Any) -> None:
     owner = name_of(layer)
     for tensor in (given, *given) if isinstance(given, (list, tuple)) else (given,):
         kind = _unlike_lengths(tensor)
+        if kind == SPARSE:
+            raise ValueError(
+                f"{owner}: expected inputs that are dense, got {SPARSE}. Make it dense first, by "
+                "`tf.sparse.to_dense(x)` on TensorFlow, `x.to_dense()` on PyTorch or `x.todense()` "
+                "on JAX."
+            )
         if kind is not None:
             raise ValueError(
                 f"{owner}: expected inputs whose sequences are of one length, got {kind}. {PAD}"
@@ -123,19 +130,24 @@ def check_given(layer: Any, given: Any) -> None:
         return
     if isinstance(given, (list, tuple, dict)):
         _refuse_several(owner, given)
-    elif layer.input_spec.ndim == 3 and len(getattr(given, "shape", ())) == 2:
+        return
+    axes, found = layer.input_spec.ndim, len(getattr(given, "shape", ()))
+    if axes is not None and found == axes - 1:
+        rest = "features" if axes == 3 else "..."
         raise ValueError(
-            f"{owner}: expected ndim=3, found ndim=2: expected inputs of shape (batch, timesteps, "
-            f"features), got {describe(given)}. {STACKED}"
+            f"{owner}: expected ndim={axes}, found ndim={found}: expected inputs of shape (batch, "
+            f"timesteps, {rest}), got {describe(given)}. {STACKED}"
         )
 
 
 def _unlike_lengths(given: Any) -> str | None:
-    """What something is that holds sequences of unlike lengths; None of anything else."""
+    """What something is that holds sequences of unlike lengths, or is sparse; None of all else."""
     if isinstance(given, np.ndarray):
         return "an array of objects" if given.dtype == object else None
     kind = _ragged_kind(type(given))
-    return None if kind == NESTED and not given.is_nested else kind
+    if kind != NESTED or given.is_nested:
+        return kind
+    return SPARSE if given.is_sparse or given.is_sparse_csr else None
 
 
 def _ragged_kind(cls: type) -> str | None:
@@ -143,6 +155,8 @@ def _ragged_kind(cls: type) -> str | None:
         return "a RaggedTensor"
     if hasattr(cls, "batch_sizes") and hasattr(cls, "sorted_indices"):
         return "a PackedSequence"
+    if hasattr(cls, "dense_shape") or hasattr(cls, "todense"):
+        return SPARSE
     return NESTED if hasattr(cls, "is_nested") else None
 
 

@@ -9,7 +9,7 @@ from keras import ops, tree
 from ostinato.cells.builtin import regularizes
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import parameters_of
-from ostinato.doors import door
+from ostinato.doors import door, opaque
 from ostinato.engines.interface import Loop
 from ostinato.engines.loop import Recurrence, run_over_time
 from ostinato.layers.arguments import start_layer
@@ -136,7 +136,7 @@ class TimeDistributed(keras.layers.Wrapper):
         """
         inputs, mask = self._td_checked(inputs, mask)
         in_training = training is not None and training is not False
-        if any(_is_apart(layer, in_training) for layer in with_all_within(self.layer)):
+        if _goes_by_timestep(self.layer, in_training):
             outputs = self._td_by_timestep(inputs, training, mask)
         else:
             outputs = self._td_at_once(inputs, training, mask)
@@ -278,8 +278,15 @@ class TimeDistributed(keras.layers.Wrapper):
         return cls(layer, **config)
 
 
+# Keras's bookkeeping of the layers within is nothing that torch.compile can trace.
+@opaque
 def _keeps_states(layer: Any) -> bool:
     return any(getattr(each, "stateful", False) is True for each in with_all_within(layer))
+
+
+@opaque
+def _goes_by_timestep(layer: Any, in_training: bool) -> bool:
+    return any(_is_apart(each, in_training) for each in with_all_within(layer))
 
 
 def _is_apart(layer: Any, in_training: bool) -> bool:
