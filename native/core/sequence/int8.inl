@@ -1,21 +1,26 @@
 // Sequences with weights of int8, for inference: the cell of a stream (step/cells.inl), timestep after
 // timestep, where each row of the batch is a stream.
+//
+// Where a timestep is worth it, the threads of a team share its units: each packs and computes its own
+// panels, and they meet once in a timestep (twice for a late product), as every unit needs all states.
+// The numbers of a row are made digits by each thread for itself, which costs less than meeting again.
 
 struct Int8Run {
   static constexpr I L = F32::kLanes;
 
   const Run* run;
   MultiplyDigits multiply;
-  I threads;
   const CellLayout* c;
-  I B, D, U, panels;
+  I B, D, U, panels, members;
   I chunk;  // timesteps whose inputs' product is done at once: chunk_of
   Step step;
-  uint8_t* valid;  // (B,) the mask of a timestep
   float* scratch;
-  uint8_t* x_digits;  // of a chunk, (timestep, row), and their steps
-  float* x_steps;
   float* projected;  // [panel][timestep of the chunk][row][columns][L]; null where it's done step by step
+
+  // Of each member: the digits of its x of a chunk, (timestep, row), and of h, and their steps; the rows
+  // that take part in a timestep, and have in any.
+  uint8_t *x_digits, *h_digits, *valid, *started;
+  float *x_steps, *h_steps;
 
   // --- memory ---
 
@@ -25,12 +30,41 @@ struct Int8Run {
             arena.take<int32_t>(all)};
   }
 
-  bool take(const Run& of, MultiplyDigits by, I most, Arena& arena) {
-    run = &of, multiply = by, threads = most;
+  // Members meet in every timestep, which wants a microsecond of work of each.
+  static I members_of(const Run& of, I weights, I threads, I panels) {
+    const I worth = weights * of.B / 75'000, most = blocks_of(panels, 4) < threads ? blocks_of(panels, 4) : threads;
+    if (of.T < 8 || worth < 2 || most < 2 || !teams_meet()) return 1;
+    return worth < most ? worth : most;
+  }
+
+  bool take(const Run& of, MultiplyDigits by, I threads, Arena& arena) {
+    run = &of, multiply = by;
     c = kCells<F32>[of.spec.kind].layout;
     B = of.B, D = of.D, U = of.U, panels = blocks_of(U, L);
+    members = members_of(of, (D + U) * c->gates * U, threads, panels);
     chunk = chunk_of(B, of.T);
-    const I all = panels * B * L, cols = c->cols;
+    take_step(of, arena);
+    x_digits = arena.take<uint8_t>(members * x_digits_each());
+    x_steps = arena.take<float>(members * chunk * B);
+    h_digits = arena.take<uint8_t>(members * h_digits_each());
+    h_steps = arena.take<float>(members * B);
+    valid = started = nullptr;
+    if (of.spec.has_mask) {
+      valid = arena.take<uint8_t>(members * B);
+      started = arena.take<uint8_t>(members * B);
+      if (!arena.failed) fill_zero(started, members * B);
+    }
+    const I all = panels * B * L, tiles = (c->cols + 1) * all, blocks = step_scratch(L) * members;
+    projected = chunk > 1 ? arena.take<float>(chunk * c->cols * all) : nullptr;
+    scratch = arena.take<float>(tiles > blocks ? tiles : blocks);
+    return !arena.failed;
+  }
+
+  I x_digits_each() const { return chunk * B * 2 * Int8Step::stride_of(D); }
+  I h_digits_each() const { return B * 2 * Int8Step::stride_of(U); }
+
+  void take_step(const Run& of, Arena& arena) {
+    const I all = panels * B * L;
     step = Step{};
     step.op.code = step_int8_cell, step.op.kind = of.spec.kind, step.op.width = U;
     step.op.activation = of.spec.activation;
@@ -39,7 +73,8 @@ struct Int8Run {
     step.op.zero_output_for_mask = of.spec.zero_output_for_mask;
     step.D = D;
     StepInt8& int8 = step.int8;
-    int8.multiply = by;
+    int8.multiply = multiply;
+    int8.projected_stride = chunk * B * c->cols * L;
     PackedInt8 w = take_kernel(arena, D, c->x_cols);
     step.kernel = w.weights, int8.kernel_scales = w.scales, int8.kernel_starts = w.starts;
     w = take_kernel(arena, U, c->h_cols);
@@ -48,132 +83,169 @@ struct Int8Run {
       w = take_kernel(arena, U, 1);
       step.late = w.weights, int8.late_scales = w.scales, int8.late_starts = w.starts;
     }
-    step.bias = arena.take<float>(panels * cols * L);
+    step.bias = arena.take<float>(panels * c->cols * L);
     for (I s = 0; s < c->states; ++s) {
       step.state[s] = arena.take<float>(all), step.next[s] = arena.take<float>(all);
-    }
-    step.out = arena.take<float>(all);
-    if (of.spec.has_mask) {
-      step.mask_in = valid = arena.take<uint8_t>(B);
-      step.started = arena.take<uint8_t>(B);
-      if (!arena.failed) fill_zero(step.started, B);
-    }
-    x_digits = arena.take<uint8_t>(chunk * B * 2 * Int8Step::stride_of(D));
-    x_steps = arena.take<float>(chunk * B);
-    int8.h_digits = arena.take<uint8_t>(B * 2 * Int8Step::stride_of(U));
-    int8.h_steps = arena.take<float>(B);
-    projected = chunk > 1 ? arena.take<float>(chunk * cols * all) : nullptr;
-    int8.projected_stride = chunk * B * cols * L;
-    const I tiles = (cols + 1) * all, blocks = step_scratch(L) * threads;
-    scratch = arena.take<float>(tiles > blocks ? tiles : blocks);
-    return !arena.failed;
-  }
-
-  StepCell<F32> cell(I t) const {
-    return StepCell<F32>(step, B, scratch, t % 2 != 0, true, threads);
-  }
-
-  // f(first panel, last panel) for shares that begin at multiples of four: those are packed together.
-  template <class F>
-  void over_panels(F f) const {
-    struct Shared {
-      const Int8Run& run;
-      F& f;
-      I parts;
-      static void work(void* context, int part) {
-        const Shared& s = *static_cast<Shared*>(context);
-        const Span fours = share(blocks_of(s.run.panels, 4), part, s.parts);
-        const I last = fours.last * 4 < s.run.panels ? fours.last * 4 : s.run.panels;
-        if (fours.first * 4 < last) s.f(Span{fours.first * 4, last});
-      }
-    };
-    const bool worth = (D + U) * c->gates * U > 1 << 19;
-    Shared shared = {*this, f, worth ? threads : 1};
-    if (shared.parts == 1) Shared::work(&shared, 0);
-    else parallel_for(static_cast<int>(shared.parts), Shared::work, &shared);
-  }
-
-  // --- timesteps ---
-
-  void pack() const {
-    const Int8Kernel kernel = {static_cast<const int8_t*>(run->kernel),
-                               static_cast<const float*>(run->kernel_scales)};
-    const Int8Kernel recurrent = {static_cast<const int8_t*>(run->recurrent_kernel),
-                                  static_cast<const float*>(run->recurrent_scales)};
-    const Int8Step to = cell(0).int8_step();
-    over_panels([&](Span some) { to.pack(kernel, recurrent, run->bias, some); });
-    for (I r = 0; r < B; ++r) {
-      for (I s = 0; s < c->states; ++s) {
-        const float* from = static_cast<const float*>(run->initial[s]) + r * U;
-        Steps<F32>::keep_row(from, B, r, U, static_cast<float*>(step.state[s]));
-      }
     }
   }
 
   I time_of(I t) const { return run->spec.go_backwards ? run->T - 1 - t : t; }
 
-  // The digits of the inputs from timestep t on, and their product where that is done for a chunk.
-  void begin_chunk(I t) const {
-    const I count = run->T - t < chunk ? run->T - t : chunk, stride = Int8Step::stride_of(D);
-    for (I i = 0; i < count * B; ++i) {
-      const I row = i % B * run->T + time_of(t + i / B);
-      make_digits(static_cast<const float*>(run->x) + row * D, L, D, x_digits + i * 2 * stride, stride,
-                  x_steps + i);
-    }
-    if (projected == nullptr) return;
-    const Int8Step by = cell(0).int8_step();
-    over_panels([&](Span some) {
-      for (I p = some.first; p < some.last;) {
-        const I together = panels_together(c->cols, p, some.last);
-        by.project(x_digits, x_steps, p, together, 0, count * B,
-                   projected + p * step.int8.projected_stride, step.int8.projected_stride);
-        p += together;
-      }
-    });
+  static void work(void* context, int member, int members, Barrier* barrier);
+  static void work_alone(void* context, int i) { work(static_cast<Int8Run*>(context) + i, 0, 1, nullptr); }
+};
+
+// What one of the threads does of a run.
+struct Int8Member {
+  static constexpr I L = F32::kLanes;
+
+  const Int8Run& all;
+  const Run& run;
+  const I member, B, U;
+  Barrier* const barrier;
+  // In panels. It begins at a multiple of four: those are packed together.
+  Span own;
+  Step step;  // the run's, with digits of one's own
+  uint8_t *x_digits, *valid, *started;
+  float* x_steps;
+
+  Int8Member(const Int8Run& of, I number, I members, Barrier* meeting)
+      : all(of), run(*of.run), member(number), B(of.B), U(of.U), barrier(meeting), step(of.step) {
+    const Span fours = share(blocks_of(all.panels, 4), member, members);
+    own = {fours.first * 4, fours.last * 4 < all.panels ? fours.last * 4 : all.panels};
+    x_digits = all.x_digits + member * all.x_digits_each();
+    x_steps = all.x_steps + member * all.chunk * B;
+    step.int8.h_digits = all.h_digits + member * all.h_digits_each();
+    step.int8.h_steps = all.h_steps + member * B;
+    valid = all.valid == nullptr ? nullptr : all.valid + member * B;
+    started = all.started == nullptr ? nullptr : all.started + member * B;
   }
 
-  void write_outputs(I t) const {
-    if (!run->spec.return_sequences) return;
-    const I time = run->spec.flip_outputs ? run->T - 1 - t : t;
-    for (I r = 0; r < B; ++r) {
-      float* to = static_cast<float*>(run->ys) + (r * run->T + time) * run->ys_stride;
-      Steps<F32>::show_row(static_cast<const float*>(step.out), B, r, U, to);
+  void meet() const {
+    if (barrier != nullptr) barrier->wait();
+  }
+
+  StepCell<F32> cell(I t) const { return StepCell<F32>(step, B, all.scratch, t % 2 != 0, true); }
+
+  void pack() const {
+    const Int8Kernel kernel = {static_cast<const int8_t*>(run.kernel),
+                               static_cast<const float*>(run.kernel_scales)};
+    const Int8Kernel recurrent = {static_cast<const int8_t*>(run.recurrent_kernel),
+                                  static_cast<const float*>(run.recurrent_scales)};
+    cell(0).int8_step().pack(kernel, recurrent, run.bias, own);
+    for (I s = 0; s < all.c->states; ++s) {
+      const float* from = static_cast<const float*>(run.initial[s]);
+      each([&](I r, I p, I at) {
+        store<F32>(state(s) + at, load_part<F32>(from + r * U + p * L, U - p * L));
+      });
+    }
+  }
+
+  float* state(I s) const { return static_cast<float*>(step.state[s]); }
+  float* next(I s) const { return static_cast<float*>(step.next[s]); }
+
+  // f(row, panel, where it lies in a state) for one's own.
+  template <class F>
+  void each(F f) const {
+    for (I p = own.first; p < own.last; ++p) {
+      for (I r = 0; r < B; ++r) f(r, p, (p * B + r) * L);
+    }
+  }
+
+  // The digits of the inputs from timestep t on, and their product where that is done for a chunk.
+  void begin_chunk(I t) const {
+    const I count = run.T - t < all.chunk ? run.T - t : all.chunk, stride = Int8Step::stride_of(all.D);
+    for (I i = 0; i < count * B; ++i) {
+      const I row = i % B * run.T + all.time_of(t + i / B);
+      make_digits(static_cast<const float*>(run.x) + row * all.D, L, all.D, x_digits + i * 2 * stride,
+                  stride, x_steps + i);
+    }
+    if (all.projected == nullptr) return;
+    const Int8Step by = cell(0).int8_step();
+    const I apart = step.int8.projected_stride;
+    for (I p = own.first; p < own.last;) {
+      const I together = panels_together(all.c->cols, p, own.last);
+      by.project(x_digits, x_steps, p, together, 0, count * B, all.projected + p * apart, apart);
+      p += together;
+    }
+  }
+
+  // New states of one's own panels, from all states.
+  void compute(I t) const {
+    const StepCell<F32> c = cell(t);
+    c.int8_step().read();
+    if (all.c->has_late()) {
+      for (I p = own.first; p < own.last; ++p) c.run_gates(p);
+      meet();
+      c.int8_step().read_late(c.late_of(0));
+      for (I p = own.first; p < own.last; p += 4) c.run_late_panels(p);
+      return;
+    }
+    const I most = all.c->cols > 1 ? 1 : 4;
+    const I first = own.first, last = own.last - 1 - (own.last - 1) % most;
+    for (I i = first; i < own.last; i += most) c.run_panels(t % 2 != 0 ? last - (i - first) : i, member);
+  }
+
+  // Rows that don't take part keep their states; outputs go out. Then the new states are the states.
+  void hand_on(I t) {
+    const I time = run.spec.flip_outputs ? run.T - 1 - t : t;
+    for (I r = 0; valid != nullptr && r < B; ++r) {
+      valid[r] = run.mask[r * run.T + all.time_of(t)] != 0;
+      started[r] |= valid[r];
+    }
+    float* ys = run.spec.return_sequences ? static_cast<float*>(run.ys) : nullptr;
+    each([&](I r, I p, I at) {
+      const bool takes_part = valid == nullptr || valid[r];
+      for (I s = 0; !takes_part && s < all.c->states; ++s) {
+        store<F32>(next(s) + at, load<F32>(state(s) + at));
+      }
+      if (ys == nullptr) return;
+      const bool shown = takes_part || (started[r] && !run.spec.zero_output_for_mask);
+      store_part<F32>(ys + (r * run.T + time) * run.ys_stride + p * L,
+                      shown ? load<F32>(next(0) + at) : F32::V{}, U - p * L);
+    });
+    meet();
+    for (I s = 0; s < all.c->states; ++s) {
+      void* old = step.state[s];
+      step.state[s] = step.next[s], step.next[s] = old;
     }
   }
 
   void forward() {
     pack();
-    for (I t = 0; t < run->T; ++t) {
-      const I at = t % chunk;
+    meet();
+    for (I t = 0; t < run.T; ++t) {
+      const I at = t % all.chunk;
       if (at == 0) begin_chunk(t);
       step.int8.x_digits = x_digits, step.int8.x_steps = x_steps;
-      step.int8.projected = projected == nullptr ? nullptr : projected + at * B * c->cols * L;
-      for (I r = 0; valid != nullptr && r < B; ++r) valid[r] = run->mask[r * run->T + time_of(t)] != 0;
-      cell(t).run();
-      write_outputs(t);
+      step.int8.projected = all.projected == nullptr ? nullptr : all.projected + at * B * all.c->cols * L;
+      compute(t);
+      hand_on(t);
     }
-    for (I r = 0; r < B; ++r) {
-      for (I s = 0; s < c->states; ++s) {
-        float* to = static_cast<float*>(run->final[s]) + r * U;
-        Steps<F32>::show_row(static_cast<const float*>(step.state[s]), B, r, U, to);
-      }
+    for (I s = 0; s < all.c->states; ++s) {
+      float* to = static_cast<float*>(run.final[s]);
+      each([&](I r, I p, I at) {
+        store_part<F32>(to + r * U + p * L, load<F32>(state(s) + at), U - p * L);
+      });
     }
   }
-
-  static void work(void* context, int i) { static_cast<Int8Run*>(context)[i].forward(); }
 };
+
+inline void Int8Run::work(void* context, int member, int members, Barrier* barrier) {
+  Int8Member(*static_cast<Int8Run*>(context), member, members, barrier).forward();
+}
 
 // Several runs go on at the same time, each on a thread; one on all of them.
 inline bool forward_int8(const Run* runs, int count, int threads, MultiplyDigits multiply) {
   Arena arena;
   Int8Run* all = arena.take<Int8Run>(count);
   if (arena.failed) return false;
-  const I each = count > 1 ? 1 : threads;
   for (int i = 0; i < count; ++i) {
     all[i] = Int8Run{};
-    if (!all[i].take(runs[i], multiply, each, arena)) return false;
+    if (!all[i].take(runs[i], multiply, count > 1 ? 1 : threads, arena)) return false;
   }
-  if (count == 1) all[0].forward();
-  else parallel_for(count, Int8Run::work, all);
+  if (count > 1) parallel_for(count, Int8Run::work_alone, all);
+  else if (all[0].members > 1) parallel_team(static_cast<int>(all[0].members), Int8Run::work, all);
+  else Int8Run::work_alone(all, 0);
   return true;
 }

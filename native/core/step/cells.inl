@@ -59,18 +59,16 @@ struct StepCell {
   const I U, panels;
   const Functions<R> functions;
   const bool backwards, hurried;
-  const I most_threads;
 
   // A dense layer is a simple_rnn without the state's product.
-  StepCell(const Step& s, I rows, void* memory, bool from_the_end, bool in_a_hurry, I threads = 64)
+  StepCell(const Step& s, I rows, void* memory, bool from_the_end, bool in_a_hurry)
       : step(s), N(rows), scratch(static_cast<S*>(memory)),
         cell(kCells<R>[is_cell(s.op) ? s.op.kind : I{simple_rnn}]), c(*cell.layout),
         U(s.op.width), panels(blocks_of(U, L)),
         functions{activation_at<R>(s.op.activation), activation_at<R>(s.op.recurrent_activation),
                   false, false},
         backwards(from_the_end),
-        hurried(in_a_hurry),
-        most_threads(threads) {}
+        hurried(in_a_hurry) {}
 
   static const S* in(const void* p) { return static_cast<const S*>(p); }
   static S* to(void* p) { return static_cast<S*>(p); }
@@ -83,8 +81,7 @@ struct StepCell {
   I parts(I sets) const {
     const I weights = (step.D + (is_dense() ? 0 : U)) * c.gates * U;
     const I each = has_int8(step.op) ? 1 : static_cast<I>(sizeof(S));
-    const I wanted = step_parts(weights, each, N, sets, hurried);
-    return wanted < most_threads ? wanted : most_threads;
+    return step_parts(weights, each, N, sets, hurried);
   }
 
   void pack(const void* kernel, const void* recurrent, const void* bias) const {
@@ -169,28 +166,33 @@ struct StepCell {
     }
   }
 
+  // Of cells with a late product, scratch holds what it's of, and then the gates.
+  S* late_of(I p) const { return scratch + p * N * L; }
+  S* gates_of(I p) const { return scratch + (panels + p * c.cols) * N * L; }
+
   // All gates, then the late product.
   void run_late() const {
-    const I panel = N * L;
-    S *late = scratch, *tiles = scratch + panels * panel;
-    over_sets(panels, [&](I p, I) {
-      S* z = tiles + p * c.cols * panel;
-      products(p, 1, 0, N, z, 0);
-      Tile<R> t = tile_of(p, 0, N, z, late + p * panel);
-      cell.gates(functions, t, static_cast<const S*>(state(0)) + p * panel);
-    });
+    over_sets(panels, [&](I p, I) { run_gates(p); });
     if constexpr (sizeof(S) == 4) {
-      if (has_int8(step.op)) int8_step().read_late(late);
+      if (has_int8(step.op)) int8_step().read_late(late_of(0));
     }
-    over_sets(blocks_of(panels, 4), [&](I set, I) {
-      I p = set * 4;
-      const I together = panels_together(1, p, panels);
-      late_product(late, p, together, tiles + p * c.cols * panel);
-      for (I q = 0; q < together; ++q, ++p) {
-        Tile<R> t = tile_of(p, 0, N, tiles + p * c.cols * panel, nullptr);
-        cell.forward(functions, t);
-      }
-    });
+    over_sets(blocks_of(panels, 4), [&](I set, I) { run_late_panels(set * 4); });
+  }
+
+  void run_gates(I p) const {
+    products(p, 1, 0, N, gates_of(p), 0);
+    Tile<R> t = tile_of(p, 0, N, gates_of(p), late_of(p));
+    cell.gates(functions, t, static_cast<const S*>(state(0)) + p * N * L);
+  }
+
+  // The panels that are computed together, from p on.
+  void run_late_panels(I p) const {
+    const I together = panels_together(1, p, panels);
+    late_product(late_of(0), p, together, gates_of(p));
+    for (I q = p; q < p + together; ++q) {
+      Tile<R> t = tile_of(q, 0, N, gates_of(q), nullptr);
+      cell.forward(functions, t);
+    }
   }
 
   // Added to the first columns of `together` panels from p on.
