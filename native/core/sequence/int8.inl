@@ -32,8 +32,9 @@ struct Int8Run {
 
   // Members meet in every timestep, which wants a microsecond of work of each.
   static I members_of(const Run& of, I weights, I threads, I panels) {
-    const I worth = weights * of.B / 75'000, most = blocks_of(panels, 4) < threads ? blocks_of(panels, 4) : threads;
-    if (of.T < 8 || worth < 2 || most < 2 || !teams_meet()) return 1;
+    const I worth = weights * of.B / 75'000, fours = blocks_of(panels, 4);
+    const I most = fours < threads ? fours : threads;
+    if (of.T < 4 || worth < 2 || most < 2 || !teams_meet()) return 1;
     return worth < most ? worth : most;
   }
 
