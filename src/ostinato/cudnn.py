@@ -4,7 +4,7 @@
     -> ys (B, T, directions U), h and c of the last timestep of each direction
 
 Gates are cuDNN's: LSTM's input, forget, candidate, output; GRU's reset, update, candidate. Each
-product has a bias of its own, or none has.
+product has a bias of its own.
 """
 
 from typing import NamedTuple
@@ -20,14 +20,12 @@ class CudnnSpec(NamedTuple):
         directions: 1, or 2: from the first timestep to the last, and from the last to the first.
         features: D.
         units: U.
-        has_bias: Whether there are biases, two a direction.
     """
 
     mode: str
     directions: int
     features: int
     units: int
-    has_bias: bool
 
     @property
     def parameters(self) -> list[tuple[int, ...]]:
@@ -37,4 +35,4 @@ class CudnnSpec(NamedTuple):
         """
         columns = GATES[self.mode] * self.units
         kernels = [(columns, self.features), (columns, self.units)] * self.directions
-        return kernels + [(columns,)] * (2 * self.directions * self.has_bias)
+        return kernels + [(columns,)] * (2 * self.directions)

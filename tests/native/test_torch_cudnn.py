@@ -27,10 +27,10 @@ def _forced():
         yield
 
 
-def call_of(mode, directions=2, has_bias=True, time=4):
+def call_of(mode, directions=2, time=4):
     """A spec and tensors for it, in float64."""
     torch.manual_seed(0)
-    spec = CudnnSpec(mode, directions, 3, 2, has_bias)
+    spec = CudnnSpec(mode, directions, 3, 2)
     size = sum(int(np.prod(shape)) for shape in spec.parameters)
     states = tuple(torch.randn(directions, 5, 2).double() for _ in range(MODES[mode]))
     tensors = (torch.randn(5, time, 3).double(), states, torch.randn(size).double())
@@ -41,9 +41,8 @@ def call_of(mode, directions=2, has_bias=True, time=4):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("directions", [1, 2])
-@pytest.mark.parametrize("has_bias", [False, True])
-def test_the_operation_is_the_plain_call(mode, directions, has_bias):
-    spec, (x, states, parameters) = call_of(mode, directions, has_bias)
+def test_the_operation_is_the_plain_call(mode, directions):
+    spec, (x, states, parameters) = call_of(mode, directions)
     arguments = (x, list(states), parameters, tuple(MODES).index(mode), *spec[1:])
     sources = (x, *states, parameters)
     plain = door.cudnn(spec, x, states, parameters)
@@ -111,13 +110,12 @@ def test_nothing_depends_on_numbers(kind, wrap):
 
 
 @pytest.mark.parametrize("directions", [1, 2])
-@pytest.mark.parametrize("has_bias", [False, True])
-def test_parameters_lie_as_in_cudnn_s_own_buffer(monkeypatch, directions, has_bias):
+def test_parameters_lie_as_in_cudnn_s_own_buffer(monkeypatch, directions):
     """All kernels, direction by direction, and then all biases: else PyTorch copies them."""
     seen = []
     run = torch._VF.lstm
     monkeypatch.setattr(torch._VF, "lstm", lambda *a: seen.append(a[2]) or run(*a), raising=False)
-    spec, (x, states, parameters) = call_of("lstm", directions, has_bias)
+    spec, (x, states, parameters) = call_of("lstm", directions)
     door.cudnn(spec, x, states, parameters)
     given = seen[0]
     each = len(given) // directions
@@ -165,11 +163,12 @@ class _On:
 
 
 def test_precision_is_pytorch_s_setting(monkeypatch):
-    assert torch_cudnn.cudnn_precision() == "tf32"  # its default
+    assert torch_cudnn.cudnn_precision("float32") == "tf32"  # its default
     setting = torch.backends.cudnn.rnn
     before = setting.fp32_precision
     try:
         setting.fp32_precision = "ieee"
-        assert torch_cudnn.cudnn_precision() == "float32"
+        assert torch_cudnn.cudnn_precision("float32") == "float32"
     finally:
         setting.fp32_precision = before
+    assert torch_cudnn.cudnn_precision("float16") == "float16"

@@ -15,6 +15,7 @@ A door is a module with
   that outlive the trace.
 - `COMPILES_LOOPS`: whether the backend makes machine code of a loop, so that its own may be as fast
   as the core's for a small cell.
+- `COMPILES_CUDNN`: whether what compiles Keras's functions of a model takes `cudnn`.
 - `affine(x, kernel, bias)`: `x kernel + bias`; the bias may be None, or a tensor like the product.
 - `read(variable, dtype)`: a Keras variable's value, in a dtype.
 - `zeros(shape, dtype, like)`: zeros beside another tensor; neither to be given away nor written
@@ -59,8 +60,9 @@ A door is a module with
   traced: "cpu", "cuda" (NVIDIA's), or the framework's own name of another.
 - `cudnn(spec, x, states, parameters)`: cuDNN's recurrent layers, differentiable, as
   `ostinato.cudnn` has them; the result is flat.
+- `CUDNN_MODES`, `CUDNN_DTYPES`: which modes and dtypes it takes.
 - `cudnn_why_not(x)`: what keeps the framework from calling `cudnn` on a tensor like x, or None.
-- `cudnn_precision()`: what it computes products of float32 from: "float32" or "tf32".
+- `cudnn_precision(dtype)`: what it computes products of a dtype from, "float32", "tf32" or so.
 - `native_why_not(x)`: what keeps the backend from calling it on a tensor like x (its device, the
   backend's version, an export), or None. Only asked where `ostinato.native.why_not()` has nothing.
 """

@@ -70,11 +70,6 @@ def after(project: Callable[[Any], Any] | None, step: Step) -> Step:
     return lambda carry, x: step(carry, (project(x[0]), *x[1:]))
 
 
-def cudnn_why_not(x: Any) -> str:
-    """That cuDNN isn't called; see `ostinato.doors`."""
-    return "Ostinato calls cuDNN on PyTorch alone"
-
-
 def dropout_masks(*asked: Any) -> None:
     """Nothing: the framework draws them; see `ostinato.doors`."""
 

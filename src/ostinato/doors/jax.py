@@ -15,7 +15,6 @@ from ostinato.doors import jax_convolution
 from ostinato.doors.arithmetic import (
     after,
     blend,
-    cudnn_why_not,
     gates_by,
     multiply_add,
     opaque,
@@ -24,18 +23,31 @@ from ostinato.doors.arithmetic import (
     remembered,
     threads,
 )
+from ostinato.doors.jax_cudnn import (
+    CUDNN_DTYPES,
+    CUDNN_MODES,
+    cudnn,
+    cudnn_precision,
+    cudnn_why_not,
+    device_of,
+)
 from ostinato.doors.jax_masks import dropout_masks
-from ostinato.doors.jax_native import fused, native_why_not, platform_of
+from ostinato.doors.jax_native import fused, native_why_not
 from ostinato.doors.jax_scan import affine, scan
 from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
 from ostinato.doors.tracing import is_exporting
 
 __all__ = [
+    "COMPILES_CUDNN",
     "COMPILES_LOOPS",
+    "CUDNN_DTYPES",
+    "CUDNN_MODES",
     "affine",
     "at_once",
     "blend",
     "consuming",
+    "cudnn",
+    "cudnn_precision",
     "cudnn_why_not",
     "device_of",
     "dropout_masks",
@@ -61,6 +73,7 @@ __all__ = [
 Tensors = tuple[Any, ...]
 
 COMPILES_LOOPS = True
+COMPILES_CUDNN = True
 Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 
 # Outside jit every scan is compiled anew, in 0.1 s or more; up to so many timesteps it's quicker to
@@ -134,12 +147,6 @@ def _untraced() -> Any:
     """JAX's state where nothing is traced, as it is in a new thread."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(get_opaque_trace_state).result()
-
-
-def device_of(x: Any) -> str:
-    """The kind of device that x is on; what is being traced goes where JAX puts new arrays."""
-    platform = platform_of(x)
-    return "cuda" if platform == "gpu" else platform
 
 
 def zeros(shape: tuple[Any, ...], dtype: str, like: Any) -> Any:

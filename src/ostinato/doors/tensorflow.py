@@ -11,7 +11,6 @@ import tensorflow as tf
 from ostinato.doors.arithmetic import (
     after,
     blend,
-    cudnn_why_not,
     dropout_masks,
     gates_by,
     multiply_add,
@@ -22,15 +21,28 @@ from ostinato.doors.arithmetic import (
     threads,
 )
 from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
-from ostinato.doors.tensorflow_native import fused, is_on_gpu, native_why_not
+from ostinato.doors.tensorflow_cudnn import (
+    CUDNN_DTYPES,
+    CUDNN_MODES,
+    cudnn,
+    cudnn_precision,
+    cudnn_why_not,
+    device_of,
+)
+from ostinato.doors.tensorflow_native import fused, native_why_not
 from ostinato.doors.tracing import is_exporting
 
 __all__ = [
+    "COMPILES_CUDNN",
     "COMPILES_LOOPS",
+    "CUDNN_DTYPES",
+    "CUDNN_MODES",
     "affine",
     "at_once",
     "blend",
     "consuming",
+    "cudnn",
+    "cudnn_precision",
     "cudnn_why_not",
     "device_of",
     "dropout_masks",
@@ -56,6 +68,7 @@ __all__ = [
 Tensors = tuple[Any, ...]
 
 COMPILES_LOOPS = False
+COMPILES_CUDNN = False
 
 Step = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 
@@ -150,11 +163,6 @@ class _ForCheckpoints(tf.Module):
 def for_checkpoints(variables: Sequence[keras.Variable]) -> Any:
     """See `ostinato.doors`."""
     return _ForCheckpoints(variables)
-
-
-def device_of(x: Any) -> str:
-    """The kind of device that x is on, or may be in a graph where there's a GPU."""
-    return "cuda" if is_on_gpu(x) else "cpu"
 
 
 def zeros(shape: tuple[Any, ...], dtype: str, like: Any) -> Any:

@@ -22,9 +22,15 @@ except (ImportError, AttributeError) as error:
 
 
 try:
-    from ostinato.doors.torch_cudnn import cudnn, cudnn_precision, cudnn_why_not
+    from ostinato.doors.torch_cudnn import (
+        CUDNN_DTYPES,
+        CUDNN_MODES,
+        cudnn,
+        cudnn_precision,
+        cudnn_why_not,
+    )
 except (ImportError, AttributeError) as error:
-    _no_cudnn = f"{_LACKS}{error}"
+    _no_cudnn, CUDNN_DTYPES, CUDNN_MODES = f"{_LACKS}{error}", (), ()
 
     def cudnn_why_not(x: Any) -> str | None:
         """Why cuDNN can't be called."""
@@ -32,7 +38,10 @@ except (ImportError, AttributeError) as error:
 
 
 __all__ = [
+    "COMPILES_CUDNN",
     "COMPILES_LOOPS",
+    "CUDNN_DTYPES",
+    "CUDNN_MODES",
     "affine",
     "at_once",
     "blend",
@@ -64,6 +73,7 @@ __all__ = [
 Tensors = tuple[Any, ...]
 
 COMPILES_LOOPS = False
+COMPILES_CUDNN = True
 
 # Keras's function adds conversions and dtype checks, about 6 us an op; in an eager loop that's a
 # third of the time (LSTM B64 T28 U64 forward: 3.5 ms with keras.ops, 1.9 ms with torch's).

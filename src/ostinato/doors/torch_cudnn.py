@@ -16,14 +16,15 @@ from torch.autograd import forward_ad
 
 from ostinato.cudnn import CudnnSpec
 
-__all__ = ["cudnn", "cudnn_precision", "cudnn_why_not"]
+__all__ = ["CUDNN_DTYPES", "CUDNN_MODES", "cudnn", "cudnn_precision", "cudnn_why_not"]
 
 Tensors = tuple[Any, ...]
 
-_MODES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+CUDNN_MODES: tuple[str, ...] = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+CUDNN_DTYPES: tuple[str, ...] = ("float32", "float64", "float16", "bfloat16")
 
 _library = torch.library.Library("ostinato", "FRAGMENT")
-_SPEC = "int mode, int directions, int features, int units, bool has_bias"
+_SPEC = "int mode, int directions, int features, int units"
 _library.define(f"cudnn(Tensor x, Tensor[] states, Tensor parameters, {_SPEC}) -> Tensor[]")
 _library.define(
     f"cudnn_backward(Tensor x, Tensor[] states, Tensor parameters, Tensor[] upstream, {_SPEC})"
@@ -59,8 +60,10 @@ def _process_why_not() -> str | None:
 _of_process: Callable[[], str | None] = torch.compiler.assume_constant_result(_process_why_not)
 
 
-def cudnn_precision() -> str:
+def cudnn_precision(dtype: str) -> str:
     """What `torch.backends.cudnn.rnn.fp32_precision`, or `allow_tf32` before it, asks for."""
+    if dtype != "float32":
+        return dtype
     of_layers = getattr(torch.backends.cudnn, "rnn", None)
     if of_layers is None:
         allowed = torch.backends.cudnn.allow_tf32
@@ -73,7 +76,7 @@ def cudnn(spec: CudnnSpec, x: Any, states: Tensors, parameters: Any) -> Tensors:
     """Runs one call; see `ostinato.doors`."""
     if not torch.compiler.is_compiling():
         return tuple(_run(x, states, parameters, spec))
-    numbers = (_MODES.index(spec.mode), *spec[1:])
+    numbers = (CUDNN_MODES.index(spec.mode), *spec[1:])
     return tuple(torch.ops.ostinato.cudnn.default(x, list(states), parameters, *numbers))
 
 
@@ -82,11 +85,11 @@ def _run(x: Any, states: Sequence[Any], parameters: Any, spec: CudnnSpec) -> lis
     shapes = spec.parameters
     pieces = parameters.split([math.prod(shape) for shape in shapes])
     views = [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
-    if spec.directions == 2 and spec.has_bias:  # a direction after the other, as it's called
+    if spec.directions == 2:  # a direction after the other, as it's called
         views = [views[place] for place in (0, 1, 4, 5, 2, 3, 6, 7)]
     initial = tuple(states) if spec.mode == "lstm" else states[0]
     of_one_layer = (1, 0.0, torch.is_grad_enabled(), spec.directions == 2, True)
-    return list(function(x, initial, views, spec.has_bias, *of_one_layer))
+    return list(function(x, initial, views, True, *of_one_layer))
 
 
 # As one operation.
@@ -112,7 +115,7 @@ def _backward(
 
 def _spec(numbers: Sequence[Any]) -> CudnnSpec:
     mode, *rest = numbers
-    return CudnnSpec(_MODES[mode], *rest)
+    return CudnnSpec(CUDNN_MODES[mode], *rest)
 
 
 def _own_memory(results: Sequence[Any]) -> list[Any]:

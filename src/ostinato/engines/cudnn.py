@@ -58,12 +58,12 @@ class Cudnn:
             found.append("cuDNN has no dropout of the state (recurrent_dropout)")
         if question.cudnn is not None:
             found.append(question.cudnn)
-        return tuple(found)
+        return tuple(found) or _of_the_backend(question)
 
     def computes_in(self, question: Question) -> str:
-        """How float32 products are computed, which is the framework's setting."""
-        asks = question.device == self.device and question.dtype == "float32"
-        precision = door.cudnn_precision() if asks else question.dtype
+        """What products are computed from, which is the framework's setting."""
+        on_gpu = question.device == self.device
+        precision = door.cudnn_precision(question.dtype) if on_gpu else question.dtype
         if question.int8:
             return f"{precision}, weights from int8"
         return "" if precision == question.dtype else precision
@@ -113,6 +113,16 @@ def _of_mathematics(question: Question) -> list[str]:
 _SHOWN = {"gru_reset_before": "GRU with reset_after=False"}
 
 
+def _of_the_backend(question: Question) -> tuple[str, ...]:
+    """Why the backend can't call cuDNN for a cell that cuDNN has."""
+    mode = _MODES[_mathematics(question)]
+    found = []
+    for asked, has in ((mode, door.CUDNN_MODES), (question.dtype, door.CUDNN_DTYPES)):
+        if asked not in has:
+            found.append(f"this backend calls cuDNN for {', '.join(has)}, not for {asked}")
+    return tuple(found)
+
+
 class _Run(NamedTuple):
     """A task made ready: its inputs in the dtype of the cell, its weights, and the masks drawn."""
 
@@ -144,7 +154,6 @@ def _fit_in_one_call(one: _Run, other: _Run) -> bool:
         and one.task.mask is other.task.mask
         and one.x.shape[1] == other.x.shape[1]
         and one.weights.recurrent.shape == other.weights.recurrent.shape
-        and (one.weights.bias is None) == (other.weights.bias is None)
         and one.task.loop.go_backwards != other.task.loop.go_backwards
     )
     return same and (one.task.mask is None or _tail_can_be_first(one, other))

@@ -66,9 +66,9 @@ def operands(
     matrices, biases = [], []
     for kernel, (*_, weights) in zip(kernels, directions, strict=True):
         matrices += [_transposed(mode, each) for each in (kernel, weights.recurrent)]
-        biases += [] if weights.bias is None else [_both_biases(mode, weights.bias)]
+        biases.append(_both_biases(mode, weights))
     parameters = ops.concatenate(matrices + biases, axis=0)
-    return CudnnSpec(mode, len(directions), x.shape[-1], units, bool(biases)), x, parameters
+    return CudnnSpec(mode, len(directions), x.shape[-1], units), x, parameters
 
 
 def _side_by_side(directions: Sequence[Direction]) -> tuple[Tensor, list[Tensor]]:
@@ -131,8 +131,11 @@ def _transposed(mode: str, kernel: Tensor) -> Tensor:
     return ops.reshape(ops.transpose(_ordered(mode, kernel)), (-1,))
 
 
-def _both_biases(mode: str, bias: Tensor) -> Tensor:
-    """The biases (2 G U,) of the inputs' product and of the state's."""
+def _both_biases(mode: str, weights: Weights) -> Tensor:
+    """The biases (2 G U,) of the inputs' product and of the state's; zeros where there are none."""
+    recurrent, bias = weights.recurrent, weights.bias
+    if bias is None:
+        return door.zeros((2 * recurrent.shape[-1],), dtype_name(recurrent.dtype), recurrent)
     if len(bias.shape) == 1:
         return ops.concatenate([_ordered(mode, bias), ops.zeros_like(bias)], axis=0)
     return ops.reshape(_ordered(mode, bias), (-1,))

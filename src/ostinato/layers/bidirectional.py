@@ -207,11 +207,14 @@ class Bidirectional(keras.layers.Layer):
     ) -> list[Any]:
         """Runs both directions at the same time; the backward outputs come in the order of time."""
         given = {**given, "training": bool(given["training"])}
-        tasks = [
+        forward, backward = (
             layer._rnn_task(sequences, state, **given, flip_outputs=layer is self.backward_layer)
             for layer, state in zip(self._bi_directions, states, strict=True)
-        ]
-        answers = zip(self._bi_directions, run(*tasks, joined=joined), strict=True)
+        )
+        # One of each for both, so that engines see it; checks in graphs make each task its own.
+        backward = backward._replace(xs=forward.xs, mask=forward.mask)
+        found = run(forward, backward, joined=joined)
+        answers = zip(self._bi_directions, found, strict=True)
         return [layer._rnn_results(answer) for layer, answer in answers]
 
     def _bi_run_apart(

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from keras import ops
+
 from ostinato.cells.builtin import regularizes
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import takes
+from ostinato.doors import door
 from ostinato.engines.interface import Answer, CallContext, Engine, Task
 from ostinato.layers.exporting import refuse_unknown_timesteps_in_onnx
 from ostinato.layers.planning import answer_to, plan_for, question_about
@@ -99,6 +102,14 @@ def run_together(cells: Sequence[Any], xs: Structure, training: bool = False) ->
 
 def _engine_of(cell: Any, xs: Structure, training: bool) -> Engine | None:
     return answer_to(question_about(cell, xs, training=training)).engine
+
+
+def keeps_from_xla(cell: Any) -> bool:
+    """Whether a cell would be run by an engine that what compiles the model can't take."""
+    if door.COMPILES_CUDNN:
+        return False
+    engines = [_engine_of(each, ops.zeros((1, 1, 1)), training=False) for each in cells_of(cell)]
+    return any(engine and engine.device == "cuda" for engine in engines)
 
 
 def can_join(*cells: Any) -> bool:

@@ -22,7 +22,7 @@ from ostinato.layers.checks import (
     check_unroll,
     read_constants,
 )
-from ostinato.layers.dispatch import cells_of, run
+from ostinato.layers.dispatch import cells_of, keeps_from_xla, run
 from ostinato.layers.exporting import check_stateful_export
 from ostinato.layers.masks import for_results, read_mask, shared_mask, turned
 from ostinato.layers.quantized import refuse_training
@@ -109,6 +109,8 @@ class RNN(KeepsStates):
         self._rnn_built_shapes: list[tuple[int | None, ...]] | None = None
         self._rnn_built_nest: Structure = None
         state_sizes(cell)  # refuses a state_size that can't be read
+        if keeps_from_xla(cell):
+            self.supports_jit = False
 
     @property
     def state_size(self) -> list[Any] | Any:
