@@ -207,8 +207,8 @@ def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
         is_inner = len(cells) > 1
         cell_name = getattr(cell, "name", type(cell).__name__)
         question, following = _question(layer, cell, xs)
-        if compiled and question.native is None:
-            question = question._replace(framework=compiled)
+        if compiled:
+            question = question._replace(framework=compiled, cudnn=compiled)
         found, device = plan(question), door.device_of(leaves(xs)[0])
         on_kernel = found.engine is not None and found.engine.on_kernels
         # That a cell is one's own is no reproach where it runs on kernels all the same.

@@ -98,7 +98,7 @@ def check_case(case: Case, layer, tolerance=TOLERANCE):
 
 
 @given(cudnn_cases())
-@examples(15)
+@examples(10)
 def test_layers_agree_with_the_reference(case):
     check_case(case, case.layer(layers, dtype=DTYPE))
 
@@ -134,7 +134,7 @@ def assert_as_scan(layer, seeded, x, states, tolerance=TOLERANCE, **call):
 
 
 @given(cudnn_cases(), st.sampled_from(["concat", "sum", None]), st.booleans())
-@examples(8)
+@examples(6)
 def test_bidirectional_agrees_with_scan(case, merge_mode, training):
     rng = cases.rng_of(case)
     x, mask = in_dtype(cases.make_inputs(rng, case)), cases.make_mask(rng, case)

@@ -15,6 +15,7 @@ if keras.config.backend() != "torch":
 import torch
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ostinato.doors import torch_cudnn
 
@@ -107,6 +108,32 @@ def test_nothing_depends_on_numbers(kind, wrap):
         assert output.shape == (2, 5, 6 if wrap else 3)
         with pytest.raises(torch._subclasses.fake_tensor.DataDependentOutputException):
             output.sum().item()
+
+
+class Operations(TorchDispatchMode):
+    """The names of the operations that are run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("cls", ["LSTM", "GRU", "SimpleRNN"])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_no_number_is_brought_to_the_gpu_nor_fetched_from_it(cls, wrap):
+    """Either waits for it, and keeps the call out of a CUDA graph."""
+    layer = getattr(layers, cls)(3, return_sequences=True, return_state=True, go_backwards=True)
+    layer = layers.Bidirectional(layer) if wrap else layer
+    x, mask = torch.randn(2, 5, 4, requires_grad=True), torch.rand(2, 5) < 0.6
+    layer(x, mask=mask)
+    with Operations() as seen:
+        output, *_ = layer(x, mask=mask)
+        output.sum().backward()
+    assert not [name for name in seen.names if "lift" in name or "local_scalar" in name]
 
 
 @pytest.mark.parametrize("directions", [1, 2])

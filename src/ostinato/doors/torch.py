@@ -84,6 +84,8 @@ _LEAN: dict[Any, Callable[..., Any]] = {
     keras.activations.linear: lambda x: x,
     keras.ops.split: torch.chunk,
     keras.ops.where: torch.where,
+    keras.ops.argsort: torch.argsort,
+    keras.ops.take_along_axis: lambda x, places, axis: x.take_along_dim(places.long(), axis),
 }
 _IN_PLACE: dict[Any, Callable[..., Any]] = {
     torch.sigmoid: torch.sigmoid_,

@@ -6,7 +6,8 @@ computed from the mask where it lies: nothing waits for it to reach the host.
 
 from keras import ops
 
-from ostinato.tensors import Tensor, size_of
+from ostinato.doors import door
+from ostinato.tensors import Tensor, dtype_name, size_of
 
 
 class Compaction:
@@ -22,7 +23,7 @@ class Compaction:
         self.mask = mask
         ones = ops.cast(mask, "int32")
         self._counts = ops.cumsum(ones, axis=1)  # (B, T): valid ones up to and with each
-        self._ones = ones
+        self._before = self._counts - ones
         self.total = self._counts[:, -1:]
         self._positions = ops.cumsum(ops.ones_like(ones), axis=1)  # 1, 2, ..., T in each row
         self.tail = self._positions > self.total
@@ -30,9 +31,9 @@ class Compaction:
     def moved(self, x: Tensor) -> Tensor:
         """X (B, T, D) with each row's valid timesteps first, in their order, and zeros after."""
         # Keys that are all different, as not every framework's sort keeps the order of equal ones.
-        keys = ops.where(self.mask, self._positions, self._positions + size_of(x, 1))
-        x = _taken(x, ops.argsort(keys, axis=1))
-        return ops.where(ops.expand_dims(self.tail, -1), ops.zeros_like(x), x)
+        keys = _where(self.mask, self._positions, self._positions + size_of(x, 1))
+        x = _taken(x, _argsort(keys, axis=1))
+        return _where(ops.expand_dims(self.tail, -1), _zero(x), x)
 
     def put_back(self, ys: Tensor, zero: bool, backwards: bool = False) -> Tensor:
         """Outputs (B, T, U) of the moved timesteps, at the timesteps that they're of.
@@ -44,20 +45,37 @@ class Compaction:
             backwards: Whether the run goes from the last timestep to the first.
         """
         if zero or not backwards:
-            places = self._counts - 1
-            shown = self.mask if zero else places >= 0
+            places = _one_less(self._counts)
+            shown = self.mask if zero else self._counts > 0
         else:
-            places = self._counts - self._ones
+            places = self._before  # T only where nothing is masked, and then nowhere
             shown = places < self.total
-        ys = _taken(ys, ops.minimum(ops.maximum(places, 0), size_of(ys, 1) - 1))
-        return ops.where(ops.expand_dims(shown, -1), ys, ops.zeros_like(ys))
+        return shown_else_zero(ops.expand_dims(shown, -1), _taken(ys, places))
 
     def last(self, ys: Tensor, otherwise: Tensor) -> Tensor:
         """The output (B, U) of each row's last valid timestep; `otherwise` where it has none."""
-        ys = _taken(ys, ops.maximum(self.total - 1, 0))
-        return ops.where(self.total > 0, ys[:, 0], otherwise)
+        return _where(self.total > 0, _taken(ys, _one_less(self.total))[:, 0], otherwise)
+
+
+# Keras's own make tensors of numbers on PyTorch, and bring them to the GPU: that waits for it.
+_where, _argsort = door.lean(ops.where), door.lean(ops.argsort)
+_take_along_axis = door.lean(ops.take_along_axis)
+
+
+def shown_else_zero(shown: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor where `shown`, and zeros elsewhere."""
+    return _where(shown, tensor, _zero(tensor))
+
+
+def _zero(like: Tensor) -> Tensor:
+    return door.zeros((), dtype_name(like.dtype), like)
+
+
+def _one_less(counts: Tensor) -> Tensor:
+    """Counts as places of what was counted last; 0 where that's none."""
+    return counts - ops.cast(counts > 0, "int32")
 
 
 def _taken(tensor: Tensor, places: Tensor) -> Tensor:
     """Of a tensor (B, T, N) the timesteps `places` (B, S) of each row."""
-    return ops.take_along_axis(tensor, ops.expand_dims(places, -1), axis=1)
+    return _take_along_axis(tensor, ops.expand_dims(places, -1), axis=1)

@@ -12,7 +12,7 @@ from keras import ops
 
 from ostinato.cells.builtin import BuiltinCell, is_int8
 from ostinato.doors import door
-from ostinato.engines.compaction import Compaction
+from ostinato.engines.compaction import Compaction, shown_else_zero
 from ostinato.engines.cudnn_operands import Direction, Weights, operands
 from ostinato.engines.interface import Answer, Loop, Question, Task
 from ostinato.engines.obstacles import of_tensors
@@ -241,7 +241,7 @@ def _outputs(
         return moves.put_back(ys, loop.zero_output_for_mask, backwards)
     edge = moves.mask[:, :1] if backwards else moves.mask[:, -1:]
     shown = edge if loop.zero_output_for_mask else moves.total > 0
-    return ops.where(shown, h, ops.zeros_like(h))
+    return shown_else_zero(shown, h)
 
 
 def _turns(loop: Loop, is_opposite: bool) -> bool:
