@@ -10,6 +10,7 @@ import pytest
 
 import ostinato
 from ostinato.cli import main
+from ostinato.engines.table import NAMES
 
 
 @pytest.fixture
@@ -93,9 +94,9 @@ def test_a_folder_that_cannot_be_written(guide, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "variable", "expected"),
     [
-        (["explain", "model.keras"], "OSTINATO_ENGINE", "'fused' or 'compiled' or 'scan'"),
+        (["explain", "model.keras"], "OSTINATO_ENGINE", " or ".join(map(repr, NAMES))),
         (["guide"], "OSTINATO_PRECISION", "'float32' or 'bfloat16'"),
-        (["bench", "--quick"], "OSTINATO_ENGINE", "'fused' or 'compiled' or 'scan'"),
+        (["bench", "--quick"], "OSTINATO_ENGINE", " or ".join(map(repr, NAMES))),
     ],
 )
 def test_a_setting_in_the_environment_that_there_isnt(arguments, variable, expected):

@@ -37,13 +37,13 @@ TOLERANCE = 2e-2
 def seen(monkeypatch):
     """The precision of each call of the native engine."""
     found = []
-    door_fused = fused.door.fused
+    native_run = fused.door.native_run
 
     def spy(specs, operands, twin):
         found.append(specs[0].precision)
-        return door_fused(specs, operands, twin)
+        return native_run(specs, operands, twin)
 
-    monkeypatch.setattr(fused.door, "fused", spy)
+    monkeypatch.setattr(fused.door, "native_run", spy)
     return found
 
 

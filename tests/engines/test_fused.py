@@ -26,13 +26,13 @@ BACKEND = keras.config.backend()
 def calls(monkeypatch):
     """The specs of each call of the native engine."""
     seen = []
-    door_fused = fused.door.fused
+    native_run = fused.door.native_run
 
     def spy(specs, operands, twin):
         seen.append(specs)
-        return door_fused(specs, operands, twin)
+        return native_run(specs, operands, twin)
 
-    monkeypatch.setattr(fused.door, "fused", spy)
+    monkeypatch.setattr(fused.door, "native_run", spy)
     return seen
 
 

@@ -31,7 +31,7 @@ def placed(case, mesh, axes):
 
 def step(case):
     def loss(*operands):
-        results = door.fused((case.spec,), operands)
+        results = door.native_run((case.spec,), operands)
         return sum((y * y).sum() for y in results), results
 
     places = tuple(i for i, name in enumerate(case.arrays) if name in case.differentiable)
@@ -88,7 +88,7 @@ def check_two_wills(case, mesh, axes, wanted):
     split = NamedSharding(mesh, PartitionSpec(wanted))
 
     def loss(*operands):
-        ys, h, c = door.fused((case.spec,), operands)
+        ys, h, c = door.native_run((case.spec,), operands)
         ys = jax.lax.with_sharding_constraint(ys, split)
         return (ys * ys).sum() + (h * h).sum() + (c * c).sum(), (ys, h, c)
 
@@ -100,7 +100,7 @@ def check_two_wills(case, mesh, axes, wanted):
 def check_other_parts_are_refused(case, mesh):
     """What each device saved for its rows is of no use where all rows run together."""
     operands = placed(case, mesh, mesh.axis_names)
-    results, pull = jax.jit(lambda *o: jax.vjp(lambda *p: door.fused((case.spec,), p), *o))(
+    results, pull = jax.jit(lambda *o: jax.vjp(lambda *p: door.native_run((case.spec,), p), *o))(
         *operands
     )
     jax.block_until_ready(pull(results))

@@ -35,7 +35,7 @@ def tensors(case, dtype="float32"):
 def op(case, twin=None):
     """The case's operation on flat operands."""
     spec = case.spec
-    return lambda *operands: door.fused((spec,), operands, twin)
+    return lambda *operands: door.native_run((spec,), operands, twin)
 
 
 def loop(case):
@@ -232,7 +232,7 @@ def test_what_gives_no_sizes_is_refused():
     with pytest.raises(ValueError, match=r"input0 \(batch, time, 4\), got \(3, 5\)"):
         op(case)(operands[0][..., 0], *operands[1:])
     with pytest.raises(ValueError, match="one run in a call of a routine"):
-        door.fused((case.spec, case.spec), operands * 2)
+        door.native_run((case.spec, case.spec), operands * 2)
 
 
 def test_a_routine_that_the_core_does_not_know_is_an_error(monkeypatch):
@@ -241,4 +241,4 @@ def test_a_routine_that_the_core_does_not_know_is_an_error(monkeypatch):
     made = spec.routines.registered("forward", False)
     monkeypatch.setitem(spec.routines._made, ("forward", False), made._replace(hashes=(1, 2)))
     with pytest.raises(jax.errors.JaxRuntimeError, match=r"INVALID_ARGUMENT: .ostinato. forward: "):
-        jax.block_until_ready(functools.partial(door.fused, (spec,))(tensors(case)))
+        jax.block_until_ready(functools.partial(door.native_run, (spec,))(tensors(case)))

@@ -159,7 +159,7 @@ def test_fit():
         x, y = (rng.normal(size=shape).astype("float32") for shape in ((16, 5, 4), (16, 5, 2)))
         return model.fit(x, y, epochs=3, batch_size=8, verbose=0).history["loss"]
 
-    np.testing.assert_allclose(losses(door.fused), losses(plain), rtol=1e-5)
+    np.testing.assert_allclose(losses(door.native_run), losses(plain), rtol=1e-5)
 
 
 def test_a_cell_whose_weights_are_made_while_fit_traces():

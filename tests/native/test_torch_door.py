@@ -48,7 +48,7 @@ def test_values_and_gradients(case, dtype):
 def test_several_runs_in_one_call(kind):
     cases = [Case(kind), Case("lstm", mask=True, sizes=(2, 6, 3, 5), return_sequences=False)]
     operands = [tensors(case, grad=True) for case in cases]
-    together = door.fused(
+    together = door.native_run(
         tuple(case.spec for case in cases), tuple(t for o in operands for t in o.values())
     )
     apart = [run(case, o) for case, o in zip(cases, operands, strict=True)]
@@ -135,7 +135,7 @@ def test_activation_checkpointing():
     operands = tensors(Case(), grad=True)
     plain = gradients(run(Case(), operands), operands)
     again = torch.utils.checkpoint.checkpoint(
-        lambda *o: door.fused((Case().spec,), o), *operands.values(), use_reentrant=False
+        lambda *o: door.native_run((Case().spec,), o), *operands.values(), use_reentrant=False
     )
     assert_equal(gradients(again, operands).values(), plain.values())
 
@@ -151,7 +151,7 @@ def test_compiled_whole(dynamic, grad):
     spec = case.spec
 
     def model(x, *others):
-        ys, h, c = door.fused((spec,), (x * 2, *others))
+        ys, h, c = door.native_run((spec,), (x * 2, *others))
         return ys + 1, h, c
 
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=dynamic)
@@ -191,7 +191,7 @@ def test_compiled_by_inductor():
     spec = Case().spec
 
     def model(*operands):
-        return tuple(torch.tanh(y) for y in door.fused((spec,), operands))
+        return tuple(torch.tanh(y) for y in door.native_run((spec,), operands))
 
     compiled = torch.compile(model, fullgraph=True)
     got, wanted = compiled(*operands.values()), model(*operands.values())
@@ -210,7 +210,7 @@ class Module(torch.nn.Module):
             self.register_parameter(name, torch.nn.Parameter(operands[name]))
 
     def forward(self, x):
-        return door.fused((self.spec,), (x, *(getattr(self, name) for name in self.names)))
+        return door.native_run((self.spec,), (x, *(getattr(self, name) for name in self.names)))
 
 
 @pytest.mark.parametrize("strict", [False, True])

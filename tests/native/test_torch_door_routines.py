@@ -98,7 +98,7 @@ def test_compiled_whole(dynamic, grad):
     spec = case.spec
 
     def model(x, *others):
-        ys, squares, h = door.fused((spec,), (x * 2, *others))
+        ys, squares, h = door.native_run((spec,), (x * 2, *others))
         return ys + 1, squares, h
 
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=dynamic)
@@ -134,7 +134,7 @@ def test_exported(strict):
         spec = case.spec
 
         def forward(self, *operands):
-            return door.fused((self.spec,), operands)
+            return door.native_run((self.spec,), operands)
 
     operands = tuple(tensors(case).values())
     time = torch.export.Dim("time", min=2, max=50)
@@ -231,7 +231,7 @@ def test_a_derivative_of_its_own():
     plainly = gradients(run(case, operands), operands)
     spec = RoutineSpec(routines_of(Detached(4, 7, False), key="detached"), 0, 0, 1)
     for _ in range(2):
-        results = door.fused((spec,), tuple(operands.values()))
+        results = door.native_run((spec,), tuple(operands.values()))
         detached = gradients(results, operands)
         ys, _, h = run(case, operands)
         wanted = gradients((ys, torch.zeros_like(ys), h), operands)
@@ -341,17 +341,17 @@ def test_what_is_said_of_a_cell_is_checked_by_the_core(changes):
     if "weights" in changes:
         operands["weight2"] = operands["weight2"].detach()[:, None].requires_grad_()
     with pytest.raises(ValueError, match="expected"):
-        door.fused((spec,), tuple(operands.values()))[0].sum().backward()
+        door.native_run((spec,), tuple(operands.values()))[0].sum().backward()
 
 
 def test_little_is_done_in_python_at_a_step(monkeypatch):
     """An encoding is looked up, not made again."""
     case = RoutineCase()
     spec, operands = case.spec, tuple(tensors(case).values())
-    door.fused((spec,), operands)
+    door.native_run((spec,), operands)
     monkeypatch.setattr(torch_native, "_encoded", None)
     monkeypatch.setattr(RoutineSpec, "encoded", None)
-    door.fused((spec,), operands)
+    door.native_run((spec,), operands)
 
 
 class Plain(keras.layers.Layer):

@@ -31,7 +31,7 @@ A door is a module with
 - `sizes_are_known()`: whether the sizes that tensors show now are those they'll have.
 - `sized(tensor, sizes, message)`: the tensor, refused with the message while running unless these
   are its first sizes; None fits any. Asked only where they aren't known.
-- `fused(specs, operands, twin)`: the native engine, differentiable. Specs are those of built-in
+- `native_run(specs, operands, twin)`: the native kernels, differentiable. Specs are of built-in
   cells, whose operands and results are those of `forward` in native/core/ostinato.h, run after run,
   without `saved`; or one of a cell of one's own (`ostinato.routines`), whose operands are inputs,
   states, constants, weights and a mask if any, and whose results are outputs and final states.

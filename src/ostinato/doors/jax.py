@@ -32,7 +32,7 @@ from ostinato.doors.jax_cudnn import (
     device_of,
 )
 from ostinato.doors.jax_masks import dropout_masks
-from ostinato.doors.jax_native import fused, native_why_not
+from ostinato.doors.jax_native import native_run, native_why_not
 from ostinato.doors.jax_scan import affine, scan
 from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
 from ostinato.doors.tracing import is_exporting
@@ -52,12 +52,12 @@ __all__ = [
     "device_of",
     "dropout_masks",
     "for_checkpoints",
-    "fused",
     "gates",
     "is_exporting",
     "lean",
     "loop",
     "multiply_add",
+    "native_run",
     "native_why_not",
     "opaque",
     "packed",

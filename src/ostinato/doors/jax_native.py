@@ -14,7 +14,7 @@ from ostinato.doors.jax_operation import call
 from ostinato.doors.tracing import EXPORTING, is_exporting
 from ostinato.signatures import Signature, Spec, pullback, signature
 
-__all__ = ["fused", "native_why_not", "platform_of"]
+__all__ = ["native_run", "native_why_not", "platform_of"]
 
 Tensors = tuple[Any, ...]
 Twin = Callable[[tuple[Spec, ...], Tensors], Tensors]
@@ -25,7 +25,7 @@ OLDEST_JAX = (0, 7, 2)
 _REGISTERING = threading.Lock()
 
 
-def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Twin | None = None) -> Tensors:
+def native_run(specs: tuple[Spec, ...], operands: Tensors, twin: Twin | None = None) -> Tensors:
     """Runs layers over sequences on the native engine.
 
     Args:
@@ -92,7 +92,7 @@ class _Layers:
 
     Attributes:
         specs: The runs; `training` and `wants_dx` are 0.
-        twin: The same in plain JAX: see `fused`.
+        twin: The same in plain JAX: see `native_run`.
     """
 
     specs: tuple[Spec, ...]

@@ -29,7 +29,7 @@ from ostinato.doors.tensorflow_cudnn import (
     cudnn_why_not,
     device_of,
 )
-from ostinato.doors.tensorflow_native import fused, native_why_not
+from ostinato.doors.tensorflow_native import native_run, native_why_not
 from ostinato.doors.tracing import is_exporting
 
 __all__ = [
@@ -47,12 +47,12 @@ __all__ = [
     "device_of",
     "dropout_masks",
     "for_checkpoints",
-    "fused",
     "gates",
     "is_exporting",
     "lean",
     "loop",
     "multiply_add",
+    "native_run",
     "native_why_not",
     "opaque",
     "packed",

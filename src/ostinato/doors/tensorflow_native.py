@@ -15,7 +15,7 @@ from ostinato.doors.tensorflow_graphs import NODE, of_this_process, trace_why_no
 from ostinato.routines import by_hashes
 from ostinato.signatures import Signature, Spec, pullback, signature, signature_of
 
-__all__ = ["fused", "is_on_gpu", "native_why_not"]
+__all__ = ["is_on_gpu", "native_run", "native_why_not"]
 
 Tensors = tuple[Any, ...]
 
@@ -58,7 +58,7 @@ def _operations() -> tuple[Any, str | None]:
     return loaded, None
 
 
-def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tensors:
+def native_run(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tensors:
     """Runs layers over sequences on the native engine, differentiably.
 
     Args:

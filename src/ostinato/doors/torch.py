@@ -12,7 +12,7 @@ import torch
 _LACKS = f"PyTorch {torch.__version__} lacks what our operations are made of: "
 
 try:
-    from ostinato.doors.torch_native import fused, native_why_not
+    from ostinato.doors.torch_native import native_run, native_why_not
 except (ImportError, AttributeError) as error:
     _no_native = f"{_LACKS}{error}"
 
@@ -52,12 +52,12 @@ __all__ = [
     "device_of",
     "dropout_masks",
     "for_checkpoints",
-    "fused",
     "gates",
     "is_exporting",
     "lean",
     "loop",
     "multiply_add",
+    "native_run",
     "native_why_not",
     "opaque",
     "packed",

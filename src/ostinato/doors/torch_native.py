@@ -23,7 +23,7 @@ from ostinato.doors.torch_vmap import map_backward, map_forward
 from ostinato.routines import hashes_of
 from ostinato.signatures import Pullback, Signature, Spec, pullback, signature, signature_of
 
-__all__ = ["fused", "native_why_not"]
+__all__ = ["native_run", "native_why_not"]
 
 Tensors = tuple[Any, ...]
 
@@ -62,7 +62,7 @@ def native_why_not(x: Any) -> str | None:
     return None
 
 
-def fused(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tensors:
+def native_run(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tensors:
     """Runs layers over sequences on the native engine, differentiably.
 
     Args:

@@ -130,7 +130,7 @@ def _run(task: Task, recipe: Recipe) -> Answer:
         operands.append(task.mask)
     twin = Twin(compiled.program, recipe.held)
     spec = _training(recipe.spec) if task.context.training else recipe.spec
-    results = list(door.fused((spec,), tuple(operands), twin))
+    results = list(door.native_run((spec,), tuple(operands), twin))
     count = len(compiled.program.outputs)
     is_declared = output_sizes(task.cell) is not None  # then the layer makes room, of its dtype
     outputs = [
@@ -178,7 +178,7 @@ class Twin(NamedTuple):
     held: int
 
     def __call__(self, specs: Sequence[Any], operands: Tensors) -> Tensors:
-        """What `door.fused(specs, operands)` gives."""
+        """What `door.native_run(specs, operands)` gives."""
         (spec,) = specs
         program = self.program
         rest = iter(operands)

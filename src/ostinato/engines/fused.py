@@ -105,9 +105,9 @@ class Fused:
             specs = _side_by_side(specs[0], specs[1], *(run.units for run in runs))
         twin = Twin(tuple([type(task.cell) for task in tasks]))
         if len(runs) == 1:
-            results = list(door.fused(specs, runs[0].operands, twin))
+            results = list(door.native_run(specs, runs[0].operands, twin))
             return [_answer(results, tasks[0], recipes[0])]
-        results = iter(door.fused(specs, tuple(x for run in runs for x in run.operands), twin))
+        results = iter(door.native_run(specs, tuple(x for run in runs for x in run.operands), twin))
         by_run = [[next(results) for _ in range(spec.results)] for spec in specs]
         if joined:
             by_run[1].insert(0, by_run[0][0])

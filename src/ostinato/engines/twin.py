@@ -31,7 +31,7 @@ class Twin(NamedTuple):
     classes: tuple[type, ...]
 
     def __call__(self, specs: Sequence[RunSpec], operands: Tensors) -> Tensors:
-        """What `door.fused(specs, operands)` gives."""
+        """What `door.native_run(specs, operands)` gives."""
         tensors = iter(operands)
         names = signature("forward", tuple(specs)).operands
         runs = [dict(zip(run, islice(tensors, len(run)), strict=True)) for run in names]

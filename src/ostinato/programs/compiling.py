@@ -162,7 +162,7 @@ class Compiled:
             with held_masks(cell, x, h):
                 operands = self.operands(cell, sequences, states, taken)
             fitting = tuple(to_dtype(tensor, run_dtype(dtype)) for tensor in operands)
-            results: Tensors = door.fused((spec,), fitting, self._plain)
+            results: Tensors = door.native_run((spec,), fitting, self._plain)
             return results
 
         return disproved(cell, nests, training, step, dtype)

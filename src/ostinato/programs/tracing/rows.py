@@ -38,13 +38,13 @@ def _is_of_a_framework(depth: int) -> bool:
     return module.partition(".")[0] in FRAMEWORKS
 
 
-class Asked(threading.local):
-    """Whether a cell's own code has asked for the size of the batch, in this thread."""
+class OfThread(threading.local):
+    """Of this thread's trace: whether the cell's own code has read the size of the batch."""
 
-    yes = False
+    has_read_size = False
 
 
-ASKED = Asked()
+OF_THREAD = OfThread()
 
 
 def _comparing(own: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,7 +83,7 @@ def shape_told(own: Callable[..., Any]) -> Callable[..., Any]:
         size = found[0] if found else None
         if not size or all(size % batch for batch in BATCHES):
             return found
-        ASKED.yes = True
+        OF_THREAD.has_read_size = True
         return (Rows(size), *found[1:])
 
     return shape

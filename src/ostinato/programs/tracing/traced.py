@@ -20,7 +20,7 @@ from ostinato.programs.tracing.holding import holding_masks
 from ostinato.programs.tracing.members import Members
 from ostinato.programs.tracing.preparing import Source, Step, run
 from ostinato.programs.tracing.refusal import Untraceable, named
-from ostinato.programs.tracing.rows import ASKED, BATCHES
+from ostinato.programs.tracing.rows import BATCHES, OF_THREAD
 from ostinato.programs.tracing.rules import rule_of
 from ostinato.programs.tracing.run import Run, Signature, run_on_symbols
 from ostinato.programs.tracing.translation import Translation
@@ -111,13 +111,15 @@ def trace(
     """
     signature = Signature(xs, states, constants, training)
     _need_rows_of_numbers(cell, signature)
-    ASKED.yes = False
+    OF_THREAD.has_read_size = False
     with holding_masks(cell, signature) as masks:
         runs = (_translated(cell, signature, batch, masks) for batch in BATCHES)
         (first, did), (second, did_then) = runs
         if first.told() != second.told():
             raise Untraceable(_DEPENDS)
-        if ASKED.yes and not is_alike(did, did_then, _done(cell, signature, 1, masks)):
+        if OF_THREAD.has_read_size and not is_alike(
+            did, did_then, _done(cell, signature, 1, masks)
+        ):
             raise Untraceable(f"{_DEPENDS}: with one row it does something else")
     return first
 
