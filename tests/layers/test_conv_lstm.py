@@ -214,6 +214,16 @@ def test_dropout_on_the_core_is_that_of_the_portable_loop():
     assert not np.allclose(found[0][0], found[0][1])
 
 
+def test_a_cell_called_by_itself_drops_nothing_unless_it_trains():
+    cell, x = layers.ConvLSTM1DCell(2, 2, dropout=0.5, recurrent_dropout=0.5), array(0, 3, 5, 2)
+    cell.build(x.shape)
+    states = [ops.ones((3, 4, 2))] * 2
+    plain = numpy(cell(x, states)[0])
+    assert_close(cell(x, states)[0], plain)
+    assert_close(cell(x, states, training=False)[0], plain)
+    assert not np.allclose(numpy(cell(x, states, training=True)[0]), plain)
+
+
 def test_what_is_refused():
     refuses(["ConvLSTM2D:", "`kernel_size`", "2 integers"], ConvLSTM2D, 3, (2, 2, 2))
     refuses(["ConvLSTM2D:", "`kernel_size`", "positive"], ConvLSTM2D, 3, 0)

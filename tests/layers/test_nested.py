@@ -79,6 +79,18 @@ def test_initial_state_comes_in_any_containers():
     assert_close(layer(PEN, initial_state=[nested]), expected)
 
 
+def test_both_directions_take_nested_states_one_after_the_other():
+    both = Bidirectional(RNN(DictCell(), return_sequences=True), merge_mode=None)
+    given = [
+        {"count": array(s, 4, 1), "pen": PenState(array(s + 1, 4, 2), array(s + 2, 4, 3, 1))}
+        for s in (2, 5)
+    ]
+    there, back = both(PEN, initial_state=given)
+    back = {name: numpy(y)[:, ::-1] for name, y in back.items()}
+    assert_close(there, both.forward_layer(PEN, initial_state=given[0]))
+    assert_close(back, both.backward_layer(PEN, initial_state=given[1]))
+
+
 def test_names_are_never_matched_by_position():
     states = {"h": array(0, 4, 4), "c": array(1, 4, 4)}
     layer, x = LSTM(4, stateful=True, name="named"), array(2, 4, 5, 3)

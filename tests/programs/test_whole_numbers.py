@@ -142,3 +142,24 @@ def test_an_output_of_whole_numbers_that_were_given_is_refused():
         return ops.broadcast_to(inputs[1], ops.shape(states[0])), [states[0]]
 
     assert "count further than a program's floats" in refused(passed_on)
+
+
+class Deciding(Cell):
+    """Its output is a place; the layer makes room for it by `output_size`, of its own dtype."""
+
+    def call(self, inputs, states):
+        h = ops.tanh(self.dense(inputs) + states[0])
+        return ops.argsort(h, axis=-1), [h]
+
+
+def test_an_output_whose_size_is_declared_has_the_layers_dtype_on_both_engines():
+    layer = RNN(Deciding(), return_sequences=True)
+    x = np.random.default_rng(0).standard_normal((ROWS, TIMESTEPS, WIDTH)).astype("float32")
+    layer.build(x.shape)
+    found = {}
+    for engine in ("compiled", "scan"):
+        with ostinato.use_engine(engine):
+            found[engine] = layer(x)
+    kinds = {keras.backend.standardize_dtype(y.dtype) for y in found.values()}
+    assert len(kinds) == 1, kinds
+    assert_close(found["compiled"], numpy(found["scan"]))

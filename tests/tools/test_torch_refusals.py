@@ -361,6 +361,16 @@ def test_layers_beside_the_recurrent_one_are_not_dropped_without_a_word():
         assert from_torch(source, prefix="body.0").units == 4
 
 
+def test_a_class_of_ones_own_is_told_by_its_module_not_its_name():
+    class LSTM(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gates = torch.nn.Linear(3, 4)
+
+    with pytest.raises(ValueError, match=r"from_torch: expected one recurrent module .*got 0"):
+        from_torch(torch.nn.Sequential(LSTM()))
+
+
 def test_nor_weights_of_the_module_that_holds_it():
     class Scaled(torch.nn.Module):
         def __init__(self):
