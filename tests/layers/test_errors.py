@@ -61,6 +61,10 @@ def test_sequences_of_unlike_lengths(make):
         ragged = tf.RaggedTensor.from_row_lengths(tf.zeros((7, 3)), [5, 2])
         refuses([*words, "a RaggedTensor"], layer, ragged)
         refuses([*words, "a RaggedTensor"], keras.Sequential([layer]).predict, ragged)
+        mask = tf.ragged.constant([[True], [True, True]])
+        refuses(
+            ["(batch, timesteps) = (2, 5), got RaggedTensor"], layer, tf.zeros((2, 5, 3)), mask=mask
+        )
     if keras.config.backend() == "torch":
         import torch
 

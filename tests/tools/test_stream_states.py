@@ -378,6 +378,18 @@ def test_memory_does_not_grow():
     assert sizes[-1] - sizes[0] < 1 << 20, sizes
 
 
+@on_jax
+def test_a_layer_of_a_nested_model_goes_by_its_name_where_no_other_has_it():
+    def box(name):
+        inner = LSTM(2, return_sequences=True, name="inner")
+        return keras.Sequential([keras.Input((None, 3)), inner], name=name)
+
+    alone = keras.Sequential([keras.Input((None, 3)), box("a"), layers.Dense(3)])
+    assert [*ostinato.stream(alone).state] == ["inner"]
+    two = keras.Sequential([*alone.layers, box("b")])
+    assert [*ostinato.stream(two).state] == ["a/inner", "b/inner"]
+
+
 @needs_native
 @on_jax
 @pytest.mark.slow

@@ -54,7 +54,8 @@ def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | No
         return None
     expected = (batch_size, timesteps)
     masks = [leaf for leaf in tree.flatten(mask) if leaf is not None]
-    if not all(hasattr(leaf, "shape") for leaf in masks):
+    # (A RaggedTensor has a shape, and no number of timesteps.)
+    if not all(hasattr(leaf, "shape") and not hasattr(leaf, "row_lengths") for leaf in masks):
         raise ValueError(
             f"{owner}: expected a mask that is a tensor or array of shape (batch, timesteps) = "
             f"{expected}, got {type(mask).__name__}."
