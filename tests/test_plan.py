@@ -91,7 +91,7 @@ def test_on_a_gpu_it_is_cudnn_and_what_that_lacks_is_scanned():
     ):
         found = plan(lstm._replace(**change))
         assert found.engine.name == "scan"
-        assert found.why_not() == reason
+        assert found.why_not("cudnn") == reason
         assert engine_of(lstm._replace(**change, forced="cudnn")) is None
 
 

@@ -62,7 +62,7 @@ def use_engine(name: str) -> Iterator[None]:
     tf.function or torch.compile has compiled before keeps the engine that it was compiled with.
 
     Args:
-        name: "fused", "compiled", "cudnn" or "scan".
+        name: "fused", "compiled", "cudnn", "cuda" or "scan".
 
     Raises:
         ValueError: if there's no such engine. A layer that the forced engine can't run raises one

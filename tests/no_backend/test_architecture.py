@@ -27,6 +27,7 @@ RANKS = {
     "tensors": DOORS,
     "doors": DOORS,
     "cells": CELLS,
+    "cuda": PROGRAMS,
     "programs": PROGRAMS,
     "engines": ENGINES,
     "plan": PLAN,

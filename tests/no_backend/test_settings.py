@@ -10,7 +10,7 @@ import pytest
 from ostinato.settings import Setting, asked_precision, forced_engine, use_engine, use_precision
 
 EACH = [
-    (use_engine, forced_engine, "OSTINATO_ENGINE", ("fused", "compiled", "cudnn", "scan")),
+    (use_engine, forced_engine, "OSTINATO_ENGINE", ("fused", "compiled", "cudnn", "cuda", "scan")),
     (use_precision, asked_precision, "OSTINATO_PRECISION", ("float32", "bfloat16")),
 ]
 each = pytest.mark.parametrize(("use", "setting", "variable", "names"), EACH)

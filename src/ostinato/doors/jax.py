@@ -46,6 +46,7 @@ __all__ = [
     "at_once",
     "blend",
     "consuming",
+    "cuda_why_not",
     "cudnn",
     "cudnn_precision",
     "cudnn_why_not",
@@ -229,3 +230,8 @@ def product_precision() -> str | None:
     """What `jax_default_matmul_precision` asks for."""
     setting = jax.config.jax_default_matmul_precision
     return "bfloat16" if setting in ("bfloat16", "BF16_BF16_F32") else None
+
+
+def cuda_why_not(x: Any) -> str | None:
+    """That PyTorch alone calls the kernels for a card."""
+    return "Ostinato's CUDA kernels are called from PyTorch alone, and this is JAX"

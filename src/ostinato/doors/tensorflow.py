@@ -41,6 +41,7 @@ __all__ = [
     "at_once",
     "blend",
     "consuming",
+    "cuda_why_not",
     "cudnn",
     "cudnn_precision",
     "cudnn_why_not",
@@ -229,3 +230,8 @@ def product_precision() -> str | None:
     """What the option `auto_mixed_precision_onednn_bfloat16` of tf.config.optimizer asks for."""
     options = tf.config.optimizer.get_experimental_options()
     return "bfloat16" if options.get("auto_mixed_precision_onednn_bfloat16") else None
+
+
+def cuda_why_not(x: Any) -> str | None:
+    """That PyTorch alone calls the kernels for a card."""
+    return "Ostinato's CUDA kernels are called from PyTorch alone, and this is TensorFlow"

@@ -22,6 +22,21 @@ except (ImportError, AttributeError) as error:
 
 
 try:
+    from ostinato.doors.torch_cuda import (
+        cuda_number,
+        cuda_recurrence,
+        cuda_why_not,
+        register_kernels,
+    )
+except (ImportError, AttributeError) as error:
+    _no_cuda = f"{_LACKS}{error}"
+
+    def cuda_why_not(x: Any) -> str | None:
+        """Why the kernels for a card can't be called."""
+        return _no_cuda
+
+
+try:
     from ostinato.doors.torch_cudnn import (
         CUDNN_DTYPES,
         CUDNN_MODES,
@@ -46,6 +61,9 @@ __all__ = [
     "at_once",
     "blend",
     "consuming",
+    "cuda_number",
+    "cuda_recurrence",
+    "cuda_why_not",
     "cudnn",
     "cudnn_precision",
     "cudnn_why_not",
@@ -63,6 +81,7 @@ __all__ = [
     "packed",
     "product_precision",
     "read",
+    "register_kernels",
     "remembered",
     "sized",
     "sizes_are_known",

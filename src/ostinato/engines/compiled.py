@@ -115,13 +115,13 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     dtype = run_dtype(recipe.dtype)
     xs, states = leaves(task.xs), leaves(task.states)
     batch_size = size_of(xs[0], 0)
-    rows = tuple(_with_rows(state, batch_size) for state in states)
+    rows = tuple(with_rows(state, batch_size) for state in states)
     before = tuple(
         door.zeros((batch_size, *shape), dtype, xs[0])
         for shape in compiled.program.output_shapes[: recipe.held]
     )
     back = task.loop.go_backwards
-    with _with_masks(task):
+    with with_masks(task):
         operands = list(
             compiled.operands(task.cell, tuple(xs), (*rows, *before), task.context.constants, back)
         )
@@ -143,7 +143,7 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     return outputs[0] if isinstance(like, str) else tree.pack_sequence_as(like, outputs), new
 
 
-def _with_masks(task: Task) -> AbstractContextManager[None]:
+def with_masks(task: Task) -> AbstractContextManager[None]:
     """Inside, the cell holds masks of the sequence.
 
     Outside training, too: the random numbers of later calls depend on it.
@@ -158,7 +158,7 @@ def _training(spec: RoutineSpec) -> RoutineSpec:
     return replace(spec, training=1)
 
 
-def _with_rows(state: Tensor, batch_size: Any) -> Tensor:
+def with_rows(state: Tensor, batch_size: Any) -> Tensor:
     """A state of the batch, where it's of one row that stands for all."""
     shape = tuple(state.shape)
     if shape[0] == 1 and not (isinstance(batch_size, int) and batch_size == 1):

@@ -71,6 +71,9 @@ class Question(NamedTuple):
         device: What kind of device the tensors are on: "cpu", "cuda", or as the framework calls it.
         cudnn: Why the framework can't call cuDNN on such tensors, or None. Asked only where they
             aren't for the CPU's engines, or an engine is forced.
+        cuda: Why the kernels of the engine for a card can't be called, or None. Asked only where
+            that engine is forced.
+        card: Which card the tensors are on.
     """
 
     kind: str | None
@@ -93,6 +96,8 @@ class Question(NamedTuple):
     recurrent_dropout: bool = False
     device: str = "cpu"
     cudnn: str | None = None
+    cuda: str | None = None
+    card: int = 0
 
 
 class CallContext(NamedTuple):

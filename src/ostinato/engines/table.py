@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from ostinato.engines.interface import Engine
 
 # Fastest first; the last runs anything. Names alone, as the command line has no framework yet.
-NAMES = ("fused", "compiled", "cudnn", "scan")
+NAMES = ("fused", "compiled", "cudnn", "cuda", "scan")
 PORTABLE = NAMES[-1]
 OF_PROGRAMS = "compiled"  # the one for which a cell is made into a program
+NVIDIA = "cuda"  # the kind of device
+OF_CARDS = "cuda"  # the same on a GPU, also of built-in cells
 
 
 @functools.cache

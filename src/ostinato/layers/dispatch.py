@@ -10,6 +10,7 @@ from ostinato.cells.checks import name_of
 from ostinato.cells.contract import takes
 from ostinato.doors import door
 from ostinato.engines.interface import Answer, CallContext, Engine, Task
+from ostinato.engines.table import NVIDIA
 from ostinato.layers.exporting import refuse_unknown_timesteps_in_onnx
 from ostinato.layers.planning import answer_to, plan_for, question_about
 from ostinato.layers.stacked import StackedRNNCells
@@ -109,7 +110,7 @@ def keeps_from_xla(cell: Any) -> bool:
     if door.COMPILES_CUDNN:
         return False
     engines = [_engine_of(each, ops.zeros((1, 1, 1)), training=False) for each in cells_of(cell)]
-    return any(engine and engine.device == "cuda" for engine in engines)
+    return any(engine and engine.device == NVIDIA for engine in engines)
 
 
 def can_join(*cells: Any) -> bool:

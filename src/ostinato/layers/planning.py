@@ -8,8 +8,9 @@ from ostinato.cells.builtin import BuiltinCell, is_int8, why_not_builtin
 from ostinato.doors import door, opaque, remembered
 from ostinato.engines.activations import activation_name
 from ostinato.engines.compiled import loop_flags
+from ostinato.engines.cuda import why_no_cuda
 from ostinato.engines.interface import Activation, Loop, Question, Task
-from ostinato.engines.table import OF_PROGRAMS
+from ostinato.engines.table import OF_CARDS, OF_PROGRAMS
 from ostinato.plan import Plan, plan
 from ostinato.programs.compiling import compiled, described, named, shapes_are_known
 from ostinato.settings import asked_precision, forced_engine
@@ -87,7 +88,7 @@ def question_about(
         question = Question(None, not_builtin, forced=_forced(), loop=loop, has_mask=has_mask)
         return question if call is None else _with_program(question, cell, xs, call)
     question = _about_builtin(cell, xs, loop, has_mask, training)
-    own = any(each.name is None for each in question.activations)
+    own = question.forced == OF_CARDS or any(each.name is None for each in question.activations)
     if call is not None and own and not question.int8:
         return _with_program(question, cell, xs, call)
     return question
@@ -139,8 +140,13 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
         bfloat16=not native_reason and _in_bfloat16(dtype),
     )
     question = _with_device(question, flat[0])
-    is_in_question = question.forced in (None, OF_PROGRAMS)
-    if native_reason or question.framework or not is_in_question:
+    if question.forced == OF_CARDS:
+        reason = door.cuda_why_not(flat[0]) or why_no_cuda()
+        question = question._replace(cuda=reason, card=0 if reason else door.cuda_number(flat[0]))
+        is_in_question = not reason
+    else:
+        is_in_question = question.forced in (None, OF_PROGRAMS) and not question.framework
+    if native_reason or not is_in_question:
         return question
     flags = (question.has_mask, *loop_flags(question.loop))
     name, reason = _program_of(cell, xs, call, flags)

@@ -162,6 +162,8 @@ class Compiled:
             with held_masks(cell, x, h):
                 operands = self.operands(cell, sequences, states, taken)
             fitting = tuple(to_dtype(tensor, run_dtype(dtype)) for tensor in operands)
+            if door.native_why_not(fitting[0]) is not None:  # on a GPU
+                return self._plain((spec,), fitting)
             results: Tensors = door.native_run((spec,), fitting, self._plain)
             return results
 

@@ -1,0 +1,171 @@
+"""Ostinato's own CUDA kernel for any cell that is made into a program; PyTorch calls it.
+
+It has been run on the CPU alone so far (the tests' shim), so it's only taken where it's asked for.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from keras import ops, tree
+
+from ostinato.cells.contract import output_sizes
+from ostinato.cuda import driver, nvrtc
+from ostinato.cuda.apart import Apart, apart
+from ostinato.cuda.around import afterwards, beforehand
+from ostinato.cuda.kernels import Addresses, Kernels, Run, card_of
+from ostinato.cuda.passes import Passes
+from ostinato.doors import door, opaque
+from ostinato.engines.compiled import with_masks, with_rows
+from ostinato.engines.interface import Answer, Question, Task
+from ostinato.engines.loop import time_major
+from ostinato.engines.obstacles import FLOATS
+from ostinato.programs.compiling import Compiled, named
+from ostinato.programs.node import ProgramError
+from ostinato.structure import leaves
+from ostinato.tensors import Tensor, Tensors, dtype_name, size_of, to_dtype
+
+NOT_TRIED = (
+    "Ostinato's own CUDA kernel (on PyTorch) has to be asked for, as nobody has run it on a GPU yet"
+)
+
+
+class Recipe(NamedTuple):
+    """What follows from the question.
+
+    Attributes:
+        compiled: The cell's program.
+        apart: The same in two.
+        kernels: The name under which the door finds the step's kernels.
+        held: How many states it has beside the cell's: outputs that masked timesteps repeat.
+    """
+
+    compiled: Compiled
+    apart: Apart
+    kernels: str
+    held: int
+
+
+class Cuda:
+    """Programs on Ostinato's CUDA kernel; see `ostinato.engines.interface.Engine`."""
+
+    name = "cuda"
+    runs_together = False
+    on_kernels = False
+    device: str | None = "cuda"
+
+    def obstacles(self, question: Question) -> tuple[str, ...]:
+        """Why it can't do what is asked."""
+        if question.forced != self.name:
+            return (NOT_TRIED,)
+        found = [reason for reason in (question.native, question.cuda) if reason is not None]
+        if question.dtype not in FLOATS or question.dtype == "float64":
+            found.append(f"the cell computes in {question.dtype}, the kernel in float32")
+        if question.program is None and not found:
+            found.append(question.no_program or "it isn't traced")
+        elif not found:
+            flags = question.has_mask, question.loop.zero_output_for_mask
+            held = _why_not_held(question.program.name, *flags, question.card, question.trains)
+            found += [] if held is None else [held]
+        return tuple(found)
+
+    def computes_in(self, question: Question) -> str:
+        """Float32, whatever the layer's dtype is."""
+        return "" if question.dtype == "float32" else "float32"
+
+    def recipe(self, question: Question) -> Recipe:
+        """The kernels."""
+        flags = question.has_mask, question.loop.zero_output_for_mask
+        compiled = question.program
+        return Recipe(compiled, *_made(compiled.name, *flags))
+
+    def run(
+        self, tasks: Sequence[Task], recipes: Sequence[Recipe], joined: bool = False
+    ) -> list[Answer]:
+        """Runs the cells one after the other."""
+        return [_run(task, recipe) for task, recipe in zip(tasks, recipes, strict=True)]
+
+
+ENGINE = Cuda()
+
+
+@opaque
+def why_no_cuda() -> str | None:
+    """What the process lacks, or None."""
+    return driver.why_not() or nvrtc.why_not()
+
+
+@functools.lru_cache(maxsize=256)
+def _kernels(name: str, has_mask: bool, zero_output: bool) -> tuple[Apart, Kernels, str]:
+    parts = apart(named(name).program)
+    kernels = Kernels(Passes(parts.step, has_mask, zero_output))
+    return parts, kernels, door.register_kernels(kernels, Addresses, Run, afterwards)
+
+
+@opaque
+def _why_not_held(
+    name: str, has_mask: bool, zero_output: bool, card: int, trains: bool
+) -> str | None:
+    """Why the kernel can't have a program, or the card can't hold it; else None."""
+    try:
+        _, kernels, _ = _kernels(name, has_mask, zero_output)
+    except ProgramError as refusal:
+        return str(refusal)
+    return kernels.why_not(card_of(card), trains)
+
+
+@opaque
+def _made(name: str, has_mask: bool, zero_output: bool) -> tuple[Apart, str, int]:
+    parts, kernels, registered = _kernels(name, has_mask, zero_output)
+    return parts, registered, kernels.passes.held
+
+
+def _run(task: Task, recipe: Recipe) -> Answer:
+    compiled, program = recipe.compiled, recipe.compiled.program
+    xs, states = leaves(task.xs), leaves(task.states)
+    batch, count = size_of(xs[0], 0), len(program.input_shapes)
+    rows = tuple(with_rows(state, batch) for state in states)
+    constants = task.context.constants
+    with with_masks(task):
+        given = compiled.operands(task.cell, tuple(xs), rows, constants, task.loop.go_backwards)
+    given = tuple(to_dtype(tensor, "float32") for tensor in given)
+    inputs = tuple(time_major(x, task.loop) for x in given[:count])
+    operands = _operands(recipe, inputs, given[count:])
+    if task.mask is not None:
+        operands = (*operands, time_major(task.mask, task.loop))
+    every = task.loop.return_sequences
+    results = door.cuda_recurrence(recipe.kernels, operands, every)
+    outputs, final = results[: len(program.outputs)], results[len(program.outputs) :]
+    if every:
+        outputs = [ops.swapaxes(each, 0, 1) for each in outputs]
+        if task.loop.flip_outputs:
+            outputs = [ops.flip(each, axis=1) for each in outputs]
+    is_declared = output_sizes(task.cell) is not None
+    outputs = [
+        to_dtype(each, task.context.dtype if is_declared or "float" in own else own)
+        for each, own in zip(outputs, compiled.output_dtypes, strict=True)
+    ]
+    pairs = zip(final, states, strict=False)
+    new = tuple(to_dtype(each, dtype_name(state.dtype)) for each, state in pairs)
+    like = compiled.traced.outputs_like
+    return outputs[0] if isinstance(like, str) else tree.pack_sequence_as(like, outputs), new
+
+
+def _operands(recipe: Recipe, inputs: Tensors, rest: Tensors) -> Tensors:
+    """What the kernels take, but for the mask, of what the program takes."""
+    program, parts = recipe.compiled.program, recipe.apart
+    first, last = (
+        len(program.state_shapes),
+        len(program.state_shapes) + len(program.constant_shapes),
+    )
+    states, constants, weights = rest[:first], rest[first:last], rest[last:]
+    streams = beforehand(program.nodes, parts.streams, inputs, constants, weights)
+    one = tuple(x[:1] for x in inputs)
+    rows = beforehand(program.nodes, parts.rows, one, constants, weights)
+    held = tuple(_zeros(states[0], shape) for shape in program.output_shapes[: recipe.held])
+    chosen = (weights[number] for number in parts.weights)
+    return (*streams, *(row[0] for row in rows), *states, *held, *chosen)
+
+
+def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return door.zeros((like.shape[0], *shape), "float32", like)

@@ -1,0 +1,130 @@
+"""Launching through a driver that is none, and compiling for cards that aren't here."""
+
+import functools
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import ostinato
+from ostinato import layers
+
+if keras.config.backend() != "torch":
+    pytest.skip("PyTorch alone calls these kernels", allow_module_level=True)
+
+import on_cpu
+import torch
+
+from ostinato.cuda import driver, kernels, nvrtc
+from ostinato.cuda.apart import apart
+from ostinato.cuda.layout import BLOCK, CLUSTER, GRID, Card, layout
+from ostinato.cuda.passes import Passes
+from ostinato.cuda.source import source
+from ostinato.doors import door, torch_cuda
+from ostinato.layers import planning
+from ostinato.programs.compiling import compiled
+
+CARDS = (Card(80, 108, 166912), Card(90, 132, 232448), Card(100, 148, 232448))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize("barrier", [GRID, CLUSTER])
+def test_a_layer_runs_through_the_driver(barrier, tmp_path, monkeypatch):
+    library = tmp_path / "libcuda.so"
+    text = Path(__file__).with_name("fake_driver.cpp")
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", library, text], check=True)
+    monkeypatch.setenv("OSTINATO_LIBCUDA", str(library))
+    driver._opened.cache_clear()
+    driver.card.cache_clear()
+    cubin = on_cpu.toolchain(tmp_path).cubin
+    real = kernels.Toolchain(driver.card, cubin, driver.load, driver.launch)
+    monkeypatch.setattr(kernels, "_TOOLCHAIN", real)
+    monkeypatch.setattr(kernels, "layout", on_cpu.forced(8, barrier))
+    monkeypatch.setattr(door, "cuda_why_not", lambda x: None)
+    monkeypatch.setattr(planning, "why_no_cuda", driver.why_not)
+    monkeypatch.setattr(torch_cuda, "_stream_of", lambda x: 0)
+    layer, x = layers.SimpleRNN(11), torch.randn(3, 4, 2)
+    wanted = layer(x).detach()
+    try:
+        with torch.no_grad(), ostinato.use_engine("cuda"):
+            np.testing.assert_allclose(layer(x), wanted, atol=1e-5)
+        assert driver.card(0) == Card(90, 132, 232448)
+    finally:
+        driver._opened.cache_clear()
+        driver.card.cache_clear()
+
+
+def test_without_a_driver_it_is_said(monkeypatch):
+    monkeypatch.setenv("OSTINATO_LIBCUDA", "/nowhere/libcuda.so")
+    driver._opened.cache_clear()
+    try:
+        assert "can't be opened" in driver.why_not()
+    finally:
+        driver._opened.cache_clear()
+
+
+@functools.cache
+def passes(kind, units):
+    cell = getattr(layers, kind)(units, recurrent_initializer="zeros")
+    cell.build((None, 4))
+    states = [f"float32 {units}"] * (2 if kind == "LSTMCell" else 1)
+    found = compiled(cell, "float32 4", states, None, False, "float32")
+    return Passes(apart(found.program).step, True, False)
+
+
+def frames_and_registers(cubin):
+    """Of an ELF's sections named .nv.info what it says of stack frames (17) and registers (47)."""
+    at, size, count, names = (
+        struct.unpack_from("<Q", cubin, 40)[0],
+        *struct.unpack_from("<HHH", cubin, 58),
+    )
+    sections = [struct.unpack_from("<IIQQQQ", cubin, at + i * size) for i in range(count)]
+    table = sections[names][4]
+    found = {17: [], 47: []}
+    for name, _, _, _, offset, length in sections:
+        end = cubin.index(b"\0", table + name)
+        if cubin[table + name : end] != b".nv.info":
+            continue
+        place = offset
+        while place < offset + length:
+            form, attribute, value = struct.unpack_from("<BBH", cubin, place)
+            place += 4
+            if form == 4:
+                if attribute in found:
+                    found[attribute].append(struct.unpack_from("<II", cubin, place)[1])
+                place += value
+    return found[17], found[47]
+
+
+@pytest.mark.skipif(nvrtc.why_not() is not None, reason="needs NVRTC")
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: f"sm_{card.arch}")
+@pytest.mark.parametrize(
+    ("kind", "units"),
+    [("LSTMCell", 64), ("LSTMCell", 256), ("GRUCell", 512), ("SimpleRNNCell", 100)],
+)
+def test_every_card_has_it_without_spills(kind, units, card):
+    for way in ("infer", "train", "backward"):
+        passed = getattr(passes(kind, units), way)
+        laid = layout(passed, 32, card)
+        assert laid.shared <= card.shared
+        frames, registers = frames_and_registers(nvrtc.compiled(source(passed, laid), card.arch))
+        assert frames, way
+        assert max(frames) == 0, way
+        assert 16 < max(registers) <= 255
+
+
+def test_layouts_hold_what_fits_and_say_what_does_not():
+    barriers = {
+        units: layout(passes("LSTMCell", units).train, 16, CARDS[1]).barrier
+        for units in (64, 128, 512)
+    }
+    assert barriers == {64: BLOCK, 128: CLUSTER, 512: GRID}
+    for batch in (1, 16, 64, 1000):
+        laid = layout(passes("LSTMCell", 512).backward, batch, CARDS[1])
+        assert laid.groups(batch) * laid.rows >= batch
+        assert laid.groups_at_once(batch, CARDS[1]) * laid.blocks <= 132
+    assert "and the card has 227" in layout(passes("LSTMCell", 2048).train, 16, CARDS[1])
