@@ -22,7 +22,7 @@ CONSTRAINTS ?=
 # reads and makes Keras's models and files, which are the same on every backend, on one.
 OLDEST_KERAS := 3.10.0
 ON_OLDEST_WITH_JAX := test_accelerate* test_stream* test_keras2* test_load_model* test_torch_weights*
-NOT_ON_OLDEST := native docs guide examples tools/test_bench.py tools/test_torch_refusals.py \
+NOT_ON_OLDEST := native cuda docs guide examples tools/test_bench.py tools/test_torch_refusals.py \
 	tools/test_stream_files.py tools/test_stream_errors.py tools/test_stream_refusals.py \
 	engines/test_jax_transforms.py engines/test_torch_modes.py engines/test_activation_names.py \
 	test_plan.py test_cli.py

@@ -178,3 +178,16 @@ def test_what_the_kernel_cannot_have_is_refused_with_the_reason(card):
         layers.RNN(Normalized(4))(torch.randn(2, 3, 4))
     with ostinato.use_engine("cuda"), pytest.raises(ValueError, match="computes in float64"):
         layers.GRU(4, dtype="float64")(torch.randn(2, 3, 4).double())
+
+
+def test_torch_compile_has_it_in_its_graph(card):
+    card(8, BLOCK)
+    layer, x = layers.SimpleRNN(7, return_sequences=True), torch.randn(3, 4, 5)
+    wanted = results(layer, "scan", x, None, False)
+    given = x.clone().requires_grad_()
+    with ostinato.use_engine("cuda"):
+        found = torch.compile(layer, backend="aot_eager", fullgraph=True)(given)
+    upstream = torch.cos(torch.arange(found.numel())).reshape(found.shape)
+    (found * upstream).sum().backward()
+    np.testing.assert_allclose(found.detach(), wanted[0].detach(), atol=1e-5)
+    np.testing.assert_allclose(given.grad, wanted[1], atol=1e-5)
