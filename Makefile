@@ -22,11 +22,17 @@ CONSTRAINTS ?=
 # reads and makes Keras's models and files, which are the same on every backend, on one.
 OLDEST_KERAS := 3.10.0
 ON_OLDEST_WITH_JAX := test_accelerate* test_stream* test_keras2* test_load_model* test_torch_weights*
-NOT_ON_OLDEST := native cuda docs guide examples tools/test_bench.py tools/test_torch_refusals.py \
+NOT_ON_OLDEST := native cuda docs guide examples tools/test_bench.py tools/test_gpu_script.py \
+	tools/test_torch_refusals.py \
 	tools/test_stream_files.py tools/test_stream_errors.py tools/test_stream_refusals.py \
 	engines/test_jax_transforms.py engines/test_torch_modes.py engines/test_activation_names.py \
 	test_plan.py test_cli.py
 BACKENDS := jax torch tensorflow
+# Of `make gpu-carry`: the Python of the machine with a GPU, and what Keras and the checks need there.
+GPU_PYTHON ?= python3.12
+GPU_NEEDS := absl-py h5py hypothesis markdown-it-py mdurl ml-dtypes namex optree packaging pygments rich \
+	sortedcontainers typing-extensions
+GPU_PLATFORMS := manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
 # Of `make wheel`: the Python that tries it, and the JAX.
 TRY ?= $(PYTHON)
 JAX ?= jax
@@ -51,7 +57,7 @@ endef
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: guide test lint types native test-core test-once sanitize sanitize-quick format \
-	wheel docs constraints bench clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+	wheel docs constraints bench gpu gpu-carry clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -154,6 +160,25 @@ docs: $(READY)
 # Long; in parts by BENCH="peers --cases S M", which adds to what is in benchmarks/results.
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# What is right and how fast it is on an NVIDIA GPU, in stages, in eight minutes; into $OUT, else into
+# benchmarks/measured/gpu. KERAS_BACKEND=torch make gpu GPU=--fake tries the script without a GPU.
+gpu:
+	$(PYTHON) -m benchmarks.gpu $(GPU)
+
+# What a machine without Keras and a network needs for that, in build/gpu: 46 MB of packages, and the
+# native engine, which makes the programs that the CUDA kernels are written from.
+gpu-carry: $(READY)
+	rm -rf build/gpu build/gpu-wheel
+	$(BIN)/python $(PIP_INSTALL) --target build/gpu --no-compile --no-deps --only-binary :all: \
+		--implementation cp --python-version $(GPU_PYTHON:python%=%) $(GPU_PLATFORMS:%=--platform %) \
+		keras==$$($(BIN)/python -c 'from importlib import metadata; print(metadata.version("keras"))') $(GPU_NEEDS)
+	OSTINATO_REQUIRE_NATIVE=1 $(GPU_PYTHON) $(PIP) wheel --quiet --no-deps --wheel-dir build/gpu-wheel .
+	$(BIN)/python -m zipfile -e build/gpu-wheel/*.whl build/gpu-wheel
+	mkdir build/gpu/ostinato
+	mv build/gpu-wheel/ostinato/_native*.so build/gpu/ostinato
+	rm -rf build/gpu-wheel
+	du -sh build/gpu
 
 clean:
 	rm -rf .venv .venv-guide .keras-* .hypothesis .mypy_cache .pytest_cache .ruff_cache \

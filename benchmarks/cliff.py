@@ -57,16 +57,16 @@ def _states(case: Case) -> dict[str, Any]:
     return {"initial_state": [rng.standard_normal((B, U), dtype="float32") for _ in range(count)]}
 
 
-def _layer(kind: str, units: int, arguments: dict[str, Any]) -> Any:
-    return getattr(layers, kind)(units, return_sequences=True, **arguments)
+def _layer(kind: str, units: int, arguments: dict[str, Any], library: Any = layers) -> Any:
+    return getattr(library, kind)(units, return_sequences=True, **arguments)
 
 
-def _rnn_of_cell(kind: str, units: int, arguments: dict[str, Any]) -> Any:
-    return layers.RNN(getattr(layers, f"{kind}Cell")(units), return_sequences=True)
+def _rnn_of_cell(kind: str, units: int, arguments: dict[str, Any], library: Any = layers) -> Any:
+    return library.RNN(getattr(library, f"{kind}Cell")(units), return_sequences=True)
 
 
-def _bidirectional(kind: str, units: int, arguments: dict[str, Any]) -> Any:
-    return layers.Bidirectional(_layer(kind, units, arguments))
+def _bidirectional(kind: str, units: int, arguments: dict[str, Any], library: Any = layers) -> Any:
+    return library.Bidirectional(_layer(kind, units, arguments, library))
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ class Option:
 
     Attributes:
         arguments: Of the layer's constructor.
-        wrap: Makes the layer of its class, units and arguments.
+        wrap: Makes the layer of its class, units, arguments and, if not ours, library.
         call: Makes the call's arguments of the case.
         kinds: Where it exists.
         modes: Where it does something.
     """
 
     arguments: dict[str, Any]
-    wrap: Callable[[str, int, dict[str, Any]], Any] = _layer
+    wrap: Callable[..., Any] = _layer
     call: Callable[[Case], dict[str, Any]] = lambda case: {}
     kinds: tuple[str, ...] = KINDS
     modes: tuple[str, ...] = MODES

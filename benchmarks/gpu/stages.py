@@ -1,0 +1,122 @@
+"""The stages, each a process with a limit of its own: one that hangs or fails costs no other."""
+
+import importlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from benchmarks.gpu import ROOT
+from benchmarks.gpu.context import Context
+
+ALL_SECONDS = 470.0
+_TOOLS = ("/usr/local/cuda/bin", "/opt/cuda/bin")
+
+
+class Stage(NamedTuple):
+    """A question.
+
+    Attributes:
+        name: Its name.
+        module: Which module of this folder answers it.
+        backend: The backend that it runs on.
+        seconds: How long it may take.
+        sanitizer: The tool of compute-sanitizer that it runs under, or "".
+    """
+
+    name: str
+    module: str
+    backend: str = "torch"
+    seconds: float = 30
+    sanitizer: str = ""
+
+
+# The most valuable first: what is left when time is up isn't run.
+STAGES = (
+    Stage("machine", "machine", seconds=25),
+    Stage("right-torch", "right", seconds=70),
+    Stage("right-jax", "right", "jax", 40),
+    Stage("steps-torch", "steps", seconds=105),
+    Stage("packed", "packed", seconds=30),
+    Stage("options", "options", seconds=40),
+    Stage("own", "own", seconds=40),
+    Stage("fit-torch", "fit", seconds=20),
+    Stage("fit-jax", "fit", "jax", 25),
+    Stage("steps-jax", "steps", "jax", 40),
+    Stage("memcheck", "tiny", seconds=30, sanitizer="memcheck"),
+    Stage("racecheck", "tiny", seconds=30, sanitizer="racecheck"),
+)
+
+
+def answer(stage: Stage, results: Path, seconds: float, fake: bool) -> int:
+    """Runs a stage in this process: how much is wrong."""
+    context = Context(stage.name, results, seconds, fake)
+    importlib.import_module(f"benchmarks.gpu.{stage.module}").run(context)
+    return context.wrong
+
+
+def run_all(stages: list[Stage], results: Path, log: TextIO) -> int:
+    """Runs stages one after the other: how many weren't well."""
+    began, bad = time.monotonic(), 0
+    for stage in stages:
+        left = ALL_SECONDS - (time.monotonic() - began)
+        limit = min(stage.seconds, left)
+        command = _command(stage, results, limit)
+        if limit < 5 or command is None:
+            why = "time is up" if limit < 5 else "compute-sanitizer isn't installed"
+            _say(log, f"== {stage.name}: not run, {why}")
+            continue
+        _say(log, f"== {stage.name}, of {limit:.0f} s")
+        start = time.monotonic()
+        code = watched(command, limit, log, {"KERAS_BACKEND": stage.backend})
+        bad += code != 0
+        said = "stopped at its limit" if code is None else f"exit {code}"
+        _say(log, f"== {stage.name}: {said}, {time.monotonic() - start:.1f} s")
+    return bad
+
+
+def _command(stage: Stage, results: Path, limit: float) -> list[str] | None:
+    ours = [sys.executable, "-u", "-m", "benchmarks.gpu", stage.name, "--inside"]
+    # It ends by itself before it's ended.
+    ours += ["--output", str(results.parent), "--seconds", f"{limit - 3:.0f}"]
+    if not stage.sanitizer:
+        return ours
+    path = os.pathsep.join((os.environ.get("PATH", ""), *_TOOLS))
+    tool = shutil.which("compute-sanitizer", path=path)
+    asked = ["--tool", stage.sanitizer, "--error-exitcode", "9", "--print-limit", "20"]
+    return None if tool is None else [tool, *asked, *ours]
+
+
+def watched(
+    command: list[str], limit: float, log: TextIO, environment: dict[str, str]
+) -> int | None:
+    """Runs a command, prints and keeps what it says: its exit status, or None at the limit."""
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        until = time.monotonic() + limit
+        while (left := until - time.monotonic()) > 0:
+            if not select.select([process.stdout], [], [], left)[0]:
+                break
+            text = os.read(process.stdout.fileno(), 1 << 16)
+            if not text:
+                return process.wait(max(1.0, left))
+            _say(log, text.decode(errors="replace"), end="")
+        os.killpg(process.pid, signal.SIGKILL)
+        return None
+
+
+def _say(log: TextIO, text: str, end: str = "\n") -> None:
+    for place in (sys.stdout, log):
+        print(text, end=end, file=place, flush=True)
