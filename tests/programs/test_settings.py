@@ -342,6 +342,47 @@ def test_what_reaches_all_there_is_stays_on_scan():
     assert "more than 2,000 things hang on it, of which a Holds" in _is_compiled(rnn)[1]
 
 
+def _nested(depth):
+    found = ()
+    for _ in range(depth):
+        found = (found,)
+    return found
+
+
+LARGE = {
+    "items": (lambda: list(range(20_000)), "it holds 20,000 items in one list"),
+    "a set's": (lambda: frozenset(range(20_000)), "it holds 20,000 items in one frozenset"),
+    "bytes": (lambda: np.zeros(1 << 27, "int8"), "it holds 134,217,728 bytes in one ndarray"),
+    "depth": (lambda: _nested(2000), "what hangs on it is nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_a_cell_that_holds_something_large_stays_on_scan_and_says_so(what):
+    make, reason = LARGE[what]
+    rnn = RNN(_cell(lambda self, z: z, held=lambda: Holds(make())))
+    rnn(X)
+    assert reason in _is_compiled(rnn)[1]
+
+
+RUNS = {
+    "a range": (range(10**9), range(10**9 - 1)),
+    "bytes": (bytearray(b"a" * 20_000), bytearray(b"a" * 19_999 + b"b")),
+    "a view": (memoryview(b"a" * 20_000), memoryview(b"a" * 19_999 + b"b")),
+}
+
+
+@pytest.mark.parametrize("what", RUNS)
+def test_ranges_and_bytes_are_told_whole_without_their_items(what):
+    one, other = RUNS[what]
+    cell = _cell(lambda self, z: z, held=lambda: Holds(one))
+    RNN(cell).build((None, None, 4))
+    before = settings(cell)
+    assert settings(cell) == before
+    cell.held.value = other
+    assert settings(cell) != before
+
+
 def test_an_assert_in_a_test_reads_nothing_of_pytest():
     """It puts names into the code from which all of a session is reached."""
     limit = 3
