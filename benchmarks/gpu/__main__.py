@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--fake", action="store_true", help="tiny, without a GPU: a trial")
     parser.add_argument("--inside", action="store_true", help="in this process")
     parser.add_argument("--seconds", type=float, default=60.0, help="inside: how long")
+    parser.add_argument("--without", default="", help="inside: an engine that is left out")
     asked = parser.parse_args()
     unknown = [name for name in asked.stages if name not in NAMES]
     if unknown:
@@ -28,12 +29,12 @@ def main() -> int:
     output.mkdir(parents=True, exist_ok=True)
     results = output.resolve() / "results.jsonl"
     if asked.inside:
-        return min(1, sum(answer(stage, results, asked.seconds, False) for stage in stages))
+        return max(answer(stage, results, asked.seconds, without=asked.without) for stage in stages)
     results.write_text("", encoding="utf-8")
     if asked.fake:
         backend = os.environ["KERAS_BACKEND"]
         of_backend = [stage for stage in stages if stage.backend == backend]
-        return min(1, sum(answer(stage, results, asked.seconds, True) for stage in of_backend))
+        return max(answer(stage, results, asked.seconds, fake=True) for stage in of_backend)
     with (output / "log.txt").open("w", encoding="utf-8") as log:
         return min(1, run_all(stages, results, log))
 

@@ -11,6 +11,10 @@ from typing import Any
 import ostinato
 
 
+class LostCardError(RuntimeError):
+    """A kernel has failed so that this process can't use the card any more."""
+
+
 @dataclass
 class Context:
     """Of one stage.
@@ -21,6 +25,8 @@ class Context:
         seconds: How long it may take.
         fake: Whether it's tried without a GPU, at tiny sizes: the plan's choice runs then in the
             place of the engine `cuda`.
+        part: Which part of its questions it answers, if it has parts.
+        without: An engine that is left out.
         wrong: How many comparisons have failed.
     """
 
@@ -28,6 +34,8 @@ class Context:
     results: Path
     seconds: float = 60.0
     fake: bool = False
+    part: str = ""
+    without: str = ""
     wrong: int = 0
     _began: float = field(default_factory=time.monotonic)
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from benchmarks.gpu.context import Context, reason
-from benchmarks.gpu.running import ON_TORCH, set_precision
+from benchmarks.gpu.running import ON_TORCH, need_card, set_precision
 from ostinato.bench import fitting
 from ostinato.bench.cases import Case
 from ostinato.bench.contenders import parse
@@ -17,7 +17,8 @@ def run(context: Context) -> None:
         fitting.STEPS = fitting.COMPARED = 1
     set_precision("tf32")
     backend = keras.config.backend()
-    engines = {"by plan": None, **({"cuda": "cuda"} if ON_TORCH else {}), "keras": None}
+    has_cuda = ON_TORCH and context.without != "cuda"
+    engines = {"by plan": None, "keras": None, **({"cuda": "cuda"} if has_cuda else {})}
     for kind in context.within(("LSTM", "GRU")):
         made: dict[str, Any] = {}
         for name, engine in engines.items():
@@ -27,7 +28,9 @@ def run(context: Context) -> None:
                     contender = parse(f"{library}-{backend}")
                     made[name] = fitting.prepare(contender, Case(kind, "guide", "fit"))
             except Exception as error:  # noqa: BLE001 - the others run
-                context.tell(f"FAILED fit {kind} {name}: {reason(error)}", error=reason(error))
+                said = f"FAILED fit {kind} {name}: {reason(error)}"
+                context.tell(said, error=reason(error))
+                need_card(said)
         seconds: dict[str, list[float]] = {name: [] for name in made}
         for name in context.within(list(made) * (1 if context.fake else 3), needs=3):
             with context.forced(engines[name]):

@@ -10,13 +10,15 @@ from keras import tree
 
 import reference
 from benchmarks.gpu.context import Context, reason
-from benchmarks.gpu.running import DTYPES, ON_TORCH, set_precision, tensor
+from benchmarks.gpu.running import DTYPES, ON_TORCH, need_card, set_precision, tensor
 from engines import cases
 from engines.cases import Case, Expected, ExpectedBidirectional
 from ostinato import layers
 
 # The norm of an error over that of what's right, after 20 timesteps and back.
 TOLERANCES = {"float64": 1e-9, "float32": 3e-5, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 1e-1}
+# Of the engine `cuda`: with so many units blocks meet in a block, a cluster, the grid (on an H100).
+UNITS = {"block": [64, 33], "cluster": [128, 100], "grid": [512, 768]}
 
 Arrays = list[np.ndarray]
 
@@ -24,16 +26,20 @@ Arrays = list[np.ndarray]
 def run(context: Context) -> None:
     small = {"batch": 3, "time": 4, "features": 3, "units": 5}
     sizes = small if context.fake else {"batch": 19, "time": 20, "features": 16, "units": 64}
-    wanted = [*_of_cudnn(context.fake), *(_of_cuda(context.fake) if ON_TORCH else ())]
+    if context.part == "cudnn":
+        wanted = _of_cudnn(context.fake)
+    else:
+        wanted = _of_cuda([5] if context.fake else UNITS[context.part], context.fake)
     for engine, case, precision in context.within(wanted):
         case = replace(case, **{**sizes, **({"units": case.units} if case.units > 3 else {})})
         _check(context, engine, case, precision, is_bidirectional=False)
-    for kind in cases.KINDS if ON_TORCH else ("lstm",):
-        for mask in context.within(("none", "holes")):
-            case = Case(kind, mask=mask, initial_state=kind == "gru", **sizes)
-            _check(context, "cudnn", case, "float32", is_bidirectional=True)
-    if not ON_TORCH:  # by way of lax.scan
-        _check(context, None, Case("gru", mask="holes", **sizes), "float32", is_bidirectional=False)
+    if context.part == "cudnn":
+        for kind in cases.KINDS if ON_TORCH else ("lstm",):
+            for mask in context.within(("none", "holes")):
+                case = Case(kind, mask=mask, initial_state=kind == "gru", **sizes)
+                _check(context, "cudnn", case, "float32", is_bidirectional=True)
+        if not ON_TORCH:  # by way of lax.scan
+            _check(context, None, Case("gru", mask="holes", **sizes), "float32", False)
     context.tell(f"{context.wrong} wrong", wrong=context.wrong)
 
 
@@ -58,29 +64,27 @@ def _of_cudnn(fake: bool) -> Iterator[tuple[str, Case, str]]:
                 ),
                 "float32",
             )
-    for kind, activation in kinds if not fake else kinds[:1]:
-        others = ["float64"] if fake else ["tf32", "float16", "bfloat16"]
-        for precision in [*others, *(["float64"] if ON_TORCH and not fake else [])]:
+    precisions = (["tf32", "float16", "bfloat16"] if not fake else []) + ["float64"] * ON_TORCH
+    for kind, activation in kinds:
+        for precision in precisions:
             yield "cudnn", Case(kind, activation, mask="holes", initial_state=True), precision
 
 
-def _of_cuda(fake: bool) -> Iterator[tuple[str, Case, str]]:
-    """Units that make blocks meet in a block, a cluster and the grid (on an H100)."""
+def _of_cuda(sizes: list[int], fake: bool) -> Iterator[tuple[str, Case, str]]:
     masked = {"mask": "holes", "initial_state": True}
     dropped = {**masked, "dropout": 0.3, "recurrent_dropout": 0.3, "implementation": 1}
-    for units in (5,) if fake else (64, 128, 512):
+    odd = {"activation": "gelu", "use_bias": False, "zero_output_for_mask": True}
+    relu = {"activation": "relu", "recurrent_activation": "hard_sigmoid"}
+    for units in sizes:
         yield "cuda", Case("lstm", units=units), "float32"
         yield "cuda", Case("lstm", units=units, **dropped), "float32"
         yield "cuda", Case("gru", units=units, **masked, go_backwards=True), "float32"
         yield "cuda", Case("gru", units=units, reset_after=False, **dropped), "float32"
-        if not fake:
-            yield "cuda", Case("lstm", units=units, **masked), "tf32"
-            yield "cuda", Case("lstm", units=units, **masked), "bfloat16"
-    for units in (5,) if fake else (64, 100, 768):
-        odd = {"activation": "gelu", "use_bias": False, "zero_output_for_mask": True}
         yield "cuda", Case("simple_rnn", units=units, mask="left padded", **odd), "float32"
-    relu = {"activation": "relu", "recurrent_activation": "hard_sigmoid"}
-    yield "cuda", Case("lstm", return_sequences=False, mask="right padded", **relu), "float32"
+        last = Case("lstm", units=units, return_sequences=False, mask="right padded", **relu)
+        yield "cuda", last, "float32"
+        for precision in () if fake else ("tf32", "bfloat16"):
+            yield "cuda", Case("lstm", units=units, **masked), precision
 
 
 def _check(
@@ -94,7 +98,9 @@ def _check(
             values, gradients = _both(case, DTYPES[precision], is_bidirectional)
     except Exception as error:  # noqa: BLE001 - the next may run
         context.wrong += 1
-        return context.tell(f"FAILED {label}: {reason(error)}", error=reason(error), **row)
+        said = f"FAILED {label}: {reason(error)}"
+        context.tell(said, error=reason(error), **row)
+        return need_card(said)
     off = {"values": _off(*values), "gradients": _off(*gradients)}
     # `not <`: a NaN is wrong, too
     is_wrong = not max(off.values()) < TOLERANCES[precision]

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from benchmarks.gpu.context import Context, reason
+from benchmarks.gpu.context import Context, LostCardError, reason
 
 ON_TORCH = keras.config.backend() == "torch"
 if ON_TORCH:
@@ -125,6 +126,18 @@ def _waited(result: Any) -> None:
         torch.cuda.synchronize()
 
 
+def need_card(failed: str) -> None:
+    """Ends the stage where the card is lost: everything after that would fail as well.
+
+    Raises:
+        LostCardError: It is; the error says what failed.
+    """
+    try:
+        _waited(None)
+    except Exception as error:
+        raise LostCardError(failed) from error
+
+
 def _once(run: Callable[[], Any], forced: Any) -> tuple[float, float]:
     with forced:
         _waited(None)
@@ -150,27 +163,38 @@ def contest(
         seconds: That one may take in all; then it gets no further turns.
     """
     found: dict[str, Any] = {}
-    made = {}
-    for name, (engine, make) in contenders.items():
+
+    def tried(name: str, action: Callable[[], Any]) -> Any:
+        """What an action gives; None where it fails, and then there's the reason in `found`."""
         try:
-            with context.forced(engine):
-                made[name] = make()
-            took, _ = _once(made[name], context.forced(engine))  # it may compile
-            if took < seconds and not context.fake:
-                _once(made[name], context.forced(engine))
+            return action()
         except Exception as error:  # noqa: BLE001 - one that can't stops no other
-            made.pop(name, None)
             found[name] = reason(error)
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
-    for turn in range(1 if context.fake else rounds):
-        for name, run in made.items():
-            if turn and sum(total for total, _ in taken[name]) > seconds:
-                continue
-            taken[name].append(_once(run, context.forced(contenders[name][0])))
-    for name, pairs in taken.items():
-        totals, hosts = zip(*pairs, strict=True)
-        found[name] = Times(min(totals), statistics.median(totals), statistics.median(hosts))
-    return {name: found[name] for name in contenders}
+            need_card(f"{name}: {found[name]}")
+            return None
+
+    def ready(name: str) -> Callable[[], Any]:
+        engine, make = contenders[name]
+        with context.forced(engine):
+            run = make()
+        took, _ = _once(run, context.forced(engine))  # it may compile
+        if took < seconds and not context.fake:
+            _once(run, context.forced(engine))
+        return run
+
+    kept = [name for name in contenders if contenders[name][0] != context.without]
+    made = {name: tried(name, functools.partial(ready, name)) for name in kept}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in kept}
+    for _, name in itertools.product(range(1 if context.fake else rounds), kept):
+        if name in found or sum(total for total, _ in taken[name]) > seconds:
+            continue
+        forced = context.forced(contenders[name][0])
+        taken[name].append(tried(name, functools.partial(_once, made[name], forced)))
+    for name in kept:
+        if name not in found:
+            totals, hosts = zip(*taken[name], strict=True)
+            found[name] = Times(min(totals), statistics.median(totals), statistics.median(hosts))
+    return {name: found[name] for name in kept}
 
 
 def per_step(times: Times | str, steps: int) -> float | None:

@@ -6,16 +6,17 @@ import sys
 
 import keras
 import pytest
-from benchmarks.gpu import stages
+from benchmarks.gpu import running, stages
 from benchmarks.gpu.context import Context
 
 if keras.config.backend() != "torch":
     pytest.skip("its stages on JAX take long to compile", allow_module_level=True)
 
 
-@pytest.mark.parametrize(
-    "name", ["machine", "right-torch", "steps-torch", "packed", "options", "own", "memcheck"]
-)
+TORCH = ("machine", "right-torch", "right-grid", "steps-torch", "packed", "options", "own")
+
+
+@pytest.mark.parametrize("name", [*TORCH, "memcheck"])
 def test_a_stage_runs_to_its_end(name, tmp_path, capsys):
     results = tmp_path / "results.jsonl"
     (stage,) = (stage for stage in stages.STAGES if stage.name == name)
@@ -45,6 +46,22 @@ def test_what_there_is_no_time_for_is_said(tmp_path):
     context = Context("a stage", tmp_path / "results", seconds=1)
     assert list(context.within("abc", needs=2)) == []
     assert json.loads(context.results.read_text())["left_out"] == ["a", "b", "c"]
+
+
+def test_a_stage_that_loses_the_card_ends_and_is_asked_again_without_cuda(tmp_path, monkeypatch):
+    def lost(result):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    results = tmp_path / "results.jsonl"
+    (stage,) = (stage for stage in stages.STAGES if stage.name == "own")
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_waited", lost)
+        assert stages.answer(stage, results, 60, fake=True) == stages.LOST
+    assert "The card is lost" in results.read_text()
+    asked, codes = [], iter([stages.LOST, 0])
+    monkeypatch.setattr(stages, "watched", lambda command, *_: asked.append(command) or next(codes))
+    assert stages.run_all([stage], results, io.StringIO()) == 1
+    assert [command[-1] for command in asked] == ["", "cuda"]
 
 
 def test_a_stage_that_hangs_is_ended_and_what_it_said_is_kept():
