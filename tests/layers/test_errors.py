@@ -86,6 +86,8 @@ def test_sparse_inputs():
         import torch
 
         refuses([*words, "x.to_dense"], layer, torch.tensor(x).to_sparse())
+        for layout in (torch.sparse_csr, torch.sparse_csc):
+            refuses([*words, "x.to_dense"], layer, torch.tensor(x).to_sparse(layout=layout))
     else:
         from jax.experimental import sparse
 

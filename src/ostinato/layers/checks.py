@@ -147,7 +147,7 @@ def _unlike_lengths(given: Any) -> str | None:
     kind = _ragged_kind(type(given))
     if kind != NESTED or given.is_nested:
         return kind
-    return SPARSE if given.is_sparse or given.is_sparse_csr else None
+    return SPARSE if "sparse" in str(given.layout) else None
 
 
 def _ragged_kind(cls: type) -> str | None:
