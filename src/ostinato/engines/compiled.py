@@ -59,7 +59,10 @@ class CompiledEngine:
         """Why a cell can't be compiled and run so."""
         if question.native is not None:
             return (question.native,)
-        found = [] if question.program is not None else [question.no_program or "it isn't traced"]
+        found = []
+        # Where another engine is asked for, no program is looked for, which is no reason.
+        if question.program is None and question.forced in (None, self.name):
+            found.append(question.no_program or "it isn't traced")
         if question.dtype not in FLOATS:
             found.append(f"the cell computes in {question.dtype}, the core in floats")
         if question.framework is not None:
