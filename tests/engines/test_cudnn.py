@@ -286,6 +286,18 @@ def numbers(tensor):
     return ops.convert_to_numpy(ops.cast(tensor, "float32"))
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="autocast is PyTorch's")
+def test_the_operation_gives_the_inputs_dtype_under_autocast_too(monkeypatch):
+    import torch
+
+    run = torch._VF.gru  # on a GPU autocast casts for cuDNN, as it doesn't for the CPU's loop
+    halves = lambda *given: [result.half() for result in run(*given)]  # noqa: E731
+    monkeypatch.setattr(torch._VF, "gru", halves, raising=False)
+    x, h, parameters = torch.ones(2, 4, 3), torch.ones(1, 2, 3), torch.ones(3 * 3 * 8)
+    results = torch.ops.ostinato.cudnn(x, [h], parameters, 1, 1, 3, 3)
+    assert [result.dtype for result in results] == [torch.float32] * 2
+
+
 @each_class
 def test_masked_inputs_may_be_anything(cls):
     layer = getattr(layers, cls)(4, return_sequences=True, return_state=True, dtype=DTYPE)

@@ -89,7 +89,9 @@ def _run(x: Any, states: Sequence[Any], parameters: Any, spec: CudnnSpec) -> lis
         views = [views[place] for place in (0, 1, 4, 5, 2, 3, 6, 7)]
     initial = tuple(states) if spec.mode == "lstm" else states[0]
     of_one_layer = (1, 0.0, torch.is_grad_enabled(), spec.directions == 2, True)
-    return list(function(x, initial, views, True, *of_one_layer))
+    results = function(x, initial, views, True, *of_one_layer)
+    # Under autocast PyTorch calls cuDNN in half precision.
+    return [result.to(x.dtype) for result in results]
 
 
 # As one operation.
