@@ -6,12 +6,13 @@ import sys
 
 import keras
 import pytest
-from benchmarks.gpu import running, stages
-from benchmarks.gpu.context import Context
 
 if keras.config.backend() != "torch":
     pytest.skip("its stages on JAX take long to compile", allow_module_level=True)
 
+from benchmarks.gpu import __main__ as script
+from benchmarks.gpu import running, stages
+from benchmarks.gpu.context import Context
 
 TORCH = ("machine", "right-torch", "right-grid", "steps-torch", "packed", "options", "own")
 
@@ -28,6 +29,18 @@ def test_a_stage_runs_to_its_end(name, tmp_path, capsys):
     assert {row["stage"] for row in rows} == {name}
     assert not [row for row in rows if "error" in row or "refused" in row or "left_out" in row]
     assert rows[0]["text"] in capsys.readouterr().out
+
+
+def test_the_script_takes_stages_and_the_folder_that_it_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(sys, "argv", ["gpu", "machine", "fit-jax", "--fake"])
+    assert script.main() == 0
+    rows = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert {json.loads(row)["stage"] for row in rows} == {"machine"}  # JAX isn't here
+    monkeypatch.setattr(sys, "argv", ["gpu", "machin"])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "got machin" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_counted(tmp_path, monkeypatch):
