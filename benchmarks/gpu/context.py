@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -65,5 +66,6 @@ class Context:
 def reason(error: BaseException) -> str:
     """An error in one line, without the arguments that Keras adds; of a long one the end."""
     said = str(error).partition("Arguments received by")[0]
-    text = " ".join(f"{type(error).__name__}: {said}".split())
+    plain = re.sub(r"\x1b\[\d*m", "", said)  # Keras prints in bold
+    text = " ".join(f"{type(error).__name__}: {plain}".split())
     return text if len(text) <= 400 else f"{text[:60]} ... {text[-330:]}"

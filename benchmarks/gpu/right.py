@@ -65,7 +65,7 @@ def _of_cudnn(fake: bool) -> Iterator[tuple[str, Case, str]]:
                 "float32",
             )
     precisions = (["tf32", "float16", "bfloat16"] if not fake else []) + ["float64"] * ON_TORCH
-    for kind, activation in kinds:
+    for kind, activation in kinds[:3]:  # relu's bend makes of a rounding error another gradient
         for precision in precisions:
             yield "cudnn", Case(kind, activation, mask="holes", initial_state=True), precision
 
