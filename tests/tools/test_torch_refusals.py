@@ -377,6 +377,8 @@ def test_nor_weights_of_the_module_that_holds_it():
             super().__init__()
             self.rnn = torch.nn.GRU(3, 4)
             self.scale = torch.nn.Parameter(torch.ones(4))
+            self.register_buffer("mean", torch.ones(4))
 
-    with pytest.raises(ValueError, match=r"Scaled has other .*'scale \(a parameter\)'.*'rnn'"):
+    others = r"'scale \(a parameter\)', 'mean \(a buffer\)'"
+    with pytest.raises(ValueError, match=rf"Scaled has other .*{others}.*'rnn'"):
         from_torch(Scaled())

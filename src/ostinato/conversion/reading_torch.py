@@ -138,8 +138,12 @@ def _refuse_others(source: Any, recurrent: str) -> None:
     ]
     layers_of_others = tuple(path.partition(" ")[0] + "." for path in others)
     others += [
-        f"{path} (a parameter)"
-        for path, _ in source.named_parameters()
+        f"{path} (a {what})"
+        for what, tensors in (
+            ("parameter", source.named_parameters()),
+            ("buffer", source.named_buffers()),
+        )
+        for path, _ in tensors
         if not path.startswith((inside, *layers_of_others))
     ]
     if recurrent and others:
