@@ -172,6 +172,16 @@ def test_forced_engines_are_shown():
     assert row.engine == "none"
 
 
+def test_a_built_in_cell_on_the_engine_of_programs_is_refused_in_clear_words():
+    layer = layers.LSTM(3)
+    layer.build((None, None, 3))
+    with ostinato.use_engine("compiled"):
+        (row,) = ostinato.explain(layer)
+        with pytest.raises(ValueError, match="built-in cell are those of the engine 'fused'"):
+            layer(keras.ops.zeros((1, 2, 3)))
+    assert row.why_not_faster.endswith("built-in cell are those of the engine 'fused'")
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(ValueError, match="explain: expected a Keras model or layer, got 3"):
         ostinato.explain(3)

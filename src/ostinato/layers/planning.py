@@ -91,7 +91,12 @@ def question_about(
     own = question.forced == OF_CARDS or any(each.name is None for each in question.activations)
     if call is not None and own and not question.int8:
         return _with_program(question, cell, xs, call)
-    return question
+    weights = "its weights are in int8, and " if question.int8 else ""
+    return question._replace(no_program=f"{weights}{_NO_PROGRAM}")
+
+
+# Of built-in cells; all the same for every question, as text.
+_NO_PROGRAM = "the kernels of a built-in cell are those of the engine 'fused'"
 
 
 def _about_builtin(
