@@ -114,7 +114,7 @@ def loop_flags(loop: Loop) -> tuple[bool, ...]:
 
 
 def _run(task: Task, recipe: Recipe) -> Answer:
-    compiled, traced = recipe.compiled, recipe.compiled.traced
+    compiled = recipe.compiled
     dtype = run_dtype(recipe.dtype)
     xs, states = leaves(task.xs), leaves(task.states)
     batch_size = size_of(xs[0], 0)
@@ -135,15 +135,22 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     spec = _training(recipe.spec) if task.context.training else recipe.spec
     results = list(door.native_run((spec,), tuple(operands), twin))
     count = len(compiled.program.outputs)
+    return answer_of(task, compiled, results[:count], results[count:])
+
+
+def answer_of(
+    task: Task, compiled: Compiled, outputs: Sequence[Tensor], final: Sequence[Tensor]
+) -> Answer:
+    """A task's answer from what its program gave: the dtypes and containers of the cell's own."""
     is_declared = output_sizes(task.cell) is not None  # then the layer makes room, of its dtype
-    outputs = [
-        to_dtype(result, task.context.dtype if is_declared or "float" in own else own)
-        for result, own in zip(results[:count], compiled.output_dtypes, strict=True)
+    made = [
+        to_dtype(output, task.context.dtype if is_declared or "float" in own else own)
+        for output, own in zip(outputs, compiled.output_dtypes, strict=True)
     ]
-    final = zip(results[count:], states, strict=False)
-    new = tuple(to_dtype(result, dtype_name(state.dtype)) for result, state in final)
-    like = traced.outputs_like
-    return outputs[0] if isinstance(like, str) else tree.pack_sequence_as(like, outputs), new
+    pairs = zip(final, leaves(task.states), strict=False)
+    states = tuple(to_dtype(result, dtype_name(state.dtype)) for result, state in pairs)
+    like = compiled.traced.outputs_like
+    return made[0] if isinstance(like, str) else tree.pack_sequence_as(like, made), states
 
 
 def with_masks(task: Task) -> AbstractContextManager[None]:

@@ -7,23 +7,22 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from keras import ops, tree
+from keras import ops
 
-from ostinato.cells.contract import output_sizes
 from ostinato.cuda import driver, nvrtc
 from ostinato.cuda.apart import Apart, apart
 from ostinato.cuda.around import afterwards, beforehand
 from ostinato.cuda.kernels import Addresses, Kernels, Run, card_of
 from ostinato.cuda.passes import Passes
 from ostinato.doors import door, opaque
-from ostinato.engines.compiled import with_masks, with_rows
+from ostinato.engines.compiled import answer_of, with_masks, with_rows
 from ostinato.engines.interface import Answer, Question, Task
 from ostinato.engines.loop import time_major
 from ostinato.engines.obstacles import FLOATS
 from ostinato.programs.compiling import Compiled, named
 from ostinato.programs.node import ProgramError
 from ostinato.structure import leaves
-from ostinato.tensors import Tensor, Tensors, dtype_name, size_of, to_dtype
+from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
 
 NOT_TRIED = (
     "Ostinato's own CUDA kernel (on PyTorch) has to be asked for, as nobody has run it on a GPU yet"
@@ -140,15 +139,7 @@ def _run(task: Task, recipe: Recipe) -> Answer:
         outputs = [ops.swapaxes(each, 0, 1) for each in outputs]
         if task.loop.flip_outputs:
             outputs = [ops.flip(each, axis=1) for each in outputs]
-    is_declared = output_sizes(task.cell) is not None
-    outputs = [
-        to_dtype(each, task.context.dtype if is_declared or "float" in own else own)
-        for each, own in zip(outputs, compiled.output_dtypes, strict=True)
-    ]
-    pairs = zip(final, states, strict=False)
-    new = tuple(to_dtype(each, dtype_name(state.dtype)) for each, state in pairs)
-    like = compiled.traced.outputs_like
-    return outputs[0] if isinstance(like, str) else tree.pack_sequence_as(like, outputs), new
+    return answer_of(task, compiled, outputs, final)
 
 
 def _operands(recipe: Recipe, inputs: Tensors, rest: Tensors) -> Tensors:
