@@ -79,6 +79,31 @@ def test_lowered_for_cuda_it_calls_cudnn_and_elsewhere_it_s_a_scan(with_cuda, wr
     np.testing.assert_allclose(mapped, np.stack(one_by_one), rtol=0, atol=1e-6)
 
 
+def test_forward_mode_and_second_derivatives_are_the_scan_s(with_cuda):
+    layer = layers.LSTM(3, return_sequences=True, return_state=True)
+    layer.build(X.shape)
+    loss, weights = loss_of(layer)
+
+    def derivatives():
+        _, pushed = jax.jvp(lambda x: loss(weights, x), (X,), (np.cos(X),))
+        return pushed, jax.grad(lambda x: (jax.grad(loss, argnums=1)(weights, x) ** 2).sum())(X)
+
+    with ostinato.use_engine("scan"):
+        expected = derivatives()
+    with ostinato.use_engine("cudnn"):
+        got = derivatives()
+        pushing = jax.jit(lambda x, t: jax.jvp(lambda x: loss(weights, x), (x,), (t,)))
+        pushed = pushing.trace(X, X).lower(lowering_platforms=("cuda",)).as_text()
+        many = np.stack([X, 2 * X])
+        mapped = jax.jit(jax.vmap(lambda x: loss(weights, x))).trace(many)
+        mapped = mapped.lower(lowering_platforms=("cuda",)).as_text()
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    assert "while" in pushed  # of the tangents
+    assert mapped.count("custom_call @cudnn_rnn_ffi") == 1  # the mapped axis is in the batch
+    assert "tensor<4x5x" in mapped
+
+
 def test_what_it_refuses(monkeypatch):
     x = jax.numpy.zeros((2, 3, 4))
     assert door.cudnn_why_not(x) is None

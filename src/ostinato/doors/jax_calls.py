@@ -1,13 +1,14 @@
-"""XLA's calls of the native core's two functions, with their shardings.
+"""Calls of kernels with their shardings: the batch stays split over a mesh.
 
-A call is an ffi_call inside custom_partitioning, or a sharded batch would be gathered.
+A call is an ffi_call inside custom_partitioning, or a sharded batch would be gathered. Those of the
+native core's two functions are here.
 """
 
 import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -15,10 +16,31 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ostinato.doors.jax_operation import fold as fold_one
 from ostinato.signatures import Signature, Spec, batch_axis, folds, signature
 
 Tensors = tuple[Any, ...]
+Axes = list[int | None]
 Operation = Callable[..., Tensors]
+
+
+class Call(Protocol):
+    """What can be split among devices; equal where it is, and hashable."""
+
+    @property
+    def operand_axes(self) -> Axes:
+        """Of each operand which axis is the batch; None of what has none."""
+
+    @property
+    def result_axes(self) -> Axes:
+        """Likewise of each result; what has none is summed over the devices."""
+
+    @property
+    def leader(self) -> int:
+        """Which of operands and results is split as all are."""
+
+    def run(self, *operands: Any) -> Tensors:
+        """The results on one device."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,26 @@ class CoreCall:
         return (*runs, ("rows",)) if self.function == "forward" and self.trains else runs
 
     @property
+    def operand_axes(self) -> Axes:
+        """See `Call`."""
+        return _batch_axes(self.operands)
+
+    @property
+    def result_axes(self) -> Axes:
+        """See `Call`."""
+        return _batch_axes(self.results)
+
+    @property
+    def leader(self) -> int:
+        """Forward and backward are split as what one saves for the other; inference, as results."""
+        names = [name for run in (*self.operands, *self.results) for name in run]
+        return names.index("saved") if self.trains else len(self.operand_axes)
+
+    def run(self, *operands: Any) -> Tensors:
+        """See `Call`."""
+        return _ffi_call(self, *operands)
+
+    @property
     def trains(self) -> bool:
         """Whether the call belongs to a step with gradients."""
         return any(spec.training for spec in self.specs)
@@ -72,7 +114,7 @@ class CoreCall:
         return [jax.ShapeDtypeStruct(shape, x.dtype) for x, shapes in pairs for shape in shapes]
 
 
-def _batch_axes(names: tuple[tuple[str, ...], ...]) -> list[int | None]:
+def _batch_axes(names: tuple[tuple[str, ...], ...]) -> Axes:
     return [0 if name == "rows" else batch_axis(name) for run in names for name in run]
 
 
@@ -95,13 +137,10 @@ def _ffi_call(call: CoreCall, *operands: Any) -> Tensors:
 
 
 @functools.cache
-def partitioned(call: CoreCall) -> Operation:
+def partitioned(call: Call) -> Operation:
     """The call as an operation under jit and meshes, without derivatives and vmap."""
-    operand_axes, result_axes = _batch_axes(call.operands), _batch_axes(call.results)
+    operand_axes, result_axes, leader = call.operand_axes, call.result_axes, call.leader
     axes = (*operand_axes, *result_axes)
-    # forward and backward are split as what the one saves for the other; inference, as its results
-    names = [name for run in (*call.operands, *call.results) for name in run]
-    leader = names.index("saved") if call.trains else len(operand_axes)
 
     def rule(mesh: Any, operands: Sequence[Any], results: Sequence[Any]) -> tuple[str, Any]:
         whole: list[str] = []
@@ -109,13 +148,15 @@ def partitioned(call: CoreCall) -> Operation:
         return " -> ".join(sides), {"need_replication_factors": tuple(whole)}
 
     def infer(mesh: Any, operands: Sequence[Any], results: Sequence[Any]) -> Tensors:
-        return _shardings(mesh, _mesh_axes(operands[0], operand_axes[0]), result_axes, results)
+        first = next(i for i, axis in enumerate(operand_axes) if axis is not None)
+        split = _mesh_axes(operands[first], operand_axes[first])
+        return _shardings(mesh, split, result_axes, results)
 
     def partition(mesh: Any, operands: Sequence[Any], results: Sequence[Any]) -> tuple[Any, ...]:
         split = _mesh_axes((*operands, *results)[leader], axes[leader])
 
         def shard(*local: Any) -> Tensors:
-            values = zip(_ffi_call(call, *local), result_axes, strict=True)
+            values = zip(call.run(*local), result_axes, strict=True)
             if split is None:
                 return tuple(value for value, _ in values)
             return tuple(lax.psum(v, split) if batch is None else v for v, batch in values)
@@ -123,7 +164,7 @@ def partitioned(call: CoreCall) -> Operation:
         wanted = _shardings(mesh, split, operand_axes, operands)
         return mesh, shard, _shardings(mesh, split, result_axes, results), wanted
 
-    run: Any = custom_partitioning(functools.partial(_ffi_call, call))
+    run: Any = custom_partitioning(call.run)
     run.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=rule)
     operation: Operation = run
     return operation
@@ -180,13 +221,5 @@ def fold(call: CoreCall, size: int, is_mapped: Sequence[bool], operands: Tensors
     """
     if not folds(call.specs, call.operands, is_mapped):
         return None
-    triples = zip(operands, is_mapped, _batch_axes(call.operands), strict=True)
-    return tuple(_fold(size, *triple) for triple in triples)
-
-
-def _fold(size: int, array: Any, is_mapped: bool, batch: int | None) -> Any:
-    """(N, ..., B, ...) as (..., N*B, ...)."""
-    if batch is None:
-        return array
-    spread = array if is_mapped else jax.numpy.broadcast_to(array, (size, *array.shape))
-    return lax.collapse(jax.numpy.moveaxis(spread, 0, batch), batch, batch + 2)
+    triples = zip(operands, is_mapped, call.operand_axes, strict=True)
+    return tuple(fold_one(size, *triple) for triple in triples)

@@ -1,18 +1,21 @@
 """cuDNN's LSTM by JAX: what `jax.experimental.rnn` calls, for programs that are lowered for CUDA.
 
-For another platform, and where JAX has no CUDA, it's that module's own reference, a scan.
+For another platform, and where JAX has no CUDA, it's that module's own reference, a scan; so are
+derivatives in forward mode, and of derivatives.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import lax
 from jax import numpy as jnp
-from jax.custom_batching import sequential_vmap
 
 from ostinato.cudnn import CudnnSpec
 from ostinato.doors.jax_native import platform_of
+from ostinato.doors.jax_operation import call, fold
 from ostinato.doors.tracing import EXPORTING, is_exporting
 
 __all__ = ["CUDNN_DTYPES", "CUDNN_MODES", "cudnn", "cudnn_precision", "cudnn_why_not", "device_of"]
@@ -63,97 +66,88 @@ def _has_cuda() -> bool:
 def cudnn(spec: CudnnSpec, x: Any, states: Tensors, parameters: Any) -> Tensors:
     """Runs one call; see `ostinato.doors`."""
     given = [tensor.astype(jnp.float32) for tensor in (x, *states, parameters)]
-    run = _compiled if _has_cuda() else _reference
-    results = run(_Call(spec, cudnn_precision("float32")), *given)
+    lstm = _Lstm(spec, cudnn_precision("float32"))
+    results = _compiled(lstm, *given) if _has_cuda() else lstm.plain(tuple(given))
     return tuple(result.astype(x.dtype) for result in results)
 
 
-class _Call(NamedTuple):
-    """What is known of a call while it's traced: sizes, and what products are computed from."""
+@partial(jax.jit, static_argnums=0)
+def _compiled(lstm: "_Lstm", *operands: Any) -> Tensors:
+    return call(lstm, operands)
+
+
+@dataclass(frozen=True)
+class _Lstm:
+    """A call of x, h, c and parameters, as an `Operation`.
+
+    `jax.experimental.rnn.lstm` can't be mapped over (vmap), differentiated twice or forwards, nor
+    run elsewhere: so its two halves are what the kernels are here.
+
+    Attributes:
+        spec: The call.
+        precision: What products are computed from.
+    """
 
     spec: CudnnSpec
     precision: str
 
-    def sizes(self) -> tuple[Any, ...]:
+    platform = "cuda"
+    differentiable = (True,) * 4
+    operand_axes = (0, 1, 1, None)
+    result_axes = (0, 1, 1)
+
+    @property
+    def _sizes(self) -> tuple[Any, ...]:
         """Features, units, layers, dropout between them, and whether there are two directions."""
         return self.spec.features, self.spec.units, 1, 0.0, self.spec.directions == 2
 
+    def _forward(self, *operands: Any) -> Tensors:
+        lengths, precision = _lengths(operands[0]), _PRECISIONS[self.precision]
+        results, saved = rnn.lstm_fwd(*operands, lengths, *self._sizes, precision)
+        return *results, saved[-1]
 
-def _reference(call: _Call, x: Any, h: Any, c: Any, parameters: Any) -> Tensors:
-    features, units, layers, dropout, both = call.sizes()
-    weights = rnn.unpack_lstm_weights(parameters, features, units, layers, both)
-    lengths = _lengths(x)
-    results: Tensors = rnn.lstm_ref(
-        x, h, c, *weights, lengths, features, units, layers, dropout, both
-    )
-    return results
+    def result_types(self, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
+        x, h, c, _ = operands
+        shape = (*x.shape[:2], self.spec.directions * self.spec.units)
+        return [jax.ShapeDtypeStruct(each, x.dtype) for each in (shape, h.shape, c.shape)]
+
+    def kept_types(self, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
+        """Outputs, and what cuDNN keeps for its way back."""
+        types = [jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands]
+        ys, _, _, reserve = jax.eval_shape(self._forward, *types)
+        return [ys, reserve]
+
+    def infer(self, operands: Tensors) -> Tensors:
+        return self._forward(*operands)[:3]
+
+    def forward(self, operands: Tensors) -> tuple[Tensors, Tensors]:
+        *results, reserve = self._forward(*operands)
+        return tuple(results), (results[0], reserve)
+
+    def backward(
+        self, operands: Tensors, kept: Tensors, gradients: Tensors, wanted: tuple[int, ...]
+    ) -> Tensors:
+        saved = (*operands, _lengths(operands[0]), *kept)
+        found = rnn.lstm_bwd(*self._sizes, _PRECISIONS[self.precision], saved, tuple(gradients))
+        return tuple(found[place] for place in wanted)
+
+    def plain(self, operands: Tensors) -> Tensors:
+        """That module's own reference, a scan."""
+        x, h, c, parameters = operands
+        features, units, layers, dropout, both = self._sizes
+        weights = rnn.unpack_lstm_weights(parameters, features, units, layers, both)
+        results: Tensors = rnn.lstm_ref(
+            x, h, c, *weights, _lengths(x), features, units, layers, dropout, both
+        )
+        return results
+
+    def folded(self, size: int, mapped: Sequence[bool], operands: Tensors) -> Tensors | None:
+        """Where one call can't be for all, it's one for each: parameters differ."""
+        if mapped[-1]:
+            return None
+        return tuple(map(partial(fold, size), operands, mapped, self.operand_axes))
 
 
 def _lengths(x: Any) -> Any:
     """All rows have all timesteps: what is masked has been moved, not cut off."""
     return jnp.full((x.shape[0],), x.shape[1], jnp.int32)
-
-
-# For CUDA. `jax.experimental.rnn.lstm` can't be mapped over (vmap), nor run elsewhere: so it's put
-# together again from its two halves, each mapped over one by one.
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _differentiable(call: _Call, *operands: Any) -> Tensors:
-    return _forward(call, *operands)[:3]
-
-
-def _save(call: _Call, *operands: Any) -> tuple[Tensors, Tensors]:
-    *results, reserve = _forward(call, *operands)
-    return tuple(results), (*operands, results[0], reserve)
-
-
-def _pulled(call: _Call, saved: Tensors, upstream: Tensors) -> Tensors:
-    gradients: Tensors = sequential_vmap(partial(_backward_here, call))(*saved, *upstream)
-    return gradients
-
-
-_differentiable.defvjp(_save, _pulled)
-_compiled = jax.jit(_differentiable, static_argnums=0)
-
-
-def _forward(call: _Call, *operands: Any) -> Tensors:
-    """Outputs, final states, and what cuDNN keeps for its backward pass."""
-    results: Tensors = sequential_vmap(partial(_forward_here, call))(*operands)
-    return results
-
-
-def _forward_here(call: _Call, *operands: Any) -> Tensors:
-    on_cuda = partial(_cudnn_forward, call)
-    *_, reserve = jax.eval_shape(on_cuda, *operands)
-
-    def elsewhere(*operands: Any) -> Tensors:
-        return *_reference(call, *operands), jnp.zeros(reserve.shape, reserve.dtype)
-
-    results: Tensors = lax.platform_dependent(*operands, cuda=on_cuda, default=elsewhere)
-    return results
-
-
-def _backward_here(call: _Call, *given: Any) -> Tensors:
-    def elsewhere(*given: Any) -> Tensors:
-        operands, upstream = given[:4], given[6:]
-        gradients: Tensors = jax.vjp(partial(_reference, call), *operands)[1](tuple(upstream))
-        return gradients
-
-    on_cuda = partial(_cudnn_backward, call)
-    results: Tensors = lax.platform_dependent(*given, cuda=on_cuda, default=elsewhere)
-    return results
-
-
-def _cudnn_forward(call: _Call, *operands: Any) -> Tensors:
-    x, h, c, parameters = operands
-    lengths, precision = _lengths(x), _PRECISIONS[call.precision]
-    results, saved = rnn.lstm_fwd(x, h, c, parameters, lengths, *call.sizes(), precision)
-    return *results, saved[-1]
-
-
-def _cudnn_backward(call: _Call, *given: Any) -> Tensors:
-    x, h, c, parameters, ys, reserve, *upstream = given
-    saved = (x, h, c, parameters, _lengths(x), ys, reserve)
-    *gradients, _ = rnn.lstm_bwd(*call.sizes(), _PRECISIONS[call.precision], saved, tuple(upstream))
-    return tuple(gradients)

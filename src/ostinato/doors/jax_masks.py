@@ -56,7 +56,9 @@ class _Masks:
     rate: float
     dtype: str
 
+    platform = "cpu"
     differentiable = (False,)
+    result_axes = (0,)
 
     def result_types(self, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
         return [jax.ShapeDtypeStruct((self.count, *self.shape), self.dtype)]

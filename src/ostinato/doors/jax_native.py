@@ -98,6 +98,12 @@ class _Layers:
     specs: tuple[Spec, ...]
     twin: Twin | None
 
+    platform = "cpu"
+
+    @property
+    def result_axes(self) -> tuple[int, ...]:
+        return (0,) * len(self._inference.result_axes)
+
     @property
     def _inference(self) -> CoreCall:
         return CoreCall("forward", self.specs)

@@ -2,8 +2,9 @@
 
 Values and gradients are the kernels'. The plain form is what forward mode and second derivatives
 are taken of, and what is written where a kernel of this process would be of no use: into an
-exported program, and for any other platform than the CPU. Which one it is, JAX tells when it lowers
-a program, and nowhere before that. A custom_vjp sees neither that nor a tangent, hence primitives:
+exported program, and for any other platform than the kernels'. Which one it is, JAX tells when it
+lowers a program, and nowhere before that. A custom_vjp sees neither that nor a tangent, hence
+primitives:
 
     infer    operands -> results
     forward  operands -> results, kept: what `backward` needs besides
@@ -34,6 +35,14 @@ HINT = '(plain JAX in `with ostinato.use_engine("scan")`)'
 
 class Operation(Protocol):
     """Both forms; equal where they are, and hashable: JAX keeps what it has compiled for each."""
+
+    @property
+    def platform(self) -> str:
+        """JAX's name of the platform that the kernels are for: "cpu" or "cuda"."""
+
+    @property
+    def result_axes(self) -> tuple[int, ...]:
+        """Which axis of each result is the batch."""
 
     @property
     def differentiable(self) -> tuple[bool, ...]:
@@ -312,8 +321,22 @@ def _infer_batched(args: Any, dims: Any, *, kernels: Any, operation: Operation) 
         looped: tuple[Any, Any] = _looped(_infer)(args, dims, kernels=None, operation=operation)
         return looped
     outputs = _bind(_infer, *folded, operation=operation)
-    split = [y.reshape(size, y.shape[0] // size, *y.shape[1:]) for y in outputs]
+    split = [unfold(size, *pair) for pair in zip(outputs, operation.result_axes, strict=True)]
     return split, [0] * len(split)
+
+
+def fold(size: int, array: Tensor, is_mapped: bool, batch: int | None) -> Tensor:
+    """(N, ..., B, ...) as (..., N B, ...), of an array whose axis `batch` is the batch, if any."""
+    if batch is None:
+        return array
+    spread = array if is_mapped else jax.numpy.broadcast_to(array, (size, *array.shape))
+    return lax.collapse(jax.numpy.moveaxis(spread, 0, batch), batch, batch + 2)
+
+
+def unfold(size: int, array: Tensor, batch: int) -> Tensor:
+    """(..., N B, ...) as (N, ..., B, ...)."""
+    sizes = array.shape[:batch], array.shape[batch] // size, array.shape[batch + 1 :]
+    return jax.numpy.moveaxis(array.reshape(*sizes[0], size, sizes[1], *sizes[2]), batch, 0)
 
 
 def _looped(primitive: Primitive) -> Callable[..., Any]:
@@ -362,13 +385,16 @@ def _primitive(
     )
     in_kernels = mlir.lower_fun(run, multiple_results=True)
 
-    def on_cpu(ctx: Any, *args: Any, **parameters: Any) -> Any:
+    def lowered_for(platform: str, ctx: Any, *args: Any, **parameters: Any) -> Any:
         exporting = ctx.module_context.lowering_parameters.for_export
-        return (in_plain if exporting else in_kernels)(ctx, *args, **parameters)
+        is_plain = exporting or parameters["operation"].platform != platform
+        return (in_plain if is_plain else in_kernels)(ctx, *args, **parameters)
 
     primitive.def_impl(run)
     mlir.register_lowering(primitive, in_plain)
-    mlir.register_lowering(primitive, on_cpu, platform="cpu")
+    for platform in ("cpu", "cuda"):
+        rule = functools.partial(lowered_for, platform)
+        mlir.register_lowering(primitive, rule, platform=platform)
     return primitive
 
 
