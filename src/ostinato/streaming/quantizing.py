@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 from ostinato.int8 import rounded
-from ostinato.routines import Routine
 from ostinato.streaming import program as p
 from ostinato.streaming.program import Operation, Program
+from ostinato.streaming.weights import weights_by_operation
 
 _IN_INT8 = {p.CELL: p.INT8_CELL, p.DENSE: p.INT8_DENSE}
-_WEIGHTS = {p.EMBED: 1, p.MASK: 1, p.SCALE: 2, p.NORMALIZE: 3}  # of others none, or see below
 _MOST_DEPTH = 1 << 17  # what the core's sums of 32 bits hold: native/core/int8.h
 
 
@@ -22,11 +21,9 @@ def quantized(program: Program) -> Program:
     """
     if program.dtype != "float32":
         raise ValueError(f"expected a model that computes in float32, got {program.dtype}.")
-    operations, weights, remaining = [], [], list(program.weights)
-    for operation in program.operations:
+    operations, weights = [], []
+    for operation, own in weights_by_operation(program):
         kernels = _kernels_of(operation)
-        count = kernels + operation.has_bias if kernels else _other_weights(operation, program)
-        own, remaining = remaining[:count], remaining[count:]
         if kernels and all(kernel.shape[0] <= _MOST_DEPTH for kernel in own[:kernels]):
             operation = replace(operation, code=_IN_INT8[operation.code])
             own = [part for kernel in own[:kernels] for part in rounded(kernel)] + own[kernels:]
@@ -46,22 +43,3 @@ def quantized(program: Program) -> Program:
 def _kernels_of(operation: Operation) -> int:
     """How many kernels in float32 it has, if any that could be in int8."""
     return {p.CELL: 2, p.DENSE: 1}.get(operation.code, 0)
-
-
-def _other_weights(operation: Operation, program: Program) -> int:
-    if operation.code == p.ROUTINE:
-        return _weights_of(program.routines[operation.kind])
-    if operation.code in (p.INT8_CELL, p.INT8_DENSE):
-        return (4 if operation.code == p.INT8_CELL else 2) + operation.has_bias
-    return _WEIGHTS.get(operation.code, 0)
-
-
-def _weights_of(routine: Routine) -> int:
-    """How many of a routine's operands are weights (native/core/routine/routine.h)."""
-    count, place = routine.ints[2], 3
-    found = 0
-    for _ in range(count):
-        kind, _, rank = routine.ints[place : place + 3]
-        found += kind == 2
-        place += 3 + rank
-    return found
