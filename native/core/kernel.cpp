@@ -27,6 +27,7 @@ namespace {
 #include "gemm.inl"
 #include "pair.inl"
 #include "packing.inl"
+#include "long_sums.inl"
 #include "int8.inl"
 #include "int8_packing.inl"
 #include "kinds/cell.inl"

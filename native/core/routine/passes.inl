@@ -91,6 +91,7 @@ struct RoutinePass {
     m.mask = arena.take<S>(capacity);
     m.carries = arena.take<S*>(2 * plan.n_carries);
     m.weights = arena.take<S*>(plan.n_results);
+    m.sums = arena.take<LongSums<R>>(plan.n_results);
     const I fewer = plan.most_places < capacity ? plan.most_places : capacity;
     m.pairs_each = kRing * (fewer > 1 ? fewer : 1);
     m.pairs = arena.take<RowPair<R>>(plan.n_outers * m.pairs_each);
@@ -101,6 +102,7 @@ struct RoutinePass {
     m.registers = arena.take<Values<typename R::Real>>(plan.most_references);
     m.at = arena.take<S*>(plan.most_references);
     m.strides = arena.take<I>(2 * plan.most_references);
+    m.has_pieces = call.T > kRing * kPieceSums;
     if (arena.failed) return false;
     for (I k = 0; k < 2 * plan.n_carries; ++k) {
       const CarryValue& carry = plan.carries[k / 2];
@@ -108,9 +110,12 @@ struct RoutinePass {
     }
     for (I i = 0; i < plan.n_results; ++i) {
       m.weights[i] = nullptr;
+      m.sums[i] = {};
       if (plan.results[i].kind != ResultKind::weight) continue;
-      m.weights[i] = task == 0 ? static_cast<S*>(call.outputs[i])
-                               : arena.take<S>(plan.results[i].size);
+      const I size = plan.results[i].size;
+      m.weights[i] = task == 0 ? static_cast<S*>(call.outputs[i]) : arena.take<S>(size);
+      m.sums[i] = {m.weights[i], nullptr, nullptr};
+      if (m.has_pieces) m.sums[i].total = arena.take<S>(size), m.sums[i].lost = arena.take<S>(size);
     }
     fill_zero(m.pending, plan.n_outers);
     return !arena.failed;
@@ -163,6 +168,7 @@ struct RoutinePass {
       const Span rows = share(all.call.B, t, all.tiles);
       Timesteps<R>{all.tile(all.memory[task], rows)}.run();
     }
+    all.finish_weights(all.memory[task]);
   }
 
   static void run_together(void* context, int member, int members, Barrier* barrier) {
@@ -171,6 +177,7 @@ struct RoutinePass {
     if (member == 0) all.clear_weights(all.memory[0]);
     if (barrier != nullptr) barrier->wait();
     Timesteps<R>{all.tile(all.memory[0], {0, all.call.B}), member, members, barrier}.run();
+    if (member == 0) all.finish_weights(all.memory[0]);
   }
 
   RoutineTile<R> tile(TileMemory<R>& of, Span rows) const {
@@ -179,7 +186,12 @@ struct RoutinePass {
 
   void clear_weights(TileMemory<R>& of) const {
     for (I i = 0; i < plan.n_results; ++i)
-      if (of.weights[i] != nullptr) fill_zero(of.weights[i], plan.results[i].size);
+      if (of.weights[i] != nullptr) of.sums[i].clear(0, plan.results[i].size);
+  }
+
+  void finish_weights(TileMemory<R>& of) const {
+    for (I i = 0; i < plan.n_results; ++i)
+      if (of.sums[i].has_pieces()) of.sums[i].finish(0, plan.results[i].size);
   }
 };
 

@@ -20,6 +20,8 @@ struct TileMemory {
   S* mask;       // (capacity,) this step's, as 0 and 1
   S** carries;   // (carries, 2): before and after, by turns; null where kept
   S** weights;   // (results,): what WEIGHT results are summed in; null of others
+  LongSums<R>* sums;  // (results,): of those
+  bool has_pieces;    // whether these are summed in pieces
   RowPair<R>* pairs;  // (outers, pairs_each): what OUTERs have put off
   I* pending;         // (outers,) how many
   I pairs_each;
@@ -71,6 +73,18 @@ struct RoutineTile {
     return (in_output_order ? call.flip_outputs : call.go_backwards) ? call.T - 1 - step : step;
   }
 
+  // Whether of `count` steps, counted from the sequence's beginning, this is the last that's run. (Not of
+  // those that have been run: what is summed together then doesn't depend on where the sequence ends.)
+  bool ends(I count) const {
+    return number + 1 == call.T || step % count == (plan.reverse ? 0 : count - 1);
+  }
+  // Of the values computed ahead, and how many steps there are from this one on.
+  I place_ahead() const { return plan.reverse ? kAhead - 1 - step % kAhead : step % kAhead; }
+  I steps_ahead() const {
+    const I left = call.T - number, most = kAhead - place_ahead();
+    return left < most ? left : most;
+  }
+
   // Of (B, T, size) at this step, or of (B, size).
   Address<R> in_sequence(S* data, bool in_output_order, I size) const {
     return {data + (first * call.T + time_of(in_output_order)) * size, call.T * size};
@@ -120,7 +134,7 @@ struct RoutineTile {
   Address<R> scratch(I index) const {
     const ScratchValue& value = plan.scratch[index];
     if (value.ahead >= 0 && memory.ahead != nullptr)
-      return {memory.ahead + number % kAhead * memory.ahead_stride + value.ahead * memory.capacity,
+      return {memory.ahead + place_ahead() * memory.ahead_stride + value.ahead * memory.capacity,
               value.size};
     S* memory_of = value.ring ? memory.ring + number % kRing * memory.ring_stride : memory.arena;
     return {memory_of + value.offset * memory.capacity, value.size};

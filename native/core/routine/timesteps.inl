@@ -17,11 +17,11 @@ struct Timesteps {
     first_did = true;
     for (; tile.number < tile.call.T; ++tile.number) {
       tile.step = plan.reverse ? tile.call.T - 1 - tile.number : tile.number;
-      if (tile.memory.ahead != nullptr && tile.number % kAhead == 0) go_ahead();
+      if (tile.memory.ahead != nullptr && (tile.number == 0 || tile.place_ahead() == 0)) go_ahead();
       const bool is_idle = read_mask(tile, is_first()) && plan.idle.count > 0;
       run_steps(is_idle ? plan.idle : plan.body);
-      const bool is_last = tile.number + 1 == tile.call.T;
-      if (plan.n_outers > 0 && (is_last || tile.number % kRing == kRing - 1)) catch_up();
+      if (plan.n_outers > 0 && tile.ends(kRing)) catch_up();
+      if (tile.memory.has_pieces && tile.ends(kRing * kPieceSums)) end_pieces();
     }
     if (all_did) wait();
     if (is_first()) end();
@@ -86,7 +86,7 @@ struct Timesteps {
   // The products of inputs alone, of the next timesteps at once.
   void go_ahead() {
     wait();
-    const I left = tile.call.T - tile.number, steps = left < kAhead ? left : kAhead;
+    const I steps = tile.steps_ahead();
     const StepList& list = tile.plan.body;
     for (I i = 0; i < list.count; ++i) {
       const ProductStep& p = list.steps[i].product_step;
@@ -103,6 +103,17 @@ struct Timesteps {
     tile.catch_up(tile.plan.idle, member, members);
     if (members > 1) wait();
     if (is_first()) fill_zero(tile.memory.pending, tile.plan.n_outers);
+    first_did = true;
+  }
+
+  void end_pieces() {
+    if (members > 1) wait();
+    for (I i = 0; i < tile.plan.n_results; ++i) {
+      const LongSums<R>& sums = tile.memory.sums[i];
+      const Span own = share(tile.plan.results[i].size, member, members);
+      if (sums.has_pieces()) sums.end_piece(own.first, own.size());
+    }
+    if (members > 1) wait();
     first_did = true;
   }
 

@@ -393,8 +393,11 @@ struct BackwardMember : BackwardPlaces<R> {
         leave(earlier, running);
         running = earlier;
       }
-      if (++slot == memory.ring || t == 0) {
+      ++slot;
+      // At multiples of the ring, so that the sums don't depend on where the sequence ends.
+      if (t % memory.ring == 0) {
         weights.accumulate(t, slot);
+        weights.end_piece(t);
         slot = 0;
         wait();
       }

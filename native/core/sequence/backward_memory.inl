@@ -1,5 +1,12 @@
 // Memory for the backward pass, and weights packed for it and unpacked after it.
 
+// Timesteps of a ring that holds `depth` rows, or the nearest that it can.
+I ring_of(I depth, I rows) {
+  I ring = 2;
+  while (ring < kMostRing && 2 * ring * rows <= depth) ring *= 2;
+  return ring;
+}
+
 template <class R>
 bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
   typedef typename R::S S;
@@ -18,15 +25,19 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
   // Gradients of all groups side by side, so that unpacking adds them up by a stride.
   const I sizes[4] = {l.panels * l.D * c.x_cols * L, l.panels * l.U * c.h_cols * L,
                       l.panels * c.cols * L, c.has_late() ? l.panels * l.U * L : 0};
-  S* gradients[4];
-  for (int i = 0; i < 4; ++i) gradients[i] = arena.take<S>(sizes[i] * l.schedule.group_count);
+  S *gradients[4], *totals[4], *lost[4];
+  const auto take = [&](I size) { return arena.take<S>(size * l.schedule.group_count); };
+  for (int i = 0; i < 4; ++i) gradients[i] = take(sizes[i]), totals[i] = lost[i] = nullptr;
+  if (l.T > ring_of(depth, l.B) * kPieceSums) {
+    for (int i = 0; i < 4; ++i) totals[i] = take(sizes[i]), lost[i] = take(sizes[i]);
+  }
   if (arena.failed) return false;
   for (I g = 0; g < l.schedule.group_count; ++g) {
     BackMemory<R>& m = l.back[g];
     const I count = l.schedule.groups[g].count, rows = words_of<R>(count);
     const I all = l.panels * rows * L;
-    const I wanted = depth / (count > 0 ? count : 1);
-    m.ring = wanted < 2 ? 2 : wanted > kMostRing ? kMostRing : wanted;
+    m.ring = ring_of(depth, count);
+    m.piece = m.ring * kPieceSums;
     m.d_z = arena.take<S>(m.ring * all * c.cols);
     m.d_z_units = R::kPairs ? arena.take<S>(2 * l.panels * count * c.cols * R::kWords) : nullptr;
     m.x = arena.take<S>(m.ring * copies * l.d_blocks * rows * L);
@@ -34,10 +45,14 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
     m.h = operands ? arena.take<S>(m.ring * operands * all) : nullptr;
     m.late = c.has_late() ? arena.take<S>(m.ring * all) : nullptr;
     for (I s = 0; s < c.states; ++s) m.d_state[s] = arena.take<S>(l.panels * count * L);
-    m.d_kernel = gradients[0] + g * sizes[0];
-    m.d_recurrent = gradients[1] + g * sizes[1];
-    m.d_bias = gradients[2] + g * sizes[2];
-    m.d_late = c.has_late() ? gradients[3] + g * sizes[3] : nullptr;
+    for (int i = 0; i < 4; ++i) {
+      const bool has_pieces = l.T > m.piece;
+      const auto part = [&](S* all, bool is_there) { return is_there ? all + g * sizes[i] : nullptr; };
+      m.d_weights[i] = {part(gradients[i], sizes[i] > 0), part(totals[i], has_pieces),
+                        part(lost[i], has_pieces)};
+    }
+    m.d_kernel = m.d_weights[0].piece, m.d_recurrent = m.d_weights[1].piece;
+    m.d_bias = m.d_weights[2].piece, m.d_late = m.d_weights[3].piece;
     m.private_size = BackwardMember<R>::private_size(count);
     m.private_ = arena.take<S>(l.members * m.private_size);
   }

@@ -5,7 +5,8 @@ constexpr I kMostRing = 32;
 template <class R>
 struct BackMemory {
   typedef typename R::S S;
-  I ring;      // timesteps
+  I ring;      // timesteps, a power of two
+  I piece;     // timesteps of a piece of the weights' gradients, a multiple of that
   // For products that sum over rows; of pairs a row here is two.
   S* d_z;      // [ring][panel][row][cols L]
   S* x;        // [ring][mask][block of D][row][L]
@@ -15,7 +16,8 @@ struct BackMemory {
   // [row][cols kWords].
   S* d_z_units;
   S* d_state[2];  // [panel][row][L]
-  S *d_kernel, *d_recurrent, *d_late, *d_bias;  // packed as the weights are
+  S *d_kernel, *d_recurrent, *d_late, *d_bias;  // packed as the weights are; null where there are none
+  LongSums<R> d_weights[4];                     // those four
   S* private_;
   I private_size;
 };

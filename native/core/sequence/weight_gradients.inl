@@ -11,13 +11,28 @@ struct WeightGradients : BackwardPlaces<R> {
   using Places::old_state, Places::own, Places::own_kernel, Places::row_count, Places::rows;
   using Places::spec, Places::x;
 
-  // Each member's own part of the accumulators.
-  void clear() const {
+  // Each member's own part of the accumulators: f(sums, first, n).
+  template <class F>
+  void for_own(F f) const {
     const I p = own.first, n = own.size() * L, panel = l.D * c.x_cols * L;
-    fill_zero(memory.d_kernel + own_kernel.first * panel, own_kernel.size() * panel);
-    fill_zero(memory.d_recurrent + p * l.U * c.h_cols * L, n * l.U * c.h_cols);
-    fill_zero(memory.d_bias + p * c.cols * L, n * c.cols);
-    if (memory.d_late != nullptr) fill_zero(memory.d_late + p * l.U * L, n * l.U);
+    f(memory.d_weights[0], own_kernel.first * panel, own_kernel.size() * panel);
+    f(memory.d_weights[1], p * l.U * c.h_cols * L, n * l.U * c.h_cols);
+    f(memory.d_weights[2], p * c.cols * L, n * c.cols);
+    if (memory.d_late != nullptr) f(memory.d_weights[3], p * l.U * L, n * l.U);
+  }
+
+  void clear() const {
+    for_own([](const LongSums<R>& sums, I first, I n) { sums.clear(first, n); });
+  }
+
+  // After timestep t has been taken in, the earliest so far.
+  void end_piece(I t) const {
+    if (t % memory.piece != 0) return;
+    for_own([&](const LongSums<R>& sums, I first, I n) {
+      if (!sums.has_pieces()) return;
+      sums.end_piece(first, n);
+      if (t == 0) sums.finish(first, n);
+    });
   }
 
   // Takes in the timesteps t, t + 1 ... of the ring's slots [0, count), the last first.
