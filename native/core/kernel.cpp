@@ -53,6 +53,7 @@ namespace {
 #include "routine/stepping.inl"
 #include "step/int8.inl"
 #include "step/cells.inl"
+#include "step/windows.inl"
 #include "step/steps.inl"
 #include "sequence/int8.inl"
 #if !defined(__AVX512BF16__)

@@ -12,6 +12,8 @@ from ostinato.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN, Simple
 from support import CellOfUnits, DictCell, NestedCell
 from tools.streamed import VOCABULARY, N, floats
 
+JAX = keras.config.backend() == "jax"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -154,6 +156,31 @@ def shared():
     """One recurrent layer called twice: two states."""
     rnn, a, b = lstm(4), keras.Input((None, 3)), keras.Input((None, 3))
     return give_weights(keras.Model([a, b], layers.Subtract()([rnn(a), rnn(b)])))
+
+
+def voice_detector():
+    """Convolutions, recurrent layers, and pools of all so far beside the last."""
+    x = keras.Input((None, 3))
+    y = layers.Conv1D(17, 3, padding="causal", activation="relu")(x)
+    y = layers.Conv1D(6, 4, padding="causal", dilation_rate=3, groups=2 if JAX else 1)(
+        layers.Dense(6)(y)
+    )
+    y = lstm(4)(y)
+    pools = [layers.GlobalAveragePooling1D()(y), layers.GlobalMaxPooling1D()(y)]
+    return give_weights(keras.Model(x, [layers.Dense(2)(y), layers.Concatenate()(pools)]))
+
+
+def windows():
+    """Windows of valid padding behind zeros, each kind of them."""
+    x = keras.Input((None, 3))
+    y = layers.Conv1D(5, 3, activation="softmax")(layers.ZeroPadding1D((2, 0))(x))
+    y = layers.MaxPooling1D(3, strides=1)(layers.ZeroPadding1D((2, 0))(y))
+    y = layers.AveragePooling1D(2, strides=1)(layers.ZeroPadding1D((1, 0))(y))
+    y = layers.DepthwiseConv1D(4, activation="tanh")(layers.ZeroPadding1D((3, 0))(y))
+    y = layers.DepthwiseConv1D(2, depth_multiplier=2)(layers.ZeroPadding1D((1, 0))(y))
+    y = layers.SeparableConv1D(17, 3)(layers.ZeroPadding1D((2, 0))(y))
+    y = layers.SeparableConv1D(4, 3, depth_multiplier=2)(layers.ZeroPadding1D((2, 0))(y))
+    return give_weights(keras.Model(x, layers.Conv1D(3, 1)(y)))
 
 
 def several():
@@ -348,6 +375,15 @@ ZOO = {
     "models in models": Case(nested, tolerance=4e-6),  # four layer norms, one after another
     "a shared layer": Case(shared),
     "dicts": Case(several),
+    "a voice detector": Case(voice_detector),
+    "windows behind zeros": Case(windows),
+    "a mean under a mask": Case(
+        lambda: stack(layers.Masking(), lstm(4), layers.GlobalAveragePooling1D()), 0.0
+    ),
+    "windows in float64": Case(
+        lambda: stack(layers.Conv1D(5, 3, padding="causal", dtype="float64"), dtype="float64"),
+        tolerance=1e-12,
+    ),
     "return_state": Case(returning_state),
     "stateful": Case(stateful),
     # Keras computes other layers partly in float32; see test_other_layers_in_float64.
@@ -406,6 +442,14 @@ ZOO = {
     "EinsumDense": Case(
         lambda: stack(layers.EinsumDense("btd,de->bte", (None, 4), bias_axes="e"), lstm(3)),
         why_not_native="EinsumDense",
+    ),
+    "windows in Keras": Case(
+        lambda: stack(
+            *(layers.Conv1D(4, 3, padding="causal"), layers.UnitNormalization()),
+            *(layers.ZeroPadding1D((2, 0)), layers.MaxPooling1D(3, strides=1)),
+            layers.GlobalAveragePooling1D(),
+        ),
+        why_not_native="UnitNormalization",
     ),
     "images": Case(
         stack_of_images,

@@ -104,13 +104,37 @@ REFUSED = {
         lambda: graph(layers.Lambda(lambda x: x + 1, name="adds")),
         "Lambda layer 'adds' isn't known to act on each timestep by itself",
     ),
+    "pooling of all": (
+        lambda: stack(layers.GlobalMaxPooling1D(keepdims=True, name="most")),
+        "GlobalMaxPooling1D layer 'most' has keepdims=True",
+    ),
     "pooling": (
-        lambda: stack(layers.GlobalAveragePooling1D(name="mean")),
-        "'mean' isn't known to act on each timestep",
+        lambda: stack(layers.MaxPooling1D(2, name="most")),
+        "MaxPooling1D layer 'most' gives one timestep for every 2",
     ),
     "convolution": (
         lambda: stack(layers.Conv1D(3, 2, name="conv")),
-        "Conv1D layer 'conv' isn't known to act on each timestep",
+        r"Conv1D layer 'conv' gives 1 timesteps less than it reads.*ZeroPadding1D\(\(1, 0\)\)",
+    ),
+    "a convolution that looks ahead": (
+        lambda: stack(layers.Conv1D(3, 2, padding="same", name="conv")),
+        "Conv1D layer 'conv' looks ahead",
+    ),
+    "zeros for another window": (
+        lambda: stack(layers.ZeroPadding1D((2, 0)), layers.Conv1D(3, 2, name="conv")),
+        "Conv1D layer 'conv' reads a sequence with 2 timesteps of zeros.*: expected 1",
+    ),
+    "zeros for no window": (
+        lambda: stack(layers.ZeroPadding1D((2, 0)), lstm(3, name="of")),
+        "LSTM layer 'of' reads a sequence with 2 timesteps of zeros",
+    ),
+    "zeros for nobody": (
+        lambda: stack(lstm(3), layers.ZeroPadding1D((2, 0))),
+        "gives a sequence with timesteps of zeros before it",
+    ),
+    "zeros at the end": (
+        lambda: stack(layers.ZeroPadding1D(1, name="pad"), lstm(3)),
+        "ZeroPadding1D layer 'pad' adds 1 timesteps after the last",
     ),
     "an operation": (lambda: graph(lambda x: lstm(3, name="of")(x * 2.0)), "'of' reads what oper"),
     "a mask of its own": (

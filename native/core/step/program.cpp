@@ -31,11 +31,12 @@ std::string text_of_failure(F f) {
 }
 
 // of_cell(step, s) for each state of a cell and of_routine(step, k) for each carry of a routine, in
-// order; of_rows(step) where it keeps which rows have begun.
-template <class Cell, class Rows, class Carry>
+// order; of_rows(step) where it keeps which rows have begun; of_window(step); and of_pool(step, from, count)
+// for each part of a pool's state.
+template <class Cell, class Rows, class Carry, class Window, class Pool>
 void each_state(const std::vector<Step>& steps,
                 const std::vector<std::unique_ptr<Routine>>& routines, Cell of_cell, Rows of_rows,
-                Carry of_routine) {
+                Carry of_routine, Window of_window, Pool of_pool) {
   for (const Step& step : steps) {
     if (is_cell(step.op)) {
       for (int64_t s = 0; s < layout_of(step.op.kind).states; ++s) of_cell(step, s);
@@ -43,9 +44,33 @@ void each_state(const std::vector<Step>& steps,
     } else if (step.op.code == step_routine) {
       const int64_t count = routines[size_t(step.op.kind)]->plan.n_carries;
       for (int64_t k = 0; k < count; ++k) of_routine(step, k);
+    } else if (step.op.code == step_window && span_of(step.op) > 0) {
+      of_window(step);
+    } else if (step.op.code == step_pool) {
+      const int64_t width = step.op.width;
+      of_pool(step, 0, width);
+      if (step.op.kind == pool_mean) of_pool(step, width, width), of_pool(step, 2 * width, 2);
     }
   }
 }
+
+// A row's window between its ring (windows.inl) and (span, D) in order.
+struct RingBytes {
+  uint8_t* record;
+  size_t span, row;  // bytes of a timestep
+
+  uint8_t* slot(size_t i) const {
+    int64_t oldest;
+    std::memcpy(&oldest, record, sizeof(oldest));
+    return record + sizeof(oldest) + (size_t(oldest) + i) % span * row;
+  }
+  void read(uint8_t* to) const {
+    for (size_t i = 0; i < span; ++i) std::memcpy(to + i * row, slot(i), row);
+  }
+  void write(const uint8_t* from) const {
+    for (size_t i = 0; i < span; ++i) std::memcpy(slot(i), from + i * row, row);
+  }
+};
 
 }  // namespace
 
@@ -128,7 +153,19 @@ std::string Program::read_states(void* const* to) {
         kernels_->show(step.state[s], memory_.N, step.op.width, *to++);
       },
       [&](const Step& step) { std::memcpy(*to++, step.started, size_t(memory_.N)); },
-      [&](const Step& step, int64_t k) { kernels_->read_carry(step.routine, k, *to++); });
+      [&](const Step& step, int64_t k) { kernels_->read_carry(step.routine, k, *to++); },
+      [&](const Step& step) {
+        uint8_t* out = static_cast<uint8_t*>(*to++);
+        const size_t row = size_t(step.D) * dtype_size(dtype_), span = size_t(span_of(step.op));
+        for (int64_t r = 0; r < memory_.N; ++r, out += span * row)
+          RingBytes{memory_.records[r] + step.record, span, row}.read(out);
+      },
+      [&](const Step& step, int64_t first, int64_t count) {
+        uint8_t* out = static_cast<uint8_t*>(*to++);
+        const size_t size = dtype_size(dtype_), bytes = size_t(count) * size;
+        for (int64_t r = 0; r < memory_.N; ++r, out += bytes)
+          std::memcpy(out, memory_.records[r] + step.record + size_t(first) * size, bytes);
+      });
   return "";
 }
 
@@ -141,7 +178,19 @@ std::string Program::write_states(const void* const* from) {
         kernels_->keep(*from++, memory_.N, step.op.width, step.state[s]);
       },
       [&](const Step& step) { std::memcpy(step.started, *from++, size_t(memory_.N)); },
-      [&](const Step& step, int64_t k) { kernels_->write_carry(step.routine, k, *from++); });
+      [&](const Step& step, int64_t k) { kernels_->write_carry(step.routine, k, *from++); },
+      [&](const Step& step) {
+        const uint8_t* in = static_cast<const uint8_t*>(*from++);
+        const size_t row = size_t(step.D) * dtype_size(dtype_), span = size_t(span_of(step.op));
+        for (int64_t r = 0; r < memory_.N; ++r, in += span * row)
+          RingBytes{memory_.records[r] + step.record, span, row}.write(in);
+      },
+      [&](const Step& step, int64_t first, int64_t count) {
+        const uint8_t* in = static_cast<const uint8_t*>(*from++);
+        const size_t size = dtype_size(dtype_), bytes = size_t(count) * size;
+        for (int64_t r = 0; r < memory_.N; ++r, in += bytes)
+          std::memcpy(memory_.records[r] + step.record + size_t(first) * size, in, bytes);
+      });
   return "";
 }
 

@@ -46,7 +46,9 @@ class Program {
   int64_t work() const { return work_; }
 
   // States: of each cell in order h, for lstm c, each (N, U); then, under a mask, (N,) bytes of 0 or
-  // 1 that say which rows have begun. Of a routine its carries, (N, size) each.
+  // 1 that say which rows have begun. Of a routine its carries, (N, size) each. Of a window (N, span, D),
+  // the oldest first; of a pool of the largest these, (N, width); of a mean the sum, what its roundings
+  // lost, and (N, 2) how many there were, in 4096s and ones.
   const std::vector<int64_t>& state_bytes() const { return state_bytes_; }
   bool is_flags(size_t state) const { return state_is_flags_[state]; }
   std::string read_states(void* const* to);

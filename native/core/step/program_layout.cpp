@@ -92,7 +92,7 @@ void ProgramLayout::add_step() {
   std::memcpy(&step.op, &spec_[next_], sizeof(StepOp));
   next_ += kStepFields;
   const StepOp& op = step.op;
-  expect(within(op.code, step_embed, step_int8_dense), "a code of step.h", op.code);
+  expect(within(op.code, step_embed, step_pool), "a code of step.h", op.code);
   const int64_t last = activation_count() - 1;
   expect(within(op.activation, 0, last), "an activation", op.activation);
   expect(within(op.recurrent_activation, 0, last), "an activation", op.recurrent_activation);
@@ -118,6 +118,8 @@ void ProgramLayout::make_value(Step& step) {
   if (is_cell(op)) make_cell(step);
   if (has_int8(op)) make_int8(step);
   if (op.code == step_routine) make_routine(step);
+  if (op.code == step_window) make_window(step);
+  if (op.code == step_pool) make_pool(step);
   values_.push_back({op.width, step.out, nullptr});
 }
 
@@ -132,7 +134,7 @@ void ProgramLayout::read_operands(Step& step) {
   step.first = value(op.first).data;
   step.D = value(op.first).width;
   if (op.code == step_combine || op.code == step_concatenate) return read_second(step);
-  if (!is_cell(op) && !is_dense(op) && op.code != step_routine)
+  if (!is_cell(op) && !is_dense(op) && op.code != step_routine && op.code != step_window)
     expect(op.width == step.D, "the width of what is read", op.width);
 }
 
@@ -153,8 +155,7 @@ void ProgramLayout::make_cell(Step& step) {
   for (int64_t s = 0; s < layout.states; ++s) {
     step.state[s] = matrix(op.width);
     step.next[s] = matrix(op.width);
-    program_.state_bytes_.push_back(streams() * op.width * int64_t(dtype_size(program_.dtype_)));
-    program_.state_is_flags_.push_back(false);
+    add_state(op.width);
   }
   // All tiles, and what takes the state's place in the late product: step/cells.inl.
   const int64_t tiles = (layout.cols + 1) * streams() * padded(op.width);
@@ -179,6 +180,43 @@ void ProgramLayout::make_int8(Step& step) {
   int8.h_steps = static_cast<float*>(floats(N));
 }
 
+void ProgramLayout::add_state(int64_t row_elements) {
+  program_.state_bytes_.push_back(streams() * row_elements * int64_t(dtype_size(program_.dtype_)));
+  program_.state_is_flags_.push_back(false);
+}
+
+// The place of so many bytes in each row's record.
+int64_t ProgramLayout::record(int64_t bytes) {
+  const int64_t place = record_;
+  record_ += (bytes + 7) / 8 * 8;
+  expect(record_ <= kMostValues, "states that fit in memory", record_);
+  return place;
+}
+
+void ProgramLayout::make_window(Step& step) {
+  const StepOp& op = step.op;
+  expect(within(op.kind, window_all, window_weighted), "a kind of window", op.kind);
+  expect(within(op.taps, 1, kMostWidth), "at least one tap", op.taps);
+  expect(within(op.dilation, 1, kMostWidth), "a dilation of at least 1", op.dilation);
+  const int64_t held = op.taps * step.D, kept = span_of(op) * step.D;
+  expect(op.width == (op.kind == window_all ? held : step.D), "the window's width", op.width);
+  expect(within(held, 1, kMostWidth) && within(kept, 0, kMostWidth), "a window that fits in memory", kept);
+  step.taps = floats(held + 16);  // and a vector
+  if (kept == 0) return;
+  step.record = record(int64_t(sizeof(int64_t)) + kept * int64_t(dtype_size(program_.dtype_)));
+  add_state(kept);
+}
+
+void ProgramLayout::make_pool(Step& step) {
+  const StepOp& op = step.op;
+  expect(within(op.kind, pool_mean, pool_largest), "a kind of pool", op.kind);
+  if (op.mask_in >= 0) step.mask_in = mask(op.mask_in);
+  const bool is_mean = op.kind == pool_mean;
+  step.record = record((is_mean ? 2 * op.width + 2 : op.width) * int64_t(dtype_size(program_.dtype_)));
+  add_state(op.width);
+  if (is_mean) add_state(op.width), add_state(2);
+}
+
 void ProgramLayout::make_mask(Step& step) {
   const StepOp& op = step.op;
   const bool must = op.code == step_mask || op.code == step_either;
@@ -199,6 +237,9 @@ void ProgramLayout::finish(const std::vector<int64_t>& outputs) {
   // For each thread that there may be, work and four columns of 64 rows: step/cells.inl.
   const int64_t tiles = int64_t{5} * 64 * 16 * most_threads();
   m.scratch = floats(scratch_ > tiles ? scratch_ : tiles);
+  uint8_t* records = static_cast<uint8_t*>(take(streams() * record_, 1));
+  m.records = static_cast<uint8_t**>(take(streams(), sizeof(uint8_t*)));
+  for (int64_t r = 0; r < streams() && !is_draft_; ++r) m.records[r] = records + r * record_;
   m.steps = program_.steps_.data();
   m.count = int64_t(program_.steps_.size());
   m.inputs = program_.inputs_.data();

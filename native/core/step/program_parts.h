@@ -54,6 +54,10 @@ class ProgramLayout {
   void make_cell(Step& step);
   void make_int8(Step& step);
   void make_mask(Step& step);
+  void make_window(Step& step);
+  void make_pool(Step& step);
+  int64_t record(int64_t bytes);
+  void add_state(int64_t row_elements);
   void read_routines();
   void make_routine(Step& step);
   void finish(const std::vector<int64_t>& outputs);
@@ -64,7 +68,7 @@ class ProgramLayout {
   size_t next_ = 0;
   std::vector<Value> values_;
   std::vector<uint8_t*> masks_;
-  int64_t scratch_ = 0;
+  int64_t scratch_ = 0, record_ = 0;
 };
 
 // One step's weights as they were given; null where it has none.

@@ -78,10 +78,7 @@ void ProgramLayout::make_routine(Step& step) {
   const Routine& routine = *program_.routines_[size_t(op.kind)];
   check_routine(routine, op, step.D);
   if (op.mask_in >= 0) step.mask_in = mask(op.mask_in);
-  for (const CarryValue& carry : routine.carries) {
-    program_.state_bytes_.push_back(streams() * carry.size * int64_t(dtype_size(program_.dtype_)));
-    program_.state_is_flags_.push_back(false);
-  }
+  for (const CarryValue& carry : routine.carries) add_state(carry.size);
   if (is_draft_) return;
   step.routine = program_.kernels_->make_routine(routine.plan, streams());
   if (step.routine == nullptr) throw std::bad_alloc();

@@ -83,6 +83,9 @@ StepWeights read_one(const Step& step, const std::vector<std::unique_ptr<Routine
       if (op.has_bias) w.bias = queue.take("bias", bias_of(op, columns));
       break;
     case step_routine: w.operands = read_operands(*routines[size_t(op.kind)], queue); break;
+    case step_window:
+      if (op.kind == window_weighted) w.kernel = queue.take("kernel", {op.taps, op.width});
+      break;
     case step_normalize: w.number = queue.take("epsilon", {1}); [[fallthrough]];
     case step_scale:
       w.kernel = queue.take("factor", {op.width});
@@ -167,6 +170,9 @@ void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
         program.work_ += int64_t(2 * double(program.memory_.N) *
                                  program.routines_[size_t(op.kind)]->plan.work);
         break;
+      case step_window:
+        if (op.kind == window_weighted) step.kernel = layout.floats(op.taps * op.width);
+        break;
       case step_normalize: step.late = layout.floats(1); [[fallthrough]];
       case step_scale:
         step.kernel = layout.floats(padded(op.width));
@@ -196,6 +202,9 @@ void ProgramWeights::pack(Program& program, const std::vector<StepWeights>& all)
         break;
       case step_routine:
         kernels.set_routine_weights(step.routine, w.operands.data());
+        break;
+      case step_window:
+        if (w.kernel != nullptr) std::memcpy(step.kernel, w.kernel, size_t(step.op.taps) * row);
         break;
       case step_normalize: std::memcpy(step.late, w.number, size); [[fallthrough]];
       case step_scale:

@@ -31,7 +31,14 @@ enum StepCode : int64_t {
   // programs only.
   step_int8_cell = 12,
   step_int8_dense = 13,
+  // The last `taps` timesteps of a value, `dilation` apart, zeros before the first: side by side, the oldest
+  // first (kind 0, taps * D wide), the largest (1), their mean (2), their sum times a kernel (taps, D) (3).
+  step_window = 14,
+  // Of a value's timesteps so far, those that its mask leaves: the mean (kind 0). Of all: the largest (1).
+  step_pool = 15,
 };
+enum WindowKind : int64_t { window_all = 0, window_largest = 1, window_mean = 2, window_weighted = 3 };
+enum PoolKind : int64_t { pool_mean = 0, pool_largest = 1 };
 
 // One operation, as `kStepFields` integers in this order. -1 where a mask or operand is absent.
 struct StepOp {
@@ -47,8 +54,13 @@ struct StepOp {
   int64_t second;
   int64_t out;                   // the number of the value that it makes
   int64_t width;                 // of that value
+  int64_t taps;                  // of step_window; else 0
+  int64_t dilation;              // likewise
 };
-constexpr size_t kStepFields = 12;
+constexpr size_t kStepFields = 14;
+
+// How many timesteps before this one a window reaches back.
+static inline int64_t span_of(const StepOp& op) { return (op.taps - 1) * op.dilation; }
 
 // What a cell or a dense layer of int8 weights has beside them: scales and starts (int8.h) by column, and
 // the digits of what it reads, of its state, and of what takes the state's place in a late product.
@@ -78,11 +90,15 @@ struct Step {
   uint8_t* mask_out;
   const int32_t* ids;
   void* routine;  // what kernels.h makes for step_routine
+  int64_t record; // of a window or a pool: where its state begins in a row's record
+  void* taps;     // of a window: a row of what it holds, with room for a vector more
   StepInt8 int8;  // of the codes with int8 weights
 };
 
 // (static: see kernels.h)
-static inline bool has_int8(const StepOp& op) { return op.code >= step_int8_cell; }
+static inline bool has_int8(const StepOp& op) {
+  return op.code == step_int8_cell || op.code == step_int8_dense;
+}
 static inline bool is_cell(const StepOp& op) { return op.code == step_cell || op.code == step_int8_cell; }
 static inline bool is_dense(const StepOp& op) { return op.code == step_dense || op.code == step_int8_dense; }
 
@@ -100,6 +116,7 @@ struct StepMemory {
   StepPort *inputs, *outputs;
   int64_t n_inputs, n_outputs;
   int32_t** ids;  // (n_inputs,) this timestep's, (N,) each; null of values
+  uint8_t** records;  // (N,) of each row what windows and pools keep of it, as they like it
   void* scratch;
   uint64_t timestep;  // how many have been run
   bool may_share;     // whether other threads may help

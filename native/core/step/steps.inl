@@ -177,6 +177,8 @@ struct Steps {
       case step_combine: return combine(s, N);
       case step_concatenate: return concatenate(s, N);
       case step_routine: return routine(s, N);
+      case step_window: return Windows<R>::window(s, m);
+      case step_pool: return Windows<R>::pool(s, m);
       default: return StepCell<R>(s, N, m.scratch, m.timestep % 2 != 0, m.hurried).run();
     }
   }

@@ -11,6 +11,7 @@ from ostinato.cells.builtin import is_ours
 from ostinato.cells.checks import name_of
 from ostinato.layers import RNN, Bidirectional, TimeDistributed
 from ostinato.models.directions import ACCELERATE
+from ostinato.streaming import windows
 
 MERGES = (
     *(layers.Add, layers.Subtract, layers.Multiply, layers.Average),
@@ -45,7 +46,8 @@ _BY_AXIS = (
 )
 _MAY = (
     "recurrent layers of ostinato, Dense, Embedding, Masking, BatchNormalization, "
-    "LayerNormalization, Dropout, activations, Rescaling, merging layers and TimeDistributed"
+    "LayerNormalization, Dropout, activations, Rescaling, merging layers, TimeDistributed, "
+    "causal Conv1D and its kind, and global pooling"
 )
 
 
@@ -65,6 +67,9 @@ def refuse(layer: Any, inputs: Sequence[Any]) -> None:
 
 
 def _why_not(layer: Any, inputs: Sequence[Any]) -> str | None:
+    zeros = max((ref.zeros for ref in inputs), default=0)
+    if zeros or type(layer) in windows.LOOKING_BACK:
+        return windows.why_not(layer, zeros)
     if isinstance(layer, RNN):
         if layer.go_backwards:
             return "has go_backwards=True: it reads a sequence from its end, which isn't there yet"
@@ -81,6 +86,11 @@ def _why_not(layer: Any, inputs: Sequence[Any]) -> str | None:
         return "is Keras's own recurrent layer: `ostinato.accelerate(model)` makes it one of ours"
     if type(layer) not in (*_POINTWISE, *MERGES, *SILENT):
         return f"isn't known to act on each timestep by itself; a stream may have {_MAY}"
+    return _why_not_inputs(layer, inputs)
+
+
+def _why_not_inputs(layer: Any, inputs: Sequence[Any]) -> str | None:
+    """Why a layer that acts on each timestep by itself doesn't so on these inputs."""
     if isinstance(layer, layers.EinsumDense) and inputs[0].has_time and not _keeps_time(layer):
         return f"mixes timesteps or has weights for each, by its equation {layer.equation!r}"
     if not isinstance(layer, layers.Embedding) and any(not ref.shape for ref in inputs):

@@ -23,7 +23,10 @@ FORMAT = "ostinato stream 1"
 FORMAT_WITH_ROUTINES = "ostinato stream 2"
 # With weights of int8, likewise.
 FORMAT_WITH_INT8 = "ostinato stream 3"
+# With operations that look back over timesteps.
+FORMAT_WITH_WINDOWS = "ostinato stream 4"
 STATE_FORMAT = "ostinato stream state 1"
+_OF_WINDOWS = ("taps", "dilation")
 
 # What NumPy and the standard library raise on files that were cut, changed, or are something else.
 _NOT_A_FILE_OF_OURS = (
@@ -47,7 +50,7 @@ def write(
         "inputs": encode(map_leaves(_port_as_list, program.inputs)),
         "outputs": encode(map_leaves(_port_as_list, program.outputs)),
         "output_values": program.output_values,
-        "operations": [asdict(operation) for operation in program.operations],
+        "operations": [_operation_as_dict(operation) for operation in program.operations],
         "states": [
             [state.layer, state.shape, state.dtype, state.is_extra] for state in program.states
         ],
@@ -64,7 +67,15 @@ def write(
     _write(path, about, arrays)
 
 
+def _operation_as_dict(operation: Operation) -> dict[str, Any]:
+    """Its fields; without those of windows where it's none: the older formats don't have them."""
+    fields = asdict(operation)
+    return {name: fields[name] for name in fields if name not in _OF_WINDOWS or fields[name]}
+
+
 def _format_of(program: Program) -> str:
+    if program.looks_back:
+        return FORMAT_WITH_WINDOWS
     if program.has_int8:
         return FORMAT_WITH_INT8
     return FORMAT_WITH_ROUTINES if program.routines else FORMAT
@@ -76,7 +87,7 @@ def read(path: PathLike) -> tuple[Program, int | None, list[np.ndarray]]:
     Raises:
         ValueError: if the file isn't one that `write` wrote.
     """
-    forms = (FORMAT, FORMAT_WITH_ROUTINES, FORMAT_WITH_INT8)
+    forms = (FORMAT, FORMAT_WITH_ROUTINES, FORMAT_WITH_INT8, FORMAT_WITH_WINDOWS)
     about, arrays = _read(path, forms, "a stream that `Stream.save` wrote")
     try:
         found = _program_of(about, arrays)

@@ -13,6 +13,7 @@ from ostinato.models.graphs import is_graph, replay
 from ostinato.nests import Nest, flatten, leaf_paths, map_leaves
 from ostinato.streaming.causal import only_input, refuse
 from ostinato.streaming.masks import EVERY, Origin, origin_of, output_mask
+from ostinato.streaming.windows import GLOBAL_POOLS, WINDOWS, zeros_before
 from ostinato.structure import map_shapes
 
 # What Keras calls a tensor of an Input that was given no name.
@@ -28,11 +29,13 @@ class Ref:
         dtype: Its dtype.
         has_time: Whether it's (batch, timesteps, *shape), and not the last timestep's (batch,
             *shape), which a recurrent layer without `return_sequences` gives.
+        zeros: How many timesteps of zeros come before the first, for the next layer's window.
     """
 
     shape: tuple[int, ...]
     dtype: str
     has_time: bool = True
+    zeros: int = 0
 
     @property
     def batch_shape(self) -> tuple[int | None, ...]:
@@ -84,12 +87,13 @@ class Graph:
         return {id(ref) for call in embeddings for ref in flatten(call.inputs)}
 
     def owner_of_states(self, call: LayerCall) -> str:
-        """How a stream calls a recurrent layer: by its name, or by its path where others have that.
+        """How a stream calls a layer with states: by its name, or its path where others have that.
 
         A layer that is called twice in one place is one owner, of both calls' states.
         """
         name = call.layer.name
-        paths = {c.path for c in self.calls if isinstance(c.layer, RNN) and c.layer.name == name}
+        kinds = (RNN, *WINDOWS, *GLOBAL_POOLS)
+        paths = {c.path for c in self.calls if isinstance(c.layer, kinds) and c.layer.name == name}
         return name if len(paths) == 1 else call.path
 
 
@@ -115,6 +119,11 @@ def read(model: Any) -> Graph:
     inputs, names = _inputs_of(model)
     reader = _Reader()
     outputs = reader.follow(model, inputs, ())
+    if any(ref.zeros for ref in flatten(outputs)):
+        raise ValueError(
+            f"stream: {name_of(model)} gives a sequence with timesteps of zeros before it "
+            "(ZeroPadding1D), and a stream gives one timestep for each that comes."
+        )
     return Graph(model.name, inputs, names, tuple(reader.calls), outputs)
 
 
@@ -160,7 +169,7 @@ def _build_shapes(layer: Any) -> Nest:
     return shapes
 
 
-def _refs(shapes: Nest, dtype: str, has_time: bool, owner: Any) -> Nest:
+def _refs(shapes: Nest, dtype: str, has_time: bool, owner: Any, zeros: int = 0) -> Nest:
     """A `Ref` for each shape in a nest, (batch, ...) or (batch, timesteps, ...)."""
 
     def ref(shape: tuple[int | None, ...]) -> Ref:
@@ -171,7 +180,7 @@ def _refs(shapes: Nest, dtype: str, has_time: bool, owner: Any) -> Nest:
                 f"stream: {name_of(owner)}: expected known sizes after batch and timesteps, got "
                 f"shape {shape}."
             )
-        return Ref(sizes, dtype, has_time)
+        return Ref(sizes, dtype, has_time, zeros)
 
     return map_shapes(ref, shapes)
 
@@ -207,7 +216,8 @@ class _Reader:
         if isinstance(layer, RNN) and layer.return_state:
             result = result[0]  # the states follow; they're the stream's own
         has_time = layer.return_sequences if isinstance(layer, RNN) else refs[0].has_time
-        output = _refs(result, layer.compute_dtype, has_time, layer)
+        has_time = has_time and not isinstance(layer, GLOBAL_POOLS)
+        output = _refs(result, layer.compute_dtype, has_time, layer, zeros_before(layer))
         masks = self._masks_of(refs)
         made = output_mask(layer, [id(ref) for ref in refs], masks)
         self._masks.update((id(ref), made) for ref in flatten(output))

@@ -13,6 +13,7 @@ from keras import layers, tree
 
 from ostinato.layers import RNN
 from ostinato.streaming.causal import MERGES
+from ostinato.streaming.windows import GLOBAL_POOLS
 
 # A mask that holds where any of some pairs (tensor, number) differ, on some axis; `EVERY` holds
 # everywhere, which is as good as none.
@@ -63,6 +64,6 @@ def output_mask(layer: Any, ids: Sequence[int], masks: Sequence[Origin | None]) 
         return frozenset([(ids[0], float(layer.mask_value))])
     if isinstance(layer, MERGES):
         return None if None in masks else frozenset().union(*(mask for mask in masks if mask))
-    if isinstance(layer, RNN) and not layer.return_sequences:
+    if isinstance(layer, GLOBAL_POOLS) or (isinstance(layer, RNN) and not layer.return_sequences):
         return None
     return next((m for m in masks if m is not None), None) if layer.supports_masking else None

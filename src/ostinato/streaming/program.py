@@ -14,9 +14,12 @@ from ostinato.routines import Routine
 (EMBED, MASK, EITHER, CELL, DENSE, SCALE, NORMALIZE, ACTIVATE, SOFTMAX, COMBINE, CONCATENATE) = (
     range(11)
 )
-ROUTINE, INT8_CELL, INT8_DENSE = range(11, 14)
+ROUTINE, INT8_CELL, INT8_DENSE, WINDOW, POOL = range(11, 16)
 ADD, SUBTRACT, MULTIPLY, MAXIMUM, MINIMUM = range(5)  # kinds of COMBINE
 CENTRED, AS_IT_IS = range(2)  # kinds of NORMALIZE
+ALL, LARGEST, MEAN, WEIGHTED = range(4)  # kinds of WINDOW
+POOL_MEAN, POOL_LARGEST = range(2)  # kinds of POOL
+COUNTED_BY = 4096  # of POOL_MEAN: how many are so many of these, and ones
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Operation:
     Attributes:
         code: One of the codes above.
         kind: Of a cell the number of one of `native.kinds()`; of ROUTINE that of one of the
-            program's routines; of COMBINE and NORMALIZE see above.
+            program's routines; of COMBINE, NORMALIZE, WINDOW and POOL see above.
         activation: The name of a function in `native.activation_names()`.
         recurrent_activation: Likewise.
         has_bias: 0 or 1.
@@ -37,6 +40,8 @@ class Operation:
         second: The number of the other value.
         out: The number of the value that it makes.
         width: That value's width.
+        taps: How many timesteps a WINDOW holds; of others 0, as the next.
+        dilation: How far apart they are.
     """
 
     code: int
@@ -51,6 +56,8 @@ class Operation:
     second: int = -1
     out: int = -1
     width: int = 0
+    taps: int = 0
+    dilation: int = 0
 
     def encode(self) -> list[int]:
         """The integers that the core takes."""
@@ -123,6 +130,21 @@ class Program:
     def has_int8(self) -> bool:
         """Whether some of its operations have weights of int8."""
         return any(each.code in (INT8_CELL, INT8_DENSE) for each in self.operations)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether some of its operations read earlier timesteps themselves."""
+        return any(each.code in (WINDOW, POOL) for each in self.operations)
+
+
+def pool_states(kind: int, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """What a POOL begins with: the largest; or the sum, what its roundings lost, and how many.
+
+    How many are two numbers, of `COUNTED_BY` and of ones: a float alone would stop at 2**24.
+    """
+    if kind == POOL_LARGEST:
+        return [np.full(shape, -np.inf)]
+    return [np.zeros(shape), np.zeros(shape), np.zeros(2)]
 
 
 @dataclass
@@ -227,6 +249,25 @@ class Builder:
         made = self.add(ROUTINE, value, width, weights, kind=number, mask_in=value.mask)
         self._keep(initial)
         self._keep([np.zeros(shape) for shape in held], is_extra=True)
+        return made
+
+    def window(
+        self, kind: int, value: Value, taps: int, dilation: int, weights: Sequence[Any] = ()
+    ) -> Value:
+        """The last timesteps of a value, of `owner`: side by side, oldest first, or made one."""
+        width = value.width * (taps if kind == ALL else 1)
+        options = {"kind": kind, "taps": taps, "dilation": dilation}
+        made = self.add(WINDOW, value, width, weights, **options)
+        if taps > 1:
+            self._keep([np.zeros(((taps - 1) * dilation, value.width))])
+        return made
+
+    def pool(self, kind: int, value: Value) -> Value:
+        """What a value's timesteps so far come to, of `owner`. It has no mask."""
+        mask = value.mask if kind == POOL_MEAN else -1
+        made = self.add(POOL, value, value.width, kind=kind, mask_in=mask)
+        self._keep(pool_states(kind, (value.width,)))
+        made.mask = -1
         return made
 
     def _keep(self, initial: Sequence[np.ndarray], is_extra: bool = False) -> None:

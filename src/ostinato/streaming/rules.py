@@ -15,6 +15,7 @@ from ostinato.streaming import program as p
 from ostinato.streaming.causal import SILENT
 from ostinato.streaming.own_cells import StreamedCell, read_cells
 from ostinato.streaming.program import Builder, Value
+from ostinato.streaming.windows import window_of
 
 Lower = Callable[[Builder, Any, list[Value]], Value]
 
@@ -118,18 +119,21 @@ def _why_not_dense(layer: Any) -> str | None:
     return _why_not_activation(layer.activation)
 
 
+def _bias(layer: Any) -> np.ndarray | None:
+    return _numpy(layer.bias) if layer.use_bias else None
+
+
+def _product(
+    builder: Builder, value: Value, kernel: np.ndarray, bias: np.ndarray | None, activation: Any
+) -> Value:
+    weights = [kernel] if bias is None else [kernel, bias]
+    options = {"has_bias": len(weights) - 1, "activation": activation_name(activation) or "linear"}
+    made = builder.add(p.DENSE, value, kernel.shape[1], weights, **options)
+    return made if activation_name(activation) else _activate(builder, activation, made)
+
+
 def _dense(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
-    weights = [_numpy(layer.kernel)] + ([_numpy(layer.bias)] if layer.use_bias else [])
-    name = activation_name(layer.activation)
-    made = builder.add(
-        p.DENSE,
-        inputs[0],
-        layer.units,
-        weights,
-        has_bias=int(layer.use_bias),
-        activation=name or "linear",
-    )
-    return made if name else _activate(builder, layer.activation, made)
+    return _product(builder, inputs[0], _numpy(layer.kernel), _bias(layer), layer.activation)
 
 
 def _embedding(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
@@ -181,6 +185,66 @@ def _normalization(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
 def _leaky(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
     scaled = builder.scale(inputs[0], layer.negative_slope, 0.0)
     return _combined(builder, p.MAXIMUM, inputs[0], scaled)
+
+
+# --- layers of several timesteps ----------------------------------------------------------------
+
+
+def _blocks(kernel: np.ndarray, groups: int) -> np.ndarray:
+    """A kernel (taps, D / groups, F) of groups as one of (taps, D, F): zeros between them."""
+    taps, depth, width = kernel.shape
+    made = np.zeros((taps, groups, depth, groups, width // groups))
+    for group, part in enumerate(np.split(kernel, groups, axis=2)):
+        made[:, group, :, group] = part
+    return made.reshape(taps, groups * depth, width)
+
+
+def _convolve(
+    builder: Builder, layer: Any, value: Value, kernel: np.ndarray, bias: Any, activation: Any
+) -> Value:
+    """The window side by side, through one product."""
+    window = window_of(layer)
+    if window.taps > 1:
+        value = builder.window(p.ALL, value, window.taps, window.dilation)
+    return _product(builder, value, kernel.reshape(-1, kernel.shape[-1]), bias, activation)
+
+
+def _convolution(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    kernel, bias = _blocks(_numpy(layer.kernel), layer.groups), _bias(layer)
+    return _convolve(builder, layer, inputs[0], kernel, bias, layer.activation)
+
+
+def _depthwise(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    (value,), kernel, bias = inputs, _numpy(layer.kernel), _bias(layer)
+    if kernel.shape[-1] > 1:
+        kernel = _blocks(kernel.reshape(len(kernel), 1, -1), value.width)
+        return _convolve(builder, layer, value, kernel, bias, layer.activation)
+    made = _weighted(builder, layer, value, kernel)
+    made = made if bias is None else builder.scale(made, 1.0, bias)
+    return _activate(builder, layer.activation, made)
+
+
+def _weighted(builder: Builder, layer: Any, value: Value, kernel: np.ndarray) -> Value:
+    window = window_of(layer)
+    return builder.window(p.WEIGHTED, value, window.taps, window.dilation, [kernel[..., 0]])
+
+
+def _separable(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    """Its two kernels as one product of the window, or after a sum of each feature alone."""
+    depthwise, pointwise = _numpy(layer.depthwise_kernel), _numpy(layer.pointwise_kernel)[0]
+    if depthwise.shape[-1] == 1:
+        value = _weighted(builder, layer, inputs[0], depthwise)
+        return _product(builder, value, pointwise, _bias(layer), layer.activation)
+    kernel = _blocks(depthwise.reshape(len(depthwise), 1, -1), inputs[0].width) @ pointwise
+    return _convolve(builder, layer, inputs[0], kernel, _bias(layer), layer.activation)
+
+
+def _pool_of_window(kind: int) -> Lower:
+    def lower(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+        window = window_of(layer)
+        return builder.window(kind, inputs[0], window.taps, window.dilation)
+
+    return lower
 
 
 # --- layers of several values ---------------------------------------------------------------------
@@ -284,6 +348,14 @@ RULES: dict[type, Rule] = {
     layers.Maximum: Rule(_merging(p.MAXIMUM)),
     layers.Minimum: Rule(_merging(p.MINIMUM)),
     layers.Concatenate: Rule(_concatenate),
+    layers.ZeroPadding1D: Rule(_same),  # what comes next begins with zeros
+    layers.Conv1D: Rule(_convolution, lambda x: _why_not_activation(x.activation)),
+    layers.DepthwiseConv1D: Rule(_depthwise, lambda x: _why_not_activation(x.activation)),
+    layers.SeparableConv1D: Rule(_separable, lambda x: _why_not_activation(x.activation)),
+    layers.MaxPooling1D: Rule(_pool_of_window(p.LARGEST)),
+    layers.AveragePooling1D: Rule(_pool_of_window(p.MEAN)),
+    layers.GlobalMaxPooling1D: Rule(lambda b, x, i: b.pool(p.POOL_LARGEST, i[0])),
+    layers.GlobalAveragePooling1D: Rule(lambda b, x, i: b.pool(p.POOL_MEAN, i[0])),
     **dict.fromkeys((layers.TimeDistributed, TimeDistributed), Rule(_inner, _why_not_inner)),
 }
 RECURRENT = Rule(recurrent)

@@ -16,8 +16,10 @@ from ostinato.layers.dispatch import run as run_cells
 from ostinato.layers.masks import shared_mask
 from ostinato.nests import Nest, fill, flatten, map_leaves
 from ostinato.streaming.graph import Graph, LayerCall
+from ostinato.streaming.looking_back import initial_states, look_back, pool
 from ostinato.streaming.lowering import dtype_of, ports_of
 from ostinato.streaming.program import Port, State
+from ostinato.streaming.windows import GLOBAL_POOLS, WINDOWS
 
 Tensor = Any
 
@@ -133,8 +135,7 @@ def _is_dense(array: Any, port: Port) -> bool:
 
 def _interface(graph: Graph) -> tuple[Nest, Nest, tuple[State, ...]]:
     """The inputs and outputs of a graph, as nests of ports, and its states."""
-    recurrent = [call for call in graph.calls if isinstance(call.layer, RNN)]
-    states = [state for call in recurrent for state in _states_of(call, graph)]
+    states = [state for call in graph.calls for state in _states_of(call, graph)]
     return (*ports_of(graph), tuple(states))
 
 
@@ -160,6 +161,9 @@ def _holds(call: LayerCall) -> bool:
 
 def _states_of(call: LayerCall, graph: Graph) -> list[State]:
     dtype, owner = dtype_of(graph), graph.owner_of_states(call)
+    if not isinstance(call.layer, RNN):
+        made = [array.astype(dtype) for array in initial_states(call)]
+        return [State(owner, array.shape, dtype, False, array) for array in made]
     initial = [ops.convert_to_numpy(s) for s in tree.flatten(call.layer.get_initial_state(1))]
     found = []
     for array in initial:
@@ -204,6 +208,12 @@ class _Timestep(keras.Model):
             mask = fill(call.inputs, [masks[id(ref)] for ref in flatten(call.inputs)])
             if isinstance(call.layer, RNN):
                 made = self._recurrent(call, given, mask, states, kept)
+            elif isinstance(call.layer, GLOBAL_POOLS):
+                made = pool(call, given, mask, states, kept)
+            elif isinstance(call.layer, WINDOWS):
+                made = look_back(call, given, states, kept)
+            elif isinstance(call.layer, layers.ZeroPadding1D):
+                made = given  # the window of the next layer begins with zeros
             else:
                 # Keras gives masks to what a layer makes; a recurrent layer's cells ran without.
                 given = fill(given, [self._masked(*pair) for pair in _pairs(given, mask)])

@@ -23,6 +23,8 @@ def weights_by_operation(program: Program) -> list[tuple[Operation, list[np.ndar
 def _count(operation: Operation, program: Program) -> int:
     if operation.code == p.ROUTINE:
         return _weights_of(program.routines[operation.kind])
+    if operation.code == p.WINDOW:
+        return int(operation.kind == p.WEIGHTED)
     if operation.code in _KERNELS:
         return _KERNELS[operation.code] + operation.has_bias
     return _OTHERS.get(operation.code, 0)
