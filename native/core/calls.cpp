@@ -129,6 +129,7 @@ void backward_of_nothing(const Call& call, const Run& run) {
   zero(call, run.d_kernel, run.D * columns);
   zero(call, run.d_recurrent_kernel, run.U * columns);
   zero(call, run.d_bias, layout_of(run.spec.kind).bias_rows * columns);
+  for (void* fresh : run.d_fresh) zero(call, fresh, run.B * run.U);
 }
 
 RunAll kernel_of(const Call& call, const Kernels& k) {

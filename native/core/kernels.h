@@ -26,7 +26,9 @@ struct Run {
   const void* recurrent_kernel;
   const void *kernel_scales, *recurrent_scales;  // of int8_weights
   const void* bias;
+  const void* fresh[2];
   const uint8_t* mask;
+  const uint8_t* resets;
   const void* input_masks;
   const void* recurrent_masks;
   // forward writes these; backward reads `saved` only
@@ -42,6 +44,7 @@ struct Run {
   void* d_kernel;
   void* d_recurrent_kernel;
   void* d_bias;
+  void* d_fresh[2];
 };
 
 // Runs all of `runs`; false where memory ran out.

@@ -42,6 +42,9 @@ enum Precision : int64_t {
                            // `forward` alone, without training and dropout
 };
 
+// What a row's states become before a timestep that resets them.
+enum Resets : int64_t { no_resets = 0, to_zeros = 1, to_fresh_states = 2 };
+
 // One run, as `kSpecFields` integers in this order; a call's spec is its runs' one after another.
 struct RunSpec {
   int64_t kind;                  // a Kind
@@ -60,8 +63,9 @@ struct RunSpec {
   int64_t ys_before;             // units of the run before, whose ys holds this run's: see below
   int64_t ys_after;              // units of the run after, whose outputs lie in this run's ys
   int64_t precision;             // a Precision, the same of all runs of a call
+  int64_t resets;                // a Resets
 };
-constexpr size_t kSpecFields = 16;
+constexpr size_t kSpecFields = 17;
 
 // Runs layers over sequences.
 //
@@ -70,7 +74,10 @@ constexpr size_t kSpecFields = 16;
 //   kernel (D, G*U); recurrent_kernel (U, G*U); gates in Keras's order (lstm i f g o; gru z r h); each
 //     followed by its scales (G*U,) where the spec says int8_weights;
 //   bias if has_bias: (G*U,), or (2, 3U) for gru (of the inputs, of the state);
+//   the S fresh states, each (B, U), if the spec says to_fresh_states;
 //   mask (B, T) booleans if has_mask;
+//   resets (B, T) booleans unless the spec says no_resets: where one is true, masked or not, the row's
+//     states are fresh before that timestep of the run, and what is held of its outputs is gone;
 //   input dropout masks (input_masks, B, D) if any; recurrent ones (recurrent_masks, B, U) if any.
 // and the outputs, in this order:
 //   ys (B, T, U) if return_sequences: zeros before a row's first valid timestep. Two runs of the same
@@ -92,11 +99,11 @@ std::string forward(const int64_t* spec, size_t spec_size, const Tensor* inputs,
 
 // Pulls gradients back through the runs of a `forward` call with training set.
 //
-// For each run the inputs are: x, kernel, recurrent_kernel; mask, input dropout masks, recurrent
+// For each run the inputs are: x, kernel, recurrent_kernel; mask, resets, input dropout masks, recurrent
 // ones as given to `forward`; saved as it came (it is only read: a second call may follow); then
 // the gradients of ys if return_sequences (shared as ys is), and of the S final states.
 // and the outputs: dx (B, T, D) if wants_dx; gradients of the S initial states, of kernel, of
-// recurrent_kernel, and of bias if has_bias.
+// recurrent_kernel, of bias if has_bias, and of the S fresh states if there are any.
 std::string backward(const int64_t* spec, size_t spec_size, const Tensor* inputs, size_t n_inputs,
                      const Tensor* outputs, size_t n_outputs);
 

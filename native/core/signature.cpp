@@ -44,6 +44,7 @@ class List {
     add_states(kInitial, PLACE(initial));
     add_weights();
     if (spec_.has_bias) add_bias("bias", PLACE(bias));
+    if (spec_.resets == to_fresh_states) add_states(kFresh, PLACE(fresh));
     add_masks();
   }
 
@@ -68,10 +69,13 @@ class List {
     add("gradient of kernel", PLACE(d_kernel), {n_.D, columns_});
     add("gradient of recurrent kernel", PLACE(d_recurrent_kernel), {n_.U, columns_});
     if (spec_.has_bias) add_bias("gradient of bias", PLACE(d_bias));
+    if (spec_.resets == to_fresh_states) add_states(kFreshGradient, PLACE(d_fresh));
   }
 
   using Names = const char* const[2];
   static constexpr Names kInitial = {"initial state h", "initial state c"};
+  static constexpr Names kFresh = {"fresh state h", "fresh state c"};
+  static constexpr Names kFreshGradient = {"gradient of fresh state h", "gradient of fresh state c"};
   static constexpr Names kFinal = {"final state h", "final state c"};
   static constexpr Names kInitialGradient = {"gradient of initial state h",
                                              "gradient of initial state c"};
@@ -101,6 +105,7 @@ class List {
   }
   void add_masks() {
     if (spec_.has_mask) add("mask", PLACE(mask), {n_.B, n_.T}, Dtype::boolean);
+    if (spec_.resets) add("resets", PLACE(resets), {n_.B, n_.T}, Dtype::boolean);
     if (spec_.input_masks)
       add("input dropout masks", PLACE(input_masks), {spec_.input_masks, n_.B, n_.D});
     if (spec_.recurrent_masks)
@@ -163,6 +168,7 @@ void check_spec(const RunSpec& spec) {
   check_range("training", spec.training, 2);
   check_range("wants_dx", spec.wants_dx, 2);
   check_range("precision", spec.precision, 4);
+  check_range("resets", spec.resets, 3);
   if (spec.precision == int8_weights && (spec.training || spec.input_masks || spec.recurrent_masks))
     refuse("precision: weights of int8 are for inference: expected no training and no dropout");
   check_shared(spec);

@@ -55,8 +55,8 @@ using Numbers = std::vector<double>;
 struct Case {
   RunSpec spec{};
   int64_t B = 0, T = 0, D = 0, U = 0;
-  Numbers x, initial[2], kernel, recurrent_kernel, bias, input_masks, recurrent_masks;
-  std::vector<uint8_t> mask;
+  Numbers x, initial[2], kernel, recurrent_kernel, bias, fresh[2], input_masks, recurrent_masks;
+  std::vector<uint8_t> mask, resets;
   Numbers d_ys, d_final[2];
 
   // Neighbours' columns in ys are never touched: they stay NaN.
@@ -77,7 +77,8 @@ struct Case {
            number("return_sequences", spec.return_sequences) +
            number("zero_output_for_mask", spec.zero_output_for_mask) +
            number("training", spec.training) + number("wants_dx", spec.wants_dx) +
-           number("ys_before", spec.ys_before) + number("ys_after", spec.ys_after);
+           number("ys_before", spec.ys_before) + number("ys_after", spec.ys_after) +
+           number("resets", spec.resets);
   }
 };
 
@@ -111,6 +112,17 @@ inline std::vector<uint8_t> random_mask(Random& random, int64_t B, int64_t T) {
   return mask;
 }
 
+// Each row without any reset, with few or many, or with one at each timestep.
+inline std::vector<uint8_t> random_resets(Random& random, int64_t B, int64_t T) {
+  const double rates[] = {0, 0.1, 0.5, 1};
+  std::vector<uint8_t> resets(static_cast<size_t>(B * T));
+  for (int64_t b = 0; b < B; ++b) {
+    const double rate = random.pick(rates);
+    for (int64_t t = 0; t < T; ++t) resets[size_t(b * T + t)] = random.chance(rate);
+  }
+  return resets;
+}
+
 inline bool bounded(int64_t activation) {
   auto value = naive::activation(activation).value;
   return std::abs(value(9)) < 2 && std::abs(value(-9)) < 2;
@@ -137,12 +149,14 @@ inline void fill(Case& c, Random& random) {
   c.recurrent_kernel = numbers(random, c.U * columns, per_unit);
   if (c.spec.has_bias) c.bias = numbers(random, layout_of(c.spec.kind).bias_rows * columns, 0.5);
   if (c.spec.has_mask) c.mask = random_mask(random, c.B, c.T);
+  if (c.spec.resets) c.resets = random_resets(random, c.B, c.T);
   c.input_masks = dropout(random, c.spec.input_masks * c.B * c.D);
   c.recurrent_masks = dropout(random, c.spec.recurrent_masks * c.B * c.U);
   if (c.spec.return_sequences) c.d_ys = numbers(random, c.B * c.T * c.ys_stride(), 1);
   for (int64_t i = 0; i < state_count(c.spec); ++i) {
     c.initial[i] = numbers(random, c.B * c.U, 1);
     c.d_final[i] = numbers(random, c.B * c.U, 1);
+    if (c.spec.resets == to_fresh_states) c.fresh[i] = numbers(random, c.B * c.U, 1);
   }
 }
 
@@ -167,6 +181,7 @@ inline void cross_options(Case& c, Random& random, int64_t kind) {
   s.zero_output_for_mask = random.chance(0.3);
   s.training = 1;
   s.wants_dx = random.chance(0.7);
+  s.resets = random.chance(0.5) ? no_resets : random.chance(0.5) ? to_zeros : to_fresh_states;
   if (s.return_sequences && random.chance(0.3)) {
     (random.chance(0.5) ? s.ys_before : s.ys_after) = random.pick(units);
   }
@@ -231,9 +246,11 @@ class Bound {
     run_.input_masks = in(c.input_masks);
     run_.recurrent_masks = in(c.recurrent_masks);
     run_.mask = c.mask.empty() ? nullptr : c.mask.data();
+    run_.resets = c.resets.empty() ? nullptr : c.resets.data();
     if (c.spec.return_sequences) run_.d_ys = static_cast<const F*>(in(c.d_ys)) + c.spec.ys_before;
     for (int64_t i = 0; i < state_count(c.spec); ++i) {
       run_.initial[i] = in(c.initial[i]);
+      run_.fresh[i] = in(c.fresh[i]);
       run_.d_final[i] = in(c.d_final[i]);
     }
     results_.reserve(16);
@@ -272,6 +289,8 @@ class Bound {
     run_.d_bias = nullptr;
     const int64_t rows = layout_of(case_.spec.kind).bias_rows;
     if (case_.spec.has_bias) run_.d_bias = out("d_bias", rows * columns);
+    for (int64_t i = 0; case_.spec.resets == to_fresh_states && i < state_count(case_.spec); ++i)
+      run_.d_fresh[i] = out(i == 0 ? "d_fresh_h" : "d_fresh_c", case_.B * case_.U);
     return run_;
   }
 

@@ -57,6 +57,18 @@ class Naive {
   bool valid(int64_t b, int64_t step) const {
     return run_.mask == nullptr || run_.mask[b * run_.T + time(step)] != 0;
   }
+  bool resets(int64_t b, int64_t step) const {
+    return run_.resets != nullptr && run_.resets[b * run_.T + time(step)] != 0;
+  }
+  double fresh(int64_t s, int64_t b, int64_t u) const {
+    return run_.fresh[s] == nullptr ? 0 : read(run_.fresh[s], b * run_.U + u);
+  }
+  void reset(int64_t b, Row& h, Row& c) const {
+    for (int64_t u = 0; u < run_.U; ++u) {
+      h[u] = fresh(0, b, u);
+      if (states_ == 2) c[u] = fresh(1, b, u);
+    }
+  }
   int64_t y_at(int64_t b, int64_t step) const { return (b * run_.T + place(step)) * run_.ys_stride; }
   int64_t saved_at(int64_t row, int64_t b, int64_t column) const {
     return ((row * run_.B + b) * saved_columns(run_.spec) + column) * padded_;
@@ -112,6 +124,7 @@ class Naive {
     bool seen = false;
     for (int64_t step = 0; step < run_.T; ++step) {
       bool now = valid(b, step);
+      if (resets(b, step)) reset(b, h, c), seen = false;
       seen = seen || now;
       if (now) advance(b, step, h, c);
       bool shown = run_.spec.zero_output_for_mask ? now : seen;
@@ -175,18 +188,23 @@ class Naive {
 
   void backward_row(int64_t b) {
     // The states before each step, made again from the saved pre-activations.
-    std::vector<Row> hs{kept(0, b, 0)}, cs{states_ == 2 ? kept(0, b, 1) : Row(run_.U)};
-    int64_t first = run_.T;
+    Row h = kept(0, b, 0), c = states_ == 2 ? kept(0, b, 1) : Row(run_.U);
+    std::vector<Row> hs, cs, cs_after;
+    std::vector<bool> seen;
     for (int64_t step = 0; step < run_.T; ++step) {
-      Row h = hs.back(), c = cs.back(), z[4];
+      Row z[4];
+      seen.push_back(step > 0 && seen.back() && !resets(b, step));
+      if (resets(b, step)) reset(b, h, c);
+      hs.push_back(h);
+      cs.push_back(c);
       if (valid(b, step)) {
-        first = first < step ? first : step;
+        seen.back() = true;
         for (int64_t g = 0; g < gates_; ++g) z[g] = kept(step + 1, b, g);
         new_states(z, h, c);
       }
-      hs.push_back(h);
-      cs.push_back(c);
+      cs_after.push_back(c);
     }
+    Row d_fresh[2] = {Row(run_.U), Row(run_.U)};
     Row dh(run_.U), dc(run_.U);
     for (int64_t u = 0; u < run_.U; ++u) {
       dh[u] = read(run_.d_final[0], b * run_.U + u);
@@ -194,12 +212,18 @@ class Naive {
     }
     for (int64_t step = run_.T - 1; step >= 0; --step) {
       bool now = valid(b, step);
-      bool shown = run_.spec.zero_output_for_mask ? now : step >= first;
+      bool shown = run_.spec.zero_output_for_mask ? now : seen[step];
       for (int64_t u = 0; run_.spec.return_sequences && shown && u < run_.U; ++u)
         dh[u] += read(run_.d_ys, y_at(b, step) + u);
-      if (now) retreat(b, step, hs[step], cs[step], cs[step + 1], dh, dc);
+      if (now) retreat(b, step, hs[step], cs[step], cs_after[step], dh, dc);
       else put_dx(b, step, Row(run_.D));
+      for (int64_t u = 0; resets(b, step) && u < run_.U; ++u) {
+        d_fresh[0][u] += dh[u], d_fresh[1][u] += dc[u];
+        dh[u] = dc[u] = 0;
+      }
     }
+    for (int64_t s = 0; s < states_ && run_.d_fresh[s] != nullptr; ++s)
+      for (int64_t u = 0; u < run_.U; ++u) put(run_.d_fresh[s], b * run_.U + u, d_fresh[s][u]);
     for (int64_t u = 0; u < run_.U; ++u) {
       put(run_.d_initial[0], b * run_.U + u, dh[u]);
       if (states_ == 2) put(run_.d_initial[1], b * run_.U + u, dc[u]);

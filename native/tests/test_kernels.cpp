@@ -50,7 +50,8 @@ constexpr double kMoves = 8;
 template <class Change>
 Case changed(const Case& c, Change change) {
   Case result = c;
-  for (Numbers* all : {&result.x, &result.initial[0], &result.initial[1], &result.kernel,
+  for (Numbers* all : {&result.x, &result.initial[0], &result.initial[1], &result.fresh[0],
+                       &result.fresh[1], &result.kernel,
                        &result.recurrent_kernel, &result.bias, &result.d_ys, &result.d_final[0],
                        &result.d_final[1]})
     for (double& value : *all) value = change(value);

@@ -14,7 +14,7 @@ namespace {
 
 // An lstm's forward call with everything optional, changeable in any part.
 struct Call {
-  RunSpec spec{1, 1, 2, 1, 1, 4, 4, 0, 0, 1, 0, 1, 1, 0, 0, 0};
+  RunSpec spec{1, 1, 2, 1, 1, 4, 4, 0, 0, 1, 0, 1, 1, 0, 0, 0, 0};
   int64_t B = 2, T = 3, D = 5, U = 4;
   std::vector<std::vector<int64_t>> in_shapes, out_shapes;
   std::vector<std::vector<double>> memory;
@@ -57,6 +57,9 @@ void refused(const char* expected, const std::function<void(Call&)>& change) {
 
 void test_refusals() {
   refused("kind: expected 0 to 3, got 4", [](Call& c) { c.spec.kind = 4; });
+  refused("resets: expected 0 to 2, got 3", [](Call& c) { c.spec.resets = 3; });
+  refused("resets: expected dtype bool", [](Call& c) { c.spec.resets = to_zeros; });
+  refused("fresh state h: expected shape", [](Call& c) { c.spec.resets = to_fresh_states; });
   refused("ys_before and ys_after: expected units of one neighbour", [](Call& c) {
     c.spec.ys_before = c.spec.ys_after = 1;
   });
@@ -71,7 +74,7 @@ void test_refusals() {
     c.out_shapes[0][2] += 3;
   });
   refused("kind: expected 0 to 3, got -2", [](Call& c) { c.spec.kind = -2; });
-  refused("spec: expected 7 integers of a routine, got 16", [](Call& c) { c.spec.kind = -1; });
+  refused("spec: expected 7 integers of a routine, got 17", [](Call& c) { c.spec.kind = -1; });
   refused("activation: expected 0 to", [](Call& c) { c.spec.activation = 1000; });
   refused("recurrent_activation: ", [](Call& c) { c.spec.recurrent_activation = -1; });
   refused("has_bias: expected 0 to 1, got 2", [](Call& c) { c.spec.has_bias = 2; });

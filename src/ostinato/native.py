@@ -17,6 +17,9 @@ FLOAT32, FLOAT64, BOOLEAN, BFLOAT16, INT8 = range(5)  # dtypes of tensors
 # What products are computed from: a spec's `precision`.
 OF_TENSORS, BFLOAT16_PRODUCTS, BFLOAT16_TENSORS, INT8_WEIGHTS = range(4)
 
+# What a row's states become before a timestep that resets them: a spec's `resets`.
+NO_RESETS, TO_ZEROS, TO_FRESH_STATES = range(3)
+
 NO_GRADIENTS_OF_INT8 = (
     "[ostinato] a recurrent layer with weights in int8 is for inference: it has no gradients, of "
     "its inputs neither. Train the model that was quantized, and quantize it again."
@@ -73,6 +76,7 @@ class RunSpec:
         precision: What products are computed from: OF_TENSORS, which are float32 or float64;
             BFLOAT16_PRODUCTS of float32 tensors; BFLOAT16_TENSORS; or INT8_WEIGHTS beside float32
             tensors, for inference alone.
+        resets: What a row's states become where it's reset: NO_RESETS, TO_ZEROS or TO_FRESH_STATES.
     """
 
     kind: int
@@ -91,6 +95,7 @@ class RunSpec:
     ys_before: int = 0
     ys_after: int = 0
     precision: int = 0
+    resets: int = 0
 
     @property
     def cell(self) -> Kind:

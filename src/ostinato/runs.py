@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ostinato.native import BFLOAT16_TENSORS, INT8_WEIGHTS, RunSpec
+from ostinato.native import BFLOAT16_TENSORS, INT8_WEIGHTS, TO_FRESH_STATES, RunSpec
 
 Names = tuple[str, ...]
 Sizes = tuple[Any, ...]  # a shape; sizes may be a framework's symbols, or None where unknown
@@ -25,7 +25,10 @@ _AXES = {
     "recurrent_kernel": ("U", "gates U"),
     "recurrent_scales": ("gates U",),
     "bias": ("bias rows", "gates U"),
+    "fresh_h": ("B", "U"),
+    "fresh_c": ("B", "U"),
     "mask": ("B", "T"),
+    "resets": ("B", "T"),
     "input_masks": ("input masks", "B", "D"),
     "recurrent_masks": ("recurrent masks", "B", "U"),
     "ys": ("B", "T", "U of ys"),
@@ -53,11 +56,12 @@ class RunLayout:
         weights: Names = ("kernel", "recurrent_kernel")
         if spec.precision == INT8_WEIGHTS:
             weights = ("kernel", "kernel_scales", "recurrent_kernel", "recurrent_scales")
-        counts = (spec.has_mask, spec.input_masks, spec.recurrent_masks)
-        names = ("mask", "input_masks", "recurrent_masks")
+        counts = (spec.has_mask, spec.resets, spec.input_masks, spec.recurrent_masks)
+        names = ("mask", "resets", "input_masks", "recurrent_masks")
         masks = tuple(name for name, count in zip(names, counts, strict=True) if count)
         if self.operation == "forward":
-            return ("x", *states, *weights, *("bias",) * bool(spec.has_bias), *masks)
+            bias = ("bias",) * bool(spec.has_bias)
+            return ("x", *states, *weights, *bias, *self._fresh, *masks)
         gradients = (*("ys",) * spec.owns_ys, *states)
         return ("x", *weights, *masks, "saved", *(f"d_{name}" for name in gradients))
 
@@ -69,12 +73,18 @@ class RunLayout:
         if self.operation == "forward":
             return (*("ys",) * spec.owns_ys, *states, *("saved",) * bool(spec.training))
         of = (*("x",) * bool(spec.wants_dx), *states, "kernel", "recurrent_kernel")
-        return tuple(f"d_{name}" for name in (*of, *("bias",) * bool(spec.has_bias)))
+        of = (*of, *("bias",) * bool(spec.has_bias), *self._fresh)
+        return tuple(f"d_{name}" for name in of)
+
+    @property
+    def _fresh(self) -> Names:
+        states = ("fresh_h", "fresh_c")[: self.spec.cell.states]
+        return states if self.spec.resets == TO_FRESH_STATES else ()
 
     @cached_property
     def differentiable(self) -> tuple[bool, ...]:
-        """Dropout draws its masks: nothing learns them."""
-        return tuple("mask" not in name for name in self.operands)
+        """Nothing learns flags, nor the masks that dropout draws."""
+        return tuple("mask" not in name and name != "resets" for name in self.operands)
 
     def shapes(self, anchors: Sequence[Sizes]) -> list[Sizes]:
         """The shapes of the results, given those of the anchors."""

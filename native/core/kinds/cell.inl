@@ -25,7 +25,8 @@ struct BackTile {
   I rows, stride;
   const S* kept;  // what the forward tile's z was left as
   const S* old_state[2];
-  const S* new_state[2];
+  const S* new_state[2];  // where `is_reset`, what the next timestep begins with may lie there instead
+  bool is_reset;
   const S* d_new[2];  // gradients of the new states, (rows, L)
   S* d_z;             // of the preactivations, laid out like the tile
   S* d_old[2];        // of the old states; may be d_new

@@ -32,7 +32,12 @@ struct lstm {
     const S* candidate = recall(f.activation, t, 2);
     const S* output = recall(f.gate, t, 3);
     S *shown = t.work, *slope_of_shown = t.work + t.rows * L;
-    f.activation.both(t.new_state[1], shown, slope_of_shown, t.rows);
+    for (I r = 0; t.is_reset && r < t.rows; ++r) {  // the carry again
+      const I at = r * t.stride, own = r * L;
+      store<R>(shown + own, load<R>(forget + at) * load<R>(t.old_state[1] + own) +
+                                load<R>(input + at) * load<R>(candidate + at));
+    }
+    f.activation.both(t.is_reset ? shown : t.new_state[1], shown, slope_of_shown, t.rows);
     for (I r = 0; r < t.rows; ++r) {
       const I at = r * t.stride, own = r * L;
       const S* slope = t.slope + at;

@@ -13,7 +13,7 @@ struct simple_rnn {
   template <class R>
   static void backward(const Functions<R>& f, BackTile<R>& t) {
     constexpr I L = R::kLanes;
-    if (f.activation.needs_input) {
+    if (f.activation.needs_input || t.is_reset) {
       recall(f.activation, t, 0);
     } else {  // nothing is kept but the state, which is the activated value
       f.activation.recall(t.new_state[0], t.value, t.slope, t.rows, L);

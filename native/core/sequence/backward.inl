@@ -86,6 +86,34 @@ struct BackwardMember : BackwardPlaces<R> {
     }
   }
 
+  // No gradient crosses a reset: that of the states after it is the fresh states'.
+  void reset(I t) const {
+    for (const int32_t* r = rows.first_reset(t); r != rows.end_of_resets(t); ++r) {
+      for (I p = own.first; p < own.last; ++p) {
+        for (I s = 0; s < c.states; ++s) {
+          S* d = d_state(s, p) + *r * L;
+          if (memory.d_fresh[s] != nullptr) {
+            S* sum = memory.d_fresh[s] + p * panel_size() + *r * L;
+            store<R>(sum, load<R>(sum) + load<R>(d));
+          }
+          store<R>(d, V{});
+        }
+      }
+    }
+  }
+
+  void write_d_fresh() const {
+    for (I s = 0; s < c.states && memory.d_fresh[s] != nullptr; ++s) {
+      for (I p = own.first; p < own.last; ++p) {
+        const S* from = memory.d_fresh[s] + p * panel_size();
+        for (I r = 0; r < rows.count; ++r) {
+          Element* to = static_cast<Element*>(l.run->d_fresh[s]) + row_of(r) * l.U + p * L;
+          write<R>(to, load<R>(from + r * L), l.U - p * L);
+        }
+      }
+    }
+  }
+
   // Rows that never run: their states pass through.
   void pass_unstarted() const {
     for (I r = 0; r < rows.count; ++r) {
@@ -118,7 +146,8 @@ struct BackwardMember : BackwardPlaces<R> {
   BackTile<Real> tile_of(I t, I slot, I p, Span some) const {
     const I r = some.first;
     S* to = R::kPairs ? d_tile : d_z_units(slot, p, r);
-    BackTile<Real> b = {some.size(), c.cols * L, nullptr, {}, {}, {}, to, {}, value, slope, work};
+    BackTile<Real> b = {some.size(), c.cols * L, nullptr, {}, {}, spec.resets != no_resets, {}, to, {},
+                        value, slope, work};
     if (l.keeps_tiles) b.kept = l.kept_tile(t, p, rows.first) + r * c.cols * L;
     for (I s = 0; s < c.states; ++s) {
       b.old_state[s] = old_state(s, t, p) + r * L;
@@ -377,6 +406,9 @@ struct BackwardMember : BackwardPlaces<R> {
 
   void run() const {
     weights.clear();
+    for (I s = 0; s < c.states && memory.d_fresh[s] != nullptr; ++s) {
+      fill_zero(memory.d_fresh[s] + own.first * panel_size(), own.size() * panel_size());
+    }
     pass_unstarted();
     I running = 0, slot = 0;
     for (I t = l.T - 1; t >= 0; --t) {
@@ -388,6 +420,7 @@ struct BackwardMember : BackwardPlaces<R> {
       wait();
       pull_state(t, slot);
       pull_inputs(t, slot);
+      reset(t);
       const I earlier = t > 0 ? rows.running[t - 1] : 0;
       if (earlier < running) {
         leave(earlier, running);
@@ -402,6 +435,7 @@ struct BackwardMember : BackwardPlaces<R> {
         wait();
       }
     }
+    write_d_fresh();
   }
 
 };

@@ -44,7 +44,10 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
     const I operands = state_operands<R>(spec);
     m.h = operands ? arena.take<S>(m.ring * operands * all) : nullptr;
     m.late = c.has_late() ? arena.take<S>(m.ring * all) : nullptr;
-    for (I s = 0; s < c.states; ++s) m.d_state[s] = arena.take<S>(l.panels * count * L);
+    for (I s = 0; s < c.states; ++s) {
+      m.d_state[s] = arena.take<S>(l.panels * count * L);
+      m.d_fresh[s] = spec.resets == to_fresh_states ? arena.take<S>(l.panels * count * L) : nullptr;
+    }
     for (int i = 0; i < 4; ++i) {
       const bool has_pieces = l.T > m.piece;
       const auto part = [&](S* all, bool is_there) { return is_there ? all + g * sizes[i] : nullptr; };

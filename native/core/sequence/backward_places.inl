@@ -15,7 +15,7 @@ struct BackMemory {
   // In pairs only, for those that sum over units: d_z of this timestep and the one after, [2][panel]
   // [row][cols kWords].
   S* d_z_units;
-  S* d_state[2];  // [panel][row][L]
+  S *d_state[2], *d_fresh[2];  // [panel][row][L]; the latter null without fresh states
   S *d_kernel, *d_recurrent, *d_late, *d_bias;  // packed as the weights are; null where there are none
   LongSums<R> d_weights[4];                     // those four
   S* private_;

@@ -138,6 +138,23 @@ struct ForwardMember {
     }
   }
 
+  // Fresh states for the rows that are reset before timestep t. Outputs have been written, and of
+  // what the backward pass wants of them, it has all else: see BackTile.
+  void reset(I t) const {
+    for (const int32_t* r = rows.first_reset(t); r != rows.end_of_resets(t); ++r) {
+      const I row = l.schedule.row_of[rows.first + *r];
+      for (I p = own.first; p < own.last; ++p) {
+        if (own.of(p, {*r, *r + 1}).size() == 0) continue;
+        for (I s = 0; s < c.states; ++s) {
+          const Element* from = static_cast<const Element*>(l.run->fresh[s]);
+          const I at = row * l.U + p * L;
+          store<R>(state(s, t, p) + *r * L, from == nullptr ? V{} : read<R>(from + at, l.U - p * L));
+        }
+        hand_on(t, p, *r, *r + 1);
+      }
+    }
+  }
+
   // Zeros before rows begin; rows that never do keep their states.
   void write_unstarted() const {
     if (!l.schedule.has_mask) return;
@@ -401,6 +418,7 @@ struct ForwardMember {
     write_unstarted();
     I running = l.T > 0 ? rows.running[0] : 0;
     enter(0, 0, running);
+    if (l.T > 0) reset(0);
     pack_chunk(0);
     wait();
     for (I t = 0; t < l.T; ++t) {
@@ -411,6 +429,7 @@ struct ForwardMember {
       if (next < running) leave(t + 1, next, running);
       if (next > running) enter(t + 1, running, next);
       running = next;
+      if (t + 1 < l.T) reset(t + 1);
       wait();
     }
   }

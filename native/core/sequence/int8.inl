@@ -145,6 +145,22 @@ struct Int8Member {
   float* state(I s) const { return static_cast<float*>(step.state[s]); }
   float* next(I s) const { return static_cast<float*>(step.next[s]); }
 
+  // Fresh states for the rows that are reset before timestep t, where `states` are about to be its own.
+  void reset(I t, void* const* states) const {
+    if (run.resets == nullptr || t >= run.T) return;
+    const uint8_t* resets = run.resets + all.time_of(t);
+    for (I r = 0; started != nullptr && r < B; ++r) started[r] &= resets[r * run.T] == 0;
+    for (I s = 0; s < all.c->states; ++s) {
+      const float* fresh = static_cast<const float*>(run.fresh[s]);
+      each([&](I r, I p, I at) {
+        if (resets[r * run.T] == 0) return;
+        const F32::V value =
+            fresh == nullptr ? F32::V{} : load_part<F32>(fresh + r * U + p * L, U - p * L);
+        store<F32>(static_cast<float*>(states[s]) + at, value);
+      });
+    }
+  }
+
   // f(row, panel, where it lies in a state) for one's own.
   template <class F>
   void each(F f) const {
@@ -205,6 +221,7 @@ struct Int8Member {
       store_part<F32>(ys + (r * run.T + time) * run.ys_stride + p * L,
                       shown ? load<F32>(next(0) + at) : F32::V{}, U - p * L);
     });
+    reset(t + 1, step.next);
     meet();
     for (I s = 0; s < all.c->states; ++s) {
       void* old = step.state[s];
@@ -214,6 +231,7 @@ struct Int8Member {
 
   void forward() {
     pack();
+    reset(0, step.state);
     meet();
     for (I t = 0; t < run.T; ++t) {
       const I at = t % all.chunk;

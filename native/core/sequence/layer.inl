@@ -129,7 +129,9 @@ void describe(const Run& run, Layer<R>& l) {
   l.functions.keeps_gate_inputs = run.spec.training && l.functions.gate.needs_input;
   l.pairs = pairs_products<R>(run);
   l.ahead = weights_of<R>(run) > 8 * l2_cache();
-  l.keeps_tiles = run.spec.training && (l.layout.has_gates || l.functions.activation.needs_input);
+  // A state that is reset says no more what an activation gave.
+  const bool recalls = l.layout.has_gates || l.functions.activation.needs_input || run.spec.resets;
+  l.keeps_tiles = run.spec.training && recalls;
 }
 
 // --- who does what --------------------------------------------------------------------------------
@@ -265,8 +267,10 @@ void read_mask(const Layer<R>& l, const Rows& rows, I t, typename R::Int* valid,
   for (I r = 0; r < rows.running[t]; ++r) {
     const I slot = rows.first + r;
     const bool is_valid = l.run->mask[l.schedule.row_of[slot] * l.T + time] != 0;
+    const bool has_begun = l.schedule.shown == nullptr ? t >= l.schedule.begin[slot]
+                                                       : l.schedule.shown[t * l.B + slot] != 0;
     valid[r] = is_valid ? -1 : 0;
-    shown[r] = l.run->spec.zero_output_for_mask ? valid[r] : (t >= l.schedule.begin[slot] ? -1 : 0);
+    shown[r] = l.run->spec.zero_output_for_mask ? valid[r] : has_begun ? -1 : 0;
   }
 }
 

@@ -42,6 +42,13 @@ Part part_of(I panels, I rows, I i, I count, bool splits) {
 struct Rows {
   I first, count;  // slots
   const int32_t* running;
+  // Those whose states are fresh before timestep t: reset_rows[reset_at[t]] and on, to reset_at[t + 1];
+  // rows of the group, ascending. Null where no row ever is.
+  const I* reset_at;
+  const int32_t* reset_rows;
+
+  const int32_t* first_reset(I t) const { return reset_at == nullptr ? nullptr : reset_rows + reset_at[t]; }
+  const int32_t* end_of_resets(I t) const { return first_reset(t + 1); }
 };
 
 struct Schedule {
@@ -52,23 +59,83 @@ struct Schedule {
   I group_count;
   bool holes;          // whether a running row may be masked
   bool has_mask;
+  // Where there are both resets and holes, (T, B) by slot: whether the row has had a valid timestep
+  // since it was last reset, if it ever was; else null.
+  uint8_t* shown;
 };
 
-// Where a row begins (T if it has no valid timestep) and ends; returns its valid timesteps.
+// Where a flag (B, T) of a row is, in the order of the run; false everywhere without such flags.
+struct RowFlags {
+  const uint8_t* row;
+  I T;
+  bool backwards;
+
+  RowFlags(const Run& run, const uint8_t* flags, I b)
+      : row(flags == nullptr ? nullptr : flags + b * run.T), T(run.T), backwards(run.spec.go_backwards) {}
+  bool operator()(I t) const { return row != nullptr && row[backwards ? T - 1 - t : t] != 0; }
+};
+
+// Where a row begins (T if it has no valid timestep) and ends; returns its valid timesteps. It runs where
+// it's reset, and from a reset after its last valid timestep to the end, since it holds another output.
 I read_bounds(const Run& run, I b, int32_t& first, int32_t& end) {
   const I T = run.T;
   I start = 0, stop = T, valid = 0;
   if (run.mask != nullptr) {
-    const uint8_t* row = run.mask + b * T;
-    auto at = [&](I t) { return row[run.spec.go_backwards ? T - 1 - t : t] != 0; };
-    while (start < T && !at(start)) ++start;
-    while (stop > start && !at(stop - 1)) --stop;
+    const RowFlags at(run, run.mask, b), resets(run, run.resets, b);
+    while (start < T && !at(start) && !resets(start)) ++start;
+    while (stop > start && !at(stop - 1) && !resets(stop - 1)) --stop;
     if (start == T) stop = 0;
+    else if (!at(stop - 1)) stop = T;
     for (I t = start; t < stop; ++t) valid += at(t);
   }
   first = static_cast<int32_t>(start);
   end = static_cast<int32_t>(stop);
   return valid;
+}
+
+// Lists the resets of a group's rows.
+bool list_resets(const Run& run, const Schedule& s, Rows& rows, Arena& arena) {
+  const I T = run.T;
+  I* at = arena.take<I>(T + 2);
+  if (arena.failed) return false;
+  fill_zero(at, T + 2);
+  auto each = [&](auto f) {
+    for (I r = 0; r < rows.count; ++r) {
+      const RowFlags resets(run, run.resets, s.row_of[rows.first + r]);
+      for (I t = 0; t < T; ++t) {
+        if (resets(t)) f(t, r);
+      }
+    }
+  };
+  each([&](I t, I) { ++at[t + 2]; });
+  for (I t = 1; t <= T; ++t) at[t + 1] += at[t];
+  int32_t* listed = arena.take<int32_t>(at[T + 1]);
+  if (arena.failed) return false;
+  each([&](I t, I r) { listed[at[t + 1]++] = static_cast<int32_t>(r); });
+  rows.reset_at = at, rows.reset_rows = listed;
+  return true;
+}
+
+// Which outputs are shown, where rows are reset.
+void mark_shown(const Run& run, Schedule& s) {
+  for (I slot = 0; slot < run.B; ++slot) {
+    const RowFlags valid(run, run.mask, s.row_of[slot]), resets(run, run.resets, s.row_of[slot]);
+    bool is_shown = false;
+    for (I t = 0; t < run.T; ++t) {
+      is_shown = valid(t) || (is_shown && !resets(t));
+      s.shown[t * run.B + slot] = is_shown;
+    }
+  }
+}
+
+bool read_resets(const Run& run, Arena& arena, Schedule& s) {
+  for (I g = 0; g < s.group_count; ++g) {
+    if (!list_resets(run, s, s.groups[g], arena)) return false;
+  }
+  if (!s.holes) return true;
+  s.shown = arena.take<uint8_t>(run.T * run.B);
+  if (!arena.failed) mark_shown(run, s);
+  return !arena.failed;
 }
 
 // Sorts and deals the rows. Rows that end early are dropped at their end or, where that saves more,
@@ -110,7 +177,7 @@ bool make_schedule(const Run& run, I groups, Arena& arena, Schedule& s) {
   for (I g = 0; g < groups; ++g) {
     Rows& rows = s.groups[g];
     int32_t* running = s.running + g * T;
-    rows = {slot, 0, running};
+    rows = {slot, 0, running, nullptr, nullptr};
     fill_zero(running, T);
     for (I i = g; i < B; i += groups, ++slot, ++rows.count) {
       const I b = order[i];
@@ -127,7 +194,8 @@ bool make_schedule(const Run& run, I groups, Arena& arena, Schedule& s) {
       for (I t = 1; t < T; ++t) running[t] += running[t - 1];
     }
   }
-  return true;
+  s.shown = nullptr;
+  return run.resets == nullptr || read_resets(run, arena, s);
 }
 
 // Dropout masks (n, B, width) -> [n][block of L][slot][L].
