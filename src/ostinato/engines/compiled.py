@@ -17,7 +17,13 @@ from ostinato.cells.checked import held_masks, holds_masks, like_a_timestep
 from ostinato.cells.contract import output_sizes
 from ostinato.doors import door, remembered
 from ostinato.engines.interface import IN_BFLOAT16, Answer, Loop, Question, Task
-from ostinato.engines.loop import Recurrence, run_over_time, time_major
+from ostinato.engines.loop import (
+    FlatResets,
+    Recurrence,
+    flat_resets,
+    run_over_time,
+    time_major,
+)
 from ostinato.engines.obstacles import FLOATS
 from ostinato.programs.compiling import Compiled, run_dtype
 from ostinato.programs.evaluation import evaluate
@@ -82,7 +88,7 @@ class CompiledEngine:
         """The run in the core's terms."""
         loop, program = question.loop, question.program
         assert program is not None
-        spec, held = program.spec(question.has_mask, *loop_flags(loop))
+        spec, held = program.spec(question.resets, question.has_mask, *loop_flags(loop))
         if question.bfloat16:
             spec = replace(spec, precision=native.BFLOAT16_PRODUCTS)
         return Recipe(program, spec, held, question.dtype)
@@ -124,14 +130,21 @@ def _run(task: Task, recipe: Recipe) -> Answer:
         for shape in compiled.program.output_shapes[: recipe.held]
     )
     back = task.loop.go_backwards
+    resets = flat_resets(task)
+    begins = () if resets is None else (resets.flags,)
+    fresh = () if resets is None else resets.fresh or ()
+    fresh = tuple(with_rows(state, batch_size) for state in fresh)
+    constants = task.context.constants
     with with_masks(task):
         operands = list(
-            compiled.operands(task.cell, tuple(xs), (*rows, *before), task.context.constants, back)
+            compiled.operands(
+                task.cell, tuple(xs), (*rows, *before), constants, back, begins, fresh
+            )
         )
     operands = [to_dtype(tensor, dtype) for tensor in operands]
     if task.mask is not None:
         operands.append(task.mask)
-    twin = Twin(compiled.program, recipe.held)
+    twin = Twin(compiled.program, recipe.held, len(begins), len(fresh))
     spec = _training(recipe.spec) if task.context.training else recipe.spec
     results = list(door.native_run((spec,), tuple(operands), twin))
     count = len(compiled.program.outputs)
@@ -182,10 +195,14 @@ class Twin(NamedTuple):
     Attributes:
         program: The program.
         held: How many states there are beside its own.
+        begins: 1 where rows begin anew, else 0.
+        fresh: How many fresh states are given.
     """
 
     program: Program
     held: int
+    begins: int = 0
+    fresh: int = 0
 
     def __call__(self, specs: Sequence[Any], operands: Tensors) -> Tensors:
         """What `door.native_run(specs, operands)` gives."""
@@ -193,11 +210,14 @@ class Twin(NamedTuple):
         program = self.program
         rest = iter(operands)
         xs = tuple(islice(rest, len(program.input_shapes)))
+        begins = tuple(islice(rest, self.begins))
         states = tuple(islice(rest, len(program.state_shapes)))
         before = tuple(islice(rest, self.held))
         constants = tuple(islice(rest, len(program.constant_shapes)))
+        fresh = tuple(islice(rest, self.fresh))
         weights = tuple(islice(rest, len(program.weight_shapes)))
         mask = next(rest, None)
+        resets = FlatResets(begins[0] != 0, fresh or None) if begins else None
         loop = Loop(
             return_sequences=bool(spec.return_sequences),
             go_backwards=bool(spec.go_backwards),
@@ -214,6 +234,6 @@ class Twin(NamedTuple):
             ops.zeros((batch_size, *shape), dtype=dtype) for shape in program.output_shapes
         )
         major = tuple(time_major(x, loop) for x in xs)
-        outputs, final = run_over_time(Recurrence(step, major, states, zeros), mask, loop)
+        outputs, final = run_over_time(Recurrence(step, major, states, zeros), mask, loop, resets)
         last = outputs[: self.held] if not loop.return_sequences else before
         return (*outputs, *final, *last)

@@ -58,6 +58,8 @@ class Cuda:
         if question.forced != self.name:
             return (NOT_TRIED,)
         found = [reason for reason in (question.native, question.cuda) if reason is not None]
+        if question.resets:
+            found.append("the kernel doesn't reset rows inside a sequence (`resets`)")
         if question.dtype not in FLOATS or question.dtype == "float64":
             found.append(f"the cell computes in {question.dtype}, the kernel in float32")
         if question.program is None and not found:

@@ -56,6 +56,8 @@ class Cudnn:
         found = [*_of_mathematics(question), *of_tensors(question, "cuDNN")]
         if question.recurrent_dropout:
             found.append("cuDNN has no dropout of the state (recurrent_dropout)")
+        if question.resets:
+            found.append("cuDNN doesn't reset rows inside a sequence (`resets`)")
         if question.cudnn is not None:
             found.append(question.cudnn)
         return tuple(found) or _of_the_backend(question)

@@ -91,6 +91,7 @@ class Fused:
             training=0,
             wants_dx=1,  # which the door knows better
             precision=_precision(question),
+            resets=question.resets,
         )
         kept = question.dtype in DTYPES or spec.precision == native.BFLOAT16_TENSORS
         return Recipe(spec, question.dtype, question.dtype if kept else "float32")
@@ -149,12 +150,16 @@ def _prepared(task: Task, recipe: Recipe) -> _Run:
         training = int(task.context.training)
         spec = _with_dropout(spec, len(masks.inputs), len(masks.recurrent), training)
     operands = [x, *states, *cell._cell_weights()]
+    if task.resets is not None and spec.resets == native.TO_FRESH_STATES:
+        operands += leaves(task.resets.fresh)
     drawn = [_stack(of_kind) for of_kind in (masks.inputs, masks.recurrent) if of_kind]
     if tensors != dtype:
         operands = [ops.cast(tensor, tensors) for tensor in operands]
         drawn = [ops.cast(tensor, tensors) for tensor in drawn]
     if task.mask is not None:
         operands.append(task.mask)
+    if task.resets is not None:
+        operands.append(task.resets.flags)
     return _Run(spec, (*operands, *drawn), states[0].shape[-1])
 
 
@@ -179,7 +184,8 @@ def _answer(results: list[Tensor], task: Task, recipe: Recipe) -> Answer:
     if task.loop.return_sequences:
         return results[0], tuple(results[1:])
     output = results[0]
-    if task.mask is not None and (task.loop.zero_output_for_mask or not task.starts_from_zeros):
+    shows_states = not task.starts_from_zeros or recipe.spec.resets == native.TO_FRESH_STATES
+    if task.mask is not None and (task.loop.zero_output_for_mask or shows_states):
         shown = ops.expand_dims(_last_is_shown(task), -1)
         output = ops.where(shown, output, ops.zeros_like(output))
     return output, tuple(results)
@@ -189,9 +195,21 @@ def _last_is_shown(task: Task) -> Tensor:
     """In which rows the last output isn't zero: those with a valid step.
 
     With `zero_output_for_mask` the last step itself has to be valid. (In a row without any valid
-    step the kernel's last state is the one that the row started from, and no output.)
+    step, or without one since it was last reset, the kernel's last state is the one that the row
+    started from, and no output.)
     """
     mask: Any = task.mask
     if task.loop.zero_output_for_mask:
         mask = mask[:, :1] if task.loop.go_backwards else mask[:, -1:]
-    return ops.any(mask, axis=1)
+        return ops.any(mask, axis=1)
+    if task.resets is None:
+        return ops.any(mask, axis=1)
+    last, valid = (_last(flags, task.loop.go_backwards) for flags in (task.resets.flags, mask))
+    return ops.logical_and(valid > 0, valid >= last)
+
+
+def _last(flags: Tensor, go_backwards: bool) -> Tensor:
+    """The last timestep of the run where a flag (B, T) is true, counted from 1; 0 where none is."""
+    flags = ops.flip(flags, axis=1) if go_backwards else flags
+    numbers = ops.cumsum(ops.ones_like(flags, dtype="int32"), axis=1)
+    return ops.max(ops.where(flags, numbers, ops.zeros_like(numbers)), axis=1)

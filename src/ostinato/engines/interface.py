@@ -63,6 +63,8 @@ class Question(NamedTuple):
         forced: The engine that the user forces, or None.
         loop: How it's run over time.
         has_mask: Whether there's a mask of timesteps.
+        resets: What the states of a row become where it's reset: one of `ostinato.native`'s
+            NO_RESETS, TO_ZEROS and TO_FRESH_STATES.
         program: What a cell of one's own has been made into, or None.
         no_program: Why there's none, where one was looked for.
         rows: The rows of the batch, where the backend's own loop may be as fast for a few; or None.
@@ -89,6 +91,7 @@ class Question(NamedTuple):
     forced: str | None = None
     loop: Loop = Loop()
     has_mask: bool = False
+    resets: int = 0
     program: Any = None
     no_program: str | None = None
     rows: int | None = None
@@ -116,6 +119,20 @@ class CallContext(NamedTuple):
     dtype: str
 
 
+class Resets(NamedTuple):
+    """Where the rows of a sequence begin anew, and with what.
+
+    Attributes:
+        flags: (B, T) booleans in the order of time: whether the row's states are fresh before that
+            timestep of the run, masked or not. What it holds of its outputs is gone, too.
+        fresh: The fresh states, each (B, ...), in the containers of the cell's `state_size`; None
+            where they're all zeros.
+    """
+
+    flags: Tensor
+    fresh: Structure = None
+
+
 class Task(NamedTuple):
     """A cell, and the sequence to run it over.
 
@@ -129,6 +146,7 @@ class Task(NamedTuple):
         starts_from_zeros: Whether it's known that all initial states are zero.
         wants_states: Whether anybody looks at the final states. Where nobody does, an engine may
             give anything for those that aren't the output.
+        resets: Where rows begin anew within the sequence, or None.
     """
 
     cell: Any
@@ -139,6 +157,7 @@ class Task(NamedTuple):
     context: CallContext
     starts_from_zeros: bool = False
     wants_states: bool = True
+    resets: Resets | None = None
 
 
 # The outputs, each (B, T, ...) or (B, ...) by `return_sequences`, in their containers; the final

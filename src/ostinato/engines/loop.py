@@ -6,12 +6,14 @@ and time-major, in the order of the run: tensors (T, B, ...), and (B, ...) a tim
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
 from ostinato.doors import door
-from ostinato.engines.interface import Loop
+from ostinato.engines.interface import Loop, Task
+from ostinato.structure import leaves
 from ostinato.tensors import Stepped, Tensor, Tensors
 
 FlatStep = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
@@ -25,7 +27,7 @@ class Recurrence:
         step: `(x, states) -> (outputs, new_states)` of one timestep, flat tuples all.
         xs: What `step` takes, of all timesteps in the order of the run, each (T, B, ...).
         states: The initial states, each (B, ...), of the shapes and dtypes of the new ones.
-        outputs_like: Zeros of the shapes and dtypes of one timestep's outputs.
+        outputs_like: Tensors of the shapes and dtypes of one timestep's outputs.
         project: What a timestep of the only `xs` goes through before `step`, whatever the states;
             None where that's nothing. Given of built-in cells, whose only output is the first new
             state, and whose step multiplies by weights in `door.affine` alone.
@@ -43,6 +45,26 @@ class Recurrence:
     add_loss: Callable[[Tensor], None] | None = None
 
 
+class FlatResets(NamedTuple):
+    """Where rows begin anew: `interface.Resets`, flat.
+
+    Attributes:
+        flags: (B, T) booleans in the order of time.
+        fresh: The fresh states, each (B, ...), in the states' dtypes; None where all are zeros.
+    """
+
+    flags: Tensor
+    fresh: Tensors | None = None
+
+
+def flat_resets(task: Task) -> FlatResets | None:
+    """A task's resets for the loop."""
+    if task.resets is None:
+        return None
+    flags, fresh = task.resets
+    return FlatResets(flags, None if fresh is None else tuple(leaves(fresh)))
+
+
 def time_major(tensor: Tensor, loop: Loop) -> Tensor:
     """A tensor (B, T, ...) as (T, B, ...), in the order of the run."""
     tensor = ops.swapaxes(tensor, 0, 1)
@@ -50,7 +72,7 @@ def time_major(tensor: Tensor, loop: Loop) -> Tensor:
 
 
 def run_over_time(
-    recurrence: Recurrence, mask: Tensor | None, loop: Loop
+    recurrence: Recurrence, mask: Tensor | None, loop: Loop, resets: FlatResets | None = None
 ) -> tuple[Tensors, Tensors]:
     """Runs a recurrence over time.
 
@@ -58,13 +80,18 @@ def run_over_time(
         recurrence: The recurrence.
         mask: (B, T) booleans in the order of time, or None.
         loop: How it's run.
+        resets: Where rows begin anew, or None.
 
     Returns:
         The outputs, each (B, T, ...) or (B, ...) as loop, and the final states, each (B, ...).
     """
     mask = None if mask is None else time_major(mask, loop)
-    run = _scan_state_as_output if recurrence.project is not None else _scan_any
-    outputs, states = run(recurrence, mask, loop)
+    if resets is not None:
+        resets = resets._replace(flags=time_major(resets.flags, loop))
+    # A masked output is zero where the row has begun anew: that is the state only if that's zero.
+    shows_fresh = mask is not None and resets is not None and resets.fresh is not None
+    run = _scan_any if recurrence.project is None or shows_fresh else _scan_state_as_output
+    outputs, states = run(recurrence, mask, loop, resets)
     if loop.return_sequences:
         outputs = tuple(ops.swapaxes(ys, 0, 1) for ys in outputs)
         if loop.flip_outputs:
@@ -73,7 +100,7 @@ def run_over_time(
 
 
 def _scan_state_as_output(
-    recurrence: Recurrence, mask: Tensor | None, loop: Loop
+    recurrence: Recurrence, mask: Tensor | None, loop: Loop, resets: FlatResets | None
 ) -> tuple[Tensors, Tensors]:
     """For an output that is the first state: masked steps keep that, so none holds the output."""
     where = door.lean(ops.where)
@@ -91,7 +118,7 @@ def _scan_state_as_output(
     if mask is not None:
         xs = (*xs, ops.expand_dims(mask, -1))
     like = recurrence.outputs_like if loop.return_sequences else ()
-    states, outputs = _loop(step, recurrence.states, xs, like, recurrence, loop)
+    states, outputs = _loop(step, recurrence.states, xs, like, recurrence, loop, resets)
     output = outputs[0] if loop.return_sequences else states[0]
     if mask is not None:
         shown = ops.expand_dims(_shown(mask, loop), -1)
@@ -108,10 +135,13 @@ def _shown(mask: Tensor, loop: Loop) -> Tensor:
     return ops.cumsum(ops.cast(mask, "int32"), axis=0) > 0
 
 
-def _scan_any(recurrence: Recurrence, mask: Tensor | None, loop: Loop) -> tuple[Tensors, Tensors]:
+def _scan_any(
+    recurrence: Recurrence, mask: Tensor | None, loop: Loop, resets: FlatResets | None
+) -> tuple[Tensors, Tensors]:
     """For outputs that are no state: the loop carries the last, where it's held or wanted alone."""
     holds = mask is not None and not loop.zero_output_for_mask
     carries_output = holds or not loop.return_sequences
+    like = tuple(map(ops.zeros_like, recurrence.outputs_like))
     count = len(recurrence.states)
 
     def step(carry: Tensors, x: Tensors) -> Stepped:
@@ -122,15 +152,14 @@ def _scan_any(recurrence: Recurrence, mask: Tensor | None, loop: Loop) -> tuple[
             *inputs, valid = x
             outputs, new = recurrence.step(tuple(inputs), states)
             new = _choose(valid, new, states)
-            outputs = _choose(valid, outputs, previous if holds else recurrence.outputs_like)
+            outputs = _choose(valid, outputs, previous if holds else like)
         carry = (*new, *outputs) if carries_output else new
         return carry, (outputs if loop.return_sequences else ())
 
     xs = recurrence.xs if mask is None else (*recurrence.xs, mask)
-    like = recurrence.outputs_like
     initial = (*recurrence.states, *like) if carries_output else recurrence.states
     collected = like if loop.return_sequences else ()
-    carry, outputs = _loop(step, initial, xs, collected, recurrence, loop)
+    carry, outputs = _loop(step, initial, xs, collected, recurrence, loop, resets)
     return (outputs if loop.return_sequences else carry[count:]), carry[:count]
 
 
@@ -150,7 +179,10 @@ def _loop(
     like: Tensors,
     recurrence: Recurrence,
     loop: Loop,
+    resets: FlatResets | None,
 ) -> tuple[Tensors, Tensors]:
+    if resets is not None:
+        step, xs = _resetting(step, carry, resets), (*xs, resets.flags)
     result: tuple[Tensors, Tensors] = door.loop(
         step,
         carry,
@@ -162,3 +194,15 @@ def _loop(
         add_loss=recurrence.add_loss,
     )
     return result
+
+
+def _resetting(step: FlatStep, carry: Tensors, resets: FlatResets) -> FlatStep:
+    """A step given where rows begin anew: there, with fresh states, and zeros for held outputs."""
+    fresh = resets.fresh or ()
+    fresh = (*fresh, *map(ops.zeros_like, carry[len(fresh) :]))
+
+    def anew(carry: Tensors, x: Tensors) -> Stepped:
+        *inputs, flags = x
+        return step(_choose(flags, fresh, carry), tuple(inputs))
+
+    return anew

@@ -20,7 +20,7 @@ from ostinato.cells.checked import (
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import call_method
 from ostinato.engines.interface import Answer, Question, Task
-from ostinato.engines.loop import Recurrence, run_over_time, time_major
+from ostinato.engines.loop import Recurrence, flat_resets, run_over_time, time_major
 from ostinato.structure import Structure, leaves, map_leaves
 from ostinato.tensors import Stepped, Tensor, Tensors, size_of
 
@@ -55,16 +55,27 @@ ENGINE = Scan()
 
 
 def _run(task: Task) -> Answer:
-    if task.mask is not None and any(len(state.shape) == 0 for state in leaves(task.states)):
-        raise ValueError(
-            f"{task.context.owner}: expected no mask: a masked timestep keeps the states of its "
-            f"rows, and {name_of(task.cell)} has a state without rows."
-        )
+    _check_rows(task)
     xs = map_leaves(lambda x: time_major(x, task.loop), task.xs)
     recurrence, outputs = _recurrence(task, xs)
-    flat_outputs, states = run_over_time(recurrence, task.mask, task.loop)
+    flat_outputs, states = run_over_time(recurrence, task.mask, task.loop, flat_resets(task))
     forget_foreign_masks(task.cell)
     return tree.pack_sequence_as(outputs, flat_outputs), states
+
+
+def _check_rows(task: Task) -> None:
+    """Refuses what is done to some rows of states that have none."""
+    if all(len(state.shape) > 0 for state in leaves(task.states)):
+        return
+    for name, why in (
+        ("mask", "a masked timestep keeps the states of its rows"),
+        ("resets", "they give some rows fresh states"),
+    ):
+        if getattr(task, name) is not None:
+            raise ValueError(
+                f"{task.context.owner}: expected no {name}: {why}, and {name_of(task.cell)} has a "
+                "state without rows."
+            )
 
 
 def _recurrence(task: Task, xs: Structure) -> tuple[Recurrence, Structure]:

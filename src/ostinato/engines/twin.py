@@ -15,7 +15,7 @@ from keras import ops
 from ostinato import native
 from ostinato.cells.builtin import BuiltinCell
 from ostinato.engines.interface import Loop
-from ostinato.engines.loop import Recurrence, run_over_time, time_major
+from ostinato.engines.loop import FlatResets, Recurrence, run_over_time, time_major
 from ostinato.native import RunSpec
 from ostinato.signatures import signature
 from ostinato.tensors import Tensor, Tensors, dequantized
@@ -73,10 +73,16 @@ def _run(cls: Any, spec: RunSpec, given: dict[str, Tensor]) -> tuple[Tensors, Te
         output, new = timestep(x[0], states)
         return (output,), new
 
-    states = tuple(given[name] for name in ("h", "c")[: spec.cell.states])
+    names = ("h", "c")[: spec.cell.states]
+    states = tuple(given[name] for name in names)
+    resets = None
+    if spec.resets:
+        keeps = spec.resets == native.TO_FRESH_STATES
+        fresh = tuple(given[f"fresh_{name}"] for name in names) if keeps else None
+        resets = FlatResets(given["resets"], fresh)
     xs = (time_major(given["x"], loop),)
     recurrence = Recurrence(step, xs, states, states[:1], cell._cell_projection(masks))
-    return run_over_time(recurrence, given.get("mask"), loop)
+    return run_over_time(recurrence, given.get("mask"), loop, resets)
 
 
 def _cell(cls: Any, spec: RunSpec, given: dict[str, Tensor]) -> BuiltinCell:

@@ -1,6 +1,7 @@
 """Bidirectional: one layer over the sequence as it is, one over it backwards."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -138,11 +139,17 @@ class Bidirectional(keras.layers.Layer):
         training: bool | None = None,
         constants: Structure = None,
         sequences_mask: Structure = None,  # filled in by Keras, as in RNN
+        resets: Tensor | None = None,
+        fresh_state: Structure = None,
     ) -> Any:
-        """Runs both layers and merges their outputs; see the class."""
+        """Runs both layers and merges their outputs; see the class.
+
+        `resets` are as in RNN: the backward layer runs each of the pieces from its end.
+        `fresh_state` is the forward layer's and then the backward layer's.
+        """
         mask = each_of_timesteps(sequences_mask if mask is None else mask)
-        given = {"training": training, "mask": mask, "constants": constants}
-        states = self._bi_split(initial_state)
+        given = {"training": training, "mask": mask, "constants": constants, "resets": resets}
+        states = self._bi_states(initial_state, fresh_state)
         joined = False
         if self._bi_can_run_together(sequences, bool(training)):
             joined = self._bi_can_join()
@@ -155,7 +162,20 @@ class Bidirectional(keras.layers.Layer):
         outputs = merged if self.merge_mode is None else (merged,)
         return (*outputs, *forward[1:], *backward[1:])
 
-    def _bi_split(self, states: Structure) -> tuple[Structure, Structure]:
+    def _bi_states(
+        self, initial_state: Structure, fresh_state: Structure
+    ) -> list[dict[str, Structure]]:
+        """The states that each direction is given, by the names of the arguments."""
+        names = ("initial_state", "fresh_state")
+        by_name = [
+            self._bi_split(states, name)
+            for states, name in zip((initial_state, fresh_state), names, strict=True)
+        ]
+        return [dict(zip(names, own, strict=True)) for own in zip(*by_name, strict=True)]
+
+    def _bi_split(
+        self, states: Structure, name: str = "initial_state"
+    ) -> tuple[Structure, Structure]:
         """The states of each direction, which come one after the other; nests in equal halves."""
         if states is None:
             return None, None
@@ -165,7 +185,7 @@ class Bidirectional(keras.layers.Layer):
             return states[:one], states[one:]
         if given == 0 or given % 2:
             raise ValueError(
-                f"{name_of(self)}: expected initial_state to be a list of the forward layer's "
+                f"{name_of(self)}: expected {name} to be a list of the forward layer's "
                 f"states, {one}, and then of the backward layer's, {other}; got {describe(states)}."
             )
         return states[: given // 2], states[given // 2 :]
@@ -201,15 +221,15 @@ class Bidirectional(keras.layers.Layer):
     def _bi_run_together(
         self,
         sequences: Structure,
-        states: tuple[Structure, Structure],
+        states: Sequence[dict[str, Structure]],
         given: dict[str, Any],
         joined: bool,
     ) -> list[Any]:
         """Runs both directions at the same time; the backward outputs come in the order of time."""
         given = {**given, "training": bool(given["training"])}
         forward, backward = (
-            layer._rnn_task(sequences, state, **given, flip_outputs=layer is self.backward_layer)
-            for layer, state in zip(self._bi_directions, states, strict=True)
+            layer._rnn_task(sequences, **own, **given, flip_outputs=layer is self.backward_layer)
+            for layer, own in zip(self._bi_directions, states, strict=True)
         )
         # One of each for both, so that engines see it; checks in graphs make each task its own.
         backward = backward._replace(xs=forward.xs, mask=forward.mask)
@@ -218,12 +238,12 @@ class Bidirectional(keras.layers.Layer):
         return [layer._rnn_results(answer) for layer, answer in answers]
 
     def _bi_run_apart(
-        self, sequences: Structure, states: tuple[Structure, Structure], given: dict[str, Any]
+        self, sequences: Structure, states: Sequence[dict[str, Structure]], given: dict[str, Any]
     ) -> list[Any]:
         """Calls the layers one after the other, with the same result."""
         forward, backward = (
-            layer(sequences, **keywords_for(layer, state, given))
-            for layer, state in zip(self._bi_directions, states, strict=True)
+            layer(sequences, **keywords_for(layer, {**given, **own}))
+            for layer, own in zip(self._bi_directions, states, strict=True)
         )
         if not self.return_sequences:
             return [forward, backward]
@@ -267,6 +287,8 @@ class Bidirectional(keras.layers.Layer):
         training: bool | None = None,
         constants: Structure = None,
         sequences_mask: Structure = None,
+        resets: Tensor | None = None,
+        fresh_state: Structure = None,
         **of_subclass: Any,
     ) -> Any:
         """The results as symbolic tensors; refuses what `call` would.
@@ -274,10 +296,11 @@ class Bidirectional(keras.layers.Layer):
         A subclass's `call` may take more arguments; they change no shape here.
         """
         mask = each_of_timesteps(sequences_mask if mask is None else mask)
-        given = {"training": training, "mask": mask, "constants": constants}
+        given = {"training": training, "mask": mask, "constants": constants, "resets": resets}
+        states = self._bi_states(initial_state, fresh_state)
         specs = (
-            layer.compute_output_spec(sequences, **keywords_for(layer, state, given))
-            for layer, state in zip(self._bi_directions, self._bi_split(initial_state), strict=True)
+            layer.compute_output_spec(sequences, **keywords_for(layer, {**given, **own}))
+            for layer, own in zip(self._bi_directions, states, strict=True)
         )
         return self._bi_merged_specs(*(tree.map_structure(shape_of, spec) for spec in specs))
 

@@ -31,22 +31,25 @@ def count_states(layer: Any) -> int | None:
     return len(tree.flatten(make(batch_size=1)))
 
 
-def keywords_for(layer: Any, initial_state: Structure, given: dict[str, Any]) -> dict[str, Any]:
+# What a layer may be called with beside its sequences; it's refused where the layer can't take it.
+_WANTED = ("initial_state", "constants", "resets", "fresh_state")
+
+
+def keywords_for(layer: Any, given: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of a layer's call.
 
     Args:
         layer: The layer.
-        initial_state: Its states, or None.
-        given: `training`, `mask` and `constants`. A layer that takes no mask, or doesn't care
-            whether it's training, isn't told, as in Keras.
+        given: `training` and `mask`, and by name what else the call was given, or None. A layer
+            that takes no mask, or doesn't care whether it's training, isn't told, as in Keras.
 
     Raises:
-        ValueError: if there are states or constants, and the layer takes none.
+        ValueError: if there are states, constants or resets, and the layer takes none.
     """
     has_mask = any(mask is not None for mask in tree.flatten(given["mask"]))
-    values = {**given, "mask": given["mask"] if has_mask else None, "initial_state": initial_state}
+    values = {**given, "mask": given["mask"] if has_mask else None}
     values = {k: value for k, value in values.items() if value is not None or k == "training"}
-    for name in ("initial_state", "constants"):
+    for name in _WANTED:
         if name in values and not takes(layer, name):
             raise ValueError(
                 f"{name_of(layer)}: {name} was given, but its `call` takes no `{name}` argument."

@@ -60,6 +60,9 @@ def _levels(task: Task) -> list[Task]:
     if not _is_plain_stack(task.cell):
         return [task]
     flat = cells_with_states(task.cell, task.states)
+    fresh = [None] * len(flat)
+    if task.resets is not None and task.resets.fresh is not None:
+        fresh = [states for _, states in cells_with_states(task.cell, task.resets.fresh)]
     # Its outputs come in the order of time, since the cell above turns them by itself.
     between = task.loop._replace(
         return_sequences=True, zero_output_for_mask=True, flip_outputs=task.loop.go_backwards
@@ -70,6 +73,7 @@ def _levels(task: Task) -> list[Task]:
             states=states,
             loop=task.loop if index == len(flat) - 1 else between,
             context=_context_of(cell, task.context),
+            resets=task.resets and task.resets._replace(fresh=fresh[index]),
         )
         for index, (cell, states) in enumerate(flat)
     ]

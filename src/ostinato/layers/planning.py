@@ -9,7 +9,7 @@ from ostinato.doors import door, opaque, remembered
 from ostinato.engines.activations import activation_name
 from ostinato.engines.compiled import loop_flags
 from ostinato.engines.cuda import why_no_cuda
-from ostinato.engines.interface import Activation, Loop, Question, Task
+from ostinato.engines.interface import Activation, Loop, Question, Resets, Task
 from ostinato.engines.table import OF_CARDS, OF_PROGRAMS
 from ostinato.plan import Plan, plan
 from ostinato.programs.compiling import compiled, described, named, shapes_are_known
@@ -59,7 +59,9 @@ def plan_for(task: Task) -> Plan:
     """
     cell, owner, training = task.cell, task.context.owner, bool(task.context.training)
     call = Call(task.states, task.context.constants, training)
-    question = question_about(cell, task.xs, task.loop, task.mask is not None, call, training)
+    question = question_about(
+        cell, task.xs, task.loop, task.mask is not None, call, training, _kind_of(task.resets)
+    )
     found = answer_to(question)
     if found.engine is None:
         name = _forced()
@@ -77,6 +79,7 @@ def question_about(
     has_mask: bool = False,
     call: Call | None = None,
     training: bool = False,
+    resets: int = native.NO_RESETS,
 ) -> Question:
     """What `plan` has to know of a cell, its inputs (B, T, ...) and the process.
 
@@ -85,14 +88,22 @@ def question_about(
     """
     not_builtin = why_not_builtin(cell)
     if not_builtin is not None:
-        question = Question(None, not_builtin, forced=_forced(), loop=loop, has_mask=has_mask)
+        question = Question(
+            None, not_builtin, forced=_forced(), loop=loop, has_mask=has_mask, resets=resets
+        )
         return question if call is None else _with_program(question, cell, xs, call)
-    question = _about_builtin(cell, xs, loop, has_mask, training)
+    question = _about_builtin(cell, xs, loop, has_mask, training)._replace(resets=resets)
     own = question.forced == OF_CARDS or any(each.name is None for each in question.activations)
     if call is not None and own and not question.int8:
         return _with_program(question, cell, xs, call)
     weights = "its weights are in int8, and " if question.int8 else ""
     return question._replace(no_program=f"{weights}{_NO_PROGRAM}")
+
+
+def _kind_of(resets: Resets | None) -> int:
+    if resets is None:
+        return native.NO_RESETS
+    return native.TO_ZEROS if resets.fresh is None else native.TO_FRESH_STATES
 
 
 # Of built-in cells; all the same for every question, as text.
@@ -153,7 +164,7 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
         is_in_question = question.forced in (None, OF_PROGRAMS) and not question.framework
     if native_reason or not is_in_question:
         return question
-    flags = (question.has_mask, *loop_flags(question.loop))
+    flags = (question.resets, question.has_mask, *loop_flags(question.loop))
     name, reason = _program_of(cell, xs, call, flags)
     if name is None:
         return question._replace(no_program=reason)
@@ -163,7 +174,7 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
 
 
 def _program_of(
-    cell: Any, xs: Structure, call: Call, flags: tuple[bool, ...]
+    cell: Any, xs: Structure, call: Call, flags: tuple[Any, ...]
 ) -> tuple[str | None, str | None]:
     tensors = [(x, 2) for x in leaves(xs)]
     tensors += [(x, 1) for x in (*leaves(call.states), *leaves(list(call.constants or [])))]
@@ -190,7 +201,7 @@ def _compiled(
     constants: Sequence[str] | None,
     training: bool,
     dtype: str,
-    flags: tuple[bool, ...],
+    flags: tuple[Any, ...],
 ) -> tuple[str | None, str | None]:
     """The name of a cell's program, or why it has none.
 

@@ -11,7 +11,7 @@ from ostinato.cells.builtin import BuiltinCell, is_ours
 from ostinato.cells.checks import check_cell, name_of, read_states
 from ostinato.cells.contract import call_method, state_sizes, takes_states
 from ostinato.doors import door
-from ostinato.engines.interface import Answer, CallContext, Loop, Task
+from ostinato.engines.interface import Answer, CallContext, Loop, Resets, Task
 from ostinato.layers.arguments import own_arguments, set_arguments, start_layer
 from ostinato.layers.checks import (
     check_batch,
@@ -27,6 +27,7 @@ from ostinato.layers.exporting import check_stateful_export
 from ostinato.layers.masks import for_results, read_mask, shared_mask, turned
 from ostinato.layers.quantized import refuse_training
 from ostinato.layers.repeated import CheckedCalls, kind_of_call
+from ostinato.layers.resets import begins_with_zeros, check_resets, of_run
 from ostinato.layers.serialization import loop_config, of_ours
 from ostinato.layers.sizes import checked_while_running
 from ostinato.layers.stacked import StackedRNNCells
@@ -168,6 +169,8 @@ class RNN(KeepsStates):
         training: bool = False,
         constants: Structure = None,
         sequences_mask: Structure = None,
+        resets: Tensor | None = None,
+        fresh_state: Structure = None,
     ) -> Any:
         """Runs the cell over the sequence, and returns what the class's docstring says.
 
@@ -184,9 +187,18 @@ class RNN(KeepsStates):
                 one tensor becomes a list of one, as in Keras 2.
             sequences_mask: Filled in by Keras: the mask that came with the inputs, where they
                 aren't the one tensor argument; else it's `mask`.
+            resets: Booleans (B, T): where something begins that has nothing to do with what was
+                before it, an episode say. The layer gives for the pieces between them what it
+                gives for each alone: at its start a row's states are fresh, whether that timestep
+                is masked or not, and no gradient crosses it. With `go_backwards` each piece is run
+                from its end.
+            fresh_state: What states are fresh, each (B, ...); by default what the cell's
+                `get_initial_state` gives, or zeros.
         """
         mask = sequences_mask if mask is None else mask
-        task = self._rnn_task(sequences, initial_state, mask, training, constants)
+        task = self._rnn_task(
+            sequences, initial_state, mask, training, constants, resets, fresh_state
+        )
         (answer,) = run(task)
         return self._rnn_results(answer)
 
@@ -201,6 +213,8 @@ class RNN(KeepsStates):
         mask: Any,
         training: bool,
         constants: Structure,
+        resets: Any = None,
+        fresh_state: Structure = None,
         flip_outputs: bool = False,
     ) -> Task:
         """What a call has to run, checked; the arguments are those of `call`."""
@@ -229,8 +243,36 @@ class RNN(KeepsStates):
         )
         kept = self.stateful or self.return_state
         task = Task(self.cell, sequences, states, mask, loop, context, from_zeros, kept)
+        if resets is not None or fresh_state is not None:
+            begins = self._rnn_resets(sequences, resets, fresh_state, batch_size)
+            task = task._replace(resets=begins)
         given_states = self.stateful or initial_state is not None
-        return checked_while_running(task, self._rnn_kept_states.batch_size, given_states)
+        kept_rows = self._rnn_kept_states.batch_size
+        return checked_while_running(task, kept_rows, given_states, fresh_state is not None)
+
+    def _rnn_resets(
+        self, sequences: Structure, given: Any, fresh_state: Structure, batch_size: Any
+    ) -> Resets:
+        """Where rows begin anew in a call, and with what; `batch_size` may be a tensor."""
+        fresh = self._rnn_check_resets(sequences, given, fresh_state)
+        flags = of_run(given, self.go_backwards)
+        if fresh is not None:
+            return Resets(flags, self._rnn_in_state_dtypes(fresh, batch_size))
+        if begins_with_zeros(self.cell) and is_ours(self.get_initial_state):
+            return Resets(flags)
+        return Resets(flags, self.get_initial_state(batch_size))
+
+    def _rnn_check_resets(
+        self, sequences: Structure, given: Any, fresh_state: Structure
+    ) -> Structure:
+        """The fresh states in the containers of the layer's own; all is checked."""
+        shapes = [shape_of(x) for x in leaves(sequences)]
+        rows, timesteps = (first_known(shape[axis] for shape in shapes) for axis in (0, 1))
+        check_resets(name_of(self), given, fresh_state, rows, timesteps)
+        if fresh_state is None:
+            return None
+        expected = state_sizes(self.cell)
+        return read_states(name_of(self), "fresh_state", fresh_state, expected, rows)
 
     def _rnn_starts_from_zeros(self) -> bool:
         """Whether a call that is given no states starts from zeros, as with built-in cells."""
@@ -282,6 +324,10 @@ class RNN(KeepsStates):
         if given is None and not self.stateful:
             return self.get_initial_state(batch_size)
         given = self._rnn_kept_states.values() if given is None else given
+        return self._rnn_in_state_dtypes(given, batch_size)
+
+    def _rnn_in_state_dtypes(self, given: Structure, batch_size: Any) -> Structure:
+        """States in the dtypes that the cell's own have."""
         if self._rnn_state_dtypes is None:
             own = leaves(self.get_initial_state(batch_size))
             self._rnn_state_dtypes = [dtype_name(s.dtype) for s in own]
@@ -328,6 +374,8 @@ class RNN(KeepsStates):
         training: bool = False,
         constants: Structure = None,
         sequences_mask: Structure = None,
+        resets: Tensor | None = None,
+        fresh_state: Structure = None,
         **of_subclass: Any,
     ) -> Any:
         """The results as symbolic tensors; refuses what `call` would.
@@ -335,6 +383,8 @@ class RNN(KeepsStates):
         A subclass's `call` may take more arguments; they change no shape here.
         """
         self._rnn_checked(sequences, initial_state, sequences_mask if mask is None else mask)
+        if resets is not None or fresh_state is not None:
+            self._rnn_check_resets(sequences, resets, fresh_state)
         shapes = self.compute_output_shape(tree.map_structure(shape_of, sequences))
         return map_shapes(lambda s: keras.KerasTensor(s, dtype=self.compute_dtype), shapes)
 

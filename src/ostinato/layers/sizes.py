@@ -8,19 +8,22 @@ from typing import Any
 
 from ostinato.cells.contract import state_sizes
 from ostinato.doors import door
-from ostinato.engines.interface import Task
+from ostinato.engines.interface import Resets, Task
 from ostinato.nests import leaf_paths
 from ostinato.structure import Structure, describe, leaves, pack_like, with_batch
 from ostinato.tensors import shape_of, size_of
 
 
-def checked_while_running(task: Task, kept: int | None, given_states: bool) -> Task:
+def checked_while_running(
+    task: Task, kept: int | None, given_states: bool, given_fresh: bool = False
+) -> Task:
     """A task whose tensors have the batch size and the length of its inputs, or are refused.
 
     Args:
         task: The task; what's known of its sizes agrees already.
         kept: The batch size of the states that the layer keeps, if it does.
         given_states: Whether its states are the user's, and not made for the inputs.
+        given_fresh: The same of the fresh states of its resets.
     """
     if door.sizes_are_known():
         return task
@@ -31,7 +34,8 @@ def checked_while_running(task: Task, kept: int | None, given_states: bool) -> T
     checks = _Checks(task.context.owner, batch_size, timesteps)
     return task._replace(
         xs=checks.inputs(task.xs, kept),
-        states=checks.initial_states(task) if given_states else task.states,
+        states=(checks.states(task, task.states, "initial_state") if given_states else task.states),
+        resets=task.resets if task.resets is None else checks.resets(task, given_fresh),
         mask=task.mask if task.mask is None else checks.mask(task.mask),
         context=task.context._replace(constants=checks.constants(task.context.constants)),
     )
@@ -68,19 +72,27 @@ class _Checks:
         ]
         return pack_like(xs, checked)
 
-    def initial_states(self, task: Task) -> Structure:
+    def states(self, task: Task, given: Structure, name: str) -> Structure:
         sizes = leaves(state_sizes(task.cell))
         checked = [
             self._sized(
                 state,
                 with_batch(size, self._batch_size),
-                f"initial_state{path} of shape {describe(size)}",
+                f"{name}{path} of shape {describe(size)}",
             )
-            for path, state, size in zip(
-                leaf_paths(task.states), leaves(task.states), sizes, strict=True
-            )
+            for path, state, size in zip(leaf_paths(given), leaves(given), sizes, strict=True)
         ]
-        return pack_like(task.states, checked)
+        return pack_like(given, checked)
+
+    def resets(self, task: Task, given_fresh: bool) -> Resets:
+        assert task.resets is not None
+        flags, fresh = task.resets
+        sizes = (self._batch_size, self._timesteps)
+        expected = "resets of shape (batch, timesteps), those of the inputs"
+        return Resets(
+            self._sized(flags, sizes, expected),
+            self.states(task, fresh, "fresh_state") if given_fresh else fresh,
+        )
 
     def mask(self, mask: Any) -> Any:
         sizes = (self._batch_size, self._timesteps)

@@ -79,9 +79,7 @@ class _Rewriting:
             return self._view(node, arguments[0])
         if node.operation == "pow":
             return self._power(*arguments)
-        if not node.arguments:
-            return self.graph._add(node)
-        return self.graph.add(node.operation, *arguments, attributes=node.attributes)
+        return self.graph.copy(node, arguments)
 
     def _power(self, base: Value, exponent: Value) -> Value:
         """A power, as what's cheaper where the exponent is a number of the usual ones."""
@@ -237,11 +235,8 @@ def _with_products_first(program: Program) -> Program:
             bias = [_chain(graph, biases)] if biases else []
             # One accumulator makes products and a bias; a bias alone has fewer dimensions, mostly.
             copies[value] = _chain(graph, [*products, *bias, *rest] if products else [*rest, *bias])
-        elif not node.arguments:
-            copies[value] = graph._add(node)
         else:
-            arguments = [copies[argument] for argument in node.arguments]
-            copies[value] = graph.add(node.operation, *arguments, attributes=node.attributes)
+            copies[value] = graph.copy(node, [copies[argument] for argument in node.arguments])
     outputs = [copies[value] for value in program.outputs]
     return program.like(graph, outputs, [copies[value] for value in program.states])
 
@@ -282,11 +277,7 @@ def _with_weights_apart(program: Program) -> Prepared:
                 arguments.append(graph.literal(known.attributes[0]))
             else:
                 arguments.append(weight(argument))
-        copies[value] = (
-            graph.add(node.operation, *arguments, attributes=node.attributes)
-            if arguments
-            else graph._add(node)
-        )
+        copies[value] = graph.copy(node, arguments)
     shapes = tuple(nodes[value].shape for value in made)
     apart = program.like(
         graph,

@@ -14,13 +14,15 @@ from keras import ops, tree
 from ostinato.cells.checked import held_masks
 from ostinato.cells.checks import name_of
 from ostinato.doors import door, remembered
+from ostinato.native import NO_RESETS, TO_FRESH_STATES
 from ostinato.programs.canonical import canonical
 from ostinato.programs.cost import core_ns, loop_ns
 from ostinato.programs.evaluation import evaluate, evaluate_nodes
 from ostinato.programs.graph import Program
-from ostinato.programs.masking import masked
+from ostinato.programs.masking import Masked, masked
 from ostinato.programs.node import CONSTANT, INPUT, STATE, WEIGHT, ProgramError, Shape
 from ostinato.programs.proving import Nests, disproved
+from ostinato.programs.resetting import resetting
 from ostinato.programs.routine import ProgramRoutines
 from ostinato.programs.settings import TooMuchError, changed, settings
 from ostinato.programs.showing import shown
@@ -50,41 +52,47 @@ class Compiled:
         made = [self._prepared.nodes[root] for root in self._prepared.weights]
         as_they_come = all(node.operation == WEIGHT for node in made)
         self._chosen = [node.attributes[0] for node in made] if as_they_come else None
-        self._routines: dict[tuple[bool, bool], tuple[Routines, int]] = {}
-        self._specs: dict[tuple[bool, ...], tuple[RoutineSpec, int]] = {}
+        self._routines: dict[tuple[bool, bool, int], tuple[Routines, int]] = {}
+        self._specs: dict[tuple[int, ...], tuple[RoutineSpec, int]] = {}
 
     @property
     def program(self) -> Program:
         """The program in the form that is run."""
         return self._prepared.program
 
-    def spec(self, has_mask: bool, zero_output: bool, *order: bool) -> tuple[RoutineSpec, int]:
+    def spec(
+        self, resets: int, has_mask: bool, zero_output: bool, *order: bool
+    ) -> tuple[RoutineSpec, int]:
         """A run over time in the core's terms, and how many states it has beside the cell's.
 
         Args:
+            resets: What states become where a row begins anew, if any does: see `Question`.
             has_mask: Whether there's a mask of timesteps.
             zero_output: Whether the outputs of masked ones are zero.
             *order: Whether it goes backwards, flips its outputs, and returns sequences.
         """
-        key = (has_mask, zero_output, *order)
+        key = (resets, has_mask, zero_output, *order)
         if key not in self._specs:
-            routines, held = self.routines(has_mask, zero_output)
+            routines, held = self.routines(has_mask, zero_output, resets)
             self._specs[key] = RoutineSpec(routines, *map(int, order)), held
         return self._specs[key]
 
-    def routines(self, has_mask: bool, zero_output: bool) -> tuple[Routines, int]:
+    def routines(
+        self, has_mask: bool, zero_output: bool, resets: int = NO_RESETS
+    ) -> tuple[Routines, int]:
         """The program's routines, and how many states they have beside the cell's."""
-        key = (has_mask, zero_output and has_mask)
+        key = (has_mask, zero_output and has_mask, resets)
         if key not in self._routines:
             self._routines[key] = self._made(*key)
         return self._routines[key]
 
-    def _made(self, has_mask: bool, zero_output: bool) -> tuple[Routines, int]:
-        program, held = self.program, 0
-        lowering = ProgramRoutines(program)
-        if has_mask:
-            under_mask = masked(program, zero_output)
-            lowering, held = ProgramRoutines(under_mask), under_mask.held
+    def _made(self, has_mask: bool, zero_output: bool, resets: int) -> tuple[Routines, int]:
+        made: Program | Masked = masked(self.program, zero_output) if has_mask else self.program
+        held = made.held if isinstance(made, Masked) else 0
+        if resets != NO_RESETS:
+            fresh = len(self.program.state_shapes) if resets == TO_FRESH_STATES else 0
+            made = resetting(made, fresh)
+        lowering = ProgramRoutines(made)
         step = lowering.program
         kinds = (
             (INPUT, step.input_shapes),
@@ -117,6 +125,8 @@ class Compiled:
         states: Tensors,
         constants: Sequence[Tensor] | None,
         go_backwards: bool = False,
+        begins: Tensors = (),
+        fresh: Tensors = (),
     ) -> Tensors:
         """What the routines take, but for the mask: random numbers and weights as they are now.
 
@@ -126,17 +136,20 @@ class Compiled:
             states: Its initial states and those of held outputs, each (B, ...).
             constants: The constants that the layer was called with, or None.
             go_backwards: Whether the run is from the last timestep to the first.
+            begins: Where rows begin anew, a number (B, T), if any does.
+            fresh: The states that they begin with, each (B, ...), if those aren't all zeros.
         """
         weights, made = self.traced.prepare(cell, constants)
         drawn: Tensors = ()
         if self.traced.draws:
             sizes = size_of(xs[0], 0), size_of(xs[0], 1)
             drawn = self.traced.draw(cell, *sizes, go_backwards)
+        rows = (*xs, *drawn, *begins, *states, *made, *fresh)
         if self._chosen is not None:
-            return (*xs, *drawn, *states, *made, *(weights[number] for number in self._chosen))
+            return (*rows, *(weights[number] for number in self._chosen))
         nodes, roots = self._prepared.nodes, self._prepared.weights
         values = evaluate_nodes(nodes, roots, {WEIGHT: weights})
-        return (*xs, *drawn, *states, *made, *(values[root] for root in roots))
+        return (*rows, *(values[root] for root in roots))
 
     @cached_property
     def _instructions(self) -> int:
@@ -153,7 +166,7 @@ class Compiled:
 
     def why_wrong(self, cell: Any, nests: Nests, training: bool, dtype: str) -> str | None:
         """What the program gets wrong beside the cell itself, or None."""
-        spec, _ = self.spec(False, False, False, False, False)
+        spec, _ = self.spec(NO_RESETS, False, False, False, False, False)
 
         def step(xs: Tensors, states: Tensors, constants: Tensors) -> Tensors:
             sequences = tuple(ops.expand_dims(x, 1) for x in xs)

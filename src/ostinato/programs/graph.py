@@ -58,6 +58,12 @@ class Graph:
         shape, has_rows = known.infer(nodes, attributes)
         return self._add(Node(operation, tuple(arguments), attributes, shape, has_rows))
 
+    def copy(self, node: Node, arguments: Sequence[Value]) -> Value:
+        """The value of another graph's node, made of values of this one."""
+        if not node.arguments:
+            return self._add(node)
+        return self.add(node.operation, *arguments, attributes=node.attributes)
+
     def _add(self, node: Node) -> Value:
         place = self._known.get(node)
         if place is None:
