@@ -57,6 +57,16 @@ def _states(case: Case) -> dict[str, Any]:
     return {"initial_state": [rng.standard_normal((B, U), dtype="float32") for _ in range(count)]}
 
 
+def _resets(rate: float) -> Callable[[Case], dict[str, Any]]:
+    """Rows that begin anew before so much of all timesteps."""
+
+    def call(case: Case) -> dict[str, Any]:
+        B, T, _, _ = case.shape
+        return {"resets": np.random.default_rng(0).random((B, T)) < rate}
+
+    return call
+
+
 def _layer(kind: str, units: int, arguments: dict[str, Any], library: Any = layers) -> Any:
     return getattr(library, kind)(units, return_sequences=True, **arguments)
 
@@ -103,6 +113,9 @@ OPTIONS = {
     "random interior mask": Option({}, call=_interior),
     "right padding": Option({}, call=_right),
     "left padding": Option({}, call=_left),
+    "resets, none": Option({}, call=_resets(0.0)),
+    "resets, 1 in 50": Option({}, call=_resets(0.02)),
+    "resets, every timestep": Option({}, call=_resets(1.0)),
     "reset_after=False": Option({"reset_after": False}, kinds=("GRU",)),
     "Bidirectional": Option({}, wrap=_bidirectional),
 }
