@@ -88,16 +88,18 @@ struct BackwardMember : BackwardPlaces<R> {
 
   // No gradient crosses a reset: that of the states after it is the fresh states'.
   void reset(I t) const {
-    for (const int32_t* r = rows.first_reset(t); r != rows.end_of_resets(t); ++r) {
-      for (I p = own.first; p < own.last; ++p) {
-        for (I s = 0; s < c.states; ++s) {
-          S* d = d_state(s, p) + *r * L;
-          if (memory.d_fresh[s] != nullptr) {
-            S* sum = memory.d_fresh[s] + p * panel_size() + *r * L;
-            store<R>(sum, load<R>(sum) + load<R>(d));
+    const ResetRows some = rows.resets(t);
+    for (I p = own.first; some.count > 0 && p < own.last; ++p) {
+      for (I s = 0; s < c.states; ++s) {
+        S* d = d_state(s, p);
+        if (memory.d_fresh[s] != nullptr) {
+          S* sum = memory.d_fresh[s] + p * panel_size();
+          for (I i = 0; i < some.count; ++i) {
+            const I at = some.row[i] * L;
+            store<R>(sum + at, load<R>(sum + at) + load<R>(d + at));
           }
-          store<R>(d, V{});
         }
+        for (I i = 0; i < some.count; ++i) store<R>(d + some.row[i] * L, V{});
       }
     }
   }
@@ -146,8 +148,8 @@ struct BackwardMember : BackwardPlaces<R> {
   BackTile<Real> tile_of(I t, I slot, I p, Span some) const {
     const I r = some.first;
     S* to = R::kPairs ? d_tile : d_z_units(slot, p, r);
-    BackTile<Real> b = {some.size(), c.cols * L, nullptr, {}, {}, spec.resets != no_resets, {}, to, {},
-                        value, slope, work};
+    const bool is_reset = t + 1 < l.T && rows.resets(t + 1).count > 0;
+    BackTile<Real> b = {some.size(), c.cols * L, nullptr, {}, {}, is_reset, {}, to, {}, value, slope, work};
     if (l.keeps_tiles) b.kept = l.kept_tile(t, p, rows.first) + r * c.cols * L;
     for (I s = 0; s < c.states; ++s) {
       b.old_state[s] = old_state(s, t, p) + r * L;

@@ -141,17 +141,33 @@ struct ForwardMember {
   // Fresh states for the rows that are reset before timestep t. Outputs have been written, and of
   // what the backward pass wants of them, it has all else: see BackTile.
   void reset(I t) const {
-    for (const int32_t* r = rows.first_reset(t); r != rows.end_of_resets(t); ++r) {
-      const I row = l.schedule.row_of[rows.first + *r];
-      for (I p = own.first; p < own.last; ++p) {
-        if (own.of(p, {*r, *r + 1}).size() == 0) continue;
-        for (I s = 0; s < c.states; ++s) {
-          const Element* from = static_cast<const Element*>(l.run->fresh[s]);
-          const I at = row * l.U + p * L;
-          store<R>(state(s, t, p) + *r * L, from == nullptr ? V{} : read<R>(from + at, l.U - p * L));
-        }
-        hand_on(t, p, *r, *r + 1);
-      }
+    const ResetRows all = rows.resets(t);
+    for (I p = own.first; all.count > 0 && p < own.last; ++p) {
+      const ResetRows some = own_of(p, all);
+      for (I s = 0; s < c.states; ++s) set_rows(state(s, t, p), l.run->fresh[s], p, some);
+      if (state_operands<R>(l.run->spec) == 0) continue;
+      for (I i = 0; i < some.count; ++i) hand_on(t, p, some.row[i], some.row[i] + 1);
+    }
+  }
+
+  // Those of some rows that are this member's in a panel.
+  ResetRows own_of(I panel, ResetRows some) const {
+    const Span slots = own.of(panel, {0, rows.count});
+    while (some.count > 0 && some.row[0] < slots.first) ++some.row, --some.count;
+    while (some.count > 0 && some.row[some.count - 1] >= slots.last) --some.count;
+    return some;
+  }
+
+  // Of one panel's state some rows: zeros, or what's given.
+  void set_rows(S* to, const void* given, I panel, ResetRows some) const {
+    if (given == nullptr) {
+      for (I i = 0; i < some.count; ++i) store<R>(to + some.row[i] * L, V{});
+      return;
+    }
+    const Element* from = static_cast<const Element*>(given) + panel * L;
+    for (I i = 0; i < some.count; ++i) {
+      const I row = l.schedule.row_of[rows.first + some.row[i]];
+      store<R>(to + some.row[i] * L, read<R>(from + row * l.U, l.U - panel * L));
     }
   }
 

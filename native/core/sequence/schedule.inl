@@ -37,18 +37,25 @@ Part part_of(I panels, I rows, I i, I count, bool splits) {
   return {whole.first, end > 0 ? whole.last + 1 : whole.last, begin, end > 0 ? end : rows};
 }
 
+// Rows of a group whose states are fresh before a timestep, ascending.
+struct ResetRows {
+  const int32_t* row;
+  I count;
+};
+
 // The rows of one group of threads. At timestep t (in the order of the run) the first running[t] of
 // its slots run; the others have ended, or not begun.
 struct Rows {
   I first, count;  // slots
   const int32_t* running;
-  // Those whose states are fresh before timestep t: reset_rows[reset_at[t]] and on, to reset_at[t + 1];
-  // rows of the group, ascending. Null where no row ever is.
+  // Those of `resets(t)`: reset_rows[reset_at[t]] and on, to reset_at[t + 1]. Null where no row ever is.
   const I* reset_at;
   const int32_t* reset_rows;
 
-  const int32_t* first_reset(I t) const { return reset_at == nullptr ? nullptr : reset_rows + reset_at[t]; }
-  const int32_t* end_of_resets(I t) const { return first_reset(t + 1); }
+  ResetRows resets(I t) const {
+    if (reset_at == nullptr) return {nullptr, 0};
+    return {reset_rows + reset_at[t], reset_at[t + 1] - reset_at[t]};
+  }
 };
 
 struct Schedule {
