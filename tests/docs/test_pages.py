@@ -22,7 +22,7 @@ TRANSLATION = "guide.pt.md"  # not run: a test proves that it's the program of g
 # (tools/test_keras2.py loads its files on every backend).
 ON_JAX = ("index.md", "coming-from-keras2.md")
 # What runs, what it prints, and what neither runs nor is Python.
-LANGUAGES = ("python", "output", "sh", "text")
+LANGUAGES = ("python", "output", "sh", "text", "c")  # C: tools/test_stream_c.py
 LINK = re.compile(r"\[[^\]]*\]\((?!https?://|mailto:)(?P<file>[^)#\s]*)#?(?P<anchor>[^)\s]*)\)")
 
 

@@ -302,7 +302,8 @@ class Peephole(CellOfUnits):
         return h, [h, ops.stack([new, average], axis=1)]
 
 
-def _pointwise():
+def pointwise():
+    """Every layer of one timestep that takes a vector."""
     yield from (
         *(layers.Dense(3), layers.Dense(3, activation="relu", use_bias=False), layers.ReLU()),
         *(layers.Dense(3, activation="softmax"), layers.LeakyReLU(0.2), layers.ELU()),
@@ -318,11 +319,11 @@ def _pointwise():
 
 def _between():
     """Every layer of one timestep between a mask and the layer that obeys it."""
-    for index, layer in enumerate(_pointwise()):
+    for index, layer in enumerate(pointwise()):
         name = f"{type(layer).__name__} under a mask, {index}"
 
         def make(index=index):
-            return stack(layers.Masking(), [*_pointwise()][index], lstm(3))
+            return stack(layers.Masking(), [*pointwise()][index], lstm(3))
 
         yield name, Case(make, 0.0)
 

@@ -182,9 +182,17 @@ def _normalization(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
     return builder.scale(inputs[0], 1 / deviation, -mean / deviation)
 
 
+def _sloping(builder: Builder, value: Value, slope: Any) -> Value:
+    """What is negative times a slope, of at most 1; a number, or one of each feature."""
+    return _combined(builder, p.MAXIMUM, value, builder.scale(value, slope, 0.0))
+
+
 def _leaky(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
-    scaled = builder.scale(inputs[0], layer.negative_slope, 0.0)
-    return _combined(builder, p.MAXIMUM, inputs[0], scaled)
+    return _sloping(builder, inputs[0], layer.negative_slope)
+
+
+def _prelu(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
+    return _sloping(builder, inputs[0], _numpy(layer.alpha).reshape(-1))
 
 
 # --- layers of several timesteps ----------------------------------------------------------------
@@ -321,6 +329,9 @@ RULES: dict[type, Rule] = {
     ),
     layers.ReLU: Rule(lambda b, x, i: _activate(b, keras.activations.relu, i[0]), _PLAIN_RELU),
     layers.LeakyReLU: Rule(_leaky, _only(lambda x: 0 < x.negative_slope <= 1, "a slope of 0 to 1")),
+    layers.PReLU: Rule(
+        _prelu, lambda x: None if _numpy(x.alpha).max() <= 1 else "the kernel has it to alpha 1"
+    ),
     layers.ELU: Rule(
         lambda b, x, i: _activate(b, keras.activations.elu, i[0]),
         _only(lambda x: x.alpha == 1, "alpha 1"),

@@ -8,6 +8,7 @@ import numpy as np
 
 from ostinato.nests import Nest, fill, flatten, match
 from ostinato.streaming import checks, files
+from ostinato.streaming.c99 import writer as c99
 from ostinato.streaming.compiled import Compiled
 from ostinato.streaming.program import Port, Program, State
 from ostinato.streaming.quantizing import quantized
@@ -274,6 +275,39 @@ class Stream:
                 f"one isn't: {self.why_not_native}."
             )
         files.write(path, self._runner.program, self.streams, self._runner.read_states())
+
+    def save_c(self, path: str | os.PathLike[str]) -> None:
+        """Writes the stream as C99: NAME.c, with the weights in it, and NAME.h beside it.
+
+        It needs no library but libm, and allocates nothing: a stream is a struct NAME_stream, of
+        which there may be any number. NAME_reset begins anew, NAME_step takes a timestep.
+
+        Args:
+            path: NAME.c; all names in it begin with NAME.
+
+        Raises:
+            ValueError: if the path isn't such a one, Keras runs the stream, its weights are in
+                int8, or a cell of one's own does what isn't written in C.
+        """
+        self._write(c99.write, "save_c", path)
+
+    def _write(
+        self,
+        write: Callable[[str | os.PathLike[str], Program], None],
+        name: str,
+        path: str | os.PathLike[str],
+    ) -> None:
+        """Writes the program in another form, with errors that begin with the method's name."""
+        program, owner = self._runner.program, f"{self._owner}: {name}"
+        if program is None:
+            raise ValueError(
+                f"{owner}: expected a stream on the native engine, and this one isn't: "
+                f"{self.why_not_native}."
+            )
+        try:
+            write(path, program)
+        except ValueError as error:
+            raise ValueError(f"{owner}: {error}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], streams: int | None = None) -> "Stream":

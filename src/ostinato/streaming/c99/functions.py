@@ -1,0 +1,202 @@
+"""Elementary functions and activations as C: scalar ones, of which compilers make vectors in loops.
+
+In float the exponential is a polynomial and a power of two by its bits, without a branch or a call:
+libm's can't be vectorised. tanh and sigmoid come from it; they're within 2e-7 of their values.
+None relies on what `-ffast-math` takes away, but that NaN passes through.
+"""
+
+import re
+from collections.abc import Iterable
+
+# Of both types, or of float where `_DOUBLE` has another. The formulas are those of the kernels:
+# native/core/math.inl and activations.inl.
+_FLOAT = {
+    "nearest": """
+/* The whole number nearest to x; of a NaN some number. */
+static inline int @nearest(float x)
+{
+  const float y = x > -1000.0f ? x : -1000.0f;
+  return (int)(y + (y < 0.0f ? -0.5f : 0.5f));
+}
+""",
+    "power": """
+/* 2^n, for n from -126 to 127. */
+static inline float @power(int n)
+{
+  const uint32_t bits = (uint32_t)(n + 127) << 23;
+  float y;
+  memcpy(&y, &bits, sizeof y);
+  return y;
+}
+""",
+    "less_one": """
+/* e^x - 1 for x from -87 to 88, with its full precision near zero: x = n ln 2 + r. */
+static inline float @less_one(float x)
+{
+  const int n = @nearest(x * 1.44269504f);
+  const float r = (x - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
+  const float rest = 0.16666519f + r * (0.04166621f + r * (0.00836889f + r * 0.00139505f));
+  const float scale = @power(n);
+  return scale * (r + r * r * (0.50000001f + r * rest)) + (scale - 1.0f);
+}
+""",
+    "clamp": """
+/* x between two numbers; a NaN stays. */
+static inline REAL @clamp(REAL x, REAL low, REAL high)
+{
+  const REAL y = x > high ? high : x;
+  return y < low ? low : y;
+}
+""",
+    "exp": """
+static inline float @exp(float x)
+{
+  const float c = @clamp(x, -103.97f, 88.722839f);
+  const int n = @nearest(c * 1.44269504f), half = n / 2;
+  const float r = (c - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
+  const float last = 0.041666668f + r * (0.0083333333f + r * (0.0013888889f + r * 0.0001984127f));
+  const float y = 1.0f + r * (1.0f + r * (0.5f + r * (0.16666667f + r * last)));
+  return x > 88.722839f ? INFINITY : y * @power(half) * @power(n - half);
+}
+""",
+    "expm1": """
+static inline float @expm1(float x) { return @less_one(@clamp(x, -87.0f, 88.0f)); }
+""",
+    "tanh": """
+static inline float @tanh(float x)
+{
+  const float e = @less_one(@clamp(x + x, -40.0f, 40.0f));
+  return e / (e + 2.0f);
+}
+""",
+    "sigmoid": """
+static inline float @sigmoid(float x)
+{
+  return 1.0f / (2.0f + @less_one(@clamp(-x, -87.0f, 87.0f)));
+}
+""",
+    "tanh_shrink": """
+/* Near zero, where the difference would cancel, x^3 times a quotient of polynomials. */
+static inline float @tanh_shrink(float x)
+{
+  const float z = x * x, of_p = 0.00030794644f + z * 7.6426693e-07f;
+  const float of_q = 0.02587678f + z * (0.00032855463f + z * 7.776046e-07f);
+  const float p = 0.33333316f + z * (0.022381245f + z * of_p);
+  const float y = x * z * p / (1.0f + z * (0.46714297f + z * of_q));
+  return fabsf(x) < 1.0f ? y : x - @tanh(x);
+}
+""",
+}
+_DOUBLE = {
+    "exp": "\nstatic inline double @exp(double x) { return exp(x); }\n",
+    "expm1": "\nstatic inline double @expm1(double x) { return expm1(x); }\n",
+    "tanh": "\nstatic inline double @tanh(double x) { return tanh(x); }\n",
+    "sigmoid": "\nstatic inline double @sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }\n",
+    "tanh_shrink": "\nstatic inline double @tanh_shrink(double x) { return x - tanh(x); }\n",
+}
+# The body of a function of x.
+_ONE_LINE = {
+    "relu": "x < 0.0f ? 0.0f : x",
+    "hard_sigmoid": "@clamp(x + 3.0f, 0.0f, 6.0f) * 0.16666666666666667f",
+    "relu6": "@clamp(x, 0.0f, 6.0f)",
+    "leaky_relu": "x < 0.0f ? x * 0.2f : x",
+    "elu": "x > 0.0f ? x : @expm1(x)",
+    "selu": "1.0507009873554805f * (x > 0.0f ? x : 1.6732632423543772f * @expm1(x))",
+    "celu": "x > 0.0f ? x : @expm1(x)",
+    "gelu": "0.5f * x * (1.0f + erff(x * 0.7071067811865476f))",
+    "silu": "x * @sigmoid(x)",
+    "hard_silu": "x * @hard_sigmoid(x)",
+    "hard_tanh": "@clamp(x, -1.0f, 1.0f)",
+    "softplus": "(x < 0.0f ? 0.0f : x) + log1pf(@exp(x < 0.0f ? x : -x))",
+    "softsign": "x / (1.0f + fabsf(x))",
+    "exponential": "@exp(x)",
+    "mish": "x * @tanh(@softplus(x))",
+    "log_sigmoid": "-@softplus(-x)",
+    "hard_shrink": "fabsf(x) <= 0.5f ? 0.0f : x",
+    "soft_shrink": "x > 0.5f ? x - 0.5f : (x < -0.5f ? x + 0.5f : x - x)",
+    "squareplus": "0.5f * (x + sqrtf(x * x + 4.0f))",
+    "sparse_plus": "x <= -1.0f ? 0.0f : (x < 1.0f ? 0.25f * (x + 1.0f) * (x + 1.0f) : x)",
+    "sparse_sigmoid": "@clamp(0.5f * (x + 1.0f), 0.0f, 1.0f)",
+}
+# Of two numbers.
+_OF_TWO = {
+    "maximum": "a > b || a != a ? a : b",
+    "minimum": "a < b || a != a ? a : b",
+}
+_MORE = {
+    "mod": """
+/* The remainder, with the divisor's sign. */
+static inline REAL @mod(REAL a, REAL b)
+{
+  const REAL rest = fmodf(a, b);
+  if (rest == 0.0f) return b < 0.0f ? -0.0f : 0.0f;
+  return (rest < 0.0f) != (b < 0.0f) ? rest + b : rest;
+}
+""",
+    "floordiv": """
+static inline REAL @floordiv(REAL a, REAL b)
+{
+  return b == 0.0f ? a / b : rintf((a - @mod(a, b)) / b);
+}
+""",
+    "total": """
+/* A sum, of eight at a time, so that it's exact and quick. */
+static inline REAL @total(const REAL *x, int count)
+{
+  REAL part[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}, sum = 0.0f;
+  int i, j;
+  for (i = 0; i + 8 <= count; i += 8)
+    for (j = 0; j < 8; ++j) part[j] += x[i + j];
+  for (j = 0; i < count; ++i, ++j) part[j] += x[i];
+  for (j = 0; j < 8; ++j) sum += part[j];
+  return sum;
+}
+""",
+    "softmax": """
+/* In place. */
+static void @softmax(REAL *x, int count)
+{
+  REAL most = x[0], by;
+  int i;
+  for (i = 1; i < count; ++i) most = x[i] <= most ? most : x[i];
+  for (i = 0; i < count; ++i) x[i] = @exp(x[i] - most);
+  by = 1.0f / @total(x, count);
+  for (i = 0; i < count; ++i) x[i] *= by;
+}
+""",
+}
+ACTIVATIONS = frozenset((*_ONE_LINE, "tanh", "sigmoid", "tanh_shrink"))
+
+
+def _table(dtype: str) -> dict[str, str]:
+    lines = {
+        **{name: ("REAL x", body) for name, body in _ONE_LINE.items()},
+        **{name: ("REAL a, REAL b", body) for name, body in _OF_TWO.items()},
+    }
+    made = {
+        name: f"\nstatic inline REAL @{name}({arguments}) {{ return {body}; }}\n"
+        for name, (arguments, body) in lines.items()
+    }
+    return {**_FLOAT, **made, **_MORE, **(_DOUBLE if dtype == "float64" else {})}
+
+
+def functions(names: Iterable[str], dtype: str) -> list[str]:
+    """The templates of functions and of what they call, each before it's called.
+
+    Args:
+        names: Those of which there are.
+        dtype: "float32" or "float64".
+    """
+    table, found = _table(dtype), dict[str, str]()
+
+    def take(name: str) -> None:
+        if name in found:
+            return
+        for called in re.findall(r"@(\w+)\(", table[name]):
+            if called != name:
+                take(called)
+        found[name] = table[name]
+
+    for name in sorted(names):
+        take(name)
+    return list(found.values())
