@@ -234,6 +234,52 @@ def test_layers_with_weights_in_int8_begin_anew(kind):
     assert_close(found, expected, 2e-2)
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="torch.compile")
+def test_torch_compiles_a_whole_layer_with_resets():
+    import torch
+
+    layer = LSTM(4, return_sequences=True)
+    x, resets = torch.from_numpy(X), torch.from_numpy(RESETS)
+    expected = layer(x, resets=resets)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(x, resets=resets), expected)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX's transformations")
+def test_jax_maps_and_differentiates_forward_with_resets():
+    import jax
+
+    layer = GRU(4, return_sequences=True)
+    layer.build(X.shape)
+    many = np.stack([X, 2 * X])
+    flags = np.stack([RESETS, ~RESETS])
+    mapped = jax.vmap(lambda x, resets: layer(x, resets=resets))(many, flags)
+    alone_each = [layer(x, resets=resets) for x, resets in zip(many, flags, strict=True)]
+    assert_close(mapped, np.stack(alone_each))
+
+    def run(x):
+        return layer(x, resets=RESETS)
+
+    _, tangent = jax.jvp(run, (X,), (np.ones_like(X),))
+    _, pull = jax.vjp(run, X)
+    d_results = random_like([np.asarray(tangent)])[0].astype("float32")
+    (back,) = pull(d_results)
+    assert_close(float((back * np.ones_like(X)).sum()), float((tangent * d_results).sum()), 1e-4)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="graphs that know neither batch nor time")
+def test_sizes_unknown_while_tracing_are_checked_while_running():
+    import tensorflow as tf
+
+    layer = Bidirectional(LSTM(4, return_sequences=True))
+    expected = layer(X, resets=RESETS)
+    spec = [tf.TensorSpec((None, None, 4)), tf.TensorSpec((None, None), tf.bool)]
+    run = tf.function(lambda x, resets: layer(x, resets=resets), input_signature=spec)
+    assert_close(run(X, RESETS), expected)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected resets of shape"):
+        run(X, RESETS[:1])
+
+
 class TestErrors:
     @pytest.mark.parametrize("shape", [(3,), (3, 5), (2, 6), (3, 6, 2)])
     def test_resets_of_another_shape(self, shape):
@@ -257,3 +303,11 @@ class TestErrors:
         layer = Bidirectional(keras.layers.LSTM(4))
         with pytest.raises(ValueError, match="resets was given, but its `call` takes no `resets`"):
             layer(X, resets=RESETS)
+
+    def test_a_model_that_keras_has_no_layer_for_is_not_restored(self):
+        x, resets = keras.Input((6, 4)), keras.Input((6,), dtype="bool")
+        model = keras.Model([x, resets], GRU(2)(x, resets=resets))
+        with pytest.raises(ValueError, match="the model calls it with `resets`"):
+            ostinato.restore(model)
+        with pytest.raises(ValueError, match=r"takes in each step: .* `stream.step\(x, resets"):
+            ostinato.stream(model)

@@ -7,6 +7,7 @@ import keras
 from keras import tree
 
 from ostinato.cells.checks import name_of
+from ostinato.cells.contract import takes
 from ostinato.conversion.values import (
     Variables,
     build_as,
@@ -161,6 +162,12 @@ class Copier:
 
     def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
         """A call in a graph; notes recurrent layers that are given their states."""
+        for name in ("resets", "fresh_state"):
+            if kwargs.get(name) is not None and not takes(layer, name):
+                raise ValueError(
+                    f"{name_of(layer)}: the model calls it with `{name}`, which Keras's layers "
+                    "don't take: it can't be restored."
+                )
         if self._is_converted(layer) and (len(args) > 1 or kwargs.get("initial_state") is not None):
             self.given_states.setdefault(id(layer), layer)
         return layer(*args, **kwargs)

@@ -146,6 +146,12 @@ def only_input(layer: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple
     tensors = [(name, value) for name, value in given if _has_tensors(value)]
     if len(tensors) != 1:
         names = ", ".join(name for name, _ in tensors[1:])
+        if "resets" in kwargs:
+            raise ValueError(
+                f"stream: {_called(layer)} is called with `resets`, which a stream takes in each "
+                "step: make one of a model of the same layers without, and call "
+                "`stream.step(x, resets=...)`."
+            )
         raise ValueError(
             f"stream: {_called(layer)} is called with more than its inputs ({names}): a stream "
             "begins with the layer's own initial state. Stream the layer alone, and set "
