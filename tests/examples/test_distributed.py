@@ -1,0 +1,68 @@
+"""Training over two processes and over two devices of one: the losses are those of one alone."""
+
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import keras
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+BACKENDS = ("jax", "torch", "tensorflow")
+PROGRAM = EXAMPLES / f"distributed_{keras.config.backend()}.py"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs the program in so many processes, which find one another by loopback."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    parallel = importlib.import_module("_parallel")
+
+    def run(processes, *options):
+        with (tmp_path / "log").open("w+") as log:
+            output = {"stdout": log, "stderr": subprocess.STDOUT}
+            try:
+                parallel.launch(PROGRAM, ["--epochs=2", *options], processes, 300, **output)
+            finally:
+                log.seek(0)
+                print(log.read())
+            log.seek(0)
+            return losses(log.read())
+
+    return run
+
+
+def losses(printed):
+    """By epoch: of one process, and of all."""
+    found = re.findall(r"loss by epoch ([\d. ]+);", printed)
+    return [[float(loss) for loss in line.split()] for line in found]
+
+
+def check(alone, together):
+    assert together == pytest.approx(alone, rel=1e-5)
+    assert alone[1] < 0.95 * alone[0]
+
+
+def test_two_processes(run):
+    # On JAX with two devices each: one process's devices alone are in native/sharded_on_jax.py.
+    options = ["--devices=2"] if keras.config.backend() == "jax" else []
+    check(*run(2, *options))
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="MirroredStrategy")
+def test_two_devices(run):
+    check(*run(1, "--devices=2"))
+
+
+def test_a_process_that_fails_ends_all(run):
+    with pytest.raises(SystemExit, match=r"they returned \[.*2.*\]"):
+        run(2, "--no-such-option")
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="once")
+@pytest.mark.parametrize("name", BACKENDS)
+def test_is_short(name):
+    assert len((EXAMPLES / f"distributed_{name}.py").read_text().splitlines()) < 120
