@@ -58,8 +58,8 @@ void refused(const char* expected, const std::function<void(Call&)>& change) {
 void test_refusals() {
   refused("kind: expected 0 to 3, got 4", [](Call& c) { c.spec.kind = 4; });
   refused("resets: expected 0 to 2, got 3", [](Call& c) { c.spec.resets = 3; });
-  refused("resets: expected dtype bool", [](Call& c) { c.spec.resets = to_zeros; });
-  refused("fresh state h: expected shape", [](Call& c) { c.spec.resets = to_fresh_states; });
+  refused("resets: expected bool (2, 3), got float64", [](Call& c) { c.spec.resets = to_zeros; });
+  refused("fresh state h: expected float64 (2, 4), got bool", [](Call& c) { c.spec.resets = to_fresh_states; });
   refused("ys_before and ys_after: expected units of one neighbour", [](Call& c) {
     c.spec.ys_before = c.spec.ys_after = 1;
   });
