@@ -114,9 +114,9 @@ void test_specs_of_a_wrong_size() {
   Call call;
   int64_t none = 0;
   std::string error = forward(&none, 0, nullptr, 0, nullptr, 0);
-  CHECK(error == "forward: spec: expected 16 integers a run, got 0", "%s", error.c_str());
+  CHECK(error == "forward: spec: expected 17 integers a run, got 0", "%s", error.c_str());
   error = backward(&call.spec.kind, kSpecFields - 1, nullptr, 0, nullptr, 0);
-  CHECK(error == "backward: spec: expected 16 integers a run, got 15", "%s", error.c_str());
+  CHECK(error == "backward: spec: expected 17 integers a run, got 16", "%s", error.c_str());
   error = backward(&call.spec.kind, kSpecFields, nullptr, 0, nullptr, 0);
   CHECK(error == "backward: run 0: x: expected one more input, got 0 in all", "%s",
         error.c_str());

@@ -20,7 +20,9 @@ from ostinato.engines.interface import IN_BFLOAT16, Answer, Loop, Question, Task
 from ostinato.engines.loop import (
     FlatResets,
     Recurrence,
+    chosen,
     flat_resets,
+    moved,
     run_over_time,
     time_major,
 )
@@ -129,12 +131,14 @@ def _run(task: Task, recipe: Recipe) -> Answer:
         door.zeros((batch_size, *shape), dtype, xs[0])
         for shape in compiled.program.output_shapes[: recipe.held]
     )
-    back = task.loop.go_backwards
-    resets = flat_resets(task)
-    begins = () if resets is None else (resets.flags,)
-    fresh = () if resets is None else resets.fresh or ()
-    fresh = tuple(with_rows(state, batch_size) for state in fresh)
-    constants = task.context.constants
+    back, constants = task.loop.go_backwards, task.context.constants
+    begins: Tensors = ()
+    fresh: Tensors = ()
+    if (resets := flat_resets(task)) is not None:
+        fresh = tuple(with_rows(state, batch_size) for state in resets.fresh or ())
+        begins = (moved(resets.flags, later=back),)  # the program is told of the timestep to come
+        first = resets.flags[:, -1] if back else resets.flags[:, 0]
+        rows = chosen(first, fresh or tuple(map(ops.zeros_like, rows)), rows)
     with with_masks(task):
         operands = list(
             compiled.operands(
@@ -195,7 +199,7 @@ class Twin(NamedTuple):
     Attributes:
         program: The program.
         held: How many states there are beside its own.
-        begins: 1 where rows begin anew, else 0.
+        begins: 1 where rows may begin anew, else 0.
         fresh: How many fresh states are given.
     """
 
@@ -217,7 +221,6 @@ class Twin(NamedTuple):
         fresh = tuple(islice(rest, self.fresh))
         weights = tuple(islice(rest, len(program.weight_shapes)))
         mask = next(rest, None)
-        resets = FlatResets(begins[0] != 0, fresh or None) if begins else None
         loop = Loop(
             return_sequences=bool(spec.return_sequences),
             go_backwards=bool(spec.go_backwards),
@@ -233,6 +236,10 @@ class Twin(NamedTuple):
         zeros = tuple(
             ops.zeros((batch_size, *shape), dtype=dtype) for shape in program.output_shapes
         )
+        resets = None
+        if begins:
+            flags = moved(begins[0] != 0, later=not loop.go_backwards)
+            resets = FlatResets(flags, fresh or None)
         major = tuple(time_major(x, loop) for x in xs)
         outputs, final = run_over_time(Recurrence(step, major, states, zeros), mask, loop, resets)
         last = outputs[: self.held] if not loop.return_sequences else before

@@ -65,6 +65,12 @@ def flat_resets(task: Task) -> FlatResets | None:
     return FlatResets(flags, None if fresh is None else tuple(leaves(fresh)))
 
 
+def moved(flags: Tensor, later: bool) -> Tensor:
+    """Flags (B, T), each a timestep later or earlier; false where that leaves a gap."""
+    gap = ops.zeros_like(flags[:, :1])
+    return ops.concatenate([gap, flags[:, :-1]] if later else [flags[:, 1:], gap], axis=1)
+
+
 def time_major(tensor: Tensor, loop: Loop) -> Tensor:
     """A tensor (B, T, ...) as (T, B, ...), in the order of the run."""
     tensor = ops.swapaxes(tensor, 0, 1)
@@ -151,8 +157,8 @@ def _scan_any(
         else:
             *inputs, valid = x
             outputs, new = recurrence.step(tuple(inputs), states)
-            new = _choose(valid, new, states)
-            outputs = _choose(valid, outputs, previous if holds else like)
+            new = chosen(valid, new, states)
+            outputs = chosen(valid, outputs, previous if holds else like)
         carry = (*new, *outputs) if carries_output else new
         return carry, (outputs if loop.return_sequences else ())
 
@@ -163,7 +169,7 @@ def _scan_any(
     return (outputs if loop.return_sequences else carry[count:]), carry[:count]
 
 
-def _choose(valid: Tensor, new: Tensors, old: Tensors) -> Tensors:
+def chosen(valid: Tensor, new: Tensors, old: Tensors) -> Tensors:
     """`new` in the valid rows (B,), `old` in the others."""
     where = door.lean(ops.where)
     return tuple(
@@ -203,6 +209,6 @@ def _resetting(step: FlatStep, carry: Tensors, resets: FlatResets) -> FlatStep:
 
     def anew(carry: Tensors, x: Tensors) -> Stepped:
         *inputs, flags = x
-        return step(_choose(flags, fresh, carry), tuple(inputs))
+        return step(chosen(flags, fresh, carry), tuple(inputs))
 
     return anew

@@ -5,6 +5,7 @@ from typing import Any
 from keras import ops
 
 from ostinato.cells.builtin import BuiltinCell, is_ours
+from ostinato.engines.loop import moved
 from ostinato.layers.stacked import StackedRNNCells
 from ostinato.structure import describe
 from ostinato.tensors import Tensor, agree, shape_of, to_dtype
@@ -48,9 +49,7 @@ def of_run(given: Any, go_backwards: bool) -> Tensor:
             before a beginning from the beginning itself: a timestep earlier.
     """
     flags = to_dtype(ops.squeeze(given, axis=2) if len(given.shape) == 3 else given, "bool")
-    if not go_backwards:
-        return flags
-    return ops.concatenate([flags[:, 1:], ops.zeros_like(flags[:, :1])], axis=1)
+    return moved(flags, later=False) if go_backwards else flags
 
 
 def begins_with_zeros(cell: Any) -> bool:
