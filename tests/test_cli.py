@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
 import pytest
 
 import ostinato
+from ostinato import native
 from ostinato.cli import main
 from ostinato.engines.table import NAMES
 
@@ -155,6 +157,30 @@ def test_explain_says_which_class_it_does_not_know(tmp_path, monkeypatch, capsys
     assert "m.keras: Could not locate class 'Mine'." in shown
     assert "`print(ostinato.explain(model))`" in shown
     assert "config=" not in shown
+
+
+@pytest.mark.skipif(bool(native.why_not()), reason="what Keras runs has no program")
+def test_export_writes_a_model_and_a_stream(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
+    model = keras.Sequential([keras.Input((None, 2)), keras.layers.GRU(3, return_sequences=True)])
+    model.save("m.keras")
+    assert main(["export", "m.keras", "m.stream"]) == 0
+    for name, file in (("a.c", "m.keras"), ("b.c", "m.stream"), ("m.json", "m.stream")):
+        assert main(["export", file, name]) == 0
+    texts = [Path(name).read_text().replace(name[0], "_") for name in ("a.c", "b.c")]
+    assert texts[0] == texts[1]
+    assert Path("a.h").exists()
+    assert "Wrote b.c and its header." in capsys.readouterr().out
+    for name, message in (
+        ("m.txt", "expected a name that ends in .c, .json, .stream"),
+        ("int.c", "'int' is a keyword of C or C++"),
+        ("none/m.c", "No such file or directory"),
+    ):
+        assert main(["export", "m.stream", name]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["export", "none.keras", "m.c"]) == 2
+    assert "File not found" in capsys.readouterr().err
 
 
 def test_version(capsys):

@@ -9,9 +9,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ostinato import __version__, backend
 from ostinato.bench import command as bench_command
+
+if TYPE_CHECKING:
+    from ostinato.streaming.stream import Stream
 
 # What the optional dependencies of pyproject.toml bring, as far as the commands need it.
 EXTRAS = {"guide": ("jinja2", "matplotlib", "pygments"), "bench": ("matplotlib",)}
@@ -78,6 +82,42 @@ def _explain(options: argparse.Namespace) -> int:
         print("\nAfter `ostinato.accelerate(model)`:")
         print(replace(explanation.explain(fast), warning=None))  # it's under the first table
     return 0
+
+
+# What `ostinato export` writes, by how its file ends: a method of a stream.
+WRITERS = {".c": "save_c", ".json": "save_rtneural", ".stream": "save"}
+
+
+def _export(options: argparse.Namespace) -> int:
+    ending = Path(options.output).suffix
+    if ending not in WRITERS:
+        raise _CommandError(
+            f"can't write {options.output}: expected a name that ends in {', '.join(WRITERS)}"
+        )
+    try:
+        getattr(_stream_of(options), WRITERS[ending])(options.output)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _CommandError(f"can't write {options.output}: {error}") from None
+    print(f"Wrote {options.output}" + (" and its header." if ending == ".c" else "."))
+    return 0
+
+
+def _stream_of(options: argparse.Namespace) -> "Stream":
+    """The stream in a file, or of the model in it."""
+    if Path(options.file).suffix == ".stream":  # which needs no Keras
+        from ostinato.streaming.stream import Stream
+
+        return Stream.load(options.file)
+    _check_file(options.file)
+    _choose_backend(options.backend)
+    from ostinato.conversion import loading
+    from ostinato.streaming.opening import stream
+
+    try:
+        model = loading.load_model(options.file, compile=False)
+    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise _CommandError(f"can't load {options.file}: {_reason(error, options.file)}") from None
+    return stream(model)
 
 
 def _check_file(file: str) -> None:
@@ -181,6 +221,18 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("file", metavar="FILE", help="a model that Keras 3 or 2 has saved")
     _add_backend(explain)
     explain.set_defaults(command=_explain)
+
+    export = commands.add_parser(
+        "export",
+        help="write a saved model as C, or as RTNeural's JSON, to run a timestep at a time",
+        description="Loads a model's .keras, .h5 or .json file, or a stream's .stream file, and "
+        "writes its stream: as C99 with its header (NAME.c), as the JSON that RTNeural reads "
+        "(NAME.json), or as what ostinato.Stream.load reads (NAME.stream).",
+    )
+    export.add_argument("file", metavar="FILE", help="a model, or a stream")
+    export.add_argument("output", metavar="OUTPUT", help="NAME.c, NAME.json or NAME.stream")
+    _add_backend(export)
+    export.set_defaults(command=_export)
 
     bench = commands.add_parser(
         "bench",

@@ -7,7 +7,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from ostinato.nests import Nest, fill, flatten, match
-from ostinato.streaming import checks, files
+from ostinato.streaming import checks, files, rtneural
 from ostinato.streaming.c99 import writer as c99
 from ostinato.streaming.compiled import Compiled
 from ostinato.streaming.program import Port, Program, State
@@ -290,6 +290,19 @@ class Stream:
                 int8, or a cell of one's own does what isn't written in C.
         """
         self._write(c99.write, "save_c", path)
+
+    def save_rtneural(self, path: str | os.PathLike[str]) -> None:
+        """Writes the JSON that RTNeural reads, which runs models in audio plugins.
+
+        Args:
+            path: The file.
+
+        Raises:
+            ValueError: if the model isn't a row of what RTNeural has: Dense, Conv1D, LSTM and GRU
+                (with reset_after) at their own activations, PReLU, BatchNormalization, tanh, relu,
+                sigmoid, softmax and elu.
+        """
+        self._write(rtneural.write, "save_rtneural", path)
 
     def _write(
         self,

@@ -51,12 +51,6 @@ def beginning(source: Source, bias: np.ndarray) -> str:
     return f"for (i = 0; i < {bias.size}; ++i) z[i] = {value};"
 
 
-def adding(source: Source, of: str, kernel: np.ndarray, to: str) -> str:
-    """A statement that adds `of` times a kernel."""
-    depth, columns = kernel.shape
-    return f"{source.product(depth, columns)}({of}, {source.weight(kernel)}, {to});"
-
-
 def applying(source: Source, name: str, first: int, last: int) -> list[str]:
     """Statements that apply an activation to z from first to last."""
     if name == "linear":
@@ -67,8 +61,8 @@ def applying(source: Source, name: str, first: int, last: int) -> list[str]:
 def _simple_rnn(source: Source, cell: Cell) -> list[str]:
     return [
         beginning(source, cell.bias_rows(1, 1)),
-        adding(source, "x", cell.kernel, "z"),
-        adding(source, "h", cell.recurrent, "z"),
+        source.product("x", cell.kernel, "z"),
+        source.product("h", cell.recurrent, "z"),
         *applying(source, cell.activation, 0, cell.units),
         f"for (i = 0; i < {cell.units}; ++i) h[i] = z[i];",
     ]
@@ -79,8 +73,8 @@ def _lstm(source: Source, cell: Cell) -> list[str]:
     shown = "next" if cell.activation == "linear" else f"{source.call(cell.activation)}(next)"
     return [
         beginning(source, cell.bias_rows(1, 4)),
-        adding(source, "x", cell.kernel, "z"),
-        adding(source, "h", cell.recurrent, "z"),
+        source.product("x", cell.kernel, "z"),
+        source.product("h", cell.recurrent, "z"),
         *applying(source, cell.recurrent_activation, 0, 2 * units),
         *applying(source, cell.activation, 2 * units, 3 * units),
         *applying(source, cell.recurrent_activation, 3 * units, 4 * units),
@@ -113,8 +107,8 @@ def _gru(source: Source, cell: Cell) -> list[str]:
     bias = np.stack([of_x[2], of_x[0] + of_h[0], of_x[1] + of_h[1], of_h[2]])
     return [
         beginning(source, bias),
-        adding(source, "x", _candidate_first(cell.kernel), "z"),
-        adding(source, "h", cell.recurrent, f"z + {units}"),
+        source.product("x", _candidate_first(cell.kernel), "z"),
+        source.product("h", cell.recurrent, f"z + {units}"),
         *applying(source, cell.recurrent_activation, units, 3 * units),
         f"for (i = 0; i < {units}; ++i) z[i] += z[{2 * units} + i] * z[{3 * units} + i];",
         *applying(source, cell.activation, 0, units),
@@ -128,12 +122,12 @@ def _gru_reset_before(source: Source, cell: Cell) -> list[str]:
     gates, candidate = cell.recurrent[:, : 2 * units], cell.recurrent[:, 2 * units :]
     return [
         beginning(source, np.stack([of_x[2], of_x[0], of_x[1]])),
-        adding(source, "x", _candidate_first(cell.kernel), "z"),
-        adding(source, "h", gates, f"z + {units}"),
+        source.product("x", _candidate_first(cell.kernel), "z"),
+        source.product("h", gates, f"z + {units}"),
         *applying(source, cell.recurrent_activation, units, 3 * units),
         # r h takes the reset gate's place.
         f"for (i = 0; i < {units}; ++i) z[{2 * units} + i] *= h[i];",
-        adding(source, f"z + {2 * units}", candidate, "z"),
+        source.product(f"z + {2 * units}", candidate, "z"),
         *applying(source, cell.activation, 0, units),
         *_blending(cell),
     ]

@@ -11,26 +11,50 @@ from collections.abc import Iterable
 # Of both types, or of float where `_DOUBLE` has another. The formulas are those of the kernels:
 # native/core/math.inl and activations.inl.
 _FLOAT = {
-    "nearest": """
-/* The whole number nearest to x; of a NaN some number. */
-static inline int @nearest(float x)
+    "bits": """
+static inline uint32_t @bits(float x)
 {
-  const float y = x > -1000.0f ? x : -1000.0f;
-  return (int)(y + (y < 0.0f ? -0.5f : 0.5f));
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
 }
+""",
+    "number": """
+static inline float @number(uint32_t bits)
+{
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+""",
+    "limited": """
+/* x within -most and most; of a NaN one of these. By bits: GCC makes no vectors of what it does by
+   comparing with a number, as it computes apart what becomes of that number. */
+static inline float @limited(float x, float most)
+{
+  const uint32_t bits = @bits(x);
+  const int32_t size = (int32_t)(bits & 0x7fffffffu), limit = (int32_t)@bits(most);
+  return @number((uint32_t)(size < limit ? size : limit) | (bits & 0x80000000u));
+}
+""",
+    "kept": """
+/* y, or NaN where x is NaN. */
+static inline float @kept(float y, float x)
+{
+  const int32_t size = (int32_t)(@bits(x) & 0x7fffffffu);
+  return @number(@bits(y) | (0u - (uint32_t)(size > 0x7f800000)));
+}
+""",
+    "nearest": """
+/* The whole number nearest to x, which is between -256 and 256. */
+static inline int @nearest(float x) { return (int)(x + 256.5f) - 256; }
 """,
     "power": """
 /* 2^n, for n from -126 to 127. */
-static inline float @power(int n)
-{
-  const uint32_t bits = (uint32_t)(n + 127) << 23;
-  float y;
-  memcpy(&y, &bits, sizeof y);
-  return y;
-}
+static inline float @power(int n) { return @number((uint32_t)(n + 127) << 23); }
 """,
     "less_one": """
-/* e^x - 1 for x from -87 to 88, with its full precision near zero: x = n ln 2 + r. */
+/* e^x - 1 for x from -87 to 87, with its full precision near zero: x = n ln 2 + r. */
 static inline float @less_one(float x)
 {
   const int n = @nearest(x * 1.44269504f);
@@ -49,30 +73,31 @@ static inline REAL @clamp(REAL x, REAL low, REAL high)
 }
 """,
     "exp": """
+/* By two powers of two, so that it ends in 0 and in infinity where it should. */
 static inline float @exp(float x)
 {
-  const float c = @clamp(x, -103.97f, 88.722839f);
+  const float c = @limited(x, 104.0f);
   const int n = @nearest(c * 1.44269504f), half = n / 2;
   const float r = (c - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
   const float last = 0.041666668f + r * (0.0083333333f + r * (0.0013888889f + r * 0.0001984127f));
   const float y = 1.0f + r * (1.0f + r * (0.5f + r * (0.16666667f + r * last)));
-  return x > 88.722839f ? INFINITY : y * @power(half) * @power(n - half);
+  return @kept(y * @power(half) * @power(n - half), x);
 }
 """,
     "expm1": """
-static inline float @expm1(float x) { return @less_one(@clamp(x, -87.0f, 88.0f)); }
+static inline float @expm1(float x) { return @kept(@less_one(@limited(x, 87.0f)), x); }
 """,
     "tanh": """
 static inline float @tanh(float x)
 {
-  const float e = @less_one(@clamp(x + x, -40.0f, 40.0f));
-  return e / (e + 2.0f);
+  const float e = @less_one(@limited(x + x, 40.0f));
+  return @kept(e / (e + 2.0f), x);
 }
 """,
     "sigmoid": """
 static inline float @sigmoid(float x)
 {
-  return 1.0f / (2.0f + @less_one(@clamp(-x, -87.0f, 87.0f)));
+  return @kept(1.0f / (2.0f + @less_one(@limited(-x, 87.0f))), x);
 }
 """,
     "tanh_shrink": """

@@ -88,7 +88,7 @@ class OwnCell:
         self._weights = {
             i: next(given) for i, (kind, _) in enumerate(self._tables.operands) if kind == r.WEIGHT
         }
-        self._names: dict[tuple[int, bool], str] = {}
+        self._names: dict[int, str] = {}
 
     def write(
         self, source: Source, x: str, out: str, states: Sequence[str], mask: str | None
@@ -146,9 +146,10 @@ class OwnCell:
     # --- instructions ---
 
     def _product(self, source: Source, product: Product) -> list[str]:
-        columns = product.columns
-        weight = self._weight(source, product.weight, product)
-        name = source.product(product.depth, columns)
+        columns, kernel = product.columns, self._weights[product.weight]
+        if product.transposed:
+            kernel = kernel.reshape(columns, product.depth).T
+        kernel = kernel.reshape(product.depth, columns)
         begins = {r.ZEROS: "0.0f"}
         if product.begins == r.BIAS:
             bias = self._weight(source, product.bias)
@@ -161,18 +162,14 @@ class OwnCell:
                 value = begins[product.begins]
                 span = f"for (i = 0; i < {columns}; ++i)"
                 lines += ["{", "  int i;", f"  REAL *z = {out};", f"  {span} z[i] = {value};", "}"]
-            lines.append(f"{name}({a}, {weight}, {out});")
+            lines.append(source.product(a, kernel, out))
         return lines
 
-    def _weight(self, source: Source, operand: int, product: Product | None = None) -> str:
-        """The array of a weight, row by row of the inputs."""
-        transposed = product is not None and product.transposed
-        if (operand, transposed) not in self._names:
-            values = self._weights[operand]
-            if product is not None and transposed:
-                values = np.ascontiguousarray(values.reshape(product.columns, product.depth).T)
-            self._names[operand, transposed] = source.weight(values)
-        return self._names[operand, transposed]
+    def _weight(self, source: Source, operand: int) -> str:
+        """The array of a weight as it is."""
+        if operand not in self._names:
+            self._names[operand] = source.weight(self._weights[operand])
+        return self._names[operand]
 
     def _base(self, source: Source, place: Place) -> tuple[str, int]:
         """The array of a place, and where in it its value begins."""

@@ -7,9 +7,10 @@ import numpy as np
 from ostinato import native
 from ostinato.nests import flatten
 from ostinato.streaming import program as p
-from ostinato.streaming.c99.cells import Cell, adding, applying, beginning, columns_of, write_cell
+from ostinato.streaming.c99.cells import Cell, applying, beginning, columns_of, write_cell
 from ostinato.streaming.c99.own_cells import OwnCell
 from ostinato.streaming.c99.source import Source
+from ostinato.streaming.c99.windows import write_pool, write_window
 from ostinato.streaming.program import Operation, Program, State
 from ostinato.streaming.weights import weights_by_operation
 
@@ -159,7 +160,7 @@ class Timestep:
         lines = [
             "int i;",
             beginning(self.source, bias),
-            adding(self.source, "x", weights[0], "z"),
+            self.source.product("x", weights[0], "z"),
             *applying(self.source, operation.activation, 0, operation.width),
         ]
         arguments = ["const REAL *RESTRICT x", "REAL *RESTRICT z"]
@@ -215,6 +216,26 @@ class Timestep:
             self.source.step.append(f"{line}{self.values[value]}[i];")
         return out
 
+    def window(self, number: int, operation: Operation, weights: Weights) -> str:
+        """The last timesteps."""
+        states = self.keep(self.take_states(int(operation.taps > 1), False))
+        depth, out = self.widths[operation.first], self.made(operation, "window")
+        state = states[0] if states else ""
+        name, rest = write_window(self.source, operation, depth, state, weights)
+        given = ", ".join((self.values[operation.first], out, *rest))
+        self.source.step.append(f"{name}({given});")
+        return out
+
+    def pool(self, number: int, operation: Operation, weights: Weights) -> str:
+        """All timesteps so far."""
+        is_mean = operation.kind == p.POOL_MEAN
+        states = self.keep(self.take_states(3 if is_mean else 1, False))
+        out, name = self.made(operation, "pool"), write_pool(self.source, operation)
+        mask = f"m{operation.mask_in}" if operation.mask_in >= 0 else "1"
+        given = [self.values[operation.first], out, *states, *([mask] if is_mean else [])]
+        self.source.step.append(f"{name}({', '.join(given)});")
+        return out
+
     def routine(self, number: int, operation: Operation, weights: Weights) -> str:
         """A cell of one's own."""
         own = OwnCell(self._program.routines[operation.kind], number, weights)
@@ -238,4 +259,6 @@ _OPERATIONS: dict[int, Callable[[Timestep, int, Operation, Weights], str]] = {
     p.COMBINE: Timestep.combine,
     p.CONCATENATE: Timestep.concatenate,
     p.ROUTINE: Timestep.routine,
+    p.WINDOW: Timestep.window,
+    p.POOL: Timestep.pool,
 }
