@@ -166,12 +166,12 @@ def test_export_writes_a_model_and_a_stream(tmp_path, monkeypatch, capsys):
     model = keras.Sequential([keras.Input((None, 2)), keras.layers.GRU(3, return_sequences=True)])
     model.save("m.keras")
     assert main(["export", "m.keras", "m.stream"]) == 0
-    for name, file in (("a.c", "m.keras"), ("b.c", "m.stream"), ("m.json", "m.stream")):
+    for name, file in (("tenor.c", "m.keras"), ("alto.c", "m.stream"), ("m.json", "m.stream")):
         assert main(["export", file, name]) == 0
-    texts = [Path(name).read_text().replace(name[0], "_") for name in ("a.c", "b.c")]
+    texts = [Path(f"{name}.h").read_text().replace(name, "_") for name in ("tenor", "alto")]
     assert texts[0] == texts[1]
-    assert Path("a.h").exists()
-    assert "Wrote b.c and its header." in capsys.readouterr().out
+    assert Path("tenor.c").exists()
+    assert "Wrote alto.c and its header." in capsys.readouterr().out
     for name, message in (
         ("m.txt", "expected a name that ends in .c, .json, .stream"),
         ("int.c", "'int' is a keyword of C or C++"),

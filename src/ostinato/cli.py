@@ -222,6 +222,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_backend(explain)
     explain.set_defaults(command=_explain)
 
+    _add_export(commands)
+
+    bench = commands.add_parser(
+        "bench",
+        help="time Ostinato's layers beside Keras's and torch.nn's, where installed",
+        description="Times Ostinato's layers beside torch.nn's, tf_keras's and Keras's own, on "
+        "every backend that is installed, in one run; the results have to agree.",
+    )
+    bench_command.add_options(bench)
+    bench.set_defaults(command=_bench)
+    return parser
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     export = commands.add_parser(
         "export",
         help="write a saved model as C, or as RTNeural's JSON, to run a timestep at a time",
@@ -233,16 +247,6 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("output", metavar="OUTPUT", help="NAME.c, NAME.json or NAME.stream")
     _add_backend(export)
     export.set_defaults(command=_export)
-
-    bench = commands.add_parser(
-        "bench",
-        help="time Ostinato's layers beside Keras's and torch.nn's, where installed",
-        description="Times Ostinato's layers beside torch.nn's, tf_keras's and Keras's own, on "
-        "every backend that is installed, in one run; the results have to agree.",
-    )
-    bench_command.add_options(bench)
-    bench.set_defaults(command=_bench)
-    return parser
 
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
