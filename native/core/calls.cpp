@@ -118,7 +118,7 @@ void copy(const Call& call, void* to, const void* from, int64_t count) {
 void forward_of_nothing(const Call& call, const Run& run) {
   for (int64_t i = 0; i < state_count(run.spec); ++i)
     copy(call, run.final[i], run.initial[i], run.B * run.U);
-  int64_t rows = run.B == 0 ? 0 : run.B * (run.T + 1);
+  int64_t rows = run.B == 0 ? 0 : run.B * saved_times(run.spec, run.T);
   zero(call, run.saved, rows * saved_columns(run.spec) * padded(run.U));
 }
 

@@ -64,8 +64,10 @@ struct RunSpec {
   int64_t ys_after;              // units of the run after, whose outputs lie in this run's ys
   int64_t precision;             // a Precision, the same of all runs of a call
   int64_t resets;                // a Resets
+  int64_t checkpoint;            // timesteps between the states that `saved` holds, see below; 0: it holds all
+  int64_t truncate;              // timesteps: no gradient of a state crosses a multiple of them; 0: all do
 };
-constexpr size_t kSpecFields = 17;
+constexpr size_t kSpecFields = 19;
 
 // Runs layers over sequences.
 //
@@ -84,7 +86,10 @@ constexpr size_t kSpecFields = 17;
 //     B and T may share one, side by side: the first, of U units, has ys_after = V and is given ys
 //     (B, T, U + V); the next, of V units, has ys_before = U and is given none;
 //   the S final states, each (B, U);
-//   saved (T+1, B, saved_columns(spec) * P) if training: what `backward` needs, of no other meaning.
+//   saved (saved_times(spec, T), B, saved_columns(spec) * P) if training: what `backward` needs, of no other
+//     meaning. With `checkpoint`, a power of two from kLeastCheckpoint on, those are the states before every so
+//     manieth timestep; `backward` computes the timesteps between once more, as many at a time. Its results
+//     are the same to the bit.
 // All floats have one dtype: f32 or f64; or bf16, where the spec says so and `computes_bfloat16`, and
 // `saved` then has twice the columns, as it holds float32s. Inputs are only read; outputs are written whole, and none
 // overlaps another array.
@@ -99,8 +104,9 @@ std::string forward(const int64_t* spec, size_t spec_size, const Tensor* inputs,
 
 // Pulls gradients back through the runs of a `forward` call with training set.
 //
-// For each run the inputs are: x, kernel, recurrent_kernel; mask, resets, input dropout masks, recurrent
-// ones as given to `forward`; saved as it came (it is only read: a second call may follow); then
+// For each run the inputs are: x, kernel, recurrent_kernel (with `checkpoint` those of `forward` up to
+// the fresh states); mask, resets, input dropout masks, recurrent ones as given to `forward`; saved as it came
+// (it is only read: a second call may follow); then
 // the gradients of ys if return_sequences (shared as ys is), and of the S final states.
 // and the outputs: dx (B, T, D) if wants_dx; gradients of the S initial states, of kernel, of
 // recurrent_kernel, of bias if has_bias, and of the S fresh states if there are any.
@@ -108,8 +114,11 @@ std::string backward(const int64_t* spec, size_t spec_size, const Tensor* inputs
                      const Tensor* outputs, size_t n_outputs);
 
 // Columns of P values a timestep and row that `saved` holds: activated gates and states, in two columns
-// each of bfloat16_tensors.
+// each of bfloat16_tensors; with `checkpoint` the states alone.
 int64_t saved_columns(const RunSpec& run);
+// Of how many timesteps that is: all and one more; with `checkpoint` those before every so manieth.
+int64_t saved_times(const RunSpec& run, int64_t T);
+constexpr int64_t kLeastCheckpoint = 32;
 
 // The activations by their names in keras.activations, in the order of their numbers.
 const char* const* activation_names(size_t* count);

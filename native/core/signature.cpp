@@ -56,7 +56,10 @@ class List {
 
   void backward_inputs() {
     add("x", PLACE(x), {n_.B, n_.T, n_.D});
+    if (spec_.checkpoint) add_states(kInitial, PLACE(initial));
     add_weights();
+    if (spec_.checkpoint && spec_.has_bias) add_bias("bias", PLACE(bias));
+    if (spec_.checkpoint && spec_.resets == to_fresh_states) add_states(kFresh, PLACE(fresh));
     add_masks();
     add_saved();
     if (owns_ys()) add("gradient of ys", PLACE(d_ys), {n_.B, n_.T, ys_columns()});
@@ -112,7 +115,7 @@ class List {
       add("recurrent dropout masks", PLACE(recurrent_masks), {spec_.recurrent_masks, n_.B, n_.U});
   }
   void add_saved() {
-    add("saved", PLACE(saved), {n_.T + 1, n_.B, saved_columns(spec_) * padded(n_.U)});
+    add("saved", PLACE(saved), {saved_times(spec_, n_.T), n_.B, saved_columns(spec_) * padded(n_.U)});
   }
   bool owns_ys() const { return spec_.return_sequences && spec_.ys_before == 0; }
   int64_t ys_columns() const { return n_.U + spec_.ys_after; }
@@ -169,6 +172,8 @@ void check_spec(const RunSpec& spec) {
   check_range("wants_dx", spec.wants_dx, 2);
   check_range("precision", spec.precision, 4);
   check_range("resets", spec.resets, 3);
+  check_checkpoint(spec.checkpoint);
+  check_range("truncate", spec.truncate, kMostElements);
   if (spec.precision == int8_weights && (spec.training || spec.input_masks || spec.recurrent_masks))
     refuse("precision: weights of int8 are for inference: expected no training and no dropout");
   check_shared(spec);
@@ -242,6 +247,13 @@ void read_run(Operation operation, const int64_t* fields, const Inputs& inputs,
 }  // namespace
 
 void refuse(const std::string& what) { throw Refusal{what}; }
+
+void check_checkpoint(int64_t times) {
+  const bool is_power = (times & (times - 1)) == 0;
+  if (times == 0 || (times >= kLeastCheckpoint && times <= kMostElements && is_power)) return;
+  refuse("checkpoint: expected 0 or a power of two from " + std::to_string(kLeastCheckpoint) +
+         " on, got " + std::to_string(times));
+}
 
 static_assert(sizeof(RunSpec) == kSpecFields * sizeof(int64_t), "a spec is a RunSpec's fields");
 

@@ -30,7 +30,7 @@ struct Argument {
 };
 
 struct Arguments {
-  static constexpr size_t kMost = 12;
+  static constexpr size_t kMost = 16;
   Argument at[kMost];
   size_t count = 0;
 
@@ -51,6 +51,9 @@ struct Refusal {
 [[noreturn]] void refuse(const std::string& what);
 
 const char* dtype_name(Dtype dtype);
+
+// Refuses timesteps that can't lie between the states that are kept.
+void check_checkpoint(int64_t times);
 
 // Refuses a tensor that isn't as the argument says, of these floats unless it's of another dtype.
 void check_tensor(const Argument& argument, Dtype floats, const Tensor& tensor);

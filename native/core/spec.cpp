@@ -37,7 +37,11 @@ int64_t padded(int64_t units) { return (units + 15) / 16 * 16; }
 
 int64_t saved_columns(const RunSpec& run) {
   const CellLayout& cell = layout_of(run.kind);
-  return (cell.cols + cell.states) * (run.precision == bfloat16_tensors ? 2 : 1);
+  return ((run.checkpoint ? 0 : cell.cols) + cell.states) * (run.precision == bfloat16_tensors ? 2 : 1);
+}
+
+int64_t saved_times(const RunSpec& run, int64_t T) {
+  return run.checkpoint ? (T + run.checkpoint - 1) / run.checkpoint : T + 1;
 }
 
 const char* const* activation_names(size_t* count) {

@@ -39,6 +39,7 @@ __all__ = [
     "saving_states",
     "stream",
     "to_torch",
+    "use_checkpoints",
     "use_engine",
     "use_precision",
 ]
@@ -59,6 +60,7 @@ _HOMES = {
     "saving_states": "ostinato.layers.states",
     "stream": "ostinato.streaming.opening",
     "to_torch": "ostinato.conversion.writing_torch",
+    "use_checkpoints": "ostinato.settings",
     "use_engine": "ostinato.settings",
     "use_precision": "ostinato.settings",
 }

@@ -20,6 +20,8 @@ OF_TENSORS, BFLOAT16_PRODUCTS, BFLOAT16_TENSORS, INT8_WEIGHTS = range(4)
 # What a row's states become before a timestep that resets them: a spec's `resets`.
 NO_RESETS, TO_ZEROS, TO_FRESH_STATES = range(3)
 
+LEAST_CHECKPOINT = 32  # timesteps: see RunSpec
+
 NO_GRADIENTS_OF_INT8 = (
     "[ostinato] a recurrent layer with weights in int8 is for inference: it has no gradients, of "
     "its inputs neither. Train the model that was quantized, and quantize it again."
@@ -77,6 +79,9 @@ class RunSpec:
             BFLOAT16_PRODUCTS of float32 tensors; BFLOAT16_TENSORS; or INT8_WEIGHTS beside float32
             tensors, for inference alone.
         resets: What a row's states become where it's reset: NO_RESETS, TO_ZEROS or TO_FRESH_STATES.
+        checkpoint: Timesteps between the states that are kept for `backward`, which computes those
+            between once more; a power of two from LEAST_CHECKPOINT on, or 0 to keep all.
+        truncate: Timesteps of which no gradient of a state crosses a multiple; 0: all do.
     """
 
     kind: int
@@ -96,6 +101,8 @@ class RunSpec:
     ys_after: int = 0
     precision: int = 0
     resets: int = 0
+    checkpoint: int = 0
+    truncate: int = 0
 
     @property
     def cell(self) -> Kind:

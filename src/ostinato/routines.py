@@ -8,6 +8,7 @@ Shape letters: B batch, T timesteps. `dims` are a tensor's sizes without these.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -127,6 +128,11 @@ class Routines:
         """How many elements a row and timestep are kept for `backward`."""
         return self.lowering.saved()
 
+    @cached_property
+    def carried(self) -> int:
+        """How many elements a row's states have."""
+        return sum(map(math.prod, self.states))
+
     def registered(self, operation: str, option: bool) -> "Registered":
         """A routine, known to the core.
 
@@ -193,6 +199,8 @@ class RoutineSpec:
         return_sequences: Whether the outputs of every timestep are wanted.
         precision: What products by weights are computed from: OF_TENSORS, or BFLOAT16_PRODUCTS of
             float32 tensors.
+        checkpoint: As that of `native.RunSpec`.
+        truncate: Likewise.
         training: Whether `forward` gives what `backward` needs.
         wants_dx: Whether `backward` computes gradients of the inputs.
         name: That of the routines.
@@ -203,6 +211,8 @@ class RoutineSpec:
     flip_outputs: int
     return_sequences: int
     precision: int = native.OF_TENSORS
+    checkpoint: int = 0
+    truncate: int = 0
     training: int = 0
     wants_dx: int = 1
     name: str = field(init=False, compare=False, repr=False)
@@ -222,7 +232,11 @@ class RoutineSpec:
         option = bool(training if operation == "forward" else self.wants_dx)
         high, low = hashes_of(str(self.name), operation, option)  # str: Dynamo may be lazy
         options = (self.go_backwards, self.flip_outputs, self.return_sequences, self.precision)
-        return (native.ROUTINE, high, low, *[int(option) for option in options])
+        options = (*options, self.checkpoint, self.truncate)
+        again = (0, 0)
+        if self.checkpoint and operation == "backward":
+            again = hashes_of(str(self.name), "forward", True)
+        return (native.ROUTINE, high, low, *[int(option) for option in options], *again)
 
 
 def spec_of(operation: str, flat: Sequence[int]) -> RoutineSpec:
@@ -240,10 +254,10 @@ def spec_of(operation: str, flat: Sequence[int]) -> RoutineSpec:
             f"{what}: {flat[1]}, {flat[2]}."
         )
     option = {"training" if operation == "forward" else "wants_dx": int(found.option)}
-    return RoutineSpec(found.routines, *flat[3:], **option)
+    return RoutineSpec(found.routines, *flat[3:-2], **option)
 
 
-_INTEGERS = 7
+_INTEGERS = 11
 
 
 def by_hashes(high: int, low: int) -> Registered | None:
@@ -296,7 +310,9 @@ class RoutineLayout:
         if self.operation == "forward":
             return (*self.inputs, *self._states, *self._others, *mask)
         gradients = (f"d_{name}" for name in (*self._outputs, *self._states))
-        return (*self.inputs, *self._others, *mask, "saved", *gradients)
+        # What is run once more takes what it took.
+        again = self._states if self.spec.checkpoint else ()
+        return (*self.inputs, *again, *self._others, *mask, "saved", *gradients)
 
     @cached_property
     def results(self) -> Names:
@@ -348,7 +364,9 @@ class RoutineLayout:
         front: tuple[Sizes, ...] = ((), (B,), (B, T))
         shapes = [front[count] + dims for count, dims in self._forms]
         if "saved" in self.results:
-            shapes.append((None if T is None else T + 1, B, routines.saved))
+            every = self.spec.checkpoint
+            times = None if T is None else (T + every - 1) // every if every else T + 1
+            shapes.append((times, B, routines.carried if every else routines.saved))
         return shapes
 
 

@@ -32,7 +32,7 @@ _AXES = {
     "input_masks": ("input masks", "B", "D"),
     "recurrent_masks": ("recurrent masks", "B", "U"),
     "ys": ("B", "T", "U of ys"),
-    "saved": ("T + 1", "B", "saved"),
+    "saved": ("saved times", "B", "saved"),
 }
 # Which of them is the batch; the weights have none.
 BATCH_AXES = {name: axes.index("B") for name, axes in _AXES.items() if "B" in axes}
@@ -59,11 +59,13 @@ class RunLayout:
         counts = (spec.has_mask, spec.resets, spec.input_masks, spec.recurrent_masks)
         names = ("mask", "resets", "input_masks", "recurrent_masks")
         masks = tuple(name for name, count in zip(names, counts, strict=True) if count)
+        taken = ("x", *states, *weights, *("bias",) * bool(spec.has_bias), *self._fresh, *masks)
         if self.operation == "forward":
-            bias = ("bias",) * bool(spec.has_bias)
-            return ("x", *states, *weights, *bias, *self._fresh, *masks)
+            return taken
+        # What is computed once more takes what it took.
+        known = taken if spec.checkpoint else ("x", *weights, *masks)
         gradients = (*("ys",) * spec.owns_ys, *states)
-        return ("x", *weights, *masks, "saved", *(f"d_{name}" for name in gradients))
+        return (*known, "saved", *(f"d_{name}" for name in gradients))
 
     @cached_property
     def results(self) -> Names:
@@ -101,9 +103,11 @@ class RunLayout:
 
 def _sizes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> dict[str, Any]:  # noqa: N803
     """What `_AXES` speaks of. Only sums, products and whole quotients: symbols have no others."""
-    cell, unknown = spec.cell, U is None
+    cell, unknown, every = spec.cell, U is None, spec.checkpoint
     # float32s, in two columns each where the tensor is one of bfloat16s
-    saved = cell.saved_columns * (2 if spec.precision == BFLOAT16_TENSORS else 1)
+    saved = cell.states if every else cell.saved_columns
+    saved *= 2 if spec.precision == BFLOAT16_TENSORS else 1
+    times = None if T is None else (T + every - 1) // every if every else T + 1
     return {
         "B": B,
         "T": T,
@@ -114,7 +118,7 @@ def _sizes(spec: RunSpec, B: Any, T: Any, D: Any, U: Any) -> dict[str, Any]:  # 
         "input masks": spec.input_masks,
         "recurrent masks": spec.recurrent_masks,
         "U of ys": None if unknown else U + spec.ys_after,
-        "T + 1": None if T is None else T + 1,
+        "saved times": times,
         "saved": None if unknown else saved * ((U + 15) // 16 * 16),
     }
 

@@ -17,6 +17,7 @@ std::atomic<double> least_shared{2.5e4};
 struct RoutineCallSizes {
   int64_t B = -1, T = -1;
   bool return_sequences = false;
+  int64_t window = 0;  // 0: without checkpoints, or nothing is kept
 };
 
 bool flag(const int64_t* spec, size_t place, const char* name) {
@@ -53,11 +54,25 @@ Front front_of(ResultKind kind, bool return_sequences) {
   return {true, return_sequences, false};
 }
 
+int64_t carries_size(const Routine& routine) {
+  int64_t size = 0;
+  for (const CarryValue& carry : routine.carries) size += carry.size;
+  return size;
+}
+
+bool keeps_carries(const Routine& routine) {
+  for (const CarryValue& carry : routine.carries)
+    if (carry.kept < 0) return false;
+  return routine.plan.keeps;
+}
+
 // B and T off the first operands that have them.
 RoutineCallSizes read_sizes(const Routine& routine, const int64_t* spec, const Tensor* inputs,
                             size_t n_inputs) {
   RoutineCallSizes n;
   n.return_sequences = flag(spec, 5, "return_sequences");
+  check_checkpoint(spec[7]);
+  n.window = routine.plan.saved_tensor < 0 ? 0 : spec[7];
   if (n_inputs != routine.operands.size())
     refuse("expected " + std::to_string(routine.operands.size()) + " inputs, got " +
            std::to_string(n_inputs));
@@ -77,26 +92,65 @@ RoutineCallSizes read_sizes(const Routine& routine, const int64_t* spec, const T
   return n;
 }
 
-Argument argument(const Routine::Shape& shape, const Front& front, const RoutineCallSizes& n,
-                  int64_t saved_size) {
+Argument argument(const Routine& routine, const Routine::Shape& shape, const Front& front,
+                  const RoutineCallSizes& n) {
   Argument result{};
   result.name = shape.name.c_str();
   const auto add = [&](int64_t size) { result.shape[result.rank++] = size; };
-  if (front.is_saved) add(n.T + 1);
+  if (front.is_saved) add(n.window ? (n.T + n.window - 1) / n.window : n.T + 1);
   if (front.has_rows) add(n.B);
   if (front.has_steps && !front.is_saved) add(n.T);
   for (int64_t dim : shape.dims) add(dim);
-  if (front.is_saved) add(saved_size);
+  if (front.is_saved) add(n.window ? carries_size(routine) : routine.plan.saved_size);
   return result;
 }
 
 std::vector<Argument> outputs_of(const Routine& routine, const RoutineCallSizes& n) {
   std::vector<Argument> outputs;
   for (size_t i = 0; i < routine.results.size(); ++i)
-    outputs.push_back(argument(routine.result_shapes[i],
-                               front_of(routine.results[i].kind, n.return_sequences), n,
-                               routine.plan.saved_size));
+    outputs.push_back(argument(routine, routine.result_shapes[i],
+                               front_of(routine.results[i].kind, n.return_sequences), n));
   return outputs;
+}
+
+void check_inputs(const Routine& routine, const RoutineCallSizes& n, Dtype dtype, const Tensor* inputs) {
+  for (size_t i = 0; i < routine.operands.size(); ++i) {
+    const OperandKind kind = routine.operands[i].kind;
+    Argument wanted = argument(routine, routine.operand_shapes[i], front_of(kind, n.return_sequences), n);
+    wanted.dtype = kind == OperandKind::mask ? Dtype::boolean : Dtype::f32;
+    check_tensor(wanted, dtype, inputs[i]);
+  }
+}
+
+// The routine that a call runs once more, or null.
+const Routine* routine_again(const Routine& routine, const int64_t* spec, size_t spec_size) {
+  if (spec[7] == 0 || routine.plan.saved_tensor < 0) return nullptr;
+  if (routine.plan.keeps) {
+    if (!keeps_carries(routine)) refuse("checkpoint: expected a routine whose carries are all kept");
+    return nullptr;
+  }
+  std::vector<int64_t> of(spec, spec + spec_size);
+  of[1] = spec[9], of[2] = spec[10];
+  const Routine& again = routine_of(of.data(), of.size());
+  if (!keeps_carries(again) || again.plan.saved_size != routine.plan.saved_size || again.plan.reverse ||
+      !routine.plan.reverse)
+    refuse("again: expected the hash of the routine that keeps what this one reads");
+  return &again;
+}
+
+// The inputs of a routine that goes back, of a call's that begin with those of the routine it runs again.
+std::vector<Tensor> own_inputs(const Routine& routine, const Routine& again, const Tensor* inputs,
+                               size_t n_inputs) {
+  std::vector<bool> is_initial(again.operands.size());
+  for (const CarryValue& carry : again.carries) is_initial[size_t(carry.operand)] = true;
+  std::vector<Tensor> own;
+  for (size_t i = 0; i < again.operands.size() && i < n_inputs; ++i)
+    if (!is_initial[i]) own.push_back(inputs[i]);
+  if (own.size() != size_t(routine.plan.saved_tensor))
+    refuse("expected the inputs of the routine that is run again, and its own, got " +
+           std::to_string(n_inputs));
+  own.insert(own.end(), inputs + again.operands.size(), inputs + n_inputs);
+  return own;
 }
 
 Dtype floats_of(const Routine& routine, const Tensor* inputs) {
@@ -139,6 +193,33 @@ void run_nothing(const Routine& routine, const RoutineCallSizes& n, Dtype dtype,
   }
 }
 
+// The call of a routine that is run once more: its outputs are nobody's, and lie in one step's memory.
+class Again {
+ public:
+  const RoutineCall* of(const Routine& routine, const RoutineCall& back, const Tensor* inputs, Dtype dtype) {
+    call_ = back;
+    call_.plan = &routine.plan, call_.return_sequences = false, call_.truncate = 0, call_.again = nullptr;
+    for (size_t i = 0; i < routine.operands.size(); ++i) in_.push_back(inputs[i].data);
+    memory_.resize(routine.results.size());
+    for (size_t i = 0; i < routine.results.size(); ++i) {
+      const RoutineResult& result = routine.results[i];
+      if (result.kind == ResultKind::output)
+        memory_[i].resize(size_t(back.B * result.size + 16) * dtype_size(dtype));
+      out_.push_back(memory_[i].data());
+    }
+    out_[size_t(routine.plan.saved_tensor)] =
+        const_cast<void*>(back.inputs[back.plan->saved_tensor]);
+    call_.inputs = in_.data(), call_.outputs = out_.data();
+    return &call_;
+  }
+
+ private:
+  RoutineCall call_{};
+  std::vector<const void*> in_;
+  std::vector<void*> out_;
+  std::vector<std::vector<char>> memory_;
+};
+
 }  // namespace
 
 void share_products_from(double multiplications) { least_shared.store(multiplications); }
@@ -146,12 +227,25 @@ void share_products_from(double multiplications) { least_shared.store(multiplica
 std::vector<Argument> routine_outputs(const int64_t* spec, size_t spec_size, const Tensor* inputs,
                                       size_t n_inputs) {
   const Routine& routine = routine_of(spec, spec_size);
+  const Routine* again = routine_again(routine, spec, spec_size);
+  std::vector<Tensor> own;
+  if (again != nullptr) {
+    own = own_inputs(routine, *again, inputs, n_inputs);
+    inputs = own.data(), n_inputs = own.size();
+  }
   return outputs_of(routine, read_sizes(routine, spec, inputs, n_inputs));
 }
 
 void run_routine(const int64_t* spec, size_t spec_size, const Tensor* inputs, size_t n_inputs,
                  const Tensor* outputs, size_t n_outputs) {
   const Routine& routine = routine_of(spec, spec_size);
+  const Routine* again = routine_again(routine, spec, spec_size);
+  const Tensor* given = inputs;
+  std::vector<Tensor> own;
+  if (again != nullptr) {
+    own = own_inputs(routine, *again, inputs, n_inputs);
+    inputs = own.data(), n_inputs = own.size();
+  }
   const RoutineCallSizes n = read_sizes(routine, spec, inputs, n_inputs);
   RoutineCall call{};
   call.plan = &routine.plan, call.B = n.B, call.T = n.T;
@@ -159,17 +253,15 @@ void run_routine(const int64_t* spec, size_t spec_size, const Tensor* inputs, si
   call.go_backwards = flag(spec, 3, "go_backwards");
   call.flip_outputs = flag(spec, 4, "flip_outputs");
   call.return_sequences = n.return_sequences;
+  call.window = n.window;
+  if (spec[8] < 0) refuse("truncate: expected 0 or more, got " + std::to_string(spec[8]));
+  call.truncate = routine.plan.reverse ? spec[8] : 0;
   const Dtype dtype = floats_of(routine, inputs);
   const bool in_bfloat16 = rounds_products(spec, dtype);
+  check_inputs(routine, n, dtype, inputs);
+  if (again != nullptr) check_inputs(*again, n, dtype, given);
   std::vector<const void*> in;
-  for (size_t i = 0; i < n_inputs; ++i) {
-    const OperandKind kind = routine.operands[i].kind;
-    Argument wanted = argument(routine.operand_shapes[i], front_of(kind, n.return_sequences), n,
-                               routine.plan.saved_size);
-    wanted.dtype = kind == OperandKind::mask ? Dtype::boolean : Dtype::f32;
-    check_tensor(wanted, dtype, inputs[i]);
-    in.push_back(inputs[i].data);
-  }
+  for (size_t i = 0; i < n_inputs; ++i) in.push_back(inputs[i].data);
   if (n_outputs != routine.results.size())
     refuse("expected " + std::to_string(routine.results.size()) + " outputs, got " +
            std::to_string(n_outputs));
@@ -182,6 +274,8 @@ void run_routine(const int64_t* spec, size_t spec_size, const Tensor* inputs, si
   const Kernels& kernels = runnable_kernels();
   if (n.B == 0 || n.T == 0) return run_nothing(routine, n, dtype, inputs, outputs);
   call.inputs = in.data(), call.outputs = out.data();
+  Again once_more;
+  if (again != nullptr) call.again = once_more.of(*again, call, given, dtype);
   const RunRoutine run = in_bfloat16           ? kernels.routine_bf16_products
                          : dtype == Dtype::f32 ? kernels.routine_f32
                                                : kernels.routine_f64;

@@ -17,7 +17,9 @@ struct RoutinePass {
   I members = 1;  // threads that share the columns of all rows, where tasks is 1
   S** packed;
   S* zeros;
+  S* kept;                // with a window
   TileMemory<R>* memory;  // (tasks,)
+  RoutinePass* again = nullptr;  // of the routine that's run once more, on the same tiles
 
   explicit RoutinePass(const RoutineCall& of) : call(of), plan(*of.plan) {}
 
@@ -66,6 +68,9 @@ struct RoutinePass {
 
   bool take(Arena& arena) {
     packed = arena.take<S*>(plan.n_packed);
+    kept = nullptr;
+    if (call.window != 0 && again == nullptr)
+      kept = arena.take<S>(kept_times(call) * call.B * plan.saved_size);
     memory = arena.take<TileMemory<R>>(tasks);
     I longest = 0;
     for (I i = 0; i < plan.n_operands; ++i)
@@ -82,6 +87,7 @@ struct RoutinePass {
 
   bool take_tile(Arena& arena, TileMemory<R>& m, I task) const {
     m.capacity = capacity;
+    m.kept = again != nullptr ? again->kept : kept;
     m.arena = arena.take<S>(plan.arena * capacity + L);
     m.ring_stride = blocks_of(plan.ring * capacity + L, L) * L;
     m.ring = arena.take<S>(plan.ring > 0 ? kRing * m.ring_stride : 0);
@@ -129,6 +135,7 @@ struct RoutinePass {
   }
 
   void pack_share(I part, I parts) const {
+    if (again != nullptr) again->pack_share(part, parts);
     I count = 0;
     for (I i = 0; i < plan.n_packed; ++i) count += panels_of<R>(plan.packed[i]);
     const Span own = share(count, part, parts);
@@ -166,7 +173,7 @@ struct RoutinePass {
     const Span own = share(all.tiles, task, all.tasks);
     for (I t = own.first; t < own.last; ++t) {
       const Span rows = share(all.call.B, t, all.tiles);
-      Timesteps<R>{all.tile(all.memory[task], rows)}.run();
+      all.run_tile(task, rows, 0, 1, nullptr);
     }
     all.finish_weights(all.memory[task]);
   }
@@ -176,8 +183,19 @@ struct RoutinePass {
     all.pack_share(member, members);
     if (member == 0) all.clear_weights(all.memory[0]);
     if (barrier != nullptr) barrier->wait();
-    Timesteps<R>{all.tile(all.memory[0], {0, all.call.B}), member, members, barrier}.run();
+    all.run_tile(0, {0, all.call.B}, member, members, barrier);
     if (member == 0) all.finish_weights(all.memory[0]);
+  }
+
+  void run_tile(I task, Span rows, I member, I team, Barrier* barrier) const {
+    Timesteps<R> steps{tile(memory[task], rows), member, team, barrier};
+    if (again != nullptr) {
+      Timesteps<R> before{again->tile(again->memory[task], rows), member, team, barrier};
+      steps.run_by_windows(before);
+      return;
+    }
+    steps.keeps_checkpoints = call.window != 0;
+    steps.run();
   }
 
   RoutineTile<R> tile(TileMemory<R>& of, Span rows) const {
@@ -200,13 +218,21 @@ bool run_routine(const RoutineCall& call, int threads) {
   Arena arena;
   RoutinePass<R> pass(call);
   pass.split(threads);
+  // Without `again` there's none, but for the type's sake.
+  RoutinePass<R> before(call.again != nullptr ? *call.again : call);
+  if (call.again != nullptr) {
+    before.tasks = pass.tasks, before.tiles = pass.tiles, before.members = pass.members;
+    before.most_rows = pass.most_rows, before.capacity = pass.capacity;
+    if (!before.take(arena)) return false;
+    pass.again = &before;
+  }
   if (!pass.take(arena)) return false;
   if (pass.members > 1) {
     parallel_team(static_cast<int>(pass.members), RoutinePass<R>::run_together, &pass);
     return true;
   }
   const int tasks = static_cast<int>(pass.tasks);
-  if (pass.plan.n_packed > 0) parallel_for(tasks, RoutinePass<R>::pack, &pass);
+  if (pass.plan.n_packed > 0 || pass.again != nullptr) parallel_for(tasks, RoutinePass<R>::pack, &pass);
   parallel_for(tasks, RoutinePass<R>::run, &pass);
   if (tasks > 1) parallel_for(tasks, RoutinePass<R>::add_up, &pass);
   return true;

@@ -171,6 +171,10 @@ struct RoutineCall {
   int64_t B, T;
   bool go_backwards, flip_outputs, return_sequences;
   double least_shared;  // multiplications of a product whose columns threads may share
+  int64_t window;    // timesteps between the carries that SAVED has: see routine.h; 0: it has all
+  int64_t truncate;  // no gradient crosses a multiple of so many; 0: all do
+  // With a window, of a routine that goes back: the routine that kept, to run a window of it once more.
+  const RoutineCall* again;
   const void* const* inputs;
   void* const* outputs;
 };

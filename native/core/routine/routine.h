@@ -82,9 +82,17 @@
 // --- A call ---
 //
 // forward and backward (ostinato.h) take it alike, with the spec [kRoutine, high, low, go_backwards,
-// flip_outputs, return_sequences, precision]: the routine itself says what it does. Without a timestep a
+// flip_outputs, return_sequences, precision, checkpoint, truncate, again high, again low]: the routine
+// itself says what it does. Without a timestep a
 // CARRY is its initial operand; all other results are zero then. `precision` is of_tensors, or
 // bfloat16_products: of float32 tensors what PRODUCTs and OUTERs multiply is rounded to bfloat16.
+//
+// With `checkpoint`, a power of two as in ostinato.h, a routine for training has carries that are kept, all of
+// them, and its SAVED is (windows, B, all carries' sizes): the carries before every so manieth step. A routine
+// that goes back takes that, and runs the one that `again` names (0, 0 else) once more, window by window; its
+// inputs are those of that routine, then its own from the SAVED on: its operands before that are those of
+// the other but for the initial ones of carries. `truncate`, of a routine that goes back: its carries are
+// zero after each step that is a multiple of so many.
 #pragma once
 
 #include <cstddef>
@@ -101,7 +109,7 @@
 namespace ostinato {
 
 constexpr int64_t kRoutine = -1;      // the first number of a spec
-constexpr size_t kRoutineFields = 7;  // of a spec
+constexpr size_t kRoutineFields = 11;  // of a spec
 constexpr int64_t kVersion = 1;
 
 // By which a call names its routine: two numbers of 31 bits.

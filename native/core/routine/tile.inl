@@ -22,6 +22,7 @@ struct TileMemory {
   S** weights;   // (results,): what WEIGHT results are summed in; null of others
   LongSums<R>* sums;  // (results,): of those
   bool has_pieces;    // whether these are summed in pieces
+  S* kept;            // with a window: the saved values of one, and those before it and after it; all rows
   RowPair<R>* pairs;  // (outers, pairs_each): what OUTERs have put off
   I* pending;         // (outers,) how many
   I pairs_each;
@@ -32,6 +33,12 @@ struct TileMemory {
   S** at;     // (inputs and outputs,): their addresses at the first line and column
   I* strides; // (inputs and outputs, 2): of lines, and of columns
 };
+
+// Steps that there's room for of a saved value. With a window those of two: the carries before it and after
+// it are both there.
+inline I kept_times(const RoutineCall& call) {
+  return call.window != 0 && call.window < call.T ? 2 * call.window : call.T + 1;
+}
 
 inline bool is_same_memory(const Place& a, const Place& b) {
   return a.space == b.space && a.index == b.index;
@@ -92,12 +99,27 @@ struct RoutineTile {
   Address<R> in_rows(S* data, I size) const { return {data + first * size, size}; }
 
   S* saved_data() const {
+    if (call.window != 0) return memory.kept;
     return plan.keeps ? static_cast<S*>(call.outputs[plan.saved_tensor])
                       : const_cast<S*>(static_cast<const S*>(call.inputs[plan.saved_tensor]));
   }
   S* saved(I value, I s) const {
     const SavedValue& v = plan.saved[value];
-    return saved_data() + (call.T + 1) * call.B * v.before + (s * call.B + first) * v.size;
+    const I times = kept_times(call);
+    if (call.window != 0) s %= times;
+    return saved_data() + times * call.B * v.before + (s * call.B + first) * v.size;
+  }
+
+  // With a window, where carry k before its first step lies in the SAVED, of the routine that keeps.
+  S* checkpoint(I k) const {
+    S* data = plan.keeps ? static_cast<S*>(call.outputs[plan.saved_tensor])
+                         : const_cast<S*>(static_cast<const S*>(call.inputs[plan.saved_tensor]));
+    I before = 0, all = 0;
+    for (I i = 0; i < plan.n_carries; ++i) {
+      if (i < k) before += plan.carries[i].size;
+      all += plan.carries[i].size;
+    }
+    return data + (step / call.window * all + before) * call.B + first * plan.carries[k].size;
   }
 
   S* carry(I k, bool after) const {

@@ -10,21 +10,62 @@ struct Timesteps {
   // What has been done since they last waited: by the first alone; by all, each its share.
   bool first_did = false, all_did = false;
   const ProductStep* latest = nullptr;  // of the shared ones
+  bool keeps_checkpoints = false;
 
   void run() {
-    const RoutinePlan& plan = tile.plan;
+    start();
+    run_to(tile.call.T);
+    finish();
+  }
+
+  // The same by windows, from the last to the first: `kept` runs each once more before.
+  void run_by_windows(Timesteps& kept) {
+    start();
+    const I T = tile.call.T, window = tile.call.window;
+    for (I first = (T - 1) / window * window; first >= 0; first -= window) {
+      if (members > 1) wait();
+      kept.run_again(first, first + window < T ? first + window : T);
+      run_to(T - first);
+    }
+    finish();
+  }
+
+  // Steps [first, last) of a window once more.
+  void run_again(I first, I last) {
+    tile.number = tile.step = first;
+    if (is_first()) {
+      for (I k = 0; k < tile.plan.n_carries; ++k)
+        copy(tile.checkpoint(k), tile.rows * tile.plan.carries[k].size, tile.carry(k, false));
+    }
+    first_did = true;
+    run_to(last);
+    if (members > 1) wait();
+  }
+
+  void start() {
     if (is_first()) begin();
     first_did = true;
-    for (; tile.number < tile.call.T; ++tile.number) {
+  }
+
+  void finish() {
+    if (all_did) wait();
+    if (is_first()) end();
+  }
+
+  // Until so many steps have been run.
+  void run_to(I last) {
+    const RoutinePlan& plan = tile.plan;
+    for (; tile.number < last; ++tile.number) {
       tile.step = plan.reverse ? tile.call.T - 1 - tile.number : tile.number;
+      if (keeps_checkpoints && tile.step % tile.call.window == 0) keep_checkpoint();
       if (tile.memory.ahead != nullptr && (tile.number == 0 || tile.place_ahead() == 0)) go_ahead();
       const bool is_idle = read_mask(tile, is_first()) && plan.idle.count > 0;
       run_steps(is_idle ? plan.idle : plan.body);
       if (plan.n_outers > 0 && tile.ends(kRing)) catch_up();
       if (tile.memory.has_pieces && tile.ends(kRing * kPieceSums)) end_pieces();
+      const I truncate = tile.call.truncate;
+      if (truncate != 0 && tile.step != 0 && tile.step % truncate == 0) clear_carries();
     }
-    if (all_did) wait();
-    if (is_first()) end();
   }
 
   // Reads this step's mask; whether it's False for all rows.
@@ -103,6 +144,21 @@ struct Timesteps {
     tile.catch_up(tile.plan.idle, member, members);
     if (members > 1) wait();
     if (is_first()) fill_zero(tile.memory.pending, tile.plan.n_outers);
+    first_did = true;
+  }
+
+  void keep_checkpoint() {
+    if (all_did) wait();
+    for (I k = 0; is_first() && k < tile.plan.n_carries; ++k)
+      copy(tile.carry(k, false), tile.rows * tile.plan.carries[k].size, tile.checkpoint(k));
+    first_did = true;
+  }
+
+  // Those after this step.
+  void clear_carries() {
+    if (all_did) wait();
+    for (I k = 0; is_first() && k < tile.plan.n_carries; ++k)
+      fill_zero(tile.carry(k, true), tile.rows * tile.plan.carries[k].size);
     first_did = true;
   }
 

@@ -19,14 +19,16 @@ struct BackwardMember : BackwardPlaces<R> {
   using Places::row_of, Places::rows, Places::spec, Places::x;
 
   const WeightGradients<R> weights;
+  const ForwardMember<R>* forward;  // with checkpoints: what computes a window once more
   Barrier* barrier;
   S *value, *slope, *work, *old, *tile;
   S* d_tile;  // of pairs, dz of a tile before it's rounded
   Int *valid, *shown;
 
-  BackwardMember(const BackLayer<R>& layer, I group, I member, I members, Barrier* barrier)
+  BackwardMember(const BackLayer<R>& layer, I group, I member, I members, Barrier* barrier,
+                 const ForwardMember<R>* forward)
       : Places(layer, group, member, members), weights(layer, group, member, members),
-        barrier(barrier) {
+        forward(forward), barrier(barrier) {
     const I block = rows.count < kRowBlock ? rows.count : kRowBlock;
     S* next = memory.private_ + member * memory.private_size;
     valid = reinterpret_cast<Int*>(next), next += blocks_of(rows.count, L) * L;
@@ -54,13 +56,14 @@ struct BackwardMember : BackwardPlaces<R> {
   // Rows whose last timestep is t: the gradients of their final states, and of held outputs.
   void enter(I t, I first, I last) const {
     const bool holds = spec.return_sequences && !spec.zero_output_for_mask;
+    const I end = piece_end(t);
     for (I p = own.first; p < own.last; ++p) {
       const I lanes = l.U - p * L;
       for (I r = first; r < last; ++r) {
         for (I s = 0; s < c.states; ++s) {
           const Element* from = static_cast<const Element*>(l.run->d_final[s]) + row_of(r) * l.U + p * L;
-          V sum = read<R>(from, lanes);
-          for (I later = t + 1; s == 0 && holds && later < l.T; ++later) {
+          V sum = end == l.T ? read<R>(from, lanes) : V{};
+          for (I later = t + 1; s == 0 && holds && later < end; ++later) {
             sum += read<R>(d_output(row_of(r), later) + p * L, lanes);
           }
           store<R>(d_state(s, p) + r * L, sum);
@@ -74,13 +77,14 @@ struct BackwardMember : BackwardPlaces<R> {
     return static_cast<const Element*>(l.run->d_ys) + at;
   }
 
-  // Rows whose first timestep is done: the gradients of their initial states.
-  void leave(I first, I last) const {
+  // Rows whose first timestep, t, is done: the gradients of their initial states.
+  void leave(I t, I first, I last) const {
+    const bool is_cut = piece_end(0) <= t;
     for (I p = own.first; p < own.last; ++p) {
       for (I r = first; r < last; ++r) {
         for (I s = 0; s < c.states; ++s) {
           Element* to = static_cast<Element*>(l.run->d_initial[s]) + row_of(r) * l.U + p * L;
-          write<R>(to, load<R>(d_state(s, p) + r * L), l.U - p * L);
+          write<R>(to, is_cut ? V{} : load<R>(d_state(s, p) + r * L), l.U - p * L);
         }
       }
     }
@@ -125,8 +129,8 @@ struct BackwardMember : BackwardPlaces<R> {
         for (I s = 0; s < c.states; ++s) {
           const I at = row_of(r) * l.U + p * L;
           const Element* from = static_cast<const Element*>(l.run->d_final[s]) + at;
-          write<R>(static_cast<Element*>(l.run->d_initial[s]) + at, read<R>(from, l.U - p * L),
-                   l.U - p * L);
+          const V passed = piece_end(0) == l.T ? read<R>(from, l.U - p * L) : V{};
+          write<R>(static_cast<Element*>(l.run->d_initial[s]) + at, passed, l.U - p * L);
         }
       }
     }
@@ -406,6 +410,29 @@ struct BackwardMember : BackwardPlaces<R> {
     }
   }
 
+  // With checkpoints, what will be read of the window that ends with timestep t.
+  void recompute(I t) const {
+    if (l.window == 0 || (t + 1 < l.T && (t + 1) % l.window != 0)) return;
+    forward->run_again(t / l.window * l.window, t + 1);
+  }
+
+  // --- truncation ---
+
+  // The end of the piece of a truncated sequence that timestep t is in.
+  I piece_end(I t) const {
+    if (spec.truncate == 0) return l.T;
+    const I end = (t / spec.truncate + 1) * spec.truncate;
+    return end < l.T ? end : l.T;
+  }
+
+  // After timestep t: where a piece begins no gradient reaches the states before it.
+  void truncate(I t, I running) const {
+    if (spec.truncate == 0 || t == 0 || t % spec.truncate != 0) return;
+    for (I p = own.first; p < own.last; ++p) {
+      for (I s = 0; s < c.states; ++s) fill_zero(d_state(s, p), running * L);
+    }
+  }
+
   void run() const {
     weights.clear();
     for (I s = 0; s < c.states && memory.d_fresh[s] != nullptr; ++s) {
@@ -414,6 +441,7 @@ struct BackwardMember : BackwardPlaces<R> {
     pass_unstarted();
     I running = 0, slot = 0;
     for (I t = l.T - 1; t >= 0; --t) {
+      recompute(t);
       if (l.schedule.holes) read_mask(l, rows, t, valid, shown);
       if (rows.running[t] > running) enter(t, running, rows.running[t]);
       running = rows.running[t];
@@ -423,9 +451,10 @@ struct BackwardMember : BackwardPlaces<R> {
       pull_state(t, slot);
       pull_inputs(t, slot);
       reset(t);
+      truncate(t, running);
       const I earlier = t > 0 ? rows.running[t - 1] : 0;
       if (earlier < running) {
-        leave(earlier, running);
+        leave(t, earlier, running);
         running = earlier;
       }
       ++slot;

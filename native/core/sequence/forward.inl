@@ -293,7 +293,7 @@ struct ForwardMember {
       }
     }
     const S* h = state(0, t + 1, p) + r * L;
-    if (l.run->spec.return_sequences) {
+    if (l.run->ys != nullptr) {
       const I lanes = l.U - p * L, time = l.output_time(t);
       const I stride = l.run->ys_stride;
       Element* ys = static_cast<Element*>(l.run->ys) + time * stride + p * L;
@@ -430,6 +430,24 @@ struct ForwardMember {
     pack_chunk(t + l.chunk);
   }
 
+  // The states before timestep t, where a window begins there; as timestep t takes them, after resets.
+  void keep_checkpoint(I t) const {
+    if (l.window == 0 || t % l.window != 0) return;
+    for_checkpoint(t, [&](const S* state, S* checkpoint) { store<R>(checkpoint, load<R>(state)); });
+  }
+
+  template <class F>
+  void for_checkpoint(I t, F f) const {
+    for (I p = own.first; p < own.last; ++p) {
+      const Span some = own.of(p, {0, rows.running[t]});
+      for (I s = 0; s < c.states; ++s) {
+        for (I r = some.first; r < some.last; ++r) {
+          f(state(s, t, p) + r * L, l.checkpoint(t, s, p, rows.first + r));
+        }
+      }
+    }
+  }
+
   void run() const {
     write_unstarted();
     I running = l.T > 0 ? rows.running[0] : 0;
@@ -438,14 +456,40 @@ struct ForwardMember {
     pack_chunk(0);
     wait();
     for (I t = 0; t < l.T; ++t) {
-      begin_chunk(t);
-      if (l.schedule.holes) read_mask(l, rows, t, valid, shown);
-      step(t);
+      keep_checkpoint(t);
+      run_step(t);
       const I next = t + 1 < l.T ? rows.running[t + 1] : 0;
       if (next < running) leave(t + 1, next, running);
       if (next > running) enter(t + 1, running, next);
       running = next;
       if (t + 1 < l.T) reset(t + 1);
+      wait();
+    }
+  }
+
+  void run_step(I t) const {
+    begin_chunk(t);
+    if (l.schedule.holes) read_mask(l, rows, t, valid, shown);
+    step(t);
+  }
+
+  // Timesteps [first, last) of a window once more, from its checkpoint: what the backward pass reads of them
+  // is there after it, the same to the bit. Results have been written, and aren't again.
+  void run_again(I first, I last) const {
+    for_checkpoint(first, [&](S* state, const S* checkpoint) { store<R>(state, load<R>(checkpoint)); });
+    I running = rows.running[first];
+    for (I p = own.first; p < own.last; ++p) {
+      const Span some = own.of(p, {0, running});
+      hand_on(first, p, some.first, some.last);
+    }
+    pack_chunk(first);
+    wait();
+    for (I t = first; t < last; ++t) {
+      run_step(t);
+      const I next = t + 1 < last ? rows.running[t + 1] : 0;
+      if (next > running) enter(t + 1, running, next);
+      running = next;
+      if (t + 1 < last) reset(t + 1);
       wait();
     }
   }

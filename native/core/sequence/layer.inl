@@ -32,7 +32,12 @@ struct Layer {
   Functions<typename R::Real> functions;
   Schedule schedule;
   I members;  // threads of a group, at most
-  bool keeps_tiles;  // whether tiles lie in `saved`
+  bool keeps_tiles;  // whether tiles lie in `kept`
+  // What the backward pass reads, of all timesteps: `saved`. With checkpoints it's memory of the call's, and
+  // has room for a window of timesteps alone; what lies there of timestep t is at t modulo that.
+  S* kept;
+  I window;      // timesteps of a window, a power of two; 0 without checkpoints
+  I tile_times, tile_mask, state_times, state_mask;
   I chunk;           // timesteps whose inputs' product is done at once: see chunk_of
   bool pairs;        // whether both products of a tile are done at once
   bool ahead;        // whether weights are fetched ahead
@@ -49,13 +54,36 @@ struct Layer {
 
   // Kept tiles, [t][panel][slot][cols L], and after them states, [state][t][panel][slot][L].
   S* kept_tile(I t, I panel, I slot) const {
-    return saved() + ((t * panels + panel) * B + slot) * layout.cols * L;
+    return kept + (((t & tile_mask) * panels + panel) * B + slot) * layout.cols * L;
   }
+  I tiles_size() const { return keeps_tiles ? tile_times * panels * B * layout.cols * L : 0; }
   S* kept_state(I s, I t, I panel, I slot) const {
-    const I tiles = keeps_tiles ? T * panels * B * layout.cols * L : 0;
-    return saved() + tiles + (((s * (T + 1) + t) * panels + panel) * B + slot) * L;
+    const I time = s * state_times + (t & state_mask);
+    return kept + tiles_size() + ((time * panels + panel) * B + slot) * L;
+  }
+  I kept_size() const { return tiles_size() + layout.states * state_times * panels * B * L; }
+
+  // Where a window begins, the states alone lie in `saved`: [window][state][panel][slot][L].
+  S* checkpoint(I t, I s, I panel, I slot) const {
+    return saved() + (((t / window * layout.states + s) * panels + panel) * B + slot) * L;
   }
 };
+
+// Where what is kept lies, once all else of the layer is known; false where there's no memory.
+template <class R>
+bool place_kept(Layer<R>& l, Arena& arena) {
+  l.window = l.run->spec.training ? l.run->spec.checkpoint : 0;
+  l.tile_times = l.T, l.state_times = l.T + 1;
+  l.tile_mask = l.state_mask = -1;
+  l.kept = l.saved();
+  if (l.window == 0) return true;
+  if (l.window < l.T) {  // the states before a window and after it are both there
+    l.tile_times = l.window, l.state_times = 2 * l.window;
+    l.tile_mask = l.tile_times - 1, l.state_mask = l.state_times - 1;
+  }
+  l.kept = arena.take<typename R::S>(l.kept_size());
+  return !arena.failed;
+}
 
 I l2_cache() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
@@ -106,9 +134,9 @@ constexpr I kFewRows = 4;
 constexpr I kEachOfFew = 1 << 16;
 
 // How many timesteps the inputs' product of a group's rows is done for at once: it doesn't wait for the
-// states, and its weights come once for all of them.
+// states, and its weights come once for all of them. A power of two, as windows are.
 I chunk_of(I rows, I T) {
-  const I wanted = rows > kFewRows || rows == 0 ? 1 : 32 / rows;
+  const I wanted = rows > kFewRows || rows == 0 ? 1 : rows == 3 ? 8 : 32 / rows;
   return T < 1 ? 1 : wanted < T ? wanted : T;
 }
 

@@ -4,7 +4,7 @@ template <class R>
 struct ForwardPass {
   typedef Layer<R> Ready;
   static bool take(Ready& l, Arena& arena) {
-    return take_forward_weights(l, arena) && take_forward_memory(l, arena);
+    return place_kept(l, arena) && take_forward_weights(l, arena) && take_forward_memory(l, arena);
   }
   static void pack(const Ready& l, const Shares& shares) { pack_forward_weights(l, shares.units); }
   static void run(const Ready& l, I group, I member, I members, Barrier* barrier) {
@@ -17,10 +17,22 @@ struct ForwardPass {
 template <class R>
 struct BackwardPass {
   typedef BackLayer<R> Ready;
-  static bool take(Ready& l, Arena& arena) { return take_backward_memory(l, arena); }
-  static void pack(const Ready& l, const Shares& shares) { pack_backward_weights(l, shares); }
+  // With checkpoints it runs forward, too.
+  static bool take(Ready& l, Arena& arena) {
+    if (!place_kept(l, arena) || !take_backward_memory(l, arena)) return false;
+    return l.window == 0 || (take_forward_weights(l, arena) && take_forward_memory(l, arena));
+  }
+  static void pack(const Ready& l, const Shares& shares) {
+    pack_backward_weights(l, shares);
+    if (l.window != 0) pack_forward_weights(l, shares.units);
+  }
   static void run(const Ready& l, I group, I member, I members, Barrier* barrier) {
-    BackwardMember<R>(l, group, member, members, barrier).run();
+    if (l.window == 0) {
+      BackwardMember<R>(l, group, member, members, barrier, nullptr).run();
+      return;
+    }
+    const ForwardMember<R> forward(l, group, member, members, barrier);
+    BackwardMember<R>(l, group, member, members, barrier, &forward).run();
   }
   static void unpack(const Ready& l, const Shares& shares) { unpack_gradients(l, shares); }
   static constexpr bool unpacks = true;

@@ -98,7 +98,9 @@ def _run(call: Signature, inputs: list[Any]) -> list[Any]:
     """The outputs of an operation."""
     operations, _ = _operations()
     if call.flat[0] == native.ROUTINE:
-        _register(*call.flat[1:3])
+        for hashes in (call.flat[1:3], call.flat[-2:]):  # and of what is run again
+            if any(hashes):
+                _register(*hashes)
     function, name = _NAMES[call.operation]
     outputs: list[Any] = getattr(operations, function)(
         inputs=inputs, Tout=[inputs[0].dtype] * call.n_results, spec=call.flat, name=name

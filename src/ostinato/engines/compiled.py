@@ -15,6 +15,7 @@ from keras import ops, tree
 from ostinato import native
 from ostinato.cells.checked import held_masks, holds_masks, like_a_timestep
 from ostinato.cells.contract import output_sizes
+from ostinato.checkpoints import timesteps_between
 from ostinato.doors import door, remembered
 from ostinato.engines.interface import IN_BFLOAT16, Answer, Loop, Question, Task
 from ostinato.engines.loop import (
@@ -47,12 +48,14 @@ class Recipe(NamedTuple):
         spec: The run in the core's terms.
         held: How many states it has beside the cell's: outputs that masked timesteps repeat.
         dtype: What it's computed in.
+        checkpoints: What the user asks for with `use_checkpoints`, or None.
     """
 
     compiled: Compiled
     spec: RoutineSpec
     held: int
     dtype: str
+    checkpoints: str | None = None
 
 
 class CompiledEngine:
@@ -93,7 +96,9 @@ class CompiledEngine:
         spec, held = program.spec(question.resets, question.has_mask, *loop_flags(loop))
         if question.bfloat16:
             spec = replace(spec, precision=native.BFLOAT16_PRODUCTS)
-        return Recipe(program, spec, held, question.dtype)
+        if loop.truncate:
+            spec = replace(spec, truncate=loop.truncate)
+        return Recipe(program, spec, held, question.dtype, question.checkpoints)
 
     def run(
         self, tasks: Sequence[Task], recipes: Sequence[Recipe], joined: bool = False
@@ -150,6 +155,8 @@ def _run(task: Task, recipe: Recipe) -> Answer:
         operands.append(task.mask)
     twin = Twin(compiled.program, recipe.held, len(begins), len(fresh))
     spec = _training(recipe.spec) if task.context.training else recipe.spec
+    if recipe.checkpoints is not None or spec.truncate:
+        spec = _with_checkpoints(spec, recipe.checkpoints, *xs[0].shape[:2], dtype)
     results = list(door.native_run((spec,), tuple(operands), twin))
     count = len(compiled.program.outputs)
     return answer_of(task, compiled, results[:count], results[count:])
@@ -183,6 +190,16 @@ def with_masks(task: Task) -> AbstractContextManager[None]:
 @remembered
 def _training(spec: RoutineSpec) -> RoutineSpec:
     return replace(spec, training=1)
+
+
+@remembered
+def _with_checkpoints(
+    spec: RoutineSpec, asked: str | None, batch: Any, timesteps: Any, dtype: str
+) -> RoutineSpec:
+    size, routines = 8 if dtype == "float64" else 4, spec.routines
+    kept, states = routines.saved * size, routines.carried * size
+    every = timesteps_between(asked, spec.truncate, (batch, timesteps), kept, states)
+    return replace(spec, checkpoint=every) if every else spec
 
 
 def with_rows(state: Tensor, batch_size: Any) -> Tensor:
@@ -226,6 +243,7 @@ class Twin(NamedTuple):
             go_backwards=bool(spec.go_backwards),
             zero_output_for_mask=mask is not None and not self.held,
             flip_outputs=bool(spec.flip_outputs),
+            truncate=spec.truncate,
         )
 
         def step(x: Tensors, h: Tensors) -> tuple[Tensors, Tensors]:

@@ -62,6 +62,8 @@ class Cuda:
             found.append("the kernel doesn't reset rows inside a sequence (`resets`)")
         if question.dtype not in FLOATS or question.dtype == "float64":
             found.append(f"the cell computes in {question.dtype}, the kernel in float32")
+        if question.loop.truncate:
+            found.append("the kernel's gradients cross all timesteps (truncate)")
         if question.program is None and not found:
             found.append(question.no_program or "it isn't traced")
         elif not found:

@@ -58,6 +58,8 @@ class Cudnn:
             found.append("cuDNN has no dropout of the state (recurrent_dropout)")
         if question.resets:
             found.append("cuDNN doesn't reset rows inside a sequence (`resets`)")
+        if question.loop.truncate:
+            found.append("cuDNN's gradients cross all timesteps (truncate)")
         if question.cudnn is not None:
             found.append(question.cudnn)
         return tuple(found) or _of_the_backend(question)

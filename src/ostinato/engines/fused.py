@@ -12,6 +12,7 @@ from keras import ops
 
 from ostinato import native
 from ostinato.cells.builtin import BuiltinCell
+from ostinato.checkpoints import timesteps_between
 from ostinato.doors import door, opaque, remembered
 from ostinato.engines.interface import IN_BFLOAT16, Answer, Question, Task
 from ostinato.engines.obstacles import of_tensors
@@ -30,11 +31,13 @@ class Recipe(NamedTuple):
         spec: The run in the core's terms, without dropout and training.
         dtype: The dtype that the cell computes in.
         tensors: That of the kernel's tensors: the same, or float32 where the kernel hasn't got it.
+        checkpoints: What the user asks for with `use_checkpoints`, or None.
     """
 
     spec: RunSpec
     dtype: str
     tensors: str
+    checkpoints: str | None
 
 
 class Fused:
@@ -92,9 +95,11 @@ class Fused:
             wants_dx=1,  # which the door knows better
             precision=_precision(question),
             resets=question.resets,
+            truncate=loop.truncate,
         )
         kept = question.dtype in DTYPES or spec.precision == native.BFLOAT16_TENSORS
-        return Recipe(spec, question.dtype, question.dtype if kept else "float32")
+        tensors = question.dtype if kept else "float32"
+        return Recipe(spec, question.dtype, tensors, question.checkpoints)
 
     def run(
         self, tasks: Sequence[Task], recipes: Sequence[Recipe], joined: bool = False
@@ -143,12 +148,15 @@ class _Run(NamedTuple):
 def _prepared(task: Task, recipe: Recipe) -> _Run:
     """Draws a built-in cell's dropout masks and reads its weights, once for the whole sequence."""
     cell: BuiltinCell = task.cell
-    spec, dtype, tensors = recipe
+    spec, dtype, tensors, checkpoints = recipe
     x, states = to_dtype(task.xs, dtype), leaves(task.states)
     masks = cell._cell_masks(size_of(x, 0), x.shape[-1], task.context.training)
     if task.context.training or masks.inputs or masks.recurrent:
         training = int(task.context.training)
         spec = _with_dropout(spec, len(masks.inputs), len(masks.recurrent), training)
+    units = states[0].shape[-1]
+    if checkpoints is not None or spec.truncate:
+        spec = _with_checkpoints(spec, checkpoints, x.shape[0], x.shape[1], units, tensors)
     operands = [x, *states, *cell._cell_weights()]
     if task.resets is not None and spec.resets == native.TO_FRESH_STATES:
         operands += leaves(task.resets.fresh)
@@ -160,12 +168,22 @@ def _prepared(task: Task, recipe: Recipe) -> _Run:
         operands.append(task.mask)
     if task.resets is not None:
         operands.append(task.resets.flags)
-    return _Run(spec, (*operands, *drawn), states[0].shape[-1])
+    return _Run(spec, (*operands, *drawn), units)
 
 
 @remembered
 def _with_dropout(spec: RunSpec, inputs: int, recurrent: int, training: int) -> RunSpec:
     return replace(spec, input_masks=inputs, recurrent_masks=recurrent, training=training)
+
+
+@remembered
+def _with_checkpoints(  # noqa: PLR0913, PLR0917
+    spec: RunSpec, asked: str | None, batch: Any, timesteps: Any, units: int, dtype: str
+) -> RunSpec:
+    row = -(-units // 16) * 16 * (8 if dtype == "float64" else 4)
+    kept, states = spec.cell.saved_columns * row, spec.cell.states * row
+    every = timesteps_between(asked, spec.truncate, (batch, timesteps), kept, states)
+    return replace(spec, checkpoint=every) if every else spec
 
 
 @remembered

@@ -32,6 +32,8 @@ class Loop(NamedTuple):
             timestep keeps every state.
         unroll: Whether to unroll the loop, where there is one.
         flip_outputs: Whether the outputs come in the opposite order of the run's.
+        truncate: Timesteps, in the order of the run: no gradient of a state crosses a multiple of
+            them. 0: all do.
     """
 
     return_sequences: bool = False
@@ -39,6 +41,7 @@ class Loop(NamedTuple):
     zero_output_for_mask: bool = False
     unroll: bool = False
     flip_outputs: bool = False
+    truncate: int = 0
 
 
 # What `computes_in` says of products from bfloat16s.
@@ -76,6 +79,7 @@ class Question(NamedTuple):
         cuda: Why the kernels of the engine for a card can't be called, or None. Asked only where
             that engine is forced.
         card: Which card the tensors are on.
+        checkpoints: What the user asks for with `use_checkpoints`, or None.
     """
 
     kind: str | None
@@ -101,6 +105,7 @@ class Question(NamedTuple):
     cudnn: str | None = None
     cuda: str | None = None
     card: int = 0
+    checkpoints: str | None = None
 
 
 class CallContext(NamedTuple):

@@ -14,7 +14,7 @@ from keras import ops
 from ostinato.doors import door
 from ostinato.engines.interface import Loop, Task
 from ostinato.structure import leaves
-from ostinato.tensors import Stepped, Tensor, Tensors
+from ostinato.tensors import Stepped, Tensor, Tensors, size_of
 
 FlatStep = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 
@@ -189,6 +189,8 @@ def _loop(
 ) -> tuple[Tensors, Tensors]:
     if resets is not None:
         step, xs = _resetting(step, carry, resets), (*xs, resets.flags)
+    if loop.truncate:
+        step, xs = _truncated(step, loop.truncate, xs)
     result: tuple[Tensors, Tensors] = door.loop(
         step,
         carry,
@@ -212,3 +214,20 @@ def _resetting(step: FlatStep, carry: Tensors, resets: FlatResets) -> FlatStep:
         return step(chosen(flags, fresh, carry), tuple(inputs))
 
     return anew
+
+
+def _truncated(step: FlatStep, timesteps: int, xs: Tensors) -> tuple[FlatStep, Tensors]:
+    """A step, and what it takes, where gradients of what is carried cross no multiple of timesteps.
+
+    A layer's initial states aren't cut off: they lie before the first.
+    """
+    where = door.lean(ops.where)
+    times = ops.arange(size_of(xs[0], 0))
+    begins = ops.logical_and(times > 0, times % timesteps == 0)
+
+    def cut(carry: Tensors, x: Tensors) -> Stepped:
+        *inputs, is_begin = x
+        kept = tuple(where(is_begin, ops.stop_gradient(state), state) for state in carry)
+        return step(kept, tuple(inputs))
+
+    return cut, (*xs, begins)

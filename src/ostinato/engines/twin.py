@@ -64,6 +64,7 @@ def _run(cls: Any, spec: RunSpec, given: dict[str, Tensor]) -> tuple[Tensors, Te
         go_backwards=bool(spec.go_backwards),
         zero_output_for_mask=bool(spec.zero_output_for_mask),
         flip_outputs=bool(spec.flip_outputs),
+        truncate=spec.truncate,
     )
     drawn = (given.get("input_masks"), given.get("recurrent_masks"))
     masks = _Masks(*(() if of_kind is None else tuple(ops.unstack(of_kind)) for of_kind in drawn))

@@ -174,6 +174,12 @@ def _implementation(value: Any) -> int:
     return int(value)
 
 
+def _timesteps(value: Any) -> int | None:
+    if value is not None and not (is_count(value) and value > 0):
+        raise ValueError(f"expected a positive number of timesteps or None, got {value!r}.")
+    return None if value is None else int(value)
+
+
 def _rate(value: Any) -> float:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= 1:
@@ -255,13 +261,14 @@ _ARGUMENTS = {
     "stateful": _FLAG,
     "unroll": _FLAG,
     "zero_output_for_mask": _FLAG,
+    "truncate": _Argument(_timesteps),
     "use_cudnn": _Argument(_use_cudnn),
     "implementation": _Argument(_implementation),
 }
 # Those of RNN, beside its cell.
 LOOP = (
     *("return_sequences", "return_state", "go_backwards", "stateful", "unroll"),
-    "zero_output_for_mask",
+    *("zero_output_for_mask", "truncate"),
 )
 # Keras's configs lack these, so ours hold them only where they aren't the defaults.
-_NOT_IN_KERAS = {"use_cudnn": "auto", "implementation": 2}
+_NOT_IN_KERAS = {"use_cudnn": "auto", "implementation": 2, "truncate": None}

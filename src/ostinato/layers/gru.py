@@ -168,6 +168,9 @@ class GRU(BuiltinRNN):
         use_cudnn: Accepted for Keras's sake ("auto", True or False); it chooses no mathematics.
         zero_output_for_mask: Whether the output of a masked timestep is zero, not the previous
             output.
+        truncate: Timesteps between which gradients stop: none of a state crosses a multiple of
+            them, as if the sequence came in pieces to a stateful layer; results stay as they are.
+            Then it keeps no more than the states between pieces, and computes the rest again.
         implementation: Accepted for Keras's sake: 1 draws one input dropout mask a gate, 2 one for
             all. It chooses no other mathematics.
         **kwargs: Arguments of `keras.layers.Layer`: name, dtype, trainable...
@@ -207,6 +210,7 @@ class GRU(BuiltinRNN):
         use_cudnn: bool | str = "auto",
         *,
         zero_output_for_mask: bool = False,
+        truncate: int | None = None,
         implementation: int = 2,
         **kwargs: Any,
     ) -> None:

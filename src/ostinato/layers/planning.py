@@ -13,7 +13,7 @@ from ostinato.engines.interface import Activation, Loop, Question, Resets, Task
 from ostinato.engines.table import OF_CARDS, OF_PROGRAMS
 from ostinato.plan import Plan, plan
 from ostinato.programs.compiling import compiled, described, named, shapes_are_known
-from ostinato.settings import asked_precision, forced_engine
+from ostinato.settings import asked_checkpoints, asked_precision, forced_engine
 from ostinato.structure import Structure, is_tensor_like, leaves, map_leaves
 from ostinato.tensors import dtype_name
 
@@ -21,6 +21,7 @@ _DEFAULT = Loop()
 
 # torch.compile isn't to look into what is asked of the process: an answer holds for a whole trace.
 _forced = opaque(forced_engine)
+_checkpoints = opaque(asked_checkpoints)
 answer_to = remembered(plan)
 
 
@@ -130,6 +131,7 @@ def _about_builtin(
         loop,
         has_mask,
         recurrent_dropout=training and bool(cell.recurrent_dropout),
+        checkpoints=_checkpoints(),
     )
     return _with_device(question, xs) if is_tensor else question
 
@@ -154,6 +156,7 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
         framework=None if native_reason else door.native_why_not(flat[0]),
         dtype=dtype,
         bfloat16=not native_reason and _in_bfloat16(dtype),
+        checkpoints=_checkpoints(),
     )
     question = _with_device(question, flat[0])
     if question.forced == OF_CARDS:

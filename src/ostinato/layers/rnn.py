@@ -72,6 +72,9 @@ class RNN(KeepsStates):
         unroll: Whether to unroll the loop over time; it changes no result.
         zero_output_for_mask: Whether the output of a masked timestep is zero, not the previous
             output.
+        truncate: Timesteps between which gradients stop: none of a state crosses a multiple of
+            them, as if the sequence came in pieces to a stateful layer; results stay as they are.
+            Then it keeps no more than the states between pieces, and computes the rest again.
         **kwargs: Arguments of `keras.layers.Layer`: name, dtype, trainable...
 
     Raises:
@@ -87,6 +90,7 @@ class RNN(KeepsStates):
         stateful: bool = False,
         unroll: bool = False,
         zero_output_for_mask: bool = False,
+        truncate: int | None = None,
         **kwargs: Any,
     ) -> None:
         arguments = own_arguments(locals())
@@ -233,6 +237,7 @@ class RNN(KeepsStates):
             self.zero_output_for_mask,
             self.unroll,
             flip_outputs,
+            self.truncate or 0,
         )
         context = CallContext(training, constants, owner, self.compute_dtype)
         from_zeros = initial_state is None and self._rnn_starts_from_zeros()

@@ -113,6 +113,9 @@ class SimpleRNN(BuiltinRNN):
         seed: Int, seed of the dropout masks; None draws one.
         zero_output_for_mask: Whether the output of a masked timestep is zero, not the previous
             output.
+        truncate: Timesteps between which gradients stop: none of a state crosses a multiple of
+            them, as if the sequence came in pieces to a stateful layer; results stay as they are.
+            Then it keeps no more than the states between pieces, and computes the rest again.
         **kwargs: Arguments of `keras.layers.Layer`: name, dtype, trainable...
     """
 
@@ -145,6 +148,7 @@ class SimpleRNN(BuiltinRNN):
         seed: int | None = None,
         *,
         zero_output_for_mask: bool = False,
+        truncate: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(own_arguments(locals()), kwargs)

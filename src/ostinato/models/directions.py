@@ -66,6 +66,8 @@ class Direction:
             return "its weights are in int8, and Keras's layer has none so"
         if kind == "Bidirectional":
             return self._why_not_bidirectional(layer)
+        if getattr(layer, "truncate", None):
+            return f"Keras 3 truncates no gradients, and its truncate is {layer.truncate}"
         if kind in ("RNN", "StackedRNNCells") and self.source == OURS:
             cell = layer.cell if kind == "RNN" else layer
             return _why_not_in_keras(cell) or _why_not_nested_inputs(layer)
@@ -129,6 +131,8 @@ class Direction:
                 **base,
             )
         values = {**base, **_values(layer, argument_names(getattr(layers, name)))}
+        if package_of(target) == KERAS:
+            values.pop("truncate", None)
         if name == "RNN":
             return target(copy(values.pop("cell")), **values)
         return target(**values)
