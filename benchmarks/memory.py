@@ -68,7 +68,7 @@ def main() -> None:
     )
 
 
-def answer(number: Callable[[], int]) -> None:
+def answer(number: Callable[[], int | str]) -> None:
     """Prints a number on standard output, and all that libraries print meanwhile elsewhere."""
     answers = os.dup(1)
     os.dup2(2, 1)

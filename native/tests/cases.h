@@ -261,7 +261,8 @@ class Bound {
   // Makes new arrays for the outputs of `forward`.
   const Run& for_forward() {
     results_.clear();
-    int64_t width = saved_columns(run_.spec) * padded(case_.U);
+    const int64_t width = saved_columns(run_.spec) * padded(case_.U);
+    const int64_t times = saved_times(run_.spec, case_.T);
     if (case_.spec.return_sequences) {
       F* ys = static_cast<F*>(out("ys", case_.B * case_.T * case_.ys_stride()));
       run_.ys = ys + case_.spec.ys_before;
@@ -270,7 +271,7 @@ class Bound {
       run_.final[i] = out(i == 0 ? "h" : "c", case_.B * case_.U);
     run_.saved = nullptr;
     if (case_.spec.training) {
-      saved_.assign(size_t((case_.T + 1) * case_.B * width), nan());
+      saved_.assign(size_t(times * case_.B * width), nan());
       run_.saved = saved_.data();
     }
     return run_;

@@ -287,6 +287,42 @@ void test_few_rows_on_any_number_of_threads() {
       }
 }
 
+// What is computed again from checkpoints is the same to the bit.
+template <typename F>
+void check_checkpoints(const Case& c) {
+  std::deque<Case> cases;
+  std::deque<Bound<F>> bound;
+  for (int64_t every : {0, 32, 64, 1024}) {
+    cases.push_back(c);
+    cases.back().spec.checkpoint = every;
+    Bound<F>& mine = bound.emplace_back(cases.back());
+    const Run forward = mine.for_forward();
+    CHECK(forward_of(*selected_kernels(), F())(&forward, 1, thread_count()), "out of memory");
+    const Run backward = mine.for_backward();
+    CHECK(backward_of(*selected_kernels(), F())(&backward, 1, thread_count()), "out of memory");
+    CHECK(same_bits<F>(bound[0].results(), mine.results()), "checkpoint %d, %s", int(every),
+          c.described().c_str());
+  }
+}
+
+void test_checkpoints(int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    Random random(40000 + uint64_t(i));
+    const int64_t batches[] = {1, 2, 3, 5, 8, 17}, times[] = {33, 64, 65, 130};
+    const int64_t units[] = {1, 5, 16, 33, 150, 270};
+    Case c;
+    c.B = random.pick(batches), c.T = random.pick(times), c.D = 1 + random.below(20);
+    c.U = random.pick(units);
+    cross_options(c, random, random.below(kind_count()));
+    if (!in_bfloat16()) {
+      check_checkpoints<float>(c);
+      continue;
+    }
+    check_checkpoints<Single>(rounded(c));
+    check_checkpoints<Bfloat16>(rounded(c));
+  }
+}
+
 // What is not a number, or infinite, goes where the mathematics takes it, and nowhere else.
 void test_nan_and_infinity() {
   Random random(3);
@@ -326,6 +362,7 @@ int main(int argc, char** argv) {
   test_a_long_sequence();
   const int64_t count = argc > 1 ? std::atoll(argv[1]) : 300;
   test_crossed_options(count);
+  test_checkpoints(count / 2);
   test_crossed_options_of(random_large_case, 9000, count / 8);
   test_crossed_options_of(random_case_of_few, 20000, count / 4);
   std::printf("%s, %d threads: at most %.2f of what's allowed; %d tensors are ill-conditioned, %d "

@@ -5,11 +5,12 @@ from typing import Any
 
 from ostinato.native import LEAST_CHECKPOINT
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 EXPECTED = "a number of timesteps, 0 for none, or an amount of memory such as '100MB'"
 
-# Timesteps between checkpoints where only memory counts. Beyond the upper one what is computed again
-# leaves the processor's cache, and the checkpoints of shorter pieces weigh next to nothing.
+# Timesteps between checkpoints, at most: what is computed again leaves the processor's cache beyond
+# that, and the states that are kept weigh next to nothing by then.
 _MOST = 512
 _WHERE_UNKNOWN = 256
 

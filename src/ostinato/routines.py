@@ -231,8 +231,8 @@ class RoutineSpec:
         """The integers that the core takes for the run."""
         option = bool(training if operation == "forward" else self.wants_dx)
         high, low = hashes_of(str(self.name), operation, option)  # str: Dynamo may be lazy
-        options = (self.go_backwards, self.flip_outputs, self.return_sequences, self.precision)
-        options = (*options, self.checkpoint, self.truncate)
+        order = (self.go_backwards, self.flip_outputs, self.return_sequences)
+        options = (*order, self.precision, self.checkpoint, self.truncate)
         again = (0, 0)
         if self.checkpoint and operation == "backward":
             again = hashes_of(str(self.name), "forward", True)

@@ -20,6 +20,7 @@ RANKS = {
     "backend": FOUNDATION,
     "int8": FOUNDATION,
     "native": FOUNDATION,
+    "checkpoints": FOUNDATION,
     "runs": FOUNDATION,
     "cudnn": FOUNDATION,
     "routines": FOUNDATION,

@@ -15,13 +15,16 @@ struct ForwardMember {
   const GroupMemory<R>& memory;
   const I member, members;
   Barrier* barrier;
+  const bool is_again;  // for `run_again` alone: it writes no results
   const Part own;
   S *tile, *spare, *work;
   Int *valid, *shown;
 
-  ForwardMember(const Layer<R>& layer, I group, I member, I members, Barrier* barrier)
+  ForwardMember(const Layer<R>& layer, I group, I member, I members, Barrier* barrier,
+                bool is_again = false)
       : l(layer), c(layer.layout), rows(layer.schedule.groups[group]),
         memory(layer.memory[group]), member(member), members(members), barrier(barrier),
+        is_again(is_again),
         own(part_of(layer.panels, rows.count, member, members, splits_rows(layer))) {
     const I block = block_of(layer, rows.count);
     S* next = memory.private_ + member * memory.private_size;
@@ -293,7 +296,7 @@ struct ForwardMember {
       }
     }
     const S* h = state(0, t + 1, p) + r * L;
-    if (l.run->ys != nullptr) {
+    if (l.run->spec.return_sequences && !is_again) {
       const I lanes = l.U - p * L, time = l.output_time(t);
       const I stride = l.run->ys_stride;
       Element* ys = static_cast<Element*>(l.run->ys) + time * stride + p * L;

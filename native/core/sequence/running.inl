@@ -31,7 +31,7 @@ struct BackwardPass {
       BackwardMember<R>(l, group, member, members, barrier, nullptr).run();
       return;
     }
-    const ForwardMember<R> forward(l, group, member, members, barrier);
+    const ForwardMember<R> forward(l, group, member, members, barrier, true);
     BackwardMember<R>(l, group, member, members, barrier, &forward).run();
   }
   static void unpack(const Ready& l, const Shares& shares) { unpack_gradients(l, shares); }

@@ -156,7 +156,8 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     twin = Twin(compiled.program, recipe.held, len(begins), len(fresh))
     spec = _training(recipe.spec) if task.context.training else recipe.spec
     if recipe.checkpoints is not None or spec.truncate:
-        spec = _with_checkpoints(spec, recipe.checkpoints, *xs[0].shape[:2], dtype)
+        batch, timesteps = xs[0].shape[0], xs[0].shape[1]
+        spec = _with_checkpoints(spec, recipe.checkpoints, batch, timesteps, dtype)
     results = list(door.native_run((spec,), tuple(operands), twin))
     count = len(compiled.program.outputs)
     return answer_of(task, compiled, results[:count], results[count:])

@@ -177,7 +177,7 @@ def _with_dropout(spec: RunSpec, inputs: int, recurrent: int, training: int) -> 
 
 
 @remembered
-def _with_checkpoints(  # noqa: PLR0913, PLR0917
+def _with_checkpoints(
     spec: RunSpec, asked: str | None, batch: Any, timesteps: Any, units: int, dtype: str
 ) -> RunSpec:
     row = -(-units // 16) * 16 * (8 if dtype == "float64" else 4)
