@@ -128,16 +128,24 @@ def _run_level(tasks: Sequence[Task], joined: bool) -> list[Answer]:
         _check_constants(task)
     plans = [plan_for(task) for task in tasks]
     answers: dict[int, Answer] = {}
-    for engine in {found.engine: None for found in plans}:
+    chosen_engines = {found.engine: None for found in plans}
+    # What a call has beside its cells (resets, truncate) may have taken it to an engine that can't.
+    joins = joined and all(engine and engine.runs_together for engine in chosen_engines)
+    joins = joins and len(chosen_engines) == 1
+    for engine in chosen_engines:
         if engine is None:
             continue
         if not engine.on_kernels:
             refuse_unknown_timesteps_in_onnx(tasks[0].context.owner)
         here = [index for index, found in enumerate(plans) if found.engine is engine]
         chosen = [tasks[index] for index in here]
-        made = engine.run(chosen, [plans[index].recipe for index in here], joined)
+        made = engine.run(chosen, [plans[index].recipe for index in here], joins)
         answers.update(zip(here, made, strict=True))
-    return [answers[index] for index in range(len(tasks))]
+    in_order = [answers[index] for index in range(len(tasks))]
+    if joined and not joins:
+        both = ops.concatenate([outputs for outputs, _ in in_order], axis=-1)
+        in_order = [(both, states) for _, states in in_order]
+    return in_order
 
 
 def _check_constants(task: Task) -> None:
