@@ -230,6 +230,7 @@ def test_threads_and_fork(threads):
 # What isn't a call.
 
 SPEC = native.encode([CASE.spec]) if TARGETS else ()
+N = len(native.FIELDS)
 
 
 def attempt(spec=SPEC, inputs=None, outputs=None):
@@ -241,6 +242,13 @@ def attempt(spec=SPEC, inputs=None, outputs=None):
         spec,
         core.views(arrays) if inputs is None else inputs(core.views(arrays)),
         core.views(results) if outputs is None else outputs(core.views(results)),
+    )
+
+
+def spec_with(**fields):
+    """The case's spec, with other values of some fields."""
+    return tuple(
+        fields.get(name, value) for name, value in zip(native.FIELDS, SPEC, strict=bool(SPEC))
     )
 
 
@@ -258,18 +266,18 @@ def with_first(*first):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"spec": ()}, ValueError, "forward: spec: expected 16 integers a run, got 0"),
-        ({"spec": SPEC[:-1]}, ValueError, "forward: spec: expected 16 integers a run, got 15"),
-        ({"spec": (9, *SPEC[1:])}, ValueError, "forward: run 0: kind: expected 0 to 3, got 9"),
-        ({"spec": (*SPEC[:-1], 4)}, ValueError, "run 0: precision: expected 0 to 3, got 4"),
-        ({"spec": (*SPEC[:-1], 2)}, ValueError, "run 0: x: expected bfloat16, got float32"),
+        ({"spec": ()}, ValueError, f"forward: spec: expected {N} integers a run, got 0"),
+        ({"spec": SPEC[:-1]}, ValueError, f"spec: expected {N} integers a run, got {N - 1}"),
+        ({"spec": spec_with(kind=9)}, ValueError, "forward: run 0: kind: expected 0 to 3, got 9"),
+        ({"spec": spec_with(precision=4)}, ValueError, "run 0: precision: expected 0 to 3, got 4"),
+        ({"spec": spec_with(precision=2)}, ValueError, "run 0: x: expected bfloat16, got float32"),
         ({"inputs": with_first(64, 3)}, ValueError, "expected float32 or float64, got bfloat16"),
         ({"spec": 5}, TypeError, "spec: expected a tuple or list, got int"),
         ({"spec": ("x",) * 15}, TypeError, "int"),
         ({"spec": (2**70,) * 15}, OverflowError, "int"),
-        ({"spec": (*SPEC[:-2], 2, 0)}, ValueError, "ys: expected float32 .3, 5, 9."),
+        ({"spec": spec_with(ys_after=2)}, ValueError, "ys: expected float32 .3, 5, 9."),
         (
-            {"spec": (*SPEC[:-3], 2, 0, 0)},
+            {"spec": spec_with(ys_before=2)},
             ValueError,
             r"final state h: expected float32 \(3, 7\), got",
         ),
