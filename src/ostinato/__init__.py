@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ostinato.layers import Shape
     from ostinato.layers.states import saving_states
     from ostinato.quantizing import quantize
-    from ostinato.settings import use_engine, use_precision
+    from ostinato.recordings import chunks
+    from ostinato.settings import use_checkpoints, use_engine, use_precision
     from ostinato.streaming.opening import stream
     from ostinato.streaming.stream import Stream
 
