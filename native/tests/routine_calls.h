@@ -48,7 +48,7 @@ struct Bound {
 
   Bound(const Encoding& e, const RoutineNumbers& n, const RoutineHash& hash)
       : spec{kRoutine,       hash.high,          hash.low,   n.go_backwards,
-             n.flip_outputs, n.return_sequences, n.precision} {
+             n.flip_outputs, n.return_sequences, n.precision, 0, 0, 0, 0} {
     in.reserve(e.operands.size()), out.reserve(e.results.size());
     for (size_t i = 0; i < e.operands.size(); ++i)
       in.add(n.shape(e, e.operands[i]), n.operands[i], e.operands[i].kind == 3);

@@ -80,7 +80,9 @@ void test_calls() {
   says([](B& b) { b.spec[2] = -1; }, "forward: spec: expected the hash of a routine");
   says([](B& b) { b.spec[4] = 2; }, "forward: spec: flip_outputs: expected 0 or 1, got 2");
   says([](B& b) { b.spec[6] = 2; }, "forward: precision: expected 0 or 1 of a routine, got 2");
-  says([](B& b) { b.spec.pop_back(); }, "forward: spec: expected 7 integers of a routine, got 6");
+  says([](B& b) { b.spec.pop_back(); }, "forward: spec: expected 11 integers of a routine, got 10");
+  says([](B& b) { b.spec[7] = 48; }, "forward: checkpoint: expected 0 or a power of two from 32 on, got 48");
+  says([](B& b) { b.spec[8] = -1; }, "forward: truncate: expected 0 or more, got -1");
   says([](B& b) { b.in.tensors.pop_back(); }, "forward: expected 5 inputs, got 4");
   says([](B& b) { b.out.tensors.pop_back(); }, "forward: expected 2 outputs, got 1");
   says([](B& b) { b.in.tensors[1].dtype = Dtype::f64; }, "operand 1: expected float32 (3, 4), got float64");
@@ -89,7 +91,7 @@ void test_calls() {
   says([](B& b) { b.in.tensors[0].rank = 1; }, "operand 0: expected rank 2 or more, got 1");
   says([](B& b) { b.out.tensors[0].data = nullptr; }, "result 0: expected data, got a null pointer");
   Bound<float> bound(e, n, hash);
-  const std::vector<Argument> outputs = read_outputs(Operation::forward, bound.spec.data(), 7,
+  const std::vector<Argument> outputs = read_outputs(Operation::forward, bound.spec.data(), kRoutineFields,
                                                      bound.in.tensors.data(), 5);
   CHECK(outputs.size() == 2 && outputs[0].rank == 3 && outputs[0].shape[1] == 5, "outputs' shapes");
 }
@@ -169,7 +171,7 @@ void try_it(const Ints& ints, const Numbers64& floats, Random& random) {
   RoutineHash hash{};
   const std::string error = register_routine(exact.get(), ints.size(), floats.data(), floats.size(), &hash);
   if (!error.empty()) return;
-  const int64_t spec[] = {kRoutine, hash.high, hash.low, 0, 0, 0, 0};
+  const int64_t spec[kRoutineFields] = {kRoutine, hash.high, hash.low};
   const Routine& routine = routine_of(spec, kRoutineFields);
   if (!is_small(routine)) return;
   ++accepted;

@@ -74,7 +74,10 @@ void test_refusals() {
     c.out_shapes[0][2] += 3;
   });
   refused("kind: expected 0 to 3, got -2", [](Call& c) { c.spec.kind = -2; });
-  refused("spec: expected 7 integers of a routine, got 17", [](Call& c) { c.spec.kind = -1; });
+  refused("spec: expected 11 integers of a routine, got 19", [](Call& c) { c.spec.kind = -1; });
+  refused("checkpoint: expected 0 or a power of two from 32 on, got 33",
+          [](Call& c) { c.spec.checkpoint = 33; });
+  refused("truncate: expected 0 to", [](Call& c) { c.spec.truncate = -1; });
   refused("activation: expected 0 to", [](Call& c) { c.spec.activation = 1000; });
   refused("recurrent_activation: ", [](Call& c) { c.spec.recurrent_activation = -1; });
   refused("has_bias: expected 0 to 1, got 2", [](Call& c) { c.spec.has_bias = 2; });
@@ -114,9 +117,9 @@ void test_specs_of_a_wrong_size() {
   Call call;
   int64_t none = 0;
   std::string error = forward(&none, 0, nullptr, 0, nullptr, 0);
-  CHECK(error == "forward: spec: expected 17 integers a run, got 0", "%s", error.c_str());
+  CHECK(error == "forward: spec: expected 19 integers a run, got 0", "%s", error.c_str());
   error = backward(&call.spec.kind, kSpecFields - 1, nullptr, 0, nullptr, 0);
-  CHECK(error == "backward: spec: expected 17 integers a run, got 16", "%s", error.c_str());
+  CHECK(error == "backward: spec: expected 19 integers a run, got 18", "%s", error.c_str());
   error = backward(&call.spec.kind, kSpecFields, nullptr, 0, nullptr, 0);
   CHECK(error == "backward: run 0: x: expected one more input, got 0 in all", "%s",
         error.c_str());

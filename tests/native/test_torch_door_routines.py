@@ -303,7 +303,7 @@ def test_wrong_specs_raise():
     case = RoutineCase()
     operands = list(tensors(case).values())
     forward, backward = case.spec.encoded("forward", 0), case.spec.encoded("backward", 0)
-    with pytest.raises(ValueError, match="expected 7 integers"):
+    with pytest.raises(ValueError, match="expected 11 integers"):
         INFER(operands, forward[:-1])
     with pytest.raises(ValueError, match=r"hash of one of its routines.*none of this process: 1"):
         INFER(operands, [forward[0], 1, *forward[2:]])

@@ -60,10 +60,18 @@ int64_t carries_size(const Routine& routine) {
   return size;
 }
 
-bool keeps_carries(const Routine& routine) {
+// Whether a routine for training can be run once more from its carries: all of them are kept, and all else
+// that it gives are outputs.
+bool runs_from_carries(const Routine& routine) {
   for (const CarryValue& carry : routine.carries)
     if (carry.kept < 0) return false;
-  return routine.plan.keeps;
+  for (const RoutineResult& result : routine.results)
+    if (result.kind != ResultKind::output && result.kind != ResultKind::carry &&
+        result.kind != ResultKind::saved)
+      return false;
+  for (const RoutineOperand& operand : routine.operands)
+    if (operand.kind == OperandKind::output) return false;
+  return routine.plan.keeps && !routine.plan.reverse;
 }
 
 // B and T off the first operands that have them.
@@ -126,14 +134,14 @@ void check_inputs(const Routine& routine, const RoutineCallSizes& n, Dtype dtype
 const Routine* routine_again(const Routine& routine, const int64_t* spec, size_t spec_size) {
   if (spec[7] == 0 || routine.plan.saved_tensor < 0) return nullptr;
   if (routine.plan.keeps) {
-    if (!keeps_carries(routine)) refuse("checkpoint: expected a routine whose carries are all kept");
+    if (!runs_from_carries(routine)) refuse("checkpoint: expected a routine whose carries are all kept");
     return nullptr;
   }
   std::vector<int64_t> of(spec, spec + spec_size);
   of[1] = spec[9], of[2] = spec[10];
   const Routine& again = routine_of(of.data(), of.size());
-  if (!keeps_carries(again) || again.plan.saved_size != routine.plan.saved_size || again.plan.reverse ||
-      !routine.plan.reverse)
+  if (!runs_from_carries(again) || again.plan.saved_size != routine.plan.saved_size ||
+      carries_size(again) != carries_size(routine) || !routine.plan.reverse)
     refuse("again: expected the hash of the routine that keeps what this one reads");
   return &again;
 }
