@@ -12,7 +12,7 @@ import pytest
 import ostinato
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PROGRAMS = ("forecast", "characters", "encoder_decoder")
+PROGRAMS = ("forecast", "characters", "encoder_decoder", "walking_home")
 
 pytestmark = [
     pytest.mark.slow,
@@ -75,6 +75,15 @@ def test_the_forecasts_know_nothing_of_what_comes(load):
     _, found = forecast.live(model, changed, inputs, targets)
     np.testing.assert_array_equal(found[:2], expected[:2])
     assert np.abs(found[2] - expected[2]).min() > 1
+
+
+def test_a_walker_told_where_episodes_begin_finds_home_and_one_that_is_not_does_not(
+    load, tmp_path
+):
+    options = ["--rows", "512", "--epochs", "12", "--output", str(tmp_path)]
+    errors = load("walking_home").main(options)["errors"]
+    assert errors["with resets"] < 0.1 < 0.3 < errors["without"] < errors["home is here"]
+    assert_is_picture(tmp_path / "walking_home.png")
 
 
 def test_characters_costs_fewer_bits_than_pairs_and_writes_the_same_by_both_ways(
