@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 import ostinato
+from ostinato import native
 from ostinato.layers import GRU, LSTM, RNN
 
 FEATURES, STEPS = 3, 5
@@ -141,6 +142,13 @@ def test_what_looks_beyond_a_timestep(layer):
 )
 def test_what_doesnt(layer):
     assert_streams(over(GRU(3, return_sequences=True), layer()))
+
+
+def test_slopes_of_more_than_one():
+    model = over(layers.PReLU(shared_axes=[1]))
+    model.set_weights([np.linspace(-1.5, 1.5, FEATURES).reshape(1, FEATURES)])
+    assert_streams(model)
+    assert ostinato.stream(model).why_not_native == (native.why_not() or "")
 
 
 def test_ids_that_are_several_or_an_output():

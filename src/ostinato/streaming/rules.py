@@ -192,7 +192,12 @@ def _leaky(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
 
 
 def _prelu(builder: Builder, layer: Any, inputs: list[Value]) -> Value:
-    return _sloping(builder, inputs[0], _numpy(layer.alpha).reshape(-1))
+    (value,), slope = inputs, _numpy(layer.alpha).reshape(-1)
+    if slope.max() <= 1:
+        return _sloping(builder, value, slope)
+    relu = keras.activations.relu
+    below = builder.scale(_activate(builder, relu, builder.scale(value, -1.0, 0.0)), -slope, 0.0)
+    return _combined(builder, p.ADD, _activate(builder, relu, value), below)
 
 
 # --- layers of several timesteps ----------------------------------------------------------------
@@ -329,9 +334,7 @@ RULES: dict[type, Rule] = {
     ),
     layers.ReLU: Rule(lambda b, x, i: _activate(b, keras.activations.relu, i[0]), _PLAIN_RELU),
     layers.LeakyReLU: Rule(_leaky, _only(lambda x: 0 < x.negative_slope <= 1, "a slope of 0 to 1")),
-    layers.PReLU: Rule(
-        _prelu, lambda x: None if _numpy(x.alpha).max() <= 1 else "the kernel has it to alpha 1"
-    ),
+    layers.PReLU: Rule(_prelu),
     layers.ELU: Rule(
         lambda b, x, i: _activate(b, keras.activations.elu, i[0]),
         _only(lambda x: x.alpha == 1, "alpha 1"),

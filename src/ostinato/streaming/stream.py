@@ -99,12 +99,8 @@ class Stream:
 
     def _quantized(self) -> "Stream":
         """The stream that `ostinato.quantize` gives, at the same states."""
-        program, owner = self._runner.program, f"quantize: {self._owner}"
-        if program is None:
-            raise ValueError(
-                f"{owner}: expected a stream on the native engine, and this one isn't: "
-                f"{self.why_not_native}."
-            )
+        owner = f"quantize: {self._owner}"
+        program = self._program(owner)
         try:
             runner = Compiled(quantized(program), self.streams or 1)
         except ValueError as error:
@@ -311,16 +307,22 @@ class Stream:
         path: str | os.PathLike[str],
     ) -> None:
         """Writes the program in another form, with errors that begin with the method's name."""
-        program, owner = self._runner.program, f"{self._owner}: {name}"
+        owner = f"{self._owner}: {name}"
+        program = self._program(owner)
+        try:
+            write(path, program)
+        except ValueError as error:
+            raise ValueError(f"{owner}: {error}") from error
+
+    def _program(self, owner: str) -> Program:
+        """What the native engine runs; an error that begins with `owner` where Keras runs it."""
+        program = self._runner.program
         if program is None:
             raise ValueError(
                 f"{owner}: expected a stream on the native engine, and this one isn't: "
                 f"{self.why_not_native}."
             )
-        try:
-            write(path, program)
-        except ValueError as error:
-            raise ValueError(f"{owner}: {error}") from error
+        return program
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], streams: int | None = None) -> "Stream":

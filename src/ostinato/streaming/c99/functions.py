@@ -172,7 +172,7 @@ static inline REAL @total(const REAL *x, int count)
   int i, j;
   for (i = 0; i + 8 <= count; i += 8)
     for (j = 0; j < 8; ++j) part[j] += x[i + j];
-  for (j = 0; i < count; ++i, ++j) part[j] += x[i];
+  for (; i < count; ++i) part[i % 8] += x[i];
   for (j = 0; j < 8; ++j) sum += part[j];
   return sum;
 }

@@ -117,8 +117,9 @@ class OwnCell:
         given = ", ".join((x, out, scratch, *states, *following))
         body = self._function(source, f"@own{number}", arguments, self._tables.body, 1)
         calls = f"{body}({given});"
-        if mask is not None and self._tables.idle:
-            idle = self._function(source, f"@idle{number}", arguments, self._tables.idle, 0)
+        if mask is not None:
+            instructions = self._tables.idle or self._tables.body
+            idle = self._function(source, f"@idle{number}", arguments, instructions, 0)
             calls = f"if ({mask}) {calls} else {idle}({given});"
         source.step.append(calls)
         for state, new, size in zip(states, following, self.carries, strict=True):

@@ -58,7 +58,7 @@ class Tables:
         arena: How many elements all scratch takes.
         offsets: Where in it each scratch value lies.
         body: The instructions of a timestep.
-        idle: Those of a masked one; none where the body does that, too.
+        idle: Those of a masked one; where there are none the body does that, too.
         literals: The numbers that it speaks of.
     """
 
