@@ -77,9 +77,7 @@ def test_the_forecasts_know_nothing_of_what_comes(load):
     assert np.abs(found[2] - expected[2]).min() > 1
 
 
-def test_a_walker_told_where_episodes_begin_finds_home_and_one_that_is_not_does_not(
-    load, tmp_path
-):
+def test_a_walker_told_where_episodes_begin_finds_home_and_one_that_is_not_does_not(load, tmp_path):
     options = ["--rows", "512", "--epochs", "12", "--output", str(tmp_path)]
     errors = load("walking_home").main(options)["errors"]
     assert errors["with resets"] < 0.1 < 0.3 < errors["without"] < errors["home is here"]

@@ -188,7 +188,11 @@ def run_native(routine, operands, dtype="float64", **flags):
     read.return_sequences = flags["return_sequences"]
     results = [np.full(read._empty(*result).shape, np.nan, dtype) for result in read.results]
     run = native.backward if read.reverse else native.forward
-    spec = (native.ROUTINE, *hashes, *flags.values(), native.OF_TENSORS)
+    neither_checkpoints_nor_truncated = (0, 0, 0, 0)
+    spec = (
+        *(native.ROUTINE, *hashes, *flags.values(), native.OF_TENSORS),
+        *neither_checkpoints_nor_truncated,
+    )
     run(spec, *map(_views, (operands, results)))
     return results
 

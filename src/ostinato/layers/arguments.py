@@ -107,18 +107,24 @@ def read(owner: str, name: str, value: Any) -> Any:
         raise RefusedArgument(owner, f"`{name}`: {error}") from error
 
 
+def attribute(name: str) -> str:
+    """The attribute that holds an argument; a plain name is a subclass's where Keras has none."""
+    return f"_rnn_{name}" if name in _OURS_ALONE else name
+
+
 def set_arguments(layer: Any, given: dict[str, Any]) -> None:
     """Reads given arguments and sets them as attributes of a layer or cell."""
     for name, value in given.items():
-        setattr(layer, name, read(type(layer).__name__, name, value))
+        setattr(layer, attribute(name), read(type(layer).__name__, name, value))
 
 
 def written(layer: Any, names: Iterable[str]) -> dict[str, Any]:
-    """The config entries of some arguments, from the attributes of the same names."""
+    """The config entries of some arguments, from their attributes."""
+    values = {name: getattr(layer, attribute(name)) for name in names}
     return {
-        name: _ARGUMENTS[name].write(getattr(layer, name))
-        for name in names
-        if not (name in _NOT_IN_KERAS and getattr(layer, name) == _NOT_IN_KERAS[name])
+        name: _ARGUMENTS[name].write(value)
+        for name, value in values.items()
+        if not (name in _NOT_IN_KERAS and value == _NOT_IN_KERAS[name])
     }
 
 
@@ -270,5 +276,7 @@ LOOP = (
     *("return_sequences", "return_state", "go_backwards", "stateful", "unroll"),
     *("zero_output_for_mask", "truncate"),
 )
+# No class of Keras's has an argument or attribute of this name.
+_OURS_ALONE = ("truncate",)
 # Keras's configs lack these, so ours hold them only where they aren't the defaults.
 _NOT_IN_KERAS = {"use_cudnn": "auto", "implementation": 2, "truncate": None}

@@ -90,6 +90,7 @@ class RNN(KeepsStates):
         stateful: bool = False,
         unroll: bool = False,
         zero_output_for_mask: bool = False,
+        *,
         truncate: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -237,7 +238,7 @@ class RNN(KeepsStates):
             self.zero_output_for_mask,
             self.unroll,
             flip_outputs,
-            self.truncate or 0,
+            self._rnn_truncate or 0,
         )
         context = CallContext(training, constants, owner, self.compute_dtype)
         from_zeros = initial_state is None and self._rnn_starts_from_zeros()

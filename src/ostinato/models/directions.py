@@ -14,7 +14,7 @@ import keras
 from ostinato import layers
 from ostinato.cells.builtin import is_int8
 from ostinato.cells.contract import call_method, parameters_of, takes
-from ostinato.layers.arguments import argument_names
+from ostinato.layers.arguments import argument_names, attribute
 from ostinato.layers.quantized import INT8
 from ostinato.structure import is_count
 
@@ -66,8 +66,8 @@ class Direction:
             return "its weights are in int8, and Keras's layer has none so"
         if kind == "Bidirectional":
             return self._why_not_bidirectional(layer)
-        if getattr(layer, "truncate", None):
-            return f"Keras 3 truncates no gradients, and its truncate is {layer.truncate}"
+        if truncate := getattr(layer, attribute("truncate"), None):
+            return f"Keras 3 truncates no gradients, and its truncate is {truncate}"
         if kind in ("RNN", "StackedRNNCells") and self.source == OURS:
             cell = layer.cell if kind == "RNN" else layer
             return _why_not_in_keras(cell) or _why_not_nested_inputs(layer)
@@ -154,9 +154,9 @@ def _values(layer: Any, names: tuple[str, ...]) -> dict[str, Any]:
     """
     places = [layer, *([layer.cell] if hasattr(layer, "cell") else [])]
     return {
-        name: next(getattr(place, name) for place in places if hasattr(place, name))
+        name: next(getattr(p, attribute(name)) for p in places if hasattr(p, attribute(name)))
         for name in names
-        if any(hasattr(place, name) for place in places)
+        if any(hasattr(place, attribute(name)) for place in places)
     }
 
 
