@@ -11,8 +11,8 @@ EXPECTED = "a number of timesteps, 0 for none, or an amount of memory such as '1
 
 # Timesteps between checkpoints, at most: what is computed again leaves the processor's cache beyond
 # that, and the states that are kept weigh next to nothing by then.
-_MOST = 512
-_WHERE_UNKNOWN = 256
+_MOST = 128
+_WHERE_UNKNOWN = 128
 
 
 def checked(value: Any, source: str) -> str:
