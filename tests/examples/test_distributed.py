@@ -3,10 +3,13 @@
 import importlib
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import keras
 import pytest
+
+from support import on_jax_only
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BACKENDS = ("jax", "torch", "tensorflow")
@@ -21,11 +24,11 @@ def run(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(EXAMPLES)
     parallel = importlib.import_module("_parallel")
 
-    def run(processes, *options):
+    def run(processes, *options, program=PROGRAM):
         with (tmp_path / "log").open("w+") as log:
             output = {"stdout": log, "stderr": subprocess.STDOUT}
             try:
-                parallel.launch(PROGRAM, ["--epochs=2", *options], processes, 300, **output)
+                parallel.launch(program, ["--epochs=2", *options], processes, 300, **output)
             finally:
                 log.seek(0)
                 print(log.read())
@@ -57,12 +60,19 @@ def test_two_devices(run):
     check(*run(1, "--devices=2"))
 
 
-def test_a_process_that_fails_ends_all(run):
-    with pytest.raises(SystemExit, match=r"they returned \[.*2.*\]"):
-        run(2, "--no-such-option")
+@on_jax_only
+def test_a_process_that_fails_ends_all(run, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys, time\nos.environ['RANK'] == '1' and sys.exit(2)\ntime.sleep(60)"
+    )
+    begin = time.monotonic()
+    with pytest.raises(SystemExit, match=r"they returned \[-9, 2\]"):
+        run(2, program=program)
+    assert time.monotonic() - begin < 50
 
 
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="once")
+@on_jax_only
 @pytest.mark.parametrize("name", BACKENDS)
 def test_is_short(name):
     assert len((EXAMPLES / f"distributed_{name}.py").read_text().splitlines()) < 120
