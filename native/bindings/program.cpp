@@ -5,6 +5,7 @@
 // converts it or says what is wrong with it.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
@@ -71,31 +72,63 @@ class PyProgram {
     raise(error);
   }
 
-  bool run(nb::tuple inputs, nb::tuple outputs, int64_t T) {
+  std::unique_ptr<PyProgram> another(int64_t streams) {
+    std::string error;
+    std::unique_ptr<PyProgram> made(new PyProgram);
+    made->format_ = format_;
+    made->program_ = program_->another(streams, &error);
+    raise(error);
+    return made;
+  }
+
+  bool run(nb::tuple inputs, nb::tuple outputs, int64_t T, nb::handle rows, nb::handle resets) {
     const std::vector<int64_t>& in_bytes = program_->input_bytes();
     const std::vector<int64_t>& out_bytes = program_->output_bytes();
     if (T < 0 || T > INT32_MAX) throw nb::value_error("timesteps: expected 0 to 2147483647");
     if (inputs.size() != in_bytes.size() || outputs.size() != out_bytes.size()) return false;
-    Buffers in(in_bytes.size()), out(out_bytes.size());
+    Rows chosen(rows);
+    const int64_t n = chosen.rows.count = chosen.count_of(*program_);
+    int64_t timesteps;
+    if (!chosen.fits || __builtin_mul_overflow(n, T, &timesteps)) return false;
+    Buffers in(in_bytes.size()), out(out_bytes.size()), reset(1);
     for (size_t i = 0; i < in_bytes.size(); ++i) {
       const char format = program_->reads_ids(i) ? 'i' : format_;
-      if (!in.add(item(inputs, i), false, format, in_bytes[i], T)) return false;
+      if (!in.add(item(inputs, i), false, format, in_bytes[i], timesteps)) return false;
     }
     for (size_t i = 0; i < out_bytes.size(); ++i)
-      if (!out.add(item(outputs, i), true, format_, out_bytes[i], T)) return false;
+      if (!out.add(item(outputs, i), true, format_, out_bytes[i], timesteps)) return false;
+    if (!resets.is_none() && !reset.add(resets.ptr(), false, '?', 1, timesteps)) return false;
+    const uint8_t* flags = reset.data.empty() ? nullptr : static_cast<uint8_t*>(reset.data[0]);
     std::string error;
-    if (double(program_->work()) * double(T) < kWorthReleasing) {
-      error = program_->run(in.data.data(), out.data.data(), T);
+    if (double(program_->work()) * double(timesteps) < kWorthReleasing) {
+      error = program_->run(in.data.data(), out.data.data(), T, chosen.rows, flags);
     } else {
       nb::gil_scoped_release released;
-      error = program_->run(in.data.data(), out.data.data(), T);
+      error = program_->run(in.data.data(), out.data.data(), T, chosen.rows, flags);
     }
     raise(error);
     return true;
   }
 
-  bool read_states(nb::tuple to) { return states(to, true); }
-  bool write_states(nb::tuple from) { return states(from, false); }
+  bool reset(nb::handle rows) {
+    const Rows chosen(rows);
+    if (!chosen.fits) return false;
+    raise(program_->reset(chosen.rows));
+    return true;
+  }
+
+  bool read_states(nb::tuple to, nb::handle rows) { return states(to, true, rows); }
+  bool write_states(nb::tuple from, nb::handle rows) { return states(from, false, rows); }
+
+  bool set_initial(nb::tuple from) {
+    Buffers buffers(from.size());
+    if (!add_states(buffers, from, false, 1)) return false;
+    raise(program_->set_initial(buffers.data.data()));
+    return true;
+  }
+
+  void resize(int64_t streams) { raise(program_->resize(streams)); }
+  void share_weights(PyProgram& other) { raise(program_->share_weights(*other.program_)); }
 
   void set_weights(nb::handle weights) {
     const Tensors read(weights, "weights");
@@ -104,17 +137,49 @@ class PyProgram {
   }
 
  private:
-  bool states(const nb::tuple& arrays, bool reads) {
+  PyProgram() = default;
+
+  // An array of int64, for one call; None: all rows.
+  struct Rows {
+    Buffers buffers{1};
+    ChosenRows rows;
+    bool fits = true;
+
+    explicit Rows(nb::handle object) {
+      if (object.is_none()) return;
+      Py_buffer view;
+      fits = PyObject_GetBuffer(object.ptr(), &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0;
+      if (!fits) PyErr_Clear();
+      if (!fits) return;
+      const int64_t count = view.len / int64_t(sizeof(int64_t));
+      const char format = view.format == nullptr ? 'B' : view.format[0];
+      PyBuffer_Release(&view);
+      fits = (format == 'l' || format == 'q') &&
+             buffers.add(object.ptr(), false, format, int64_t(sizeof(int64_t)), count);
+      static const int64_t none = 0;
+      if (fits) rows = {count == 0 ? &none : static_cast<int64_t*>(buffers.data[0]), count};
+    }
+    int64_t count_of(const Program& program) const {
+      return rows.rows == nullptr ? program.streams() : rows.count;
+    }
+  };
+
+  bool add_states(Buffers& buffers, const nb::tuple& arrays, bool reads, int64_t rows) const {
     const std::vector<int64_t>& bytes = program_->state_bytes();
     if (arrays.size() != bytes.size()) return false;
-    Buffers buffers(bytes.size());
     for (size_t i = 0; i < bytes.size(); ++i) {
       const char format = program_->is_flags(i) ? '?' : format_;
-      if (!buffers.add(item(arrays, i), reads, format, bytes[i])) return false;
+      if (!buffers.add(item(arrays, i), reads, format, bytes[i], rows)) return false;
     }
-    const std::string error = reads ? program_->read_states(buffers.data.data())
-                                    : program_->write_states(buffers.data.data());
-    raise(error);
+    return true;
+  }
+
+  bool states(const nb::tuple& arrays, bool reads, nb::handle rows) {
+    const Rows chosen(rows);
+    Buffers buffers(arrays.size());
+    if (!chosen.fits || !add_states(buffers, arrays, reads, chosen.count_of(*program_))) return false;
+    raise(reads ? program_->read_states(buffers.data.data(), chosen.rows)
+                : program_->write_states(buffers.data.data(), chosen.rows));
     return true;
   }
 
@@ -128,9 +193,15 @@ void bind_program(nb::module_& module) {
   nb::class_<PyProgram>(module, "Program")
       .def(nb::init<int64_t, nb::handle, nb::handle>(), nb::arg("dtype"), nb::arg("spec"),
            nb::arg("weights"))
-      .def("run", &PyProgram::run, nb::arg("inputs"), nb::arg("outputs"), nb::arg("timesteps"))
-      .def("read_states", &PyProgram::read_states, nb::arg("to"))
-      .def("write_states", &PyProgram::write_states, nb::arg("from_"))
+      .def("another", &PyProgram::another, nb::arg("streams"))
+      .def("run", &PyProgram::run, nb::arg("inputs"), nb::arg("outputs"), nb::arg("timesteps"),
+           nb::arg("rows").none() = nb::none(), nb::arg("resets").none() = nb::none())
+      .def("reset", &PyProgram::reset, nb::arg("rows").none() = nb::none())
+      .def("resize", &PyProgram::resize, nb::arg("streams"))
+      .def("read_states", &PyProgram::read_states, nb::arg("to"), nb::arg("rows").none() = nb::none())
+      .def("write_states", &PyProgram::write_states, nb::arg("from_"), nb::arg("rows").none() = nb::none())
+      .def("set_initial", &PyProgram::set_initial, nb::arg("from_"))
+      .def("share_weights", &PyProgram::share_weights, nb::arg("other"))
       .def("set_weights", &PyProgram::set_weights, nb::arg("weights"));
 }
 

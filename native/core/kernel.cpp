@@ -54,6 +54,7 @@ namespace {
 #include "step/int8.inl"
 #include "step/cells.inl"
 #include "step/windows.inl"
+#include "step/rows.inl"
 #include "step/steps.inl"
 #include "sequence/int8.inl"
 #if !defined(__AVX512BF16__)

@@ -59,19 +59,21 @@ struct StepKernels {
                     const void* bias);
   // Whether another thread may help with a timestep, so that it's worth to look at the clock (20 ns).
   bool (*may_share)(const StepMemory& memory);
-  // Runs T timesteps; the ids have been checked.
-  void (*run)(StepMemory& memory, const void* const* inputs, void* const* outputs, int64_t T);
-  // One value or state from (N, width) to where it's kept, and back.
-  void (*keep)(const void* from, int64_t N, int64_t width, void* to);
-  void (*show)(const void* from, int64_t N, int64_t width, void* to);
-  // The memory of step_routine for N rows, null where there is none; given back by `drop`. Its states
-  // are zeros; states are read and written as (N, size). Weights are copied: one for each operand of
-  // the routine, null where it's something else.
-  void* (*make_routine)(const RoutinePlan& plan, int64_t N);
+  // Runs timesteps [from, to) of T; the ids have been checked. `resets`, null or (N, T): before such a
+  // timestep a row's states are the initial ones.
+  void (*run)(StepMemory& memory, const void* const* inputs, void* const* outputs, int64_t T,
+              int64_t from, int64_t to, const uint8_t* resets);
+  // The states of a tile's rows from their records, and back; those of one as they begin.
+  void (*load_rows)(const StepMemory& memory);
+  void (*store_rows)(const StepMemory& memory);
+  void (*reset_row)(const StepMemory& memory, int64_t row);
+  // The memory of step_routine for at most N rows and so many threads, null where there is none; given back
+  // by `drop`. Its weights are its own, and copied: one for each operand of the routine, null where it's
+  // something else; or those of another one, which has to stay.
+  void* (*make_routine)(const RoutinePlan& plan, int64_t N, int64_t threads, bool has_weights);
   void (*drop_routine)(void* routine);
   void (*set_routine_weights)(void* routine, const void* const* weights);
-  void (*write_carry)(void* routine, int64_t carry, const void* from);
-  void (*read_carry)(void* routine, int64_t carry, void* to);
+  void (*share_routine_weights)(void* routine, const void* of);
 };
 
 // Runs a routine, of at least a row and a timestep; false where memory ran out.

@@ -126,6 +126,19 @@ struct Model {
     return op.out;
   }
 
+  int64_t window(int64_t first, int64_t kind, int64_t taps, int64_t dilation) {
+    const int64_t D = widths[size_t(first)];
+    StepOp& op = add(step_window, first, kind == window_all ? taps * D : D);
+    op.kind = kind, op.taps = taps, op.dilation = dilation;
+    if (kind == window_weighted) weight({taps, D}, 1);
+    return ops.back().out;
+  }
+  int64_t pool(int64_t first, int64_t kind, int64_t mask_in = -1) {
+    StepOp& op = add(step_pool, first, widths[size_t(first)]);
+    op.kind = kind, op.mask_in = mask_in;
+    return op.out;
+  }
+
   // h = tanh(x W + h U + b), and what `Encoding` needs to say so: a cell of one's own.
   int64_t own_cell(int64_t first, int64_t U, int64_t mask_in) {
     const int64_t D = widths[size_t(first)];
@@ -196,10 +209,26 @@ class Plain {
     for (size_t i = 0; i < m_.ops.size(); ++i) {
       for (Numbers& state : states_[i].of) state.assign(size_t(m_.N * m_.ops[i].width), 0);
       states_[i].started.assign(size_t(m_.N), 0);
+      states_[i].rows.resize(size_t(m_.N));
       if (m_.ops[i].code != step_routine) continue;
       for (const Encoding::Three& carry : m_.routines[size_t(m_.ops[i].kind)].carries)
         states_[i].carries.emplace_back(size_t(m_.N * carry.a), 0.0);
     }
+  }
+
+  // A row as it began.
+  void reset(int64_t r) {
+    for (size_t i = 0; i < m_.ops.size(); ++i) {
+      State& state = states_[i];
+      for (Numbers& of : state.of) zero_row(of, r);
+      for (Numbers& of : state.carries) zero_row(of, r);
+      state.started[size_t(r)] = 0;
+      state.rows[size_t(r)].clear();
+    }
+  }
+  void zero_row(Numbers& of, int64_t r) const {
+    const int64_t width = int64_t(of.size()) / m_.N;
+    std::fill(of.begin() + r * width, of.begin() + (r + 1) * width, 0.0);
   }
 
   // `values` begins with the inputs, (N, width) each, ids as numbers; the rest is made.
@@ -225,6 +254,7 @@ class Plain {
     Numbers of[2];
     std::vector<uint8_t> started;
     std::vector<Numbers> carries;
+    std::vector<std::vector<Numbers>> rows;  // of windows and pools, all timesteps of each row so far
   };
 
   const Numbers& next_weight() { return m_.weights[weight_++]; }
@@ -234,6 +264,7 @@ class Plain {
     const Numbers& x = values[size_t(op.first)];
     if (is_cell(op)) return cell(op, x, D, state, out);
     if (op.code == step_routine) return routine(op, x, state, out);
+    if (op.code == step_window || op.code == step_pool) return look_back(op, x, D, state, out);
     const Numbers* first = has_weights(op) ? &next_weight() : nullptr;
     const bool two = op.code == step_normalize || op.code == step_scale ||
                      (is_dense(op) && op.has_bias);
@@ -290,6 +321,35 @@ class Plain {
                                   : std::min(a[i], b[i]);
           break;
         default: out[i] = i < D ? a[i] : b[i - D];
+      }
+    }
+  }
+
+  void look_back(const StepOp& op, const Numbers& x, int64_t D, State& state, Numbers& out) {
+    const Numbers* kernel = op.kind == window_weighted && op.code == step_window ? &next_weight() : nullptr;
+    for (int64_t r = 0; r < m_.N; ++r) {
+      std::vector<Numbers>& seen = state.rows[size_t(r)];
+      const bool valid = op.mask_in < 0 || masks_[size_t(op.mask_in)][size_t(r)];
+      if (valid) seen.emplace_back(x.begin() + r * D, x.begin() + (r + 1) * D);
+      for (int64_t i = 0; i < D; ++i) {
+        double* to = out.data() + r * op.width;
+        if (op.code == step_pool) {
+          double sum = 0, largest = -INFINITY;
+          for (const Numbers& row : seen) sum += row[size_t(i)], largest = std::max(largest, row[size_t(i)]);
+          to[i] = op.kind == pool_mean ? sum / double(seen.size()) : largest;
+          continue;
+        }
+        double sum = 0, largest = -INFINITY;
+        for (int64_t k = 0; k < op.taps; ++k) {
+          const int64_t t = int64_t(seen.size()) - 1 - (op.taps - 1 - k) * op.dilation;
+          const double value = t < 0 ? 0 : seen[size_t(t)][size_t(i)];
+          if (op.kind == window_all) to[k * D + i] = value;
+          sum += kernel == nullptr ? value : value * (*kernel)[size_t(k * D + i)];
+          largest = std::max(largest, value);
+        }
+        if (op.kind == window_largest) to[i] = largest;
+        if (op.kind == window_mean) to[i] = sum / double(op.taps);
+        if (op.kind == window_weighted) to[i] = sum;
       }
     }
   }

@@ -4,6 +4,7 @@
 //   test_program     OSTINATO_TARGET chooses the target
 #include "../core/step/program.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <thread>
@@ -97,6 +98,31 @@ std::vector<std::vector<F>> run(Program& program, const Model& m, const std::vec
     results.emplace_back(size_t(m.N * (to - from) * m.widths[size_t(number)]), F(NAN));
   for (auto& result : results) out.push_back(result.data());
   const std::string error = program.run(in.data(), out.data(), to - from);
+  CHECK(error.empty(), "%s", error.c_str());
+  return results;
+}
+
+// Runs timesteps [from, to) of some rows of sequences of T.
+template <class F>
+std::vector<std::vector<F>> run_some(Program& program, const Model& m, const std::vector<Numbers>& data,
+                                     const std::vector<uint8_t>& resets, int64_t T,
+                                     const std::vector<int64_t>& rows, int64_t from, int64_t to) {
+  const int64_t width = m.widths[0], length = to - from, count = int64_t(rows.size());
+  std::vector<F> x;
+  std::vector<uint8_t> some;
+  for (int64_t r : rows) {
+    for (int64_t k = (r * T + from) * width; k < (r * T + to) * width; ++k) x.push_back(F(data[0][size_t(k)]));
+    some.insert(some.end(), resets.begin() + r * T + from, resets.begin() + r * T + to);
+  }
+  std::vector<std::vector<F>> results;
+  std::vector<void*> out;
+  for (int64_t number : m.outputs())
+    results.emplace_back(size_t(count * length * m.widths[size_t(number)]), F(NAN));
+  for (auto& result : results) out.push_back(result.data());
+  const void* in = x.data();
+  static const int64_t none = 0;
+  const Program::Chosen chosen{rows.empty() ? &none : rows.data(), count};
+  const std::string error = program.run(&in, out.data(), length, chosen, some.data());
   CHECK(error.empty(), "%s", error.c_str());
   return results;
 }
@@ -299,6 +325,196 @@ void test_everything_at_once() {
   }
 }
 
+// One of each that looks back, and behind it what there was before.
+Model looking_back(int64_t N, uint64_t seed) {
+  Model m(N, seed);
+  const int64_t x = m.mask(m.input(m.random.pick(kWidths)), 0);
+  int64_t y = m.dense(m.window(x, window_all, 3, 1 + m.random.below(3)), m.random.pick(kWidths), true, 1);
+  y = m.window(y, window_largest, 1 + m.random.below(4), 1);
+  y = m.window(y, window_mean, 2, 1);
+  y = m.window(y, window_weighted, 4, 2);
+  y = m.cell(m.random.below(kind_count()), y, m.random.pick(kWidths), 0, true, false, 1, 2);
+  y = m.own_cell(y, m.random.pick(kWidths), seed % 2 == 0 ? 0 : -1);
+  m.pool(y, pool_largest), m.pool(y, pool_mean), m.pool(y, pool_mean, 0);
+  return m;
+}
+
+// What its rows begin with: zeros, and of the largest so far less than any number.
+template <class F>
+void set_initial(Program& program) {
+  std::vector<std::vector<F>> states;
+  std::vector<const void*> places;
+  for (int64_t bytes : program.state_bytes()) states.emplace_back(size_t(bytes) / sizeof(F) + 1, F{0});
+  std::vector<F>& largest = states[states.size() - 7];  // before the two means, of three states each
+  largest.assign(largest.size(), F(-INFINITY));
+  for (auto& state : states) places.push_back(state.data());
+  CHECK(program.set_initial(places.data()).empty(), "refused");
+  CHECK(program.reset().empty(), "refused");
+}
+
+// Rows that come when they like, some of them reset before a timestep; some streams closed and others opened.
+template <class F>
+void test_arrivals_of(int64_t N, uint64_t seed) {
+  const int64_t T = 7;
+  const Model m = looking_back(N, seed);
+  Random random(seed);
+  const std::vector<Numbers> data = sequences(m, T, 1, random);
+  std::vector<uint8_t> resets(size_t(N * T));
+  for (uint8_t& each : resets) each = random.chance(0.2);
+  Plain plain(m);
+  std::vector<std::vector<Numbers>> expected;
+  for (int64_t t = 0; t < T; ++t) {
+    std::vector<Numbers> values(1);
+    const int64_t width = m.widths[0];
+    for (int64_t k = 0; k < N * width; ++k)
+      values[0].push_back(data[0][size_t((k / width * T + t) * width + k % width)]);
+    for (int64_t r = 0; r < N; ++r)
+      if (resets[size_t(r * T + t)]) plain.reset(r);
+    plain.step(values);
+    expected.push_back(values);
+  }
+  const std::vector<int64_t> shown = m.outputs();
+  auto first = make<F>(m);
+  set_initial<F>(*first);
+  std::string error;
+  auto program = first->another(1 + random.below(N), &error);
+  CHECK(error.empty(), "%s", error.c_str());
+  if (program->streams() > 1) run_some<F>(*program, m, data, resets, T, {0}, 0, 3);  // forgotten below
+  CHECK(program->resize(N).empty() && program->reset().empty(), "refused");
+  std::vector<int64_t> at(size_t(N), 0);
+  for (;;) {
+    std::vector<int64_t> rows;
+    int64_t from = T, length = T;
+    const bool all = random.chance(0.3);
+    const int64_t clock = random.below(T);  // those rows that are there
+    for (int64_t r = 0; r < N; ++r)
+      if (at[size_t(r)] == clock && (all || random.chance(0.5))) rows.insert(rows.begin(), r);
+    from = clock, length = 1 + random.below(T - clock);
+    if (rows.empty() && std::all_of(at.begin(), at.end(), [&](int64_t t) { return t == T; })) break;
+    const auto got = run_some<F>(*program, m, data, resets, T, rows, from, from + length);
+    for (size_t o = 0; o < shown.size(); ++o) {
+      const int64_t width = m.widths[size_t(shown[o])];
+      for (int64_t k = 0; k < int64_t(rows.size()) * length * width; ++k) {
+        const int64_t r = rows[size_t(k / width / length)], t = from + k / width % length;
+        const double wanted = expected[size_t(t)][size_t(shown[o])][size_t(r * width + k % width)];
+        const double value = double(got[o][size_t(k)]);
+        const bool close = std::abs(value - wanted) <= 10 * tolerance(F{}, m) * std::max(1.0, std::abs(wanted));
+        CHECK(close || (std::isnan(value) && std::isnan(wanted)),
+              "N %lld, value %lld, row %lld, timestep %lld: %.9g, expected %.9g", (long long)N,
+              (long long)shown[o], (long long)r, (long long)t, value, wanted);
+      }
+    }
+    for (int64_t r : rows) at[size_t(r)] += length;
+  }
+}
+
+void test_arrivals() {
+  for (int64_t N : {1, 2, 7, 128, 129, 300})
+    for (uint64_t seed = 0; seed < (N > 7 ? 2 : 10); ++seed) {
+      test_arrivals_of<float>(N, seed);
+      test_arrivals_of<double>(N, seed);
+    }
+}
+
+// Long calls, whose timesteps two threads share, are short ones.
+void test_long_calls() {
+  for (uint64_t seed = 0; seed < 4; ++seed) {
+    Model m(1 + int64_t(seed) * 3, seed);
+    const int64_t a = m.input(48), ids = m.input(0), e = m.embed(ids, 5, 40);
+    int64_t x = m.concatenate(m.mask(a, 0), e);
+    x = m.dense(m.window(x, window_all, 3, 2), 96, true, 1);
+    x = m.cell(int64_t(seed) % kind_count(), x, 96, m.either(0, 1), true, false, 1, 2);
+    x = m.own_cell(m.combine(x, m.dense(e, 96, false, 0), 0), 96, 0);
+    x = m.cell(lstm, m.window(x, window_mean, 2, 1), 96, 1, true, true, 1, 2);
+    m.pool(m.concatenate(x, a), pool_mean, 0);
+    Random random(seed);
+    const int64_t T = 301;
+    const std::vector<Numbers> data = sequences(m, T, 5, random);
+    auto one = make<float>(m), two = make<float>(m);
+    std::vector<std::vector<float>> got, expected;
+    for (int64_t from = 0; from < T; from += 100) {
+      const int64_t to = std::min(T, from + 100);
+      for (int64_t t = from; t < to; ++t) {
+        const auto step = run<float>(*one, m, data, T, t, t + 1);
+        if (t == from) expected.assign(step.size(), {});
+        for (size_t o = 0; o < step.size(); ++o) expected[o].insert(expected[o].end(), step[o].begin(), step[o].end());
+      }
+      got = run<float>(*two, m, data, T, from, to);
+      for (size_t o = 0; o < got.size(); ++o) {  // (N, T, width), and (T, N, width)
+        const int64_t width = m.widths[size_t(m.outputs()[o])], length = to - from;
+        for (int64_t k = 0; k < int64_t(got[o].size()); ++k) {
+          const int64_t r = k / width / length, t = k / width % length;
+          const float wanted = expected[o][size_t((t * m.N + r) * width + k % width)], value = got[o][size_t(k)];
+          CHECK(value == wanted || (std::isnan(value) && std::isnan(wanted)), "value %zu, timestep %lld", o,
+                (long long)(from + t));
+        }
+      }
+    }
+  }
+}
+
+// Rows that there aren't, or twice, are refused, and change nothing.
+void test_rows_refused() {
+  const Model m = looking_back(5, 1);
+  auto program = make<float>(m);
+  const std::vector<Numbers> data = {Numbers(size_t(5 * m.widths[0]), 1)};
+  const std::vector<uint8_t> resets(5, 0);
+  std::vector<std::vector<uint8_t>> before, after;
+  const auto states = [&](std::vector<std::vector<uint8_t>>& to) {
+    std::vector<void*> places;
+    for (int64_t bytes : program->state_bytes()) to.emplace_back(size_t(5 * bytes));
+    for (auto& state : to) places.push_back(state.data());
+    CHECK(program->read_states(places.data()).empty(), "refused");
+  };
+  run<float>(*program, m, data, 1, 0, 1);
+  states(before);
+  std::vector<std::vector<float>> ys;
+  std::vector<void*> out;
+  for (int64_t number : m.outputs()) ys.emplace_back(size_t(5 * m.widths[size_t(number)]));
+  for (auto& y : ys) out.push_back(y.data());
+  const std::vector<float> x(size_t(5 * m.widths[0]));
+  const void* in = x.data();
+  for (const std::vector<int64_t>& rows :
+       std::vector<std::vector<int64_t>>{{5}, {-1}, {0, 0}, {1, 2, 1}, {INT64_MIN}, {INT64_MAX}}) {
+    const Program::Chosen chosen{rows.data(), int64_t(rows.size())};
+    CHECK(!program->run(&in, out.data(), 1, chosen).empty(), "taken");
+    CHECK(!program->reset(chosen).empty(), "taken");
+  }
+  for (int64_t streams : {int64_t{0}, int64_t{-1}, (int64_t{1} << 24) + 1})
+    CHECK(!program->resize(streams).empty(), "taken");
+  states(after);
+  CHECK(before == after, "they have changed");
+}
+
+// To the bit, so that what is not a number is the same, too.
+bool same(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
+  for (size_t i = 0; i < a.size(); ++i)
+    if (std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) return false;
+  return true;
+}
+
+// Streams that share weights: other weights of one aren't the other's.
+void test_sharing() {
+  const Model m = looking_back(2, 1);
+  auto one = make<float>(m);
+  std::string error;
+  auto two = one->another(2, &error), three = one->another(2, &error);
+  Random random(1);
+  const std::vector<Numbers> data = sequences(m, 4, 1, random);
+  const auto expected = run<float>(*one, m, data, 4, 0, 4);
+  Model others = m;
+  for (Numbers& weight : others.weights)
+    for (double& value : weight) value *= 0.5;
+  const Weights<float> weights(others);
+  CHECK(two->set_weights(weights.tensors.data(), weights.tensors.size()).empty(), "refused");
+  CHECK(same(run<float>(*three, m, data, 4, 0, 4), expected), "they differ");
+  const auto halves = run<float>(*two, m, data, 4, 0, 4);
+  CHECK(!same(halves, expected), "they are the same");
+  CHECK(three->share_weights(*two).empty() && three->reset().empty(), "refused");
+  one.reset(), two.reset();
+  CHECK(same(run<float>(*three, m, data, 4, 0, 4), halves), "they differ");
+}
+
 Model small(int64_t N, uint64_t seed, bool is_int8 = false) {
   Model m(N, seed);
   const int64_t x = m.mask(m.input(3), 0);
@@ -317,9 +533,9 @@ void test_states_and_weights() {
   run<float>(*one, m, data, 8, 0, 5);
   std::vector<std::vector<uint8_t>> states;
   std::vector<void*> places;
-  const int64_t sizes[] = {7 * 5 * 4, 7 * 5 * 4, 7, 7 * 17 * 4, 7, 7 * 6 * 4};
+  const int64_t sizes[] = {5 * 4, 5 * 4, 1, 17 * 4, 1, 6 * 4};
   CHECK(one->state_bytes() == std::vector<int64_t>(sizes, sizes + 6), "other sizes of states");
-  for (int64_t bytes : one->state_bytes()) states.emplace_back(size_t(bytes));
+  for (int64_t bytes : one->state_bytes()) states.emplace_back(size_t(7 * bytes));
   for (auto& state : states) places.push_back(state.data());
   CHECK(one->read_states(places.data()).empty(), "busy");
   CHECK(two->write_states(places.data()).empty(), "busy");
@@ -442,6 +658,10 @@ int main() {
   test_int8_bits();
   test_activations();
   test_everything_at_once();
+  test_arrivals();
+  test_long_calls();
+  test_rows_refused();
+  test_sharing();
   test_states_and_weights();
   test_nan_stays_in_its_row();
   test_threads();

@@ -19,7 +19,7 @@ from keras import layers
 import ostinato
 from ostinato import native
 from ostinato.layers import RNN
-from ostinato.streaming.compiled import encoded
+from ostinato.streaming.packed import encoded
 from tools.stream_zoo import ZOO, Own, Peephole, gru, lstm, stack
 from tools.streamed import N, assert_nests_close, data_for, floats
 
@@ -362,7 +362,7 @@ NUMBERS = st.one_of(
 def test_specs_of_all_kinds(model, edits, cut, extra):
     """Whatever integers the core gets, it makes a program of them or says what is wrong."""
     program = ostinato.stream(model)._runner.program
-    spec = encoded(program, 1)
+    spec = encoded(program)
     for place, number in edits:
         spec[place % len(spec)] = number
     spec = spec[: cut if cut < 5 or not edits else len(spec)] + extra

@@ -66,7 +66,8 @@ struct RoutinePass {
 
   // --- memory ---
 
-  bool take(Arena& arena) {
+  // Packed weights may be another's: their places are null then.
+  bool take(Arena& arena, bool packs = true) {
     packed = arena.take<S*>(plan.n_packed);
     kept = nullptr;
     if (call.window != 0 && again == nullptr)
@@ -79,7 +80,7 @@ struct RoutinePass {
     zeros = arena.take<S>(longest + L);
     if (arena.failed) return false;
     fill_zero(zeros, longest + L);
-    for (I i = 0; i < plan.n_packed; ++i) packed[i] = arena.take<S>(packed_size<R>(plan.packed[i]));
+    for (I i = 0; i < plan.n_packed; ++i) packed[i] = packs ? arena.take<S>(packed_size<R>(plan.packed[i])) : nullptr;
     for (I i = 0; i < tasks && !arena.failed; ++i)
       if (!take_tile(arena, memory[i], i)) return false;
     return !arena.failed;

@@ -17,11 +17,11 @@ struct RoutineStepper {
   I turn;       // 0 or 1: which carries come before this timestep
   bool joins;   // whether the body's first two products are done together
 
-  // For N rows, with carries of zeros and no weights yet; null where memory ran out.
-  static void* make(const RoutinePlan& plan, I N) {
+  // For at most N rows and so many threads, with no weights yet; null where memory ran out.
+  static void* make(const RoutinePlan& plan, I N, I threads, bool has_weights) {
     Arena arena;
     RoutineStepper* made = arena.take<RoutineStepper>(1);
-    if (made == nullptr || !made->lay_out(arena, plan, N)) return nullptr;
+    if (made == nullptr || !made->lay_out(arena, plan, N, threads, has_weights)) return nullptr;
     made->blocks = arena.last;
     arena.last = nullptr;
     return made;
@@ -32,7 +32,7 @@ struct RoutineStepper {
     arena.last = static_cast<RoutineStepper*>(stepper)->blocks;
   }
 
-  bool lay_out(Arena& arena, const RoutinePlan& plan, I N) {
+  bool lay_out(Arena& arena, const RoutinePlan& plan, I N, I threads, bool has_weights) {
     inputs = arena.take<const void*>(plan.n_operands);
     outputs = arena.take<void*>(plan.n_results);
     pass = arena.take<RoutinePass<R>>(1);
@@ -41,15 +41,15 @@ struct RoutineStepper {
     call.plan = &plan, call.B = N, call.T = 1, call.return_sequences = true;
     call.inputs = inputs, call.outputs = outputs;
     turn = 0, x = y = nullptr;
-    for (I i = 0; i < plan.n_operands; ++i) lay_out_operand(arena, plan.operands[i], i);
+    for (I i = 0; i < plan.n_operands; ++i) lay_out_operand(arena, plan.operands[i], i, has_weights);
     for (I i = 0; i < plan.n_results; ++i) {
       outputs[i] = nullptr;
       if (plan.results[i].kind != ResultKind::output) continue;
       output = i, y = arena.take<S>(N * plan.results[i].size);
     }
     RoutinePass<R> made(call);
-    made.split(thread_count());
-    if (arena.failed || !made.take(arena)) return false;
+    made.split(threads);
+    if (arena.failed || !made.take(arena, has_weights)) return false;
     __builtin_memcpy(static_cast<void*>(pass), &made, sizeof(made));
     joins = N == 1 && begins_with_sum(plan.body);
     return lay_out_carries(arena);
@@ -98,11 +98,11 @@ struct RoutineStepper {
     }
   }
 
-  void lay_out_operand(Arena& arena, const RoutineOperand& operand, I number) {
+  void lay_out_operand(Arena& arena, const RoutineOperand& operand, I number, bool has_weights) {
     S* data = nullptr;
     if (operand.kind == OperandKind::sequence) {
       sequence = number, data = x = arena.take<S>(call.B * operand.size);
-    } else if (operand.kind == OperandKind::weight) {
+    } else if (operand.kind == OperandKind::weight && has_weights) {
       data = arena.take<S>(operand.size);
     } else if (operand.kind == OperandKind::rows) {  // before the first timestep: nobody's
       data = arena.take<S>(call.B * operand.size);
@@ -137,26 +137,26 @@ struct RoutineStepper {
       RoutinePass<R>::pack(all.pass, static_cast<int>(part));
   }
 
-  // f(carry k of a tile, its size, the tile's first row).
-  template <class F>
-  void each_tile(I k, F f) const {
-    const I tiles = pass->tiles, n_carries = call.plan->n_carries, size = call.plan->carries[k].size;
-    for (I t = 0; t < tiles; ++t) {
-      const Span rows = share(call.B, t, tiles);
-      f(carries[(t * n_carries + k) * 2 + turn], rows.size() * size, rows.first * size);
-    }
+  // Those of another one for the same routine, which has to stay.
+  static void share_weights(void* stepper, const void* of) {
+    RoutineStepper& all = *static_cast<RoutineStepper*>(stepper);
+    const RoutineStepper& other = *static_cast<const RoutineStepper*>(of);
+    const RoutinePlan& plan = *all.call.plan;
+    for (I i = 0; i < plan.n_operands; ++i)
+      if (plan.operands[i].kind == OperandKind::weight) all.inputs[i] = other.inputs[i];
+    for (I i = 0; i < plan.n_packed; ++i) all.pass->packed[i] = other.pass->packed[i];
   }
 
-  // Carry k, (rows, size).
-  static void write_carry(void* stepper, I k, const void* from) {
-    static_cast<RoutineStepper*>(stepper)->each_tile(k, [&](S* carry, I count, I first) {
-      Timesteps<R>::copy(static_cast<const S*>(from) + first, count, carry);
-    });
-  }
-  static void read_carry(void* stepper, I k, void* to) {
-    static_cast<RoutineStepper*>(stepper)->each_tile(k, [&](const S* carry, I count, I first) {
-      Timesteps<R>::copy(carry, count, static_cast<S*>(to) + first);
-    });
+  // f(where it is, its size) for each carry of a row.
+  template <class F>
+  void each_carry(I row, F f) const {
+    const I tiles = pass->tiles, n_carries = call.plan->n_carries;
+    I t = 0;
+    while (share(call.B, t, tiles).last <= row) ++t;
+    for (I k = 0; k < n_carries; ++k) {
+      const I size = call.plan->carries[k].size, place = row - share(call.B, t, tiles).first;
+      f(carries[(t * n_carries + k) * 2 + turn] + place * size, size);
+    }
   }
 
   // One timestep: rows (rows, size), and a mask (rows,) where the routine has one.
@@ -177,6 +177,7 @@ struct RoutineStepper {
     const Span own = share(pass.tiles, task, pass.tasks);
     for (I t = own.first; t < own.last; ++t) {
       const Span rows = share(all.call.B, t, pass.tiles);
+      if (rows.size() == 0) continue;  // of fewer rows than there's room for
       memory.carries = all.carries + t * 2 * plan.n_carries;
       RoutineTile<R> tile = pass.tile(memory, rows);
       tile.number = all.turn;

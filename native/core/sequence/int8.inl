@@ -55,7 +55,7 @@ struct Int8Run {
       started = arena.take<uint8_t>(members * B);
       if (!arena.failed) fill_zero(started, members * B);
     }
-    const I all = panels * B * L, tiles = (c->cols + 1) * all, blocks = step_scratch(L) * members;
+    const I all = panels * B * L, tiles = (c->cols + 1) * all, blocks = step_scratch(L, B) * members;
     projected = chunk > 1 ? arena.take<float>(chunk * c->cols * all) : nullptr;
     scratch = arena.take<float>(tiles > blocks ? tiles : blocks);
     return !arena.failed;

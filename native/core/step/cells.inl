@@ -43,7 +43,8 @@ I step_parts(I weights, I each, I N, I sets, bool hurried) {
 }
 
 // Scratch of a thread: `work` and four columns of a block of rows.
-constexpr I step_scratch(I lanes) { return 5 * kRowBlock * lanes; }
+constexpr I step_block(I N) { return N < kRowBlock ? N : kRowBlock; }
+constexpr I step_scratch(I lanes, I N) { return 5 * step_block(N) * lanes; }
 
 template <class R>
 struct StepCell {
@@ -58,17 +59,18 @@ struct StepCell {
   const CellLayout& c;
   const I U, panels;
   const Functions<R> functions;
-  const bool backwards, hurried;
+  const bool backwards, hurried, alone;
 
   // A dense layer is a simple_rnn without the state's product.
-  StepCell(const Step& s, I rows, void* memory, bool from_the_end, bool in_a_hurry)
+  StepCell(const Step& s, I rows, void* memory, bool from_the_end, bool in_a_hurry, bool by_itself = false)
       : step(s), N(rows), scratch(static_cast<S*>(memory)),
         cell(kCells<R>[is_cell(s.op) ? s.op.kind : I{simple_rnn}]), c(*cell.layout),
         U(s.op.width), panels(blocks_of(U, L)),
         functions{activation_at<R>(s.op.activation), activation_at<R>(s.op.recurrent_activation),
                   false, false},
         backwards(from_the_end),
-        hurried(in_a_hurry) {}
+        hurried(in_a_hurry),
+        alone(by_itself) {}
 
   static const S* in(const void* p) { return static_cast<const S*>(p); }
   static S* to(void* p) { return static_cast<S*>(p); }
@@ -79,6 +81,7 @@ struct StepCell {
 
   // How many threads it's worth.
   I parts(I sets) const {
+    if (alone) return 1;
     const I weights = (step.D + (is_dense() ? 0 : U)) * c.gates * U;
     const I each = has_int8(step.op) ? 1 : static_cast<I>(sizeof(S));
     return step_parts(weights, each, N, sets, hurried);
@@ -149,7 +152,7 @@ struct StepCell {
 
   // The panels that are computed together, from p on.
   void run_panels(I p, I thread) const {
-    S *work = scratch + thread * step_scratch(L), *tile = work + kRowBlock * L;
+    S *work = scratch + thread * step_scratch(L, N), *tile = work + step_block(N) * L;
     const I together = panels_together(c.cols, p, panels);
     for (I r = 0; r < N; r += kRowBlock) {
       const I count = N - r < kRowBlock ? N - r : kRowBlock;

@@ -21,21 +21,31 @@ int64_t ProgramLayout::integer() {
   return spec_[next_++];
 }
 
-// Zeros: states begin as such.
-void* ProgramLayout::take(int64_t elements, size_t size) {
-  if (elements > kMostValues) fail_program("expected sizes that fit in memory");
-  if (is_draft_) return nullptr;
-  const size_t bytes = (size_t(elements) * size + 63) / 64 * 64;
-  program_.blocks_.push_back(std::make_unique<Buffer>(bytes));
-  void* data = program_.blocks_.back()->data();
-  if (data == nullptr) throw std::bad_alloc();
-  std::memset(data, 0, bytes);
+void* Blocks::take(int64_t bytes) {
+  if (bytes > kMostValues * 8) fail_program("expected sizes that fit in memory");
+  const size_t whole = (size_t(bytes) + 63) / 64 * 64;
+  if (whole > left_) {
+    const size_t block = whole > kBlock / 4 ? whole : kBlock;
+    blocks_.push_back(std::make_unique<Buffer>(block));
+    uint8_t* data = static_cast<uint8_t*>(blocks_.back()->data());
+    if (data == nullptr) throw std::bad_alloc();
+    std::memset(data, 0, block);
+    if (block == whole) return data;
+    next_ = data, left_ = block;
+  }
+  uint8_t* data = next_;
+  next_ += whole, left_ -= whole;
   return data;
 }
 
-void* ProgramLayout::floats(int64_t elements) { return take(elements, dtype_size(program_.dtype_)); }
+void* ProgramLayout::take(int64_t elements, size_t size) {
+  if (elements > kMostValues) fail_program("expected sizes that fit in memory");
+  return is_draft_ ? nullptr : tile_.blocks.take(elements * int64_t(size));
+}
 
-void* ProgramLayout::matrix(int64_t width) { return floats(streams() * padded(width)); }
+void* ProgramLayout::floats(int64_t elements) { return take(elements, number()); }
+
+void* ProgramLayout::matrix(int64_t width) { return floats(rows() * padded(width)); }
 
 const ProgramLayout::Value& ProgramLayout::value(int64_t number) const {
   expect(within(number, 0, int64_t(values_.size()) - 1), "the number of a value made before",
@@ -50,8 +60,8 @@ const uint8_t* ProgramLayout::mask(int64_t number) const {
 }
 
 void ProgramLayout::build() {
-  program_.memory_.N = integer();
-  expect(within(streams(), 1, kMostStreams), "1 to 2^24 streams", streams());
+  const int64_t streams = integer();
+  expect(within(streams, 1, kMostStreams), "1 to 2^24 streams", streams);
   read_inputs();
   const std::vector<int64_t> outputs = read_outputs();
   read_routines();
@@ -69,13 +79,11 @@ void ProgramLayout::read_inputs() {
     const int64_t width = integer();
     expect(within(width, 0, kMostWidth), "an input's width", width);
     Value made = {width, nullptr, nullptr};
-    if (width == 0) made.ids = static_cast<int32_t*>(take(streams(), sizeof(int32_t)));
+    if (width == 0) made.ids = static_cast<int32_t*>(take(rows(), sizeof(int32_t)));
     else made.data = matrix(width);
     values_.push_back(made);
-    program_.inputs_.push_back({width, made.data, INT32_MAX});
-    program_.ids_.push_back(made.ids);
-    const size_t row = width == 0 ? sizeof(int32_t) : dtype_size(program_.dtype_) * size_t(width);
-    program_.input_bytes_.push_back(streams() * int64_t(row));
+    tile_.inputs.push_back({width, made.data, INT32_MAX});
+    tile_.ids.push_back(made.ids);
   }
 }
 
@@ -89,6 +97,7 @@ std::vector<int64_t> ProgramLayout::read_outputs() {
 
 void ProgramLayout::add_step() {
   Step step{};
+  step.record = record_ = (record_ + 7) / 8 * 8;
   std::memcpy(&step.op, &spec_[next_], sizeof(StepOp));
   next_ += kStepFields;
   const StepOp& op = step.op;
@@ -106,7 +115,8 @@ void ProgramLayout::add_step() {
     make_value(step);
   }
   make_mask(step);
-  program_.steps_.push_back(step);
+  step.record_bytes = record_ - step.record;
+  tile_.steps.push_back(step);
 }
 
 void ProgramLayout::make_value(Step& step) {
@@ -126,7 +136,7 @@ void ProgramLayout::make_value(Step& step) {
 void ProgramLayout::read_operands(Step& step) {
   const StepOp& op = step.op;
   if (op.code == step_embed) {
-    expect(within(op.first, 0, int64_t(program_.ids_.size()) - 1), "an input of ids", op.first);
+    expect(within(op.first, 0, int64_t(tile_.ids.size()) - 1), "an input of ids", op.first);
     step.ids = values_[size_t(op.first)].ids;
     expect(values_[size_t(op.first)].width == 0, "an input of ids", op.first);
     return;
@@ -158,18 +168,17 @@ void ProgramLayout::make_cell(Step& step) {
     add_state(op.width);
   }
   // All tiles, and what takes the state's place in the late product: step/cells.inl.
-  const int64_t tiles = (layout.cols + 1) * streams() * padded(op.width);
+  const int64_t tiles = (layout.cols + 1) * rows() * padded(op.width);
   if (layout.has_late() && scratch_ < tiles) scratch_ = tiles;
   if (op.mask_in < 0) return;
   step.mask_in = mask(op.mask_in);
-  step.started = static_cast<uint8_t*>(take(streams(), 1));
-  program_.state_bytes_.push_back(streams());
-  program_.state_is_flags_.push_back(true);
+  step.started = static_cast<uint8_t*>(take(rows(), 1));
+  add_flags();
 }
 
 void ProgramLayout::make_int8(Step& step) {
-  if (program_.dtype_ != Dtype::f32) fail_program("expected float32 around weights of int8, got float64");
-  const int64_t N = streams(), widest = step.D > step.op.width ? step.D : step.op.width;
+  if (model_.dtype != Dtype::f32) fail_program("expected float32 around weights of int8, got float64");
+  const int64_t N = rows(), widest = step.D > step.op.width ? step.D : step.op.width;
   expect(within(widest, 1, kMostInt8Depth), "at most 131072 numbers before weights of int8", widest);
   StepInt8& int8 = step.int8;
   int8.multiply = runnable_kernels().multiply_digits;
@@ -180,17 +189,16 @@ void ProgramLayout::make_int8(Step& step) {
   int8.h_steps = static_cast<float*>(floats(N));
 }
 
-void ProgramLayout::add_state(int64_t row_elements) {
-  program_.state_bytes_.push_back(streams() * row_elements * int64_t(dtype_size(program_.dtype_)));
-  program_.state_is_flags_.push_back(false);
+void ProgramLayout::add_state(int64_t elements, int64_t span) {
+  const int64_t head = span > 0 ? int64_t(sizeof(int64_t)) : 0, bytes = elements * int64_t(number());
+  if (is_draft_) model_.states.push_back({record_, bytes, span, false});
+  record_ += head + bytes;
+  expect(record_ <= kMostValues, "states that fit in memory", record_);
 }
 
-// The place of so many bytes in each row's record.
-int64_t ProgramLayout::record(int64_t bytes) {
-  const int64_t place = record_;
-  record_ += (bytes + 7) / 8 * 8;
-  expect(record_ <= kMostValues, "states that fit in memory", record_);
-  return place;
+void ProgramLayout::add_flags() {
+  if (is_draft_) model_.states.push_back({record_, 1, 0, true});
+  record_ += 1;
 }
 
 void ProgramLayout::make_window(Step& step) {
@@ -203,18 +211,15 @@ void ProgramLayout::make_window(Step& step) {
   expect(within(held, 1, kMostWidth) && within(kept, 0, kMostWidth), "a window that fits in memory", kept);
   step.taps = floats(held + 16);  // and a vector
   if (kept == 0) return;
-  step.record = record(int64_t(sizeof(int64_t)) + kept * int64_t(dtype_size(program_.dtype_)));
-  add_state(kept);
+  add_state(kept, span_of(op));
 }
 
 void ProgramLayout::make_pool(Step& step) {
   const StepOp& op = step.op;
   expect(within(op.kind, pool_mean, pool_largest), "a kind of pool", op.kind);
   if (op.mask_in >= 0) step.mask_in = mask(op.mask_in);
-  const bool is_mean = op.kind == pool_mean;
-  step.record = record((is_mean ? 2 * op.width + 2 : op.width) * int64_t(dtype_size(program_.dtype_)));
   add_state(op.width);
-  if (is_mean) add_state(op.width), add_state(2);
+  if (op.kind == pool_mean) add_state(op.width), add_state(2);
 }
 
 void ProgramLayout::make_mask(Step& step) {
@@ -223,30 +228,29 @@ void ProgramLayout::make_mask(Step& step) {
   if (op.mask_out < 0 && !must) return;
   expect((must || op.code == step_embed) && op.mask_out == int64_t(masks_.size()),
          "the next mask's number", op.mask_out);
-  masks_.push_back(static_cast<uint8_t*>(take(streams(), 1)));
+  masks_.push_back(static_cast<uint8_t*>(take(rows(), 1)));
   step.mask_out = masks_.back();
 }
 
 void ProgramLayout::finish(const std::vector<int64_t>& outputs) {
   for (int64_t number : outputs) {
     const Value& shown = value(number);
-    program_.outputs_.push_back({shown.width, shown.data, 0});
-    program_.output_bytes_.push_back(streams() * shown.width * int64_t(dtype_size(program_.dtype_)));
+    tile_.outputs.push_back({shown.width, shown.data, 0});
   }
-  StepMemory& m = program_.memory_;
-  // For each thread that there may be, work and four columns of 64 rows: step/cells.inl.
-  const int64_t tiles = int64_t{5} * 64 * 16 * most_threads();
+  if (is_draft_) model_.initial.assign(size_t((record_ + 63) / 64 * 64), 0);
+  StepMemory& m = tile_.memory;
+  // For each thread that there may be, work and four columns of at most 64 rows: step/cells.inl.
+  const int64_t block = rows() < 64 ? rows() : 64, tiles = 5 * block * 16 * most_threads();
   m.scratch = floats(scratch_ > tiles ? scratch_ : tiles);
-  uint8_t* records = static_cast<uint8_t*>(take(streams() * record_, 1));
-  m.records = static_cast<uint8_t**>(take(streams(), sizeof(uint8_t*)));
-  for (int64_t r = 0; r < streams() && !is_draft_; ++r) m.records[r] = records + r * record_;
-  m.steps = program_.steps_.data();
-  m.count = int64_t(program_.steps_.size());
-  m.inputs = program_.inputs_.data();
-  m.outputs = program_.outputs_.data();
-  m.n_inputs = int64_t(program_.inputs_.size());
-  m.n_outputs = int64_t(program_.outputs_.size());
-  m.ids = program_.ids_.data();
+  m.N = rows();
+  m.records = static_cast<uint8_t**>(take(rows(), sizeof(uint8_t*)));
+  m.steps = tile_.steps.data();
+  m.count = int64_t(tile_.steps.size());
+  m.inputs = tile_.inputs.data();
+  m.outputs = tile_.outputs.data();
+  m.n_inputs = int64_t(tile_.inputs.size());
+  m.n_outputs = int64_t(tile_.outputs.size());
+  m.ids = tile_.ids.data();
 }
 
 }  // namespace ostinato

@@ -5,6 +5,7 @@
 #include "program_parts.h"
 #include "signature.h"
 #include "spec.h"
+#include "threads.h"
 
 namespace ostinato {
 namespace {
@@ -63,8 +64,9 @@ void ProgramLayout::read_routines() {
     std::vector<double> floats(bits.size());
     if (!bits.empty()) std::memcpy(floats.data(), bits.data(), bits.size() * sizeof(double));
     try {
-      program_.routines_.push_back(
-          read_routine(ints.data(), ints.size(), floats.data(), floats.size()));
+      if (is_draft_)
+        model_.routines->push_back(
+            read_routine(ints.data(), ints.size(), floats.data(), floats.size()));
     } catch (const Refusal& refusal) {
       fail_program("routine " + std::to_string(i) + ": " + refusal.what);
     }
@@ -73,16 +75,18 @@ void ProgramLayout::read_routines() {
 
 void ProgramLayout::make_routine(Step& step) {
   const StepOp& op = step.op;
-  expect(within(op.kind, 0, int64_t(program_.routines_.size()) - 1), "the number of a routine",
+  expect(within(op.kind, 0, int64_t(model_.routines->size()) - 1), "the number of a routine",
          op.kind);
-  const Routine& routine = *program_.routines_[size_t(op.kind)];
+  const Routine& routine = *(*model_.routines)[size_t(op.kind)];
   check_routine(routine, op, step.D);
   if (op.mask_in >= 0) step.mask_in = mask(op.mask_in);
   for (const CarryValue& carry : routine.carries) add_state(carry.size);
   if (is_draft_) return;
-  step.routine = program_.kernels_->make_routine(routine.plan, streams());
+  const int64_t threads = tile_.memory.alone ? 1 : thread_count();
+  tile_.plans = model_.routines;
+  step.routine = model_.kernels->make_routine(routine.plan, rows(), threads, false);
   if (step.routine == nullptr) throw std::bad_alloc();
-  program_.routine_memory_.emplace_back(step.routine, Program::DropRoutine{program_.kernels_});
+  tile_.routines.emplace_back(step.routine, DropRoutine{model_.kernels});
 }
 
 }  // namespace ostinato

@@ -1,5 +1,6 @@
 // A program's weights: checked, given memory, packed.
 #include <cstring>
+#include <new>
 
 #include "program_parts.h"
 #include "spec.h"
@@ -49,8 +50,7 @@ std::vector<int64_t> bias_of(const StepOp& op, int64_t columns) {
   return {columns};
 }
 
-StepWeights read_one(const Step& step, const std::vector<std::unique_ptr<Routine>>& routines,
-                     Queue& queue) {
+StepWeights read_one(const Step& step, const Routines& routines, Queue& queue) {
   const StepOp& op = step.op;
   const int64_t columns = gates_of(op) * op.width;
   StepWeights w;
@@ -98,12 +98,12 @@ StepWeights read_one(const Step& step, const std::vector<std::unique_ptr<Routine
 
 }  // namespace
 
-std::vector<StepWeights> ProgramWeights::read(const Program& program, const Tensor* tensors,
+std::vector<StepWeights> ProgramWeights::read(const ProgramModel& model, const Tensor* tensors,
                                               size_t count) {
-  Queue queue{tensors, count, program.dtype_};
+  Queue queue{tensors, count, model.dtype};
   std::vector<StepWeights> all;
-  for (const Step& step : program.steps_)
-    all.push_back(read_one(step, program.routines_, queue));
+  for (const Step& step : model.steps)
+    all.push_back(read_one(step, *model.routines, queue));
   if (queue.next != count) fail_program("expected fewer weights");
   return all;
 }
@@ -114,15 +114,23 @@ Int8Kernel int8_of(const void* values, const void* scales) {
   return {static_cast<const int8_t*>(values), static_cast<const float*>(scales)};
 }
 
+struct Room {
+  ProgramModel& model;
+
+  void* floats(int64_t elements) const {
+    if (elements > kMostValues) fail_program("expected sizes that fit in memory");
+    return model.blocks.take(elements * int64_t(dtype_size(model.dtype)));
+  }
+};
+
 // A kernel of int8 with its scales and starts: int8.h.
-void* int8_kernel(ProgramLayout& layout, int64_t depth, int64_t columns, float*& scales,
-                  int32_t*& starts) {
+void* int8_kernel(const Room& layout, int64_t depth, int64_t columns, float*& scales, int32_t*& starts) {
   scales = static_cast<float*>(layout.floats(columns));
-  starts = static_cast<int32_t*>(layout.take(columns, sizeof(int32_t)));
-  return layout.take((depth + 3) / 4 * 4 * columns, 1);
+  starts = static_cast<int32_t*>(layout.model.blocks.take(columns * int64_t(sizeof(int32_t))));
+  return layout.model.blocks.take((depth + 3) / 4 * 4 * columns);
 }
 
-void make_int8_room(ProgramLayout& layout, Step& step, int64_t columns) {
+void make_int8_room(const Room& layout, Step& step, int64_t columns) {
   StepInt8& int8 = step.int8;
   const int64_t U = step.op.width;
   step.kernel = int8_kernel(layout, step.D, columns, int8.kernel_scales, int8.kernel_starts);
@@ -135,10 +143,10 @@ void make_int8_room(ProgramLayout& layout, Step& step, int64_t columns) {
 
 }  // namespace
 
-void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
-                               const std::vector<StepWeights>& all) {
+void ProgramWeights::make_room(ProgramModel& model, const std::vector<StepWeights>& all) {
+  const Room layout{model};
   for (size_t i = 0; i < all.size(); ++i) {
-    Step& step = program.steps_[i];
+    Step& step = model.steps[i];
     const StepOp& op = step.op;
     if (op.code == step_either) continue;  // its width is nothing's
     const int64_t columns = gates_of(op) * padded(op.width);
@@ -146,29 +154,31 @@ void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
       case step_int8_cell:
       case step_int8_dense:
         make_int8_room(layout, step, columns);
-        program.work_ += 2 * program.memory_.N * columns * (step.D + (is_cell(op) ? op.width : 0));
+        model.work += 2 * columns * (step.D + (is_cell(op) ? op.width : 0));
         break;
       case step_embed:
         step.D = all[i].rows;
         step.kernel = layout.floats(step.D * op.width);
-        if (step.D < program.inputs_[size_t(op.first)].vocabulary)
-          program.inputs_[size_t(op.first)].vocabulary = step.D;
+        if (step.D < model.inputs[size_t(op.first)].vocabulary)
+          model.inputs[size_t(op.first)].vocabulary = step.D;
         break;
       case step_mask: step.bias = layout.floats(1); break;
       case step_cell:
         step.recurrent = layout.floats(columns * op.width);
         if (layout_of(op.kind).has_late())
           step.late = layout.floats(padded(op.width) * op.width);
-        program.work_ += 2 * program.memory_.N * columns * op.width;
+        model.work += 2 * columns * op.width;
         [[fallthrough]];
       case step_dense:
         step.kernel = layout.floats(columns * step.D);
         step.bias = layout.floats(4 * padded(op.width));
-        program.work_ += 2 * program.memory_.N * columns * step.D;
+        model.work += 2 * columns * step.D;
         break;
       case step_routine:
-        program.work_ += int64_t(2 * double(program.memory_.N) *
-                                 program.routines_[size_t(op.kind)]->plan.work);
+        step.routine = model.kernels->make_routine((*model.routines)[size_t(op.kind)]->plan, 1, 1, true);
+        if (step.routine == nullptr) throw std::bad_alloc();
+        model.routine_weights.emplace_back(step.routine, DropRoutine{model.kernels});
+        model.work += int64_t(2 * (*model.routines)[size_t(op.kind)]->plan.work);
         break;
       case step_window:
         if (op.kind == window_weighted) step.kernel = layout.floats(op.taps * op.width);
@@ -183,11 +193,11 @@ void ProgramWeights::make_room(Program& program, ProgramLayout& layout,
   }
 }
 
-void ProgramWeights::pack(Program& program, const std::vector<StepWeights>& all) {
-  const StepKernels& kernels = *program.kernels_;
-  const size_t size = dtype_size(program.dtype_);
+void ProgramWeights::pack(ProgramModel& model, const std::vector<StepWeights>& all) {
+  const StepKernels& kernels = *model.kernels;
+  const size_t size = dtype_size(model.dtype);
   for (size_t i = 0; i < all.size(); ++i) {
-    const Step& step = program.steps_[i];
+    const Step& step = model.steps[i];
     const StepWeights& w = all[i];
     const size_t row = size_t(step.op.width) * size;
     switch (step.op.code) {

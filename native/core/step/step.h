@@ -90,7 +90,7 @@ struct Step {
   uint8_t* mask_out;
   const int32_t* ids;
   void* routine;  // what kernels.h makes for step_routine
-  int64_t record; // of a window or a pool: where its state begins in a row's record
+  int64_t record, record_bytes;  // where its states begin in a row's record, and how much they are
   void* taps;     // of a window: a row of what it holds, with room for a vector more
   StepInt8 int8;  // of the codes with int8 weights
 };
@@ -109,6 +109,7 @@ struct StepPort {
   int64_t vocabulary;  // ids are less than this
 };
 
+// Some rows on their way through a timestep, a tile: of N rows, which may be less than there's room for.
 struct StepMemory {
   int64_t N;
   Step* steps;
@@ -116,9 +117,11 @@ struct StepMemory {
   StepPort *inputs, *outputs;
   int64_t n_inputs, n_outputs;
   int32_t** ids;  // (n_inputs,) this timestep's, (N,) each; null of values
-  uint8_t** records;  // (N,) of each row what windows and pools keep of it, as they like it
+  uint8_t** records;  // (N,) each row's states, where windows and pools keep them, and others between calls
+  const uint8_t* initial;  // a record as they begin
   void* scratch;
   uint64_t timestep;  // how many have been run
+  bool alone;         // whether other threads have tiles of their own, and can't help
   bool may_share;     // whether other threads may help
   int64_t ended;      // when the last timestep was, in microseconds, if so
   bool hurried;       // whether this one followed at once

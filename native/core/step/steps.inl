@@ -12,14 +12,10 @@ struct Steps {
   // --- rows ---
 
   static void keep_row(const S* from, I N, I r, I width, S* to) {
-    for (I b = 0; b * L < width; ++b) {
-      store<R>(to + (b * N + r) * L, load_part<R>(from + b * L, width - b * L));
-    }
+    TileRows<R>::keep_row(from, N, r, width, to);
   }
   static void show_row(const S* from, I N, I r, I width, S* to) {
-    for (I b = 0; b * L < width; ++b) {
-      store_part<R>(to + b * L, load<R>(from + (b * N + r) * L), width - b * L);
-    }
+    TileRows<R>::show_row(from, N, r, width, to);
   }
   static void keep(const void* from, I N, I width, void* out) {
     for (I r = 0; r < N; ++r) keep_row(in(from) + r * width, N, r, width, to(out));
@@ -179,7 +175,7 @@ struct Steps {
       case step_routine: return routine(s, N);
       case step_window: return Windows<R>::window(s, m);
       case step_pool: return Windows<R>::pool(s, m);
-      default: return StepCell<R>(s, N, m.scratch, m.timestep % 2 != 0, m.hurried).run();
+      default: return StepCell<R>(s, N, m.scratch, m.timestep % 2 != 0, m.hurried, m.alone).run();
     }
   }
 
@@ -199,8 +195,11 @@ struct Steps {
     }
   }
 
-  static void run(StepMemory& m, const void* const* inputs, void* const* outputs, I T) {
-    for (I t = 0; t < T; ++t, ++m.timestep) {
+  static void run(StepMemory& m, const void* const* inputs, void* const* outputs, I T,
+                  I first, I last, const uint8_t* resets) {
+    for (I t = first; t < last; ++t, ++m.timestep) {
+      for (I r = 0; resets != nullptr && r < m.N; ++r)
+        if (resets[r * T + t] != 0) TileRows<R>::reset_row(m, r);
       m.hurried = m.may_share && microseconds() - m.ended < 40;
       read_inputs(m, inputs, t, T);
       for (I i = 0; i < m.count; ++i) run_step(m.steps[i], m);
@@ -249,11 +248,11 @@ constexpr StepKernels step_kernels() {
           sizeof(typename R::S) == 4 ? pack_int8_step : nullptr,
           Steps<R>::may_share,
           Steps<R>::run,
-          Steps<R>::keep,
-          Steps<R>::show,
+          TileRows<R>::load_rows,
+          TileRows<R>::store_rows,
+          TileRows<R>::reset_row,
           Routine::make,
           Routine::drop,
           Routine::set_weights,
-          Routine::write_carry,
-          Routine::read_carry};
+          Routine::share_weights};
 }

@@ -19,23 +19,40 @@ def number_of_streams(streams: Any) -> int | None:
     return int(streams)
 
 
-def numbers_of_rows(owner: str, rows: Any, count: int) -> list[int]:
-    """Which of `count` streams are meant.
+def numbers_of_rows(owner: str, rows: Any, count: int) -> np.ndarray:
+    """Which of `count` streams are meant, (n,) of int64.
 
     Raises:
         ValueError: if there's no such stream.
     """
-    try:
-        chosen = [rows] if _is_integer(rows) else list(rows)
-    except TypeError:
-        chosen = [rows]  # refused below
-    # A mask of booleans would pass for zeros and ones.
-    for row in chosen:
-        if not _is_integer(row) or not 0 <= row < count:
-            raise ValueError(
-                f"{owner}: reset: expected numbers of streams, 0 to {count - 1}, got {row!r}."
-            )
-    return [int(row) for row in chosen]
+    expected = f"{owner}: expected numbers of streams, 0 to {count - 1}"
+    if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.ndim == 1:
+        outside = (rows < 0) | (rows >= count)
+        if outside.any():
+            raise ValueError(f"{expected}, got {rows[outside][0]}.")
+        chosen = rows.astype(np.int64, order="C")
+    else:
+        try:
+            given = [rows] if _is_integer(rows) else list(rows)
+        except TypeError:
+            given = [rows]  # refused below
+        # A mask of booleans would pass for zeros and ones.
+        for row in given:
+            if not _is_integer(row) or not 0 <= row < count:
+                raise ValueError(f"{expected}, got {row!r}.")
+        chosen = np.array(given, np.int64)
+    return chosen
+
+
+def each_once(owner: str, rows: np.ndarray) -> None:
+    """Refuses rows of which one is named twice.
+
+    Raises:
+        ValueError: if one is.
+    """
+    found = np.bincount(rows, minlength=1)
+    if found.max() > 1:
+        raise ValueError(f"{owner}: expected each stream once, got {found.argmax()} twice.")
 
 
 def _is_integer(value: Any) -> bool:

@@ -5,11 +5,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ostinato import native
-from ostinato.nests import flatten
-from ostinato.streaming.program import Port, Program
-
-_DTYPES = {"float32": native.FLOAT32, "float64": native.FLOAT64, "int8": native.INT8}
+from ostinato.streaming.packed import packed
+from ostinato.streaming.program import Program
 
 
 class Compiled:
@@ -17,38 +14,60 @@ class Compiled:
 
     Attributes:
         program: The program, its weights among it.
-        run: `run(inputs, outputs, timesteps)`: tuples of dense arrays, (N, T, width) each, ids
-            (N, T) of int32; writes the outputs. False where an array isn't so, and nothing is done.
+        run: `run(inputs, outputs, timesteps, rows=None, resets=None)`: tuples of dense arrays,
+            (n, T, width) each, ids (n, T) of int32, of all streams or of those rows, (n,) of int64;
+            writes the outputs. `resets` are booleans (n, T): where they hold a stream begins anew.
+            False where an array isn't so, and nothing is done.
         why_not_native: "", as it is.
     """
 
     why_not_native = ""
 
     def __init__(self, program: Program, streams: int) -> None:
-        self.program = program
+        self.program, self._packed = packed(program)
         self.states, self.inputs, self.outputs = program.states, program.inputs, program.outputs
         self._streams = streams
-        weights = _views(program.weights)
-        self._native = native.Program(_DTYPES[program.dtype], encoded(program, streams), weights)
+        self._native = self._packed.open(streams)
         self.run = self._native.run  # itself: a step has no time for a function around it
 
-    def read_states(self) -> list[np.ndarray]:
-        """The states, (N, *shape) each."""
-        arrays = [np.empty((self._streams, *state.shape), state.dtype) for state in self.states]
+    def another(self, streams: int) -> "Compiled":
+        """The same for other streams, which begin anew; the weights are shared."""
+        made = object.__new__(Compiled)
+        made.__dict__.update(self.__dict__)
+        made._streams, made._native = streams, self._packed.open(streams)
+        made.run = made._native.run
+        return made
+
+    def resize(self, streams: int) -> None:
+        """More streams or less; new ones are at their beginning."""
         with self._named():
-            self._expect(self._native.read_states(tuple(arrays)))
+            self._native.resize(streams)
+        self._streams = streams
+
+    def reset(self, rows: np.ndarray | None = None) -> None:
+        """Begins anew, all streams or those rows."""
+        with self._named():
+            self._native.reset(rows)
+
+    def read_states(self, rows: np.ndarray | None = None) -> list[np.ndarray]:
+        """The states, (N, *shape) each, or of some rows."""
+        count = self._streams if rows is None else len(rows)
+        arrays = [np.empty((count, *state.shape), state.dtype) for state in self.states]
+        with self._named():
+            self._expect(self._native.read_states(tuple(arrays), rows))
         return arrays
 
-    def write_states(self, arrays: Sequence[np.ndarray]) -> None:
-        """Sets all states."""
+    def write_states(self, arrays: Sequence[np.ndarray], rows: np.ndarray | None = None) -> None:
+        """Sets all states, or those of some rows."""
         with self._named():
-            self._expect(self._native.write_states(tuple(arrays)))
+            self._expect(self._native.write_states(tuple(arrays), rows))
 
     def refresh(self, program: Program) -> None:
         """Takes the weights of a program that is otherwise the same."""
+        program, shared = packed(program)
         with self._named():
-            self._native.set_weights(_views(program.weights))
-        self.program, self.states = program, program.states
+            shared.lend(self._native)
+        self.program, self.states, self._packed = program, program.states, shared
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -62,22 +81,3 @@ class Compiled:
         if not done:
             shapes = [(self._streams, *state.shape) for state in self.states]
             raise ValueError(f"stream of {self.program.name}: its cells' states aren't {shapes}.")
-
-
-def encoded(program: Program, streams: int) -> list[int]:
-    """A program as native/core/step/program.h has it."""
-    ports: list[Port] = flatten(program.inputs)
-    spec = [streams, *_counted([port.shape[0] if port.shape else 0 for port in ports])]
-    spec += [*_counted(program.output_values), len(program.routines)]
-    for routine in program.routines:
-        bits = np.array(routine.floats, "float64").view("int64").tolist()
-        spec += [*_counted(routine.ints), *_counted(bits)]
-    return spec + [number for each in program.operations for number in each.encode()]
-
-
-def _counted(numbers: Sequence[int]) -> list[int]:
-    return [len(numbers), *numbers]
-
-
-def _views(arrays: Sequence[np.ndarray]) -> list[native.View]:
-    return [(array.ctypes.data, _DTYPES[str(array.dtype)], array.shape) for array in arrays]

@@ -25,7 +25,8 @@ def stream(model: Any, streams: int | None = None) -> Stream:
     Args:
         model: A built layer of `ostinato.layers`, or a Sequential or functional model of such
             layers and of ones that act on each timestep by itself: Embedding, Masking, Dense,
-            Activation, normalizations, Dropout, Rescaling, merging layers, TimeDistributed.
+            Activation, normalizations, Dropout, Rescaling, merging layers, TimeDistributed; causal
+            Conv1D and its kind; GlobalAveragePooling1D and GlobalMaxPooling1D.
         streams: How many sequences go side by side; by default one, whose arrays have no axis of
             streams.
 
@@ -35,8 +36,8 @@ def stream(model: Any, streams: int | None = None) -> Stream:
 
     Raises:
         ValueError: if the model needs more than the timesteps so far (Bidirectional, go_backwards,
-            pooling over time...), isn't built, or `streams` isn't a positive int; it names the
-            layer.
+            windows that look ahead...), isn't built, or `streams` isn't a positive int; it names
+            the layer.
         RuntimeError: if Keras has taken the weights out of the model, as on JAX during `fit`.
     """
     streams = number_of_streams(streams)

@@ -39,18 +39,44 @@ class Stepwise:
 
     program = None
 
-    def __init__(self, graph: Graph, streams: int, why_not_native: str) -> None:
+    def __init__(
+        self, graph: Graph, streams: int, why_not_native: str, model: "_Timestep | None" = None
+    ) -> None:
         self.why_not_native = why_not_native
         self._streams, self._graph = streams, graph
         self.inputs, self.outputs, self.states = _interface(graph)
-        self._model = _Timestep(graph)
+        self._model = _Timestep(graph, model.copies if model else None)
         self._turn = Lock()
-        self._values = [np.zeros((streams, *s.shape), s.dtype) for s in self.states]
+        self._values = self._fresh(streams)
+
+    def another(self, streams: int) -> "Stepwise":
+        """The same for other streams, which begin anew; the copies of the weights are shared."""
+        made = Stepwise(self._graph, streams, self.why_not_native, self._model)
+        made.states = self.states
+        return made
+
+    def _fresh(self, count: int) -> list[np.ndarray]:
+        return [np.broadcast_to(s.initial, (count, *s.shape)).astype(s.dtype) for s in self.states]
+
+    def resize(self, streams: int) -> None:
+        """More streams, the new ones at their beginning."""
+        with self._alone():
+            new = self._fresh(streams - self._streams)
+            pairs = zip(self._values, new, strict=True)
+            self._values = [np.concatenate(pair) for pair in pairs]
+            self._streams = streams
 
     def run(
-        self, inputs: tuple[np.ndarray, ...], outputs: tuple[np.ndarray, ...], timesteps: int
+        self,
+        inputs: tuple[np.ndarray, ...],
+        outputs: tuple[np.ndarray, ...],
+        timesteps: int,
+        rows: np.ndarray | None = None,
+        resets: np.ndarray | None = None,
     ) -> bool:
-        """Runs timesteps; arrays (N, T, ...), or (N, ...) where T is 1.
+        """Runs timesteps; arrays (n, T, ...), or (n, ...) where T is 1, of all streams or `rows`.
+
+        Where `resets` (n, T) hold a stream begins anew before the timestep.
 
         Returns:
             False where an array isn't a dense one of its port's dtype, and nothing is done.
@@ -61,8 +87,21 @@ class Stepwise:
         ports = [*flatten(self.inputs), *flatten(self.outputs)]
         if not all(map(_is_dense, (*inputs, *outputs), ports)):
             return False
+        count = self._streams if rows is None else len(rows)
+        if not count:
+            return True
+        lead = (count, timesteps)
+        given = [
+            array.reshape(*lead, *port.shape)
+            for array, port in zip((*inputs, *outputs), ports, strict=True)
+        ]
+        xs, ys = given[: len(inputs)], given[len(inputs) :]
         with self._alone():
-            self._run(inputs, outputs, timesteps)
+            states = self._values if rows is None else [value[rows] for value in self._values]
+            flags = None if resets is None else resets.reshape(lead)
+            states = self._run(xs, ys, states, flags)
+            # Only now: where a timestep fails, nothing has changed.
+            self._put(states, rows)
         return True
 
     @contextmanager
@@ -78,38 +117,58 @@ class Stepwise:
             self._turn.release()
 
     def _run(
-        self, inputs: tuple[np.ndarray, ...], outputs: tuple[np.ndarray, ...], timesteps: int
-    ) -> None:
-        lead = (self._streams, timesteps)
-        xs = [
-            x.reshape(*lead, *port.shape)
-            for x, port in zip(inputs, flatten(self.inputs), strict=True)
-        ]
-        ys = [
-            y.reshape(*lead, *port.shape)
-            for y, port in zip(outputs, flatten(self.outputs), strict=True)
-        ]
-        states = self._values
-        for t in range(timesteps):
-            data = {"x": [x[:, t : t + 1] for x in xs], "states": states}
+        self,
+        xs: list[np.ndarray],
+        ys: list[np.ndarray],
+        states: list[np.ndarray],
+        resets: np.ndarray | None,
+    ) -> list[np.ndarray]:
+        """Runs timesteps of some rows, and returns their states.
+
+        Some rows of many are made a power of two by what is thrown away: the framework compiles
+        the timestep for each number of rows.
+        """
+        count = len(xs[0])
+        padded = count if count == self._streams else 1 << (count - 1).bit_length()
+        filler = np.minimum(np.arange(padded), count - 1)
+        for t in range(xs[0].shape[1]):
+            if resets is not None and resets[:, t].any():
+                states = [
+                    _reset(*pair, resets[:, t]) for pair in zip(states, self.states, strict=True)
+                ]
+            data = {
+                "x": [x[filler, t : t + 1] for x in xs],
+                "states": [state[filler] for state in states],
+            }
             made = self._model.predict_on_batch(data)
             for y, value in zip(ys, made["y"], strict=True):
-                y[:, t] = value
+                y[:, t] = value[:count]
             states = [
-                np.asarray(value, state.dtype)
+                np.asarray(value, state.dtype)[:count]
                 for value, state in zip(made["states"], self.states, strict=True)
             ]
-        self._values = states  # only now: where a timestep fails, nothing has changed
+        return states
 
-    def read_states(self) -> list[np.ndarray]:
-        """The states, (N, *shape) each."""
-        with self._alone():
-            return [value.copy() for value in self._values]
+    def reset(self, rows: np.ndarray | None = None) -> None:
+        """Begins anew, all streams or those rows."""
+        self.write_states(self._fresh(self._streams if rows is None else len(rows)), rows)
 
-    def write_states(self, arrays: Sequence[np.ndarray]) -> None:
-        """Sets all states."""
+    def read_states(self, rows: np.ndarray | None = None) -> list[np.ndarray]:
+        """The states, (N, *shape) each, or of some rows."""
         with self._alone():
-            self._values = [array.copy() for array in arrays]
+            return [value.copy() if rows is None else value[rows] for value in self._values]
+
+    def write_states(self, arrays: Sequence[np.ndarray], rows: np.ndarray | None = None) -> None:
+        """Sets all states, or those of some rows."""
+        with self._alone():
+            self._put(arrays, rows)
+
+    def _put(self, arrays: Sequence[np.ndarray], rows: np.ndarray | None) -> None:
+        values = [value.copy() for value in (arrays if rows is None else self._values)]
+        if rows is not None:
+            for value, array in zip(values, arrays, strict=True):
+                value[rows] = array
+        self._values = values
 
     def refresh(self, graph: Graph) -> bool:
         """Takes weights and initial states of a graph's layers, and what else they are by now.
@@ -124,6 +183,13 @@ class Stepwise:
         with self._alone():
             self._model, self._graph, self.states = _Timestep(graph), graph, found[2]
         return True
+
+
+def _reset(value: np.ndarray, state: State, resets: np.ndarray) -> np.ndarray:
+    """A state (rows, *shape) that begins anew in the rows where `resets` hold."""
+    value = value.copy()
+    value[resets] = state.initial
+    return value
 
 
 def _is_dense(array: Any, port: Port) -> bool:
@@ -182,14 +248,14 @@ class _Timestep(keras.Model):
     neither does it matter that Keras takes the model's own away during `fit` on JAX.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, copies: list[Any] | None = None) -> None:
         super().__init__(name="timestep", autocast=False)  # of float64, too
         own = {id(v): v for call in graph.calls for v in call.layer.variables}
         # Not attributes that Keras tracks.
         self._graph: Callable[[], Graph] = lambda: graph
         self._originals: Callable[[], list[Any]] = lambda: list(own.values())
         self._carrier = _Masked()
-        self.copies = [_copy(variable) for variable in own.values()]
+        self.copies = copies or [_copy(variable) for variable in own.values()]
         self.jit_compile = _jit_compile(graph)
 
     def call(self, inputs: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -10,44 +10,11 @@ from ostinato.nests import Nest, fill, flatten, match
 from ostinato.streaming import checks, files, rtneural
 from ostinato.streaming.c99 import writer as c99
 from ostinato.streaming.compiled import Compiled
-from ostinato.streaming.program import Port, Program, State
+from ostinato.streaming.program import Port, Program
 from ostinato.streaming.quantizing import quantized
-
-StateDict = dict[str, list[np.ndarray]]
-
-
-class Runner(Protocol):
-    """What runs timesteps, and keeps the states of N streams."""
-
-    @property
-    def inputs(self) -> Nest:
-        """A nest of ports."""
-
-    @property
-    def outputs(self) -> Nest:
-        """A nest of ports."""
-
-    @property
-    def states(self) -> tuple[State, ...]:
-        """What is kept."""
-
-    @property
-    def program(self) -> Program | None:
-        """What a file can hold."""
-
-    @property
-    def why_not_native(self) -> str:
-        """Why the native engine doesn't run it, or ""."""
-
-    @property
-    def run(self) -> Callable[[tuple[np.ndarray, ...], tuple[np.ndarray, ...], int], bool]:
-        """Runs timesteps on dense arrays; False where one doesn't fit."""
-
-    def read_states(self) -> list[np.ndarray]:
-        """The states, (N, *shape) each."""
-
-    def write_states(self, arrays: Sequence[np.ndarray]) -> None:
-        """Sets all states."""
+from ostinato.streaming.rows import Rows
+from ostinato.streaming.runner import Runner
+from ostinato.streaming.states import StateDict, set_states, state_dict
 
 
 class Stream:
@@ -56,12 +23,12 @@ class Stream:
     Whatever a sequence is cut into, the outputs are those of the model on the whole of it. A stream
     begins with the layers' initial states, and has no dropout.
 
-    With `streams=N` arrays have an axis of N streams in front, else none. Objects are separate:
-    each may be used by a thread of its own; one that is in use in one thread refuses another.
+    With `streams=N` arrays have an axis of N streams in front, else none. Objects are separate, but
+    for the weights, which those of one model share: each may be used by a thread of its own; one
+    that is in use in one thread refuses another.
 
     Attributes:
         name: The model's name.
-        streams: N, or None.
     """
 
     def __init__(
@@ -71,18 +38,87 @@ class Stream:
         streams: int | None,
         reread: Callable[[Any], None] | None = None,
     ) -> None:
-        self.name, self.streams = name, streams
+        self.name, self._rows = name, None if streams is None else Rows(streams)
         self._runner, self._reread = runner, reread
         self._inputs: list[Port] = flatten(runner.inputs)
         self._outputs: list[Port] = flatten(runner.outputs)
-        self._lead = () if streams is None else (streams,)
-        # The common case, made ready: one input of floats, one output.
+        self._run = runner.run
+        self._make_ready()
+        self.reset()
+
+    def _make_ready(self) -> None:
+        """The common case of a step: one input of floats, one output, all streams open."""
+        rows, runner = self._rows, self._runner
+        self._lead = () if rows is None else (rows.count,)
         first, last = self._inputs[0], self._outputs[0]
         plain = isinstance(runner.inputs, Port) and isinstance(runner.outputs, Port)
-        self._x_shape = (*self._lead, *first.shape) if plain and first.shape else None
+        plain = plain and bool(first.shape) and (rows is None or rows.open is None)
+        self._x_shape = (*self._lead, *first.shape) if plain else None
         self._y_shape, self._y_dtype = (*self._lead, *last.shape), np.dtype(last.dtype)
-        self._run = runner.run
-        self.reset()
+
+    @property
+    def streams(self) -> int | None:
+        """How many streams are open; None where arrays have no axis of streams."""
+        return None if self._rows is None else self._rows.count
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The numbers of the open streams in order, which is that of arrays' first axis."""
+        return self._many("rows").numbers
+
+    def another(self, streams: int | None = None) -> "Stream":
+        """Another stream of the same model, at its beginning; the weights are shared.
+
+        It costs what its states do, and nothing is read of the model.
+
+        Args:
+            streams: How many sequences go side by side, as for `ostinato.stream`.
+
+        Raises:
+            ValueError: if `streams` isn't a positive int.
+        """
+        streams = checks.number_of_streams(streams)
+        return Stream(self.name, self._runner.another(streams or 1), streams, self._reread)
+
+    def open(self, count: int = 1) -> list[int]:
+        """Opens more streams while the others go on where they are.
+
+        Args:
+            count: How many.
+
+        Returns:
+            Their numbers, those of closed streams first. They're at their beginning.
+
+        Raises:
+            ValueError: if `count` isn't a positive int, or the stream was made without `streams=`.
+        """
+        rows = self._many("open")
+        chosen = rows.next(checks.number_of_streams(count) or 1)
+        self._runner.reset(chosen[chosen < rows.room])  # once closed; new ones begin so
+        if chosen[-1] >= rows.room:
+            self._runner.resize(int(chosen[-1]) + 1)
+        rows.add(chosen)
+        self._make_ready()
+        return [int(row) for row in chosen]
+
+    def close(self, rows: Iterable[int] | int) -> None:
+        """Closes some streams: arrays have no place for them then, and the others' numbers stay.
+
+        Raises:
+            ValueError: if there's no such stream, or the stream was made without `streams=`.
+        """
+        open_rows = self._many("close")
+        chosen = open_rows.chosen(f"{self._owner}: close", rows)
+        open_rows.remove(open_rows.numbers if chosen is None else chosen)
+        self._make_ready()
+
+    def _many(self, what: str) -> Rows:
+        if self._rows is None:
+            raise ValueError(
+                f"{self._owner}: {what}: expected a stream that was made with streams=N; this one "
+                "is a single one."
+            )
+        return self._rows
 
     @property
     def why_not_native(self) -> str:
@@ -102,19 +138,22 @@ class Stream:
         owner = f"quantize: {self._owner}"
         program = self._program(owner)
         try:
-            runner = Compiled(quantized(program), self.streams or 1)
+            runner = Compiled(quantized(program), self._count)
         except ValueError as error:
             raise ValueError(f"{owner}: {error}") from error
         made = Stream(self.name, runner, self.streams, self._reread)
-        runner.write_states(self._runner.read_states())
+        runner.write_states(self._runner.read_states(self._open))
         return made
 
-    def step(self, x: Nest) -> Nest:
+    def step(self, x: Nest, *, rows: Any = None, resets: Any = None) -> Nest:
         """Runs one timestep.
 
         Args:
             x: The model's inputs of one timestep, (D,) or (N, D); ids for an Embedding are
                 integers, () or (N,). A nest of such arrays where the model has several inputs.
+            rows: The numbers of the streams that take part, (n,), in any order; by default all.
+                Arrays are of these alone, (n, D), and the others stay where they are.
+            resets: Booleans, () or (N,): where they hold a stream begins anew before this timestep.
 
         Returns:
             The model's outputs of this timestep, (units,) or (N, units), as new NumPy arrays in the
@@ -122,24 +161,27 @@ class Stream:
             sequence ended here.
 
         Raises:
-            ValueError: if x isn't what the model takes; no state has changed then.
+            ValueError: if x isn't what the model takes, or there's no such stream; no state has
+                changed then.
             RuntimeError: if another thread is using the stream.
         """
-        if getattr(x, "shape", None) == self._x_shape and self._x_shape is not None:
+        shape = self._x_shape if rows is None and resets is None else None
+        if shape is not None and getattr(x, "shape", None) == shape:
             y = np.empty(self._y_shape, self._y_dtype)
             try:
                 if self._run((x,), (y,), 1):
                     return y
             except RuntimeError as error:
                 self._raise_named(error)
-        leaves = self._read(x, ())
-        return self._results(leaves, 1, ())
+        return self._go(x, (), rows, resets)
 
-    def run(self, chunk: Nest) -> Nest:
+    def run(self, chunk: Nest, *, rows: Any = None, resets: Any = None) -> Nest:
         """Runs some timesteps.
 
         Args:
             chunk: As for `step`, with an axis of time: (T, D) or (N, T, D).
+            rows: As for `step`.
+            resets: As for `step`, (T,) or (N, T).
 
         Returns:
             The outputs of all T timesteps, (T, units) or (N, T, units).
@@ -148,9 +190,7 @@ class Stream:
             ValueError: if the chunk isn't what the model takes; no state has changed then.
             RuntimeError: if another thread is using the stream.
         """
-        leaves = self._read(chunk, ("T",))
-        timesteps = leaves[0].shape[len(self._lead)]
-        return self._results(leaves, timesteps, (timesteps,))
+        return self._go(chunk, ("T",), rows, resets)
 
     def reset(self, rows: Iterable[int] | int | None = None) -> None:
         """Begins anew: the layers' initial states.
@@ -161,19 +201,22 @@ class Stream:
         Raises:
             ValueError: if there's no such stream.
         """
-        states = self._runner.states
-        fresh = [
-            # astype's own order would be that of the broadcast, which the engine doesn't take.
-            np.broadcast_to(s.initial, (self.streams or 1, *s.shape)).astype(s.dtype, order="C")
-            for s in states
-        ]
-        if rows is not None:
-            chosen = checks.numbers_of_rows(self._owner, rows, self.streams or 1)
-            kept = self._runner.read_states()
-            for new, old in zip(fresh, kept, strict=True):
-                old[chosen] = new[chosen]
-            fresh = kept
-        self._runner.write_states(fresh)
+        chosen = self._chosen("reset", rows)
+        self._runner.reset(None if chosen is None else np.unique(chosen))
+
+    @property
+    def _count(self) -> int:
+        return 1 if self._rows is None else self._rows.count
+
+    @property
+    def _open(self) -> np.ndarray | None:
+        return None if self._rows is None else self._rows.open
+
+    def _chosen(self, what: str, rows: Any) -> np.ndarray | None:
+        owner = f"{self._owner}: {what}" if what else self._owner
+        if self._rows is not None:
+            return self._rows.chosen(owner, rows)
+        return None if rows is None else checks.numbers_of_rows(owner, rows, 1)
 
     @property
     def state(self) -> StateDict:
@@ -187,13 +230,8 @@ class Stream:
         that Keras runs, the output that it holds, if it holds one. May be set, also of some layers
         alone, and without what is more, which is as at the beginning then.
         """
-        arrays = self._runner.read_states()
-        found: StateDict = {}
-        for state, array in zip(self._runner.states, arrays, strict=True):
-            found.setdefault(state.layer, []).append(
-                array if self._lead else array.reshape(state.shape)
-            )
-        return found
+        arrays = self._runner.read_states(self._open)
+        return state_dict(self._runner.states, arrays, self._lead)
 
     @state.setter
     def state(self, values: dict[str, Sequence[Any]]) -> None:
@@ -203,39 +241,13 @@ class Stream:
             ValueError: if there's no such layer, or an array's shape isn't that of its state, or
                 its numbers are of another kind; nothing has changed then.
         """
-        places: dict[str, list[int]] = {}
-        for index, state in enumerate(self._runner.states):
-            places.setdefault(state.layer, []).append(index)
-        if not isinstance(values, dict) or not set(values) <= set(places):
-            got = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
-            raise ValueError(
-                f"{self._owner}: state: expected a dict by layer of {sorted(places)}, got {got}."
-            )
-        arrays = self._runner.read_states()
-        for layer, parts in values.items():
-            self._write_layer(layer, places[layer], parts, arrays)
-        self._runner.write_states(arrays)
-
-    def _write_layer(
-        self, layer: str, places: list[int], parts: Sequence[Any], arrays: list[np.ndarray]
-    ) -> None:
-        states, owner = self._runner.states, f"{self._owner}: state of {layer}"
-        own = [index for index in places if not states[index].is_extra]
-        parts = parts if isinstance(parts, (list, tuple)) else [parts]
-        if len(parts) not in (len(places), len(own)):
-            raise ValueError(f"{owner}: expected {len(own)} arrays, got {len(parts)}.")
-        if len(parts) < len(places):
-            for index in set(places) - set(own):
-                arrays[index] = np.zeros_like(arrays[index])
-            places = own
-        for index, part in zip(places, parts, strict=True):
-            expected = (*self._lead, *states[index].shape)
-            value = checks.state(owner, part, expected, states[index].dtype)
-            arrays[index] = value if self._lead else value[None]
+        arrays = self._runner.read_states(self._open)
+        set_states(self._owner, self._runner.states, arrays, values, self._lead)
+        self._runner.write_states(arrays, self._open)
 
     def save_state(self, path: str | os.PathLike[str]) -> None:
         """Writes the states to a file (NumPy's .npz)."""
-        files.write_state(path, self._runner.states, self._runner.read_states())
+        files.write_state(path, self._runner.states, self._runner.read_states(self._open))
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Takes the states that `save_state` wrote.
@@ -243,8 +255,8 @@ class Stream:
         Raises:
             ValueError: if they're those of another model, or of another number of streams.
         """
-        states = files.read_state(path, self._runner.states, self.streams or 1, self._owner)
-        self._runner.write_states(states)
+        states = files.read_state(path, self._runner.states, self._count, self._owner)
+        self._runner.write_states(states, self._open)
 
     def refresh(self) -> None:
         """Takes the weights that the model has now; the states stay.
@@ -262,15 +274,20 @@ class Stream:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the stream, weights and states, to one file, for `Stream.load`.
 
+        Where some streams are closed, the open ones are numbered anew in the file.
+
         Raises:
-            ValueError: if Keras runs it, which a file can't hold.
+            ValueError: if Keras runs it, which a file can't hold, or none is open.
         """
         if self._runner.program is None:
             raise ValueError(
                 f"{self._owner}: save: only a stream on the native engine can be saved, and this "
                 f"one isn't: {self.why_not_native}."
             )
-        files.write(path, self._runner.program, self.streams, self._runner.read_states())
+        if not self._count:
+            raise ValueError(f"{self._owner}: save: expected an open stream, and all are closed.")
+        states = self._runner.read_states(self._open)
+        files.write(path, self._runner.program, self.streams, states)
 
     def save_c(self, path: str | os.PathLike[str]) -> None:
         """Writes the stream as C99: NAME.c, with the weights in it, and NAME.h beside it.
@@ -372,7 +389,21 @@ class Stream:
 
     # --- arrays ---
 
-    def _read(self, values: Nest, time: tuple[str, ...]) -> list[np.ndarray]:
+    def _go(self, values: Nest, time: tuple[str, ...], rows: Any, resets: Any) -> Nest:
+        """Runs a timestep, or with `time` ("T",) some, of some streams or of all."""
+        chosen = self._chosen("", rows)
+        if rows is not None and chosen is not None:
+            checks.each_once(self._owner, chosen)
+        lead = self._lead if rows is None or chosen is None else (len(chosen),)
+        inputs = self._read(values, lead, time)
+        count = inputs[0].shape[len(lead)] if time else 1
+        sizes = (*lead, count) if time else lead
+        flags = None
+        if resets is not None:
+            flags = checks.timestep(self._owner, "resets", resets, sizes, "bool")
+        return self._results(inputs, count, sizes, chosen, flags)
+
+    def _read(self, values: Nest, lead: tuple[int, ...], time: tuple[str, ...]) -> list[np.ndarray]:
         """The inputs as dense arrays of the right dtypes, checked."""
         leaves = match(self._runner.inputs, values)
         if leaves is None:
@@ -382,12 +413,10 @@ class Stream:
                 f"{type(values).__name__}."
             )
         arrays = [
-            checks.timestep(
-                self._owner, port.name, leaf, (*self._lead, *time, *port.shape), port.dtype
-            )
+            checks.timestep(self._owner, port.name, leaf, (*lead, *time, *port.shape), port.dtype)
             for port, leaf in zip(self._inputs, leaves, strict=True)
         ]
-        at = len(self._lead)
+        at = len(lead)
         lengths = {array.shape[at] for array in arrays} if time else set()
         if len(lengths) > 1:
             raise ValueError(
@@ -396,12 +425,17 @@ class Stream:
             )
         return arrays
 
-    def _results(self, inputs: list[np.ndarray], count: int, time: tuple[int, ...]) -> Nest:
-        results = [
-            np.empty((*self._lead, *time, *port.shape), port.dtype) for port in self._outputs
-        ]
+    def _results(
+        self,
+        inputs: list[np.ndarray],
+        count: int,
+        sizes: tuple[int, ...],
+        rows: np.ndarray | None,
+        resets: np.ndarray | None,
+    ) -> Nest:
+        results = [np.empty((*sizes, *port.shape), port.dtype) for port in self._outputs]
         try:
-            done = self._run(tuple(inputs), tuple(results), count)
+            done = self._run(tuple(inputs), tuple(results), count, rows, resets)
         except (RuntimeError, ValueError) as error:
             self._raise_named(error)
         if not done:

@@ -1,0 +1,62 @@
+"""Which of many streams are open, and which of them a call is for."""
+
+from typing import Any
+
+import numpy as np
+
+from ostinato.streaming.checks import numbers_of_rows
+
+
+class Rows:
+    """The numbers of streams that are open; those of closed ones are given out again.
+
+    Attributes:
+        room: How many numbers there are, open or closed.
+        open: The open ones in order, (n,) of int64; None where all are.
+        count: How many are open.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.room = self.count = count
+        self.open: np.ndarray | None = None
+        self._is_open = np.ones(count, bool)
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The open ones in order, (n,) of int64."""
+        return np.arange(self.room) if self.open is None else self.open.copy()
+
+    def chosen(self, owner: str, rows: Any) -> np.ndarray | None:
+        """The streams that a call is for, (n,) of int64; None where it's for all, and all are open.
+
+        Raises:
+            ValueError: if there's no such stream.
+        """
+        if rows is None:
+            return self.open
+        chosen = numbers_of_rows(owner, rows, self.room)
+        if self.open is not None and not self._is_open[chosen].all():
+            closed = int(chosen[~self._is_open[chosen]][0])
+            raise ValueError(f"{owner}: expected open streams, got {closed}, which is closed.")
+        return chosen
+
+    def next(self, count: int) -> np.ndarray:
+        """The numbers of so many more, closed ones first."""
+        closed = np.flatnonzero(~self._is_open)[:count]
+        return np.concatenate([closed, np.arange(self.room, self.room + count - len(closed))])
+
+    def add(self, chosen: np.ndarray) -> None:
+        """Opens those that `next` gave."""
+        new = max(0, int(chosen.max()) + 1 - self.room)
+        self.room += new
+        self._is_open = np.concatenate([self._is_open, np.zeros(new, bool)])
+        self._change(chosen, True)
+
+    def remove(self, chosen: np.ndarray) -> None:
+        """Closes some that are open."""
+        self._change(chosen, False)
+
+    def _change(self, chosen: np.ndarray, to: bool) -> None:
+        self._is_open[chosen] = to
+        self.count = int(np.count_nonzero(self._is_open))
+        self.open = None if self.count == self.room else np.flatnonzero(self._is_open)

@@ -1,0 +1,258 @@
+"""Many streams in one: inputs that come when they like, resets, and streams opened and closed."""
+
+import contextlib
+import threading
+from itertools import pairwise
+
+import keras
+import numpy as np
+import pytest
+
+import ostinato
+from ostinato import native
+from tools.stream_zoo import ZOO, lstm, stack
+from tools.streamed import assert_nests_close, cut, data_for, floats, run_whole
+
+JAX = keras.config.backend() == "jax"
+T = 8
+# Each way that states are kept: cells, masks, routines, windows, pools, ids; and by Keras.
+NAMES = (
+    *("a voice detector", "windows behind zeros", "a mean under a mask", "all merges", "dicts"),
+    *("cells of one's own under a mask", "Embedding with a mask", "windows in Keras"),
+)
+
+
+def assert_equals_pieces(outputs, model, data, resets, tolerance):
+    """Asserts that outputs of every timestep are the model's on each row's pieces, begun anew."""
+    for row, flags in enumerate(resets):
+        edges = [0, *(t for t in range(1, T) if flags[t]), T]
+        for begin, end in pairwise(edges):
+            part = run_whole(model, cut(data, slice(row, row + 1), slice(begin, end)))
+            for y, expected in zip(
+                keras.tree.flatten(outputs), keras.tree.flatten(part), strict=True
+            ):
+                got = y[row : row + 1, begin:end]
+                got = got if got.shape == expected.shape else got[:, -1]
+                np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+
+
+def make(name, rows, seed=0):
+    """A model of the zoo, its data, resets, and all that its stream gives in one call."""
+    model, rng = ZOO[name].make(), np.random.default_rng(seed)
+    data = data_for(model, ZOO[name].padding, rows=rows, timesteps=T)
+    resets = rng.random((rows, T)) < 0.2
+    stream = ostinato.stream(model, streams=rows)
+    return model, data, resets, stream
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resets_are_pieces(name):
+    model, data, resets, stream = make(name, 3)
+    outputs = stream.run(data, resets=resets)
+    assert_equals_pieces(outputs, model, data, resets, 4e-6)
+    stream.reset()
+    steps = [stream.step(cut(data, slice(None), t), resets=resets[:, t]) for t in range(T)]
+    stacked = keras.tree.map_structure(lambda *ys: np.stack(ys, 1), *steps)
+    assert_nests_close(stacked, outputs, 0 if not stream.why_not_native else 1e-6)
+
+
+@pytest.mark.parametrize("rows", [5, 200])
+@pytest.mark.parametrize("name", NAMES)
+def test_arrivals_at_random(name, rows):
+    if rows > 5 and (not JAX or ZOO[name].why_not_native):
+        pytest.skip("no framework is in the step; JAX alone makes the model")
+    _, data, resets, stream = make(name, rows, seed=1)
+    expected = stream.run(data, resets=resets)
+    stream.reset()
+    rng, at = np.random.default_rng(2), np.zeros(rows, int)
+    while (at < T).any():
+        clock = rng.choice(at[at < T])
+        arrived = rng.permutation(np.flatnonzero((at == clock) & (rng.random(rows) < 0.6)))
+        index = (arrived, clock)
+        got = stream.step(cut(data, *index), rows=arrived, resets=resets[index])
+        assert_nests_close(got, cut(expected, *index), 2e-6)
+        at[arrived] += 1
+
+
+def test_one_stream_is_reset():
+    model = ZOO["a voice detector"].make()
+    data, resets = data_for(model, rows=1, timesteps=T), np.zeros((1, T), bool)
+    resets[0, 3] = True
+    stream = ostinato.stream(model)
+    outputs = stream.run(data[0], resets=resets[0])
+    assert_equals_pieces([y[None] for y in outputs], model, data, resets, 2e-6)
+    stream.reset()
+    for t in range(T):
+        got = stream.step(data[0, t], resets=bool(resets[0, t]))
+        assert_nests_close(got, cut(outputs, t), 0)
+
+
+@pytest.mark.parametrize("name", ["a voice detector", "windows in Keras"])
+def test_streams_open_and_close_while_others_go_on(name):
+    _, data, _, stream = make(name, 3)
+    expected = stream.run(data)
+    stream.reset()
+    stream.run(cut(data, slice(None), slice(0, 2)))
+    stream.close([1])
+    assert stream.streams == 2
+    assert stream.rows.tolist() == [0, 2]
+    got = stream.step(cut(data, [0, 2], 2))
+    assert_nests_close(got, cut(expected, [0, 2], 2), 2e-6)
+    assert all(part.shape[0] == 2 for parts in stream.state.values() for part in parts)
+    assert stream.open(3) == [1, 3, 4]
+    assert stream.streams == 5
+    order = [0, 2, 1]  # 3 and 4 begin with the second row's data
+    got = stream.step(cut(data, [0, 1, 2, 1, 0], [3, 0, 3, 0, 0]))
+    assert_nests_close(cut(got, order), cut(expected, order, [3, 3, 0]), 2e-6)
+    assert_nests_close(cut(got, [3, 4]), cut(expected, [1, 0], [0, 0]), 2e-6)
+    got = stream.step(cut(data, [0, 1], [1, 1]), rows=[4, 1])
+    assert_nests_close(got, cut(expected, [0, 1], [1, 1]), 2e-6)
+
+
+def test_hundreds_are_opened():
+    _, data, _, stream = make("a voice detector", 3)
+    expected = stream.run(data)
+    few = stream.another(3)
+    few.run(cut(data, slice(None), slice(0, 4)))
+    assert len(few.open(400)) == 400
+    rest = few.run(cut(data, slice(None), slice(4, T)), rows=range(3))
+    assert_nests_close(rest, cut(expected, slice(None), slice(4, T)), 2e-6)
+    many = cut(data, np.arange(400) % 3)
+    assert_nests_close(few.run(many, rows=range(3, 403)), cut(expected, np.arange(400) % 3), 2e-6)
+
+
+def test_a_reset_is_of_its_rows_alone():
+    for count in (4, 300):
+        model = stack(lstm(4), keras.layers.Conv1D(3, 2, padding="causal"))
+        stream = ostinato.stream(model, streams=count)
+        x = floats(count, 3, 3)
+        expected = stream.run(x)
+        stream.reset([2, 0])
+        again = stream.step(x[:, 0])
+        np.testing.assert_allclose(again[[0, 2]], expected[[0, 2], 0], rtol=2e-6, atol=2e-6)
+        assert np.abs(again[[1, 3]] - expected[[1, 3], 0]).min() > 1e-6
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason="the native engine isn't there")
+def test_weights_are_shared_and_stay_ones_own():
+    model = stack(lstm(64), features=64)
+    first = ostinato.stream(model)
+    assert first.another()._runner._packed is ostinato.stream(model)._runner._packed
+    x = floats(T, 64)
+    before = first.run(x)
+    second = first.another(streams=2)
+    model.set_weights([0.5 * weight for weight in model.get_weights()])
+    second.refresh()
+    first.reset()
+    np.testing.assert_array_equal(first.run(x), before)
+    expected = run_whole(model, x[None])[0]
+    np.testing.assert_allclose(second.run(np.stack([x, x]))[1], expected, rtol=2e-6, atol=2e-6)
+    third = ostinato.stream(model)
+    assert third._runner._packed is second._runner._packed
+    first.refresh()
+    first.reset()
+    np.testing.assert_allclose(first.run(x), expected, rtol=2e-6, atol=2e-6)
+
+
+def test_a_closed_stream_is_saved_by_nobody(tmp_path):
+    model = ZOO["a voice detector"].make()
+    stream, data = ostinato.stream(model, streams=3), data_for(model, rows=3, timesteps=T)
+    expected = stream.run(data)
+    stream.reset()
+    stream.run(data[:, :3])
+    stream.close(0)
+    if stream.why_not_native:
+        return
+    stream.save(tmp_path / "some.stream")
+    loaded = ostinato.Stream.load(tmp_path / "some.stream")
+    assert loaded.streams == 2
+    assert_nests_close(loaded.run(data[1:, 3:]), cut(expected, slice(1, 3), slice(3, T)), 2e-6)
+    stream.save_state(tmp_path / "state.npz")
+    stream.step(data[1:, 3])
+    stream.load_state(tmp_path / "state.npz")
+    assert_nests_close(stream.run(data[1:, 3:]), cut(expected, slice(1, 3), slice(3, T)), 2e-6)
+    stream.close([1, 2])
+    assert stream.step(data[:0, 0])[0].shape == (0, 2)
+    with pytest.raises(ValueError, match="save: expected an open stream, and all are closed"):
+        stream.save(tmp_path / "none.stream")
+
+
+BAD_ROWS = {
+    "beyond": ([0, 4], "0 to 3, got 4"),
+    "negative": ([-1], "0 to 3, got -1"),
+    "booleans": ([True, False, True, False], "got True"),
+    "an array of booleans": (np.ones(4, bool), "0 to 3, got"),
+    "floats": ([0.0, 1.0], "0 to 3, got 0.0"),
+    "an array of floats": (np.arange(2.0), "0 to 3, got"),
+    "negative in an array": (np.array([0, -1]), "0 to 3, got -1"),
+    "huge": ([2**70], "0 to 3, got"),
+    "unsigned": (np.array([2**64 - 1], "uint64"), "0 to 3, got"),
+    "two axes": (np.zeros((2, 2), int), "0 to 3, got"),
+    "text": ("0", "0 to 3, got '0'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_rows_that_are_refused(name):
+    rows, text = BAD_ROWS[name]
+    stream = ostinato.stream(stack(lstm(3)), streams=4)
+    before = stream.state
+    for call in (
+        lambda: stream.step(floats(2, 3), rows=rows),
+        lambda: stream.run(floats(2, T, 3), rows=rows),
+        lambda: stream.reset(rows),
+        lambda: stream.close(rows),
+    ):
+        with pytest.raises(ValueError, match=r"stream of \w+: .*" + text.replace(".", r"\.")):
+            call()
+    assert_nests_close(stream.state, before, 0)
+
+
+def test_other_arguments_that_are_refused():
+    stream = ostinato.stream(stack(lstm(3)), streams=4)
+    x = floats(4, 3)
+    with pytest.raises(ValueError, match=r"expected x of shape \(2, 3\).*got \(4, 3\)"):
+        stream.step(x, rows=[0, 3])
+    for resets in (np.zeros(4), np.zeros(3, bool), np.zeros((4, 1), bool), True):
+        with pytest.raises(ValueError, match=r"expected resets of shape \(4,\) and bool"):
+            stream.step(x, resets=resets)
+    with pytest.raises(ValueError, match=r"expected resets of shape \(4, 5\) and bool"):
+        stream.run(floats(4, 5, 3), resets=np.zeros((4, 4), bool))
+    with pytest.raises(ValueError, match="expected each stream once, got 3 twice"):
+        stream.step(x[:3], rows=[3, 0, 3])
+    stream.close(2)
+    with pytest.raises(ValueError, match="expected open streams, got 2, which is closed"):
+        stream.step(x[:1], rows=[2])
+    for count in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match="expected a positive number of streams"):
+            stream.open(count)
+    single = ostinato.stream(stack(lstm(3)))
+    for call in (single.open, lambda: single.close(0), lambda: single.rows):
+        with pytest.raises(ValueError, match="expected a stream that was made with streams=N"):
+            call()
+
+
+@pytest.mark.skipif(not JAX, reason="no framework is in the step; JAX alone makes the model")
+def test_another_thread_opens_more():
+    """Whatever meets, a call is run or refused."""
+    stream = ostinato.stream(stack(lstm(32), features=32), streams=100)
+    failures = []
+
+    def steps():
+        for _ in range(200):
+            rows = stream.rows
+            try:
+                stream.step(np.zeros((len(rows), 32), "float32"), rows=rows)
+            except RuntimeError as error:
+                if "in use in another thread" not in str(error):
+                    failures.append(error)
+
+    threads = [threading.Thread(target=steps) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(30):
+        with contextlib.suppress(RuntimeError):
+            stream.open(5)
+    for thread in threads:
+        thread.join()
+    assert not failures
