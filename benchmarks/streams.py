@@ -161,6 +161,7 @@ def onnx_step(model: Any, streams: int) -> Step:
     y = graph.add("Transpose", [y], perm=[2, 0, 1])[0]
     for layer in (first, second):
         y = graph.recur(y, layer)
+    y = graph.add("Squeeze", [y, graph.weight(np.array([0], "int64"))])[0]
     y = graph.add("Gemm", [y, *map(graph.weight, dense.get_weights())])[0]
     y = graph.add("Sigmoid", [y])[0]
 
