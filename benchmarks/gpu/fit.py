@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from benchmarks.gpu.context import Context, reason
-from benchmarks.gpu.running import ON_TORCH, need_card, set_precision
+from benchmarks.gpu.running import need_card, set_precision
 from ostinato.bench import fitting
 from ostinato.bench.cases import Case
 from ostinato.bench.contenders import parse
@@ -17,7 +17,7 @@ def run(context: Context) -> None:
         fitting.STEPS = fitting.COMPARED = 1
     set_precision("tf32")
     backend = keras.config.backend()
-    has_cuda = ON_TORCH and context.without != "cuda"
+    has_cuda = context.without != "cuda"
     engines = {"by plan": None, "keras": None, **({"cuda": "cuda"} if has_cuda else {})}
     for kind in context.within(("LSTM", "GRU")):
         made: dict[str, Any] = {}

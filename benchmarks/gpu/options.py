@@ -9,7 +9,7 @@ import keras
 from benchmarks.cliff import DEFAULTS, OPTIONS, Option
 from benchmarks.gpu import running
 from benchmarks.gpu.context import Context
-from benchmarks.gpu.running import ON_TORCH, Contender
+from benchmarks.gpu.running import Contender
 from ostinato import layers
 
 
@@ -55,7 +55,5 @@ def _contenders(case: Case, option: Option) -> dict[str, Contender]:
 
         return make
 
-    found: dict[str, Contender] = {"by plan": (None, of(layers))}
-    if ON_TORCH:
-        found["cuda"] = ("cuda", of(layers))
-    return {**found, "keras": (None, of(keras.layers))}
+    ours = of(layers)
+    return {"by plan": (None, ours), "cuda": ("cuda", ours), "keras": (None, of(keras.layers))}

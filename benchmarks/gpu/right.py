@@ -18,7 +18,12 @@ from ostinato import layers
 # The norm of an error over that of what's right, after 20 timesteps and back.
 TOLERANCES = {"float64": 1e-9, "float32": 3e-5, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 1e-1}
 # Of the engine `cuda`: with so many units blocks meet in a block, a cluster, the grid (on an H100).
-UNITS = {"block": [64, 33], "cluster": [128, 100], "grid": [512, 768]}
+UNITS = {
+    "block": [64, 33],
+    "cluster": [128, 100],
+    "grid": [512, 768],
+    "cuda": [64, 128, 512],  # each meets in another way
+}
 
 Arrays = list[np.ndarray]
 
@@ -78,6 +83,9 @@ def _of_cuda(sizes: list[int], fake: bool) -> Iterator[tuple[str, Case, str]]:
     for units in sizes:
         yield "cuda", Case("lstm", units=units), "float32"
         yield "cuda", Case("lstm", units=units, **dropped), "float32"
+        if not ON_TORCH:  # each takes seconds to compile
+            yield "cuda", Case("gru", units=units, reset_after=False, **masked), "float32"
+            continue
         yield "cuda", Case("gru", units=units, **masked, go_backwards=True), "float32"
         yield "cuda", Case("gru", units=units, reset_after=False, **dropped), "float32"
         yield "cuda", Case("simple_rnn", units=units, mask="left padded", **odd), "float32"
@@ -213,13 +221,13 @@ def _array(x: Any) -> np.ndarray:
 
 def _met() -> str:
     """How the kernels that were made last are laid out."""
-    from ostinato.doors import torch_cuda
+    from ostinato.doors import cuda_kernels
 
-    known = list(torch_cuda._KNOWN.values())
+    known = list(cuda_kernels._KNOWN.values())
     names = ("block", "cluster", "grid")
     found = [
         f"{way} {names[laid.barrier]} of {laid.blocks}x{laid.units} units, {laid.rows} rows"
-        for way, laid, *_ in (known[-1].kernels._loaded if known else ())
+        for way, laid, *_ in (known[-1].kernels._images if known else ())
     ]
     return f"; {', '.join(found)}" if found else ""
 

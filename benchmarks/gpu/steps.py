@@ -79,8 +79,9 @@ def _contenders(
             "cuda": ("cuda", plain),
             **found,
         }
-    elif kind == "LSTM":
-        found["cudnn"] = ("cudnn", plain)
+    else:
+        found |= {"cudnn": ("cudnn", plain)} if kind == "LSTM" else {}
+        found["cuda"] = ("cuda", plain)
     found["scan"] = ("scan", loop if ON_TORCH else plain)
     return found, {"scan": min(LOOP, x.shape[1])} if ON_TORCH else {}
 

@@ -19,6 +19,9 @@ namespace nb = nanobind;
 namespace ffi = xla::ffi;
 
 namespace ostinato {
+
+void* cuda_handler(bool on_card);  // jax_cuda.cpp
+
 namespace {
 
 using Core = std::string (*)(const int64_t* spec, size_t spec_size, const Tensor* inputs,
@@ -167,6 +170,11 @@ void bind_jax(nb::module_& module) {
         return handlers;
       },
       "XLA FFI handlers by the names of the core's functions, as capsules.");
+  module.def(
+      "jax_cuda_handler", [](bool on_card) { return nb::capsule(cuda_handler(on_card)); },
+      nb::arg("on_card"),
+      "The XLA FFI handler that launches kernels on NVIDIA's cards; the one without a stream is for "
+      "tests on the CPU.");
 }
 
 }  // namespace ostinato

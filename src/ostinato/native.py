@@ -318,6 +318,16 @@ def jax_handlers() -> dict[str, Any]:
     return handlers()
 
 
+def jax_cuda_handler(on_card: bool) -> Any:
+    """The capsule of the XLA FFI handler that launches on cards; None where it isn't built.
+
+    Args:
+        on_card: Whether it takes XLA's stream; without one it's for tests on the CPU.
+    """
+    made: Callable[..., Any] | None = getattr(_extension(), "jax_cuda_handler", None)
+    return None if made is None else made(on_card)
+
+
 def tensorflow_library() -> Path | None:
     """The shared object with TensorFlow's ops, next to the extension; None where there is none."""
     path = Path(_extension().__file__).with_name("libostinato_tensorflow.so")

@@ -57,8 +57,8 @@ def toolchain(directory: Path, edit=lambda text: text):
 def forced(units: int, barrier: int, rows: int = 16):
     """In the place of `layout`: so many units a block, meeting so."""
 
-    def laid(passed, batch, card):
-        meets = barrier if passed.step.products else BLOCK
-        return layout.made(passed, rows, units, meets, THREADS)
+    def laid(passed, batch, card, products):
+        meets = barrier if passed.step.across else BLOCK
+        return layout.made(passed, rows, units, meets, products, THREADS)
 
     return laid

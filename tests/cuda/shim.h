@@ -36,7 +36,8 @@ struct Barrier {
 };
 struct Warp {
   Barrier barrier;
-  float a[32][4], b[32][2], *d[32];
+  unsigned a[32][4], b[32][2];
+  float *d[32];
 };
 struct Block {
   Index index;
@@ -126,6 +127,11 @@ static inline float __uint_as_float(unsigned v) {
   memcpy(&f, &v, 4);
   return f;
 }
+static inline unsigned __float_as_uint(float f) {
+  unsigned v;
+  memcpy(&v, &f, 4);
+  return v;
+}
 static inline unsigned load_acquire(const unsigned *p) { return *p; }
 static inline void add_release(unsigned *p) { ++*p; }
 static inline float4 load_shared_by_blocks(const float *p) { return {p[0], p[1], p[2], p[3]}; }
@@ -139,19 +145,39 @@ static inline unsigned as_tf32(float x) {  // to the nearest, ties away from zer
   memcpy(&v, &x, 4);
   return (v + 0x1000u) & 0xffffe000u;
 }
-// mma.sync.m16n8k8: the 32 lanes of a warp meet, and the last one computes for all.
-static inline void multiply_tile(float *d, const unsigned *a, const unsigned *b) {
+static inline unsigned as_bfloat16s(float low, float high) {  // to the nearest, ties to even
+  auto one = [](float x) {
+    const unsigned v = __float_as_uint(x);
+    return x != x ? 0x7fffu : (v + 0x7fffu + (v >> 16 & 1)) >> 16;
+  };
+  return one(low) | one(high) << 16;
+}
+// The 32 lanes of a warp meet, and the last one computes for all.
+template <class Multiply>
+static inline void multiplied(float *d, const unsigned *a, const unsigned *b, Multiply multiply) {
   shim::Warp &w = shim::now->block->warps[shim::now->thread.x / 32];
   const int lane = shim::now->thread.x % 32;
-  for (int i = 0; i < 4; ++i) w.a[lane][i] = __uint_as_float(a[i]);
-  for (int i = 0; i < 2; ++i) w.b[lane][i] = __uint_as_float(b[i]);
+  memcpy(w.a[lane], a, sizeof w.a[lane]);
+  memcpy(w.b[lane], b, sizeof w.b[lane]);
   w.d[lane] = d;
   if (w.barrier.here == 31)
     for (int m = 0; m < 16; ++m)
-      for (int n = 0; n < 8; ++n) {
-        float &sum = w.d[m % 8 * 4 + n / 2][m / 8 * 2 + n % 2];
-        for (int k = 0; k < 8; ++k)
-          sum += w.a[m % 8 * 4 + k % 4][m / 8 + k / 4 * 2] * w.b[n * 4 + k % 4][k / 4];
-      }
+      for (int n = 0; n < 8; ++n) multiply(w, w.d[m % 8 * 4 + n / 2][m / 8 * 2 + n % 2], m, n);
   shim::meet(w.barrier, 32);
+}
+static inline void multiply_tile(float *d, const unsigned *a, const unsigned *b) {  // mma.sync.m16n8k8
+  multiplied(d, a, b, [](shim::Warp &w, float &sum, int m, int n) {
+    for (int k = 0; k < 8; ++k)
+      sum += __uint_as_float(w.a[m % 8 * 4 + k % 4][m / 8 + k / 4 * 2]) * __uint_as_float(w.b[n * 4 + k % 4][k / 4]);
+  });
+}
+static inline void multiply_bfloat16s(float *d, const unsigned *a, const unsigned *b) {  // mma.sync.m16n8k16
+  multiplied(d, a, b, [](shim::Warp &w, float &sum, int m, int n) {
+    for (int k = 0; k < 16; ++k) {
+      const int shift = k % 2 * 16, lane = k % 8 / 2;
+      const unsigned x = w.a[m % 8 * 4 + lane][m / 8 + k / 8 * 2] >> shift << 16;
+      const unsigned y = w.b[n * 4 + lane][k / 8] >> shift << 16;
+      sum += __uint_as_float(x) * __uint_as_float(y);
+    }
+  });
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from benchmarks.own_cells import CELLS
 
 import ostinato
 from ostinato import layers
@@ -69,9 +70,12 @@ def test_without_a_driver_it_is_said(monkeypatch):
 
 @functools.cache
 def passes(kind, units):
-    cell = getattr(layers, kind)(units, recurrent_initializer="zeros")
+    if kind == "LayerNormLSTM":
+        cell = CELLS[kind].make(units)
+    else:
+        cell = getattr(layers, kind)(units, recurrent_initializer="zeros")
     cell.build((None, 4))
-    states = [f"float32 {units}"] * (2 if kind == "LSTMCell" else 1)
+    states = [f"float32 {units}"] * (2 if "LSTM" in kind else 1)
     found = compiled(cell, "float32 4", states, None, False, "float32")
     return Passes(apart(found.program).step, True, False)
 
@@ -103,13 +107,21 @@ def frames_and_registers(cubin):
 @pytest.mark.skipif(nvrtc.why_not() is not None, reason="needs NVRTC")
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: f"sm_{card.arch}")
 @pytest.mark.parametrize(
-    ("kind", "units"),
-    [("LSTMCell", 64), ("LSTMCell", 256), ("GRUCell", 512), ("SimpleRNNCell", 100)],
+    ("kind", "units", "products"),
+    [
+        ("LSTMCell", 64, "float32"),
+        ("LSTMCell", 256, "float32"),
+        ("LSTMCell", 768, "bfloat16"),
+        ("GRUCell", 512, "float32"),
+        ("GRUCell", 512, "bfloat16"),
+        ("SimpleRNNCell", 100, "tf32"),
+        ("LayerNormLSTM", 128, "float32"),
+    ],
 )
-def test_every_card_has_it_without_spills(kind, units, card):
+def test_every_card_has_it_without_spills(kind, units, products, card):
     for way in ("infer", "train", "backward"):
         passed = getattr(passes(kind, units), way)
-        laid = layout(passed, 32, card)
+        laid = layout(passed, 32, card, products)
         assert laid.shared <= card.shared
         frames, registers = frames_and_registers(nvrtc.compiled(source(passed, laid), card.arch))
         assert frames, way
@@ -127,4 +139,10 @@ def test_layouts_hold_what_fits_and_say_what_does_not():
         laid = layout(passes("LSTMCell", 512).backward, batch, CARDS[1])
         assert laid.groups(batch) * laid.rows >= batch
         assert laid.groups_at_once(batch, CARDS[1]) * laid.blocks <= 132
-    assert "and the card has 227" in layout(passes("LSTMCell", 2048).train, 16, CARDS[1])
+    large = passes("LSTMCell", 2048).train
+    assert "and the card has 227" in layout(large, 16, CARDS[1])
+    halves = [
+        layout(passes("LSTMCell", units).train, 16, CARDS[1], products)
+        for units, products in ((1000, "float32"), (1400, "float32"), (1400, "bfloat16"))
+    ]
+    assert [isinstance(half, str) for half in halves] == [False, True, False]

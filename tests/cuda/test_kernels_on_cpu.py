@@ -1,14 +1,18 @@
 """The engine `cuda`: its kernels' text run on the CPU, against float64; no GPU has seen it."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 import ostinato
-from ostinato import layers
+from ostinato import layers, native
 
 if keras.config.backend() != "torch":
     pytest.skip("PyTorch alone calls these kernels", allow_module_level=True)
@@ -18,37 +22,15 @@ if shutil.which("g++") is None:
 import on_cpu
 import torch
 from keras import ops
+from minimal_cell import MinimalCell
 
 from ostinato.cuda import kernels
 from ostinato.cuda.layout import BLOCK, CLUSTER, GRID
 from ostinato.doors import door, torch_cuda
 from ostinato.layers import planning
+from ostinato.programs import elementwise
 
 MASK = torch.tensor([[1, 1, 0, 1], [0, 1, 0, 1], [1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]]).bool()
-
-
-class MinimalCell(keras.layers.Layer):
-    """One of a user's: a minimal gated unit with a leaky memory, two products in a row."""
-
-    def __init__(self, units):
-        super().__init__()
-        self.units, self.state_size, self.output_size = units, [units, units], 2 * units
-
-    def build(self, shape):
-        u = self.units
-        self.kernel = self.add_weight(shape=(shape[-1], 2 * u), name="kernel")
-        self.recurrent = self.add_weight(shape=(u, u), name="recurrent")
-        self.inner = self.add_weight(shape=(u, u), name="inner")
-        self.peephole = self.add_weight(shape=(u,), initializer="ones", name="peephole")
-        self.leak = self.add_weight(shape=(), initializer="ones", name="leak")
-
-    def call(self, inputs, states):
-        h, m = states
-        f, n = ops.split(ops.matmul(inputs, self.kernel), 2, axis=-1)
-        f = ops.sigmoid(f + ops.matmul(h, self.recurrent) + self.peephole * m)
-        n = ops.gelu(n + ops.matmul(f * h, self.inner))
-        m = 0.9 * m + 0.1 * self.leak * n
-        return ops.concatenate([h, m], axis=-1), [(1 - f) * h + f * ops.tanh(m), m]
 
 
 CASES = {
@@ -168,14 +150,14 @@ def test_what_keeps_it_from_a_layer_is_said():
 
 
 def test_what_the_kernel_cannot_have_is_refused_with_the_reason(card):
-    class Normalized(MinimalCell):
+    class Turned(MinimalCell):
         def call(self, inputs, states):
             output, (h, m) = super().call(inputs, states)
-            return output, [h / ops.sum(ops.abs(h), axis=-1, keepdims=True), m]
+            return output, [ops.flip(h, axis=-1), m]
 
     card(8, BLOCK)
-    with ostinato.use_engine("cuda"), pytest.raises(ValueError, match="sum goes across the units"):
-        layers.RNN(Normalized(4))(torch.randn(2, 3, 4))
+    with ostinato.use_engine("cuda"), pytest.raises(ValueError, match="goes across the units"):
+        layers.RNN(Turned(4))(torch.randn(2, 3, 4))
     with ostinato.use_engine("cuda"), pytest.raises(ValueError, match="computes in float64"):
         layers.GRU(4, dtype="float64")(torch.randn(2, 3, 4).double())
 
@@ -191,3 +173,89 @@ def test_torch_compile_has_it_in_its_graph(card):
     (found * upstream).sum().backward()
     np.testing.assert_allclose(found.detach(), wanted[0].detach(), atol=1e-5)
     np.testing.assert_allclose(given.grad, wanted[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(("setting", "bits"), [("high", 11), ("medium", 8)])
+def test_products_are_computed_from_what_is_asked_for(setting, bits, card):
+    torch.set_float32_matmul_precision(setting)
+    try:
+        card(16, GRID)
+        layer, x = layers.LSTM(21, return_sequences=True), torch.randn(5, 4, 3)
+        layer(x)
+        wanted = results(layer, "scan", x, MASK, False)
+        found = results(layer, "cuda", x, MASK, False)
+        with ostinato.use_engine("cuda"):
+            (row,) = ostinato.explain(layer)
+        shown = {"high": "tf32", "medium": "bfloat16"}[setting]
+        assert shown in str(row), row
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    errors = [
+        float((one - other).abs().max() / other.abs().max())
+        for one, other in zip(found, wanted, strict=True)
+    ]
+    assert max(errors) < 4 * 2.0**-bits  # rounded to so many bits
+    assert max(errors[1:]) > 2.0**-bits / 64  # and to no more: the inputs' products are PyTorch's
+
+
+def test_the_operation_is_what_torch_wants_of_one(card):
+    card(8, BLOCK)
+    layer, x = layers.SimpleRNN(7, return_sequences=True), torch.randn(3, 4, 5)
+    layer(x)
+    calls = []
+    real = torch_cuda.cuda_recurrence
+
+    def recorded(name, operands, every, products):
+        calls.append((name, every, products, operands))
+        return real(name, operands, every, products)
+
+    with pytest.MonkeyPatch.context() as patch, ostinato.use_engine("cuda"):
+        patch.setattr(door, "cuda_recurrence", recorded)
+        layer(x)
+    name, every, products, operands = calls[0]
+    for train in (False, True):
+        given = [operand.detach().clone().requires_grad_(train) for operand in operands]
+        torch.library.opcheck(
+            torch.ops.ostinato.cuda_forward.default,
+            (name, every, products, train, given),
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor")
+            + (("test_aot_dispatch_dynamic",) if train else ()),
+        )
+
+
+def test_vmap_makes_the_mapped_axis_part_of_the_batch(card, monkeypatch):
+    card(8, CLUSTER)
+    layer, many = layers.GRU(9, return_sequences=True), torch.randn(3, 5, 4, 2)
+    layer(many[0])
+    launches = []
+    launch = kernels._TOOLCHAIN.launch
+    counting = kernels._TOOLCHAIN._replace(
+        launch=lambda *args: (launches.append(args), launch(*args))
+    )
+    monkeypatch.setattr(kernels, "_TOOLCHAIN", counting)
+
+    def loss(x):
+        return (layer(x, mask=MASK) ** 2).sum()
+
+    def gradients():
+        return torch.func.vmap(loss)(many), torch.func.vmap(torch.func.grad(loss))(many)
+
+    with ostinato.use_engine("scan"):
+        wanted = gradients()
+    with ostinato.use_engine("cuda"):
+        found = gradients()
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.detach(), other.detach(), rtol=1e-4, atol=1e-5)
+    assert len(launches) == 3  # one for all; then there and back
+
+
+def test_it_needs_none_of_our_native_code(tmp_path):
+    script = Path(__file__).with_name("without_native.py")
+    environment = {**os.environ, "PYTHONPATH": str(script.parent)}
+    command = [sys.executable, script, tmp_path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_names_of_activations_are_the_core_s():
+    assert native.activation_names() == elementwise.ACTIVATIONS

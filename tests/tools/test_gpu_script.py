@@ -14,7 +14,16 @@ from benchmarks.gpu import __main__ as script
 from benchmarks.gpu import running, stages
 from benchmarks.gpu.context import Context
 
-TORCH = ("machine", "right-torch", "right-grid", "steps-torch", "packed", "options", "own")
+TORCH = (
+    "machine",
+    "right-torch",
+    "right-grid",
+    "steps-torch",
+    "packed",
+    "options",
+    "own",
+    "compiled",
+)
 
 
 @pytest.mark.parametrize("name", [*TORCH, "memcheck"])

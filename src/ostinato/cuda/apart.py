@@ -114,7 +114,10 @@ def _is_read_through(program: Program, node: Node) -> bool:
         return False
     (argument,) = node.arguments
     is_a_row = len(node.shape) == 1 == len(program.nodes[argument].shape)
-    return is_a_row and (node.operation != "slice" or node.attributes[1] == (1,))
+    if node.operation != "slice":
+        return is_a_row
+    takes_one = node.shape == (1,) != program.nodes[argument].shape  # that all units share
+    return is_a_row and node.attributes[1] == (1,) and not takes_one
 
 
 def _copied(

@@ -17,13 +17,14 @@ from ostinato.tensors import Tensor, Tensors
 
 
 def _folded(tensor: Tensor) -> Tensor:
-    """(T, B, ...) as (T B, ...)."""
+    """(B, T, ...) as (B T, ...): rows first, which may be split among devices."""
     return ops.reshape(tensor, (-1, *tensor.shape[2:]))
 
 
 def _at_every_timestep(constant: Tensor, timesteps: int) -> Tensor:
-    """(B, ...) as (T B, ...)."""
-    return _folded(ops.broadcast_to(constant, (timesteps, *constant.shape)))
+    """(B, ...) as (B T, ...)."""
+    rows, *shape = constant.shape
+    return _folded(ops.broadcast_to(ops.expand_dims(constant, 1), (rows, timesteps, *shape)))
 
 
 def beforehand(
@@ -33,16 +34,16 @@ def beforehand(
     constants: Tensors,
     weights: Tensors,
 ) -> Tensors:
-    """Values that need no state, each (T, B, ...).
+    """Values that need no state, each (B, T, ...).
 
     Args:
         nodes: A program's nodes.
         roots: The values.
-        xs: Its inputs, each (T, B, ...).
+        xs: Its inputs, each (B, T, ...).
         constants: Its constants, each (B, ...).
         weights: Its weights.
     """
-    timesteps, rows = xs[0].shape[:2]
+    rows, timesteps = xs[0].shape[:2]
     leaves = {
         INPUT: [_folded(x) for x in xs],
         CONSTANT: [_at_every_timestep(constant, timesteps) for constant in constants],
@@ -51,8 +52,8 @@ def beforehand(
     values = evaluate_nodes(nodes, roots, leaves)
     return tuple(
         ops.reshape(
-            ops.broadcast_to(values[root], (timesteps * rows, *nodes[root].shape)),
-            (timesteps, rows, *nodes[root].shape),
+            ops.broadcast_to(values[root], (rows * timesteps, *nodes[root].shape)),
+            (rows, timesteps, *nodes[root].shape),
         )
         for root in roots
     )
@@ -73,7 +74,7 @@ def afterwards(
     streams = operands[: counts[INPUT]]
     constants = operands[counts[INPUT] :][: counts[CONSTANT]]
     weights = operands[counts[INPUT] + counts[CONSTANT] + counts[STATE] :]
-    timesteps, rows = kept.shape[1:3]
+    rows, timesteps = kept.shape[1:3]
     written = zip(passes.written, results[counts[STATE] :], strict=True)
     values = {value: _folded(tensor) for value, tensor in written}
     numbers = {lane: number for number, lane in enumerate(passes.kept)}
@@ -86,9 +87,13 @@ def afterwards(
         elif node.operation == CONSTANT:
             values[value] = _at_every_timestep(constants[node.attributes[0]], timesteps)
         else:
-            lanes = sorted(offset for at, offset in numbers if at == value)
-            parts = [_folded(kept[numbers[value, offset]]) for offset in lanes]
-            values[value] = parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
+            lanes = sorted(
+                (offset or 0, number) for (at, offset), number in numbers.items() if at == value
+            )
+            parts = [_folded(kept[number]) for _, number in lanes]
+            whole = parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
+            width = max(node.shape, default=1)  # units beyond that have nothing
+            values[value] = ops.reshape(whole[:, :width], (-1, *node.shape))
     roots = [value for _, _, value in passes.roots]
     for value in reachable(roots, lambda v: () if v in values else nodes[v].arguments):
         if value not in values:
@@ -97,8 +102,8 @@ def afterwards(
     for kind, number, value in passes.roots:
         gradient = values[value]
         if kind != WEIGHT:
-            gradient = ops.reshape(gradient, (timesteps, rows, *nodes[value].shape))
-        found[kind, number] = ops.sum(gradient, axis=0) if kind == CONSTANT else gradient
+            gradient = ops.reshape(gradient, (rows, timesteps, *nodes[value].shape))
+        found[kind, number] = ops.sum(gradient, axis=1) if kind == CONSTANT else gradient
     found |= {(STATE, i): results[i] for i in range(counts[STATE])}
     return [found.get((kind, i)) for kind, count in counts.items() for i in range(count)]
 

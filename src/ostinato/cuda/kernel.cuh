@@ -54,6 +54,18 @@ DEVICE void multiply_tile(float *d, const unsigned *a, const unsigned *b) {
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+// Two floats as bfloat16s, the first in the low half.
+DEVICE unsigned as_bfloat16s(float low, float high) {
+  unsigned v;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
+  return v;
+}
+DEVICE void multiply_bfloat16s(float *d, const unsigned *a, const unsigned *b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
 DEVICE void trap() { asm volatile("trap;"); }
 #endif
 
@@ -64,21 +76,22 @@ DEVICE void trap() { asm volatile("trap;"); }
 constexpr int PADDED = BLOCKS * UNITS_OF_BLOCK;  // units, with those that aren't there
 constexpr int PER_THREAD = (ROWS * UNITS_OF_BLOCK + THREADS - 1) / THREADS;
 constexpr int WARPS = THREADS / 32;
-// The left sides' rows are four floats longer than their chunk, so that eight rows of a fragment lie
-// in different banks; likewise the sums'.
-constexpr int LEFT_PITCH = CHUNK + 4;
+constexpr int DEPTH = BFLOAT16_PRODUCTS ? 16 : 8;  // of a tile: 32 bytes of what is multiplied
+// The left sides' rows are longer than their chunk, so that the rows of a fragment lie in different
+// banks: by four floats, or eight where two are read at once. Likewise the sums'.
+constexpr int LEFT_PITCH = CHUNK + DEPTH / 2;
 constexpr int SHARED_WIDTH = PIECES * PADDED;  // of a row of a buffer in global memory
 
 struct Call {
   const float *in[TAKES];
   float *out[GIVES];
-  const uchar *mask;   // (T, B), or null
+  const uchar *mask;   // (B, T), or null
   float *exchange;     // (2, groups, ROWS, SHARED_WIDTH), zeros
   unsigned *counters;  // (groups,), zeros
   int T, B;
   int first_group;     // of this launch
   int groups;          // of all launches
-  int every;           // whether outputs are of every timestep, (T, B, width), or (B, width)
+  int every;           // whether outputs are of every timestep, (B, T, width), or (B, width)
 };
 
 struct At {
@@ -154,8 +167,9 @@ DEVICE void fetch(const Call &p, const Block &b, int piece, int chunk) {
 }
 
 // A product is (ROWS, P::pieces * PADDED) by (.., P::columns * UNITS_OF_BLOCK). Its weights lie in
-// fragments: [eight columns][eight rows][lane of a warp][2]. P::split warps share a tile of 16 rows
-// and 8 columns, every one some of its depth; their sums are added up where they're read.
+// fragments, as the lanes of a warp want them: [eight columns][DEPTH rows][lane][8 bytes]. P::split
+// warps share a tile of 16 rows and 8 columns, every one some of its depth; their sums are added up
+// where they're read.
 template <class P>
 struct Shape {
   static constexpr int columns = P::columns * UNITS_OF_BLOCK;
@@ -164,21 +178,60 @@ struct Shape {
   static constexpr int tiles = (ROWS / 16) * (columns / 8);
 };
 
+// The weight of row k and column n.
+template <class P>
+DEVICE float weight_of(const Call &p, const Block &b, int k, int n) {
+  const int inner = k % PADDED, unit = b.number * UNITS_OF_BLOCK + n % UNITS_OF_BLOCK;
+  const int from = k / PADDED * UNITS + inner, to = P::column(n / UNITS_OF_BLOCK) + unit;
+  if (inner >= UNITS || unit >= UNITS || from >= P::rows || to >= P::width) return 0.f;
+  return p.in[P::weight][P::transposed ? (long long)to * P::row + from : (long long)from * P::row + to];
+}
+
 template <class P>
 DEVICE void load_weights(const Call &p, const Block &b) {
   using S = Shape<P>;
-  const float *w = p.in[P::weight];
-  for (int i = threadIdx.x; i < S::depth * S::columns; i += THREADS) {
-    const int n = i / S::depth, k = i % S::depth;
-    const int inner = k % PADDED, unit = b.number * UNITS_OF_BLOCK + n % UNITS_OF_BLOCK;
-    float value = 0.f;
-    if (inner < UNITS && unit < UNITS) {
-      const int from = k / PADDED * UNITS + inner, to = P::column(n / UNITS_OF_BLOCK) + unit;
-      value = P::transposed ? w[(long long)to * P::row + from] : w[(long long)from * P::row + to];
-    }
-    float *fragments = b.weights + P::weights_at;
-    fragments[((n / 8 * (S::depth / 8) + k / 8) * 32 + n % 8 * 4 + k % 4) * 2 + k % 8 / 4] = value;
+  constexpr int TOGETHER = DEPTH / 8;  // rows that are in one word
+  for (int i = threadIdx.x; i < S::depth / TOGETHER * S::columns; i += THREADS) {
+    const int n = i / (S::depth / TOGETHER), k = i % (S::depth / TOGETHER) * TOGETHER;
+    const int lane = n % 8 * 4 + k / TOGETHER % 4;
+    const int word = ((n / 8 * (S::depth / DEPTH) + k / DEPTH) * 32 + lane) * 2 + k % DEPTH / (DEPTH / 2);
+    const float value = weight_of<P>(p, b, k, n);
+    b.weights[P::weights_at + word] =
+        BFLOAT16_PRODUCTS ? __uint_as_float(as_bfloat16s(value, weight_of<P>(p, b, k + 1, n))) : value;
   }
+}
+
+// Adds the product of a tile of a left side, at the lane's first element, and a fragment of weights.
+DEVICE void multiply(float *d, const float *left, const float *w) {
+#if BFLOAT16_PRODUCTS
+  unsigned a[4], c[2];
+  for (int i = 0; i < 4; ++i) {
+    const float *x = left + i % 2 * 8 * LEFT_PITCH + i / 2 * 8;
+    a[i] = as_bfloat16s(x[0], x[1]);
+  }
+  for (int i = 0; i < 2; ++i) c[i] = __float_as_uint(w[i]);
+  multiply_bfloat16s(d, a, c);
+#else
+  unsigned a[4], c[2];
+  float a_rest[4], c_rest[2];
+  for (int i = 0; i < 4; ++i) {
+    const float x = left[i % 2 * 8 * LEFT_PITCH + i / 2 * 4];
+    a[i] = as_tf32(x);
+    a_rest[i] = x - __uint_as_float(a[i]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    c[i] = as_tf32(w[i]);
+    c_rest[i] = w[i] - __uint_as_float(c[i]);
+  }
+  if (THREE_PRODUCTS) {  // float32's precision: what rounding left, times the other side
+    unsigned a_low[4], c_low[2];
+    for (int i = 0; i < 4; ++i) a_low[i] = as_tf32(a_rest[i]);
+    for (int i = 0; i < 2; ++i) c_low[i] = as_tf32(c_rest[i]);
+    multiply_tile(d, a_low, c);
+    multiply_tile(d, a, c_low);
+  }
+  multiply_tile(d, a, c);
+#endif
 }
 
 // Adds the part of a product whose left side lies in shared memory: CHUNK of its depth, from k0 on.
@@ -193,29 +246,9 @@ DEVICE void accumulate(const Block &b, const float *left, int k0, bool is_first)
     float d[4];
     for (int i = 0; i < 4; ++i)
       d[i] = is_first ? 0.f : sums[(g + i / 2 * 8) * S::pitch + 2 * q + i % 2];
-    const float *w = b.weights + P::weights_at + ((long long)n * (S::depth / 8) + k0 / 8) * 64 + lane * 2;
-    for (int k = part; k < CHUNK / 8; k += P::split) {
-      unsigned a[4], c[2];
-      float a_rest[4], c_rest[2];
-      for (int i = 0; i < 4; ++i) {
-        const float x = left[(m + g + i % 2 * 8) * LEFT_PITCH + k * 8 + q + i / 2 * 4];
-        a[i] = as_tf32(x);
-        a_rest[i] = x - __uint_as_float(a[i]);
-      }
-      for (int i = 0; i < 2; ++i) {
-        const float x = w[k * 64 + i];
-        c[i] = as_tf32(x);
-        c_rest[i] = x - __uint_as_float(c[i]);
-      }
-      if (THREE_PRODUCTS) {  // float32's precision: what rounding left, times the other side
-        unsigned a_low[4], c_low[2];
-        for (int i = 0; i < 4; ++i) a_low[i] = as_tf32(a_rest[i]);
-        for (int i = 0; i < 2; ++i) c_low[i] = as_tf32(c_rest[i]);
-        multiply_tile(d, a_low, c);
-        multiply_tile(d, a, c_low);
-      }
-      multiply_tile(d, a, c);
-    }
+    const float *w = b.weights + P::weights_at + ((long long)n * (S::depth / DEPTH) + k0 / DEPTH) * 64 + lane * 2;
+    const float *x = left + (m + g) * LEFT_PITCH + q * (DEPTH / 8);
+    for (int k = part; k < CHUNK / DEPTH; k += P::split) multiply(d, x + k * DEPTH, w + k * 64);
     for (int i = 0; i < 4; ++i) sums[(g + i / 2 * 8) * S::pitch + 2 * q + i % 2] = d[i];
   }
 }
@@ -245,4 +278,38 @@ DEVICE float result(const Block &b, const At &at, int column) {
   for (int part = 0; part < P::split; ++part)
     sum += b.sums[P::sums_at + (part * ROWS + at.row_here) * S::pitch + column * UNITS_OF_BLOCK + at.unit_here];
   return sum;
+}
+
+// A reduction: PARTS threads share a row, every one some of its elements; what they have is put
+// together where it's read.
+template <class R>
+DEVICE void reduce(const Call &p, const Block &b) {
+  const int row = threadIdx.x / PARTS, part = threadIdx.x % PARTS;
+  float found = 0.f;
+  for (int piece = 0; piece < R::pieces; ++piece)
+    for (int chunk = 0; chunk < PADDED / CHUNK; ++chunk) {
+#if BARRIER == BLOCK_BARRIER
+      const float *left = b.left + R::piece(piece) * ROWS * LEFT_PITCH + chunk * CHUNK;
+#else
+      const float *left = b.left;
+      if (piece + chunk != 0) __syncthreads();
+      fetch(p, b, R::piece(piece), chunk);
+#endif
+      const int first = chunk * CHUNK, rest = R::rows - piece * UNITS;
+      const int last = rest < UNITS ? rest : UNITS;
+      for (int i = part; row < ROWS && i < CHUNK && first + i < last; i += PARTS) {
+        const float x = left[row * LEFT_PITCH + i];
+        found = piece + chunk == 0 && i == part ? x : R::of(found, x);
+      }
+    }
+  if (row < ROWS) b.sums[R::sums_at + row * PARTS + part] = found;
+  __syncthreads();
+}
+
+template <class R>
+DEVICE float reduced(const Block &b, const At &at) {
+  const float *parts = b.sums + R::sums_at + at.row_here * PARTS;
+  float found = parts[0];
+  for (int part = 1; part < PARTS && part < R::rows; ++part) found = R::of(found, parts[part]);
+  return found;
 }

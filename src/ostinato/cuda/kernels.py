@@ -1,8 +1,9 @@
 """Kernels of passes, compiled and loaded when a call first needs them, and the calls themselves."""
 
+import functools
 import struct
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ostinato.cuda import driver, nvrtc
 from ostinato.cuda.layout import Card, Layout, layout
@@ -20,41 +21,49 @@ from ostinato.programs.node import (
 )
 
 
-class Addresses(NamedTuple):
-    """Where the tensors of a call are.
-
-    Attributes:
-        operands: Streams (T, B, ...), constants (B, ...), initial states (B, ...), weights, and
-            the mask (T, B) if there is one.
-        results: Of what is given, in the order of `Kernels.shapes`.
-        workspace: As many zeros as `Kernels.workspace` says.
-        grads: On the way back the gradients of outputs and final states.
-        kept: Likewise what training kept.
-    """
-
-    operands: Sequence[int]
-    results: Sequence[int]
-    workspace: int
-    grads: Sequence[int] = ()
-    kept: int = 0
-
-
-class Run(NamedTuple):
-    """What else a call has to know.
+class How(NamedTuple):
+    """What a call has to know beside its tensors.
 
     Attributes:
         sizes: Timesteps, and rows of the batch.
         every: Whether outputs are of every timestep.
-        three_products: Whether products have float32's precision, not TF32's.
+        products: What products are computed from: FLOAT32, TF32 or BFLOAT16 of `layout`.
         device: The card.
-        stream: The stream's handle.
     """
 
     sizes: tuple[int, int]
     every: bool
-    three_products: bool
+    products: str
     device: int
-    stream: int
+
+
+class Prepared(NamedTuple):
+    """A call, but for where its tensors are.
+
+    Tensors are counted as they come: the operands (streams (B, T, ...), constants (B, ...), initial
+    states (B, ...), weights, and the mask (B, T) if there is one); on the way back what training
+    kept, and the gradients of outputs and final states; then the results, in the order of
+    `Kernels.shapes`; last the workspace.
+
+    Attributes:
+        layout: How the kernel is laid out.
+        image: Its machine code.
+        pointers: Of each of the kernel's pointers which tensor it's of (NOTHING: null), and how
+            many bytes into it.
+        groups: How many groups of blocks there are.
+        at_once: How many of them a launch may have.
+        workspace: How many zeros of 4 bytes it needs.
+    """
+
+    layout: Layout
+    image: bytes
+    pointers: tuple[tuple[int, int], ...]
+    groups: int
+    at_once: int
+    workspace: int
+
+
+NOTHING = -1
 
 
 class Toolchain(NamedTuple):
@@ -79,37 +88,33 @@ class Kernels:
 
     Attributes:
         passes: The passes.
+        prepared: A call of a pass ("infer", "train" or "backward"), compiled when it's first asked
+            for, of that and `How`.
     """
 
     def __init__(self, passes: Passes) -> None:
         self.passes = passes
-        self._loaded: dict[tuple[str, Layout, bool, int], driver.Kernel] = {}
+        self.prepared = functools.lru_cache(maxsize=256)(self._made)
+        self._images: dict[tuple[str, Layout, int], bytes] = {}
+        self._loaded: dict[tuple[bytes, int], driver.Kernel] = {}
 
     def of(self, way: str) -> Pass:
         """One of the passes."""
         found: Pass = getattr(self.passes, way)
         return found
 
-    def why_not(self, card: Card, trains: bool) -> str | None:
+    def why_not(self, card: Card, trains: bool, products: str) -> str | None:
         """Why a card can't hold the passes, or None."""
+        if not self.counts[INPUT] and not self.counts[MASK]:
+            return "its step reads no inputs"
         for way in ("train", "backward") if trains else ("infer",):
             try:
-                found = layout(self.of(way), 1, card)
+                found = layout(self.of(way), 1, card, products)
             except ProgramError as refusal:
                 return str(refusal)
             if isinstance(found, str):
                 return found
         return None
-
-    def workspace(self, way: str, batch: int, device: int) -> int:
-        """The zeros of 4 bytes that a call needs."""
-        return self._layout(way, batch, device).workspace(batch)
-
-    def _layout(self, way: str, batch: int, device: int) -> Layout:
-        found = layout(self.of(way), batch, _TOOLCHAIN.card(device))
-        if isinstance(found, str):
-            raise ProgramError(found)
-        return found
 
     @property
     def counts(self) -> dict[str, int]:
@@ -123,6 +128,32 @@ class Kernels:
             MASK: int(self.passes.has_mask),
         }
 
+    @property
+    def axes(self) -> tuple[int | None, ...]:
+        """Which axis of each operand is the batch; None of weights, which have none."""
+        return tuple(
+            None if kind == WEIGHT else 0
+            for kind, count in self.counts.items()
+            for _ in range(count)
+        )
+
+    @property
+    def differentiable(self) -> tuple[bool, ...]:
+        """Of each operand whether results have a derivative in it."""
+        fixed = self.passes.program.fixed
+        return tuple(
+            kind != MASK and (kind, number) not in fixed
+            for kind, count in self.counts.items()
+            for number in range(count)
+        )
+
+    def sizes(self, operands: Sequence[Any]) -> tuple[int, int]:
+        """Timesteps, and rows of the batch, of operands."""
+        rows, timesteps = operands[
+            0 if self.counts[INPUT] else sum(self.counts.values()) - 1
+        ].shape[:2]
+        return timesteps, rows
+
     def shapes(self, way: str, sizes: tuple[int, int], every: bool) -> list[tuple[int, ...]]:
         """The shapes of what a pass gives; what training keeps is one, the last."""
         timesteps, batch = sizes
@@ -130,55 +161,77 @@ class Kernels:
         states = [(batch, *shape) for shape in passes.program.state_shapes]
         if way == "backward":
             values = [passes.nodes[value].shape for value in passes.written]
-            return [*states, *((timesteps, batch, *shape) for shape in values)]
-        lead = (timesteps, batch) if every else (batch,)
+            return [*states, *((batch, timesteps, *shape) for shape in values)]
+        lead = (batch, timesteps) if every else (batch,)
         outputs = [(*lead, *shape) for shape in passes.program.output_shapes]
-        kept = [(len(passes.kept), timesteps, batch, passes.units)] if way == "train" else []
+        kept = [(len(passes.kept), batch, timesteps, passes.units)] if way == "train" else []
         return [*outputs, *states, *kept]
 
-    def run(self, way: str, at: "Addresses", how: "Run") -> None:
-        """Runs a pass, on a card whose context is current."""
-        timesteps, batch = how.sizes
-        laid = self._layout(way, batch, how.device)
-        kernel = self._kernel(way, laid, how.three_products, how.device)
-        groups, passed = laid.groups(batch), self.of(way)
-        pitch = 4 * timesteps * batch * self.passes.units
-        takes = self._taken(at, pitch)
-        gives = list(at.results)
-        if way == "train":
-            first = gives.pop()
-            gives += [first + pitch * i for i in range(len(self.passes.kept))]
-        mask = takes.get(Operand(MASK, 0), 0)
-        counters = at.workspace + 4 * (laid.workspace(batch) - groups)
-        pointers = [*(takes[operand] for operand in passed.takes), *gives]
-        at_once = laid.groups_at_once(batch, _TOOLCHAIN.card(how.device))
-        for first in range(0, groups, at_once):
-            call = _call(
-                (*pointers, mask, at.workspace, counters),
-                (timesteps, batch, first, groups, int(how.every)),
-            )
-            _TOOLCHAIN.launch(kernel, min(at_once, groups - first), how.stream, call)
+    def result_axes(self, way: str) -> tuple[int, ...]:
+        """Which axis of each of these is the batch."""
+        states, passes = len(self.passes.program.state_shapes), self.passes
+        if way == "backward":
+            return (0,) * (states + len(passes.written))
+        results = (0,) * (len(passes.program.output_shapes) + states)
+        return (*results, 1) if way == "train" else results
 
-    def _taken(self, at: "Addresses", pitch: int) -> dict[Operand, int]:
-        """The address of each thing that a pass may take."""
+    def _made(self, way: str, how: How) -> Prepared:
+        batch, card = how.sizes[1], _TOOLCHAIN.card(how.device)
+        laid = layout(self.of(way), batch, card, how.products)
+        if isinstance(laid, str):
+            raise ProgramError(laid)
+        key = (way, laid, how.device)
+        if key not in self._images:
+            text = source(self.of(way), laid)
+            self._images[key] = _TOOLCHAIN.cubin(text, card.arch)
+        groups, workspace = laid.groups(batch), laid.workspace(batch)
+        pointers = self._pointers(way, how.sizes, 4 * (workspace - groups))
+        at_once = laid.groups_at_once(batch, card)
+        return Prepared(laid, self._images[key], tuple(pointers), groups, at_once, workspace)
+
+    def _pointers(self, way: str, sizes: tuple[int, int], counters: int) -> list[tuple[int, int]]:
+        """The kernel's pointers; the counters are so many bytes into the workspace."""
+        passes, program, passed = self.passes, self.passes.program, self.of(way)
+        pitch = 4 * sizes[0] * sizes[1] * passes.units
         kinds = [(kind, i) for kind, count in self.counts.items() for i in range(count)]
-        program = self.passes.program
-        kinds += [(D_OUTPUT, i) for i in range(len(program.outputs))]
-        kinds += [(D_STATE, i) for i in range(len(program.states))]
-        found = {
-            Operand(*kind): address
-            for kind, address in zip(kinds, (*at.operands, *at.grads), strict=False)
-        }
-        for i in range(len(self.passes.kept) if at.grads else 0):
-            found[Operand(KEPT, i)] = at.kept + pitch * i
-        return found
+        places = {Operand(*kind): (place, 0) for place, kind in enumerate(kinds)}
+        count = len(kinds)
+        if way == "backward":
+            places |= {Operand(KEPT, i): (count, pitch * i) for i in range(len(passes.kept))}
+            kinds = [(D_OUTPUT, i) for i in range(len(program.outputs))]
+            kinds += [(D_STATE, i) for i in range(len(program.states))]
+            places |= {Operand(*kind): (count + 1 + i, 0) for i, kind in enumerate(kinds)}
+            count += 1 + len(kinds)
+        results = len(self.shapes(way, sizes, every=True))
+        gives = [(count + i, 0) for i in range(results)]
+        if way == "train":
+            first, _ = gives.pop()
+            gives += [(first, pitch * i) for i in range(len(passes.kept))]
+        mask, workspace = places.get(Operand(MASK, 0), (NOTHING, 0)), count + results
+        takes = [places[operand] for operand in passed.takes]
+        return [*takes, *gives, mask, (workspace, 0), (workspace, counters)]
 
-    def _kernel(self, way: str, laid: Layout, three_products: bool, device: int) -> driver.Kernel:
-        key = (way, laid, three_products, device)
+    def run(self, way: str, how: How, addresses: Sequence[int], stream: int) -> None:
+        """Runs a pass, on a card whose context is current.
+
+        Args:
+            way: Which.
+            how: The call.
+            addresses: Of the tensors that `Prepared` counts.
+            stream: The stream's handle.
+        """
+        call, (timesteps, batch) = self.prepared(way, how), how.sizes
+        kernel = self._kernel(call, how.device)
+        pointers = [0 if i == NOTHING else addresses[i] + offset for i, offset in call.pointers]
+        for first in range(0, call.groups, call.at_once):
+            packed = _call(pointers, (timesteps, batch, first, call.groups, int(how.every)))
+            at_once = min(call.at_once, call.groups - first)
+            _TOOLCHAIN.launch(kernel, at_once, stream, packed)
+
+    def _kernel(self, call: Prepared, device: int) -> driver.Kernel:
+        key = (call.image, device)
         if key not in self._loaded:
-            text = source(self.of(way), laid, three_products)
-            image = _TOOLCHAIN.cubin(text, _TOOLCHAIN.card(device).arch)
-            self._loaded[key] = _TOOLCHAIN.load(image, laid)
+            self._loaded[key] = _TOOLCHAIN.load(call.image, call.layout)
         return self._loaded[key]
 
 

@@ -6,9 +6,12 @@ from ostinato.cuda.passes import Pass
 from ostinato.cuda.units import Product
 
 BLOCK, CLUSTER, GRID = range(3)  # what has to meet, as in kernel.cuh
+# What products of float32 are computed from: by three of TF32 each they have float32's precision.
+FLOAT32, TF32, BFLOAT16 = "float32", "tf32", "bfloat16"
 THREADS = 256
-# Each thread's rows and units are in registers: of seven NVRTC puts some into memory.
-_MOST_OF_A_THREAD = 4
+# Each thread's rows and units are in registers: of seven, and of more scalars than that, NVRTC puts
+# some into memory.
+_MOST_OF_A_THREAD, _MOST_SCALARS = 4, 88
 _MOST_ROWS = 64
 _WIDEST_BLOCK = 64
 # Of a left side that is fetched in parts.
@@ -43,6 +46,7 @@ class Layout(NamedTuple):
         pieces: Scalars of a unit that are shared before a meeting, at most.
         shared: Bytes of shared memory of a block.
         threads: Threads of a block.
+        products: What products are computed from.
     """
 
     rows: int
@@ -54,6 +58,7 @@ class Layout(NamedTuple):
     pieces: int
     shared: int
     threads: int = THREADS
+    products: str = FLOAT32
 
     def groups(self, batch: int) -> int:
         """Groups for so many rows."""
@@ -77,16 +82,16 @@ class Layout(NamedTuple):
         return shared + self.groups(batch)
 
 
-def layout(passed: Pass, batch: int, card: Card, threads: int = THREADS) -> Layout | str:
+def layout(passed: Pass, batch: int, card: Card, products: str = FLOAT32) -> Layout | str:
     """The layout of a pass for so many rows, or why it can't be held."""
     smallest = None
-    for barrier, units in _splits(passed, card):
+    for barrier, units in _splits(passed, card, depth_of(products)):
         wanted = None
         for rows in range(16, _MOST_ROWS + 1, 16):
-            found = made(passed, rows, units, barrier, threads)
+            found = made(passed, rows, units, barrier, products)
             if smallest is None or found.shared < smallest:
                 smallest = found.shared
-            too_many = rows * units > _MOST_OF_A_THREAD * threads
+            too_many = rows * units > _most_of_a_thread(passed) * THREADS
             if found.shared > card.shared or (too_many and wanted is not None):
                 break
             wanted = found
@@ -102,52 +107,78 @@ def layout(passed: Pass, batch: int, card: Card, threads: int = THREADS) -> Layo
     )
 
 
-def made(passed: Pass, rows: int, units: int, barrier: int, threads: int = THREADS) -> Layout:
+def made(
+    passed: Pass,
+    rows: int,
+    units: int,
+    barrier: int,
+    products: str = FLOAT32,
+    threads: int = THREADS,
+) -> Layout:
     """A layout with all that follows from some of its sizes."""
     blocks = -(-passed.step.units // units)
-    padded, pieces = blocks * units, pieces_of(passed)
-    chunk = padded if barrier == BLOCK else _chunk(padded)
+    padded, pieces, depth = blocks * units, pieces_of(passed), depth_of(products)
+    chunk = padded if barrier == BLOCK else _chunk(padded, depth)
     splits = tuple(_split(rows, units, product, threads // 32) for product in passed.step.products)
     floats = 0
     for product, split in zip(passed.step.products, splits, strict=True):
         columns = len(product.columns) * units
-        floats += len(product.pieces) * padded * columns + split * rows * (columns + 4)
-    floats += (pieces if barrier == BLOCK else min(pieces, 1)) * rows * (chunk + 4)
-    return Layout(rows, units, blocks, chunk, barrier, splits, pieces, 4 * floats, threads)
+        floats += len(product.pieces) * padded * columns * 8 // depth
+        floats += split * rows * (columns + 4)
+    floats += len(passed.step.reductions) * rows * parts_of(rows, threads)
+    floats += (pieces if barrier == BLOCK else min(pieces, 1)) * rows * (chunk + depth // 2)
+    sizes = rows, units, blocks, chunk, barrier
+    return Layout(*sizes, splits, pieces, 4 * floats, threads, products)
+
+
+def parts_of(rows: int, threads: int) -> int:
+    """How many threads share a row of a reduction."""
+    return min(threads // rows, 8)
+
+
+def depth_of(products: str) -> int:
+    """How deep a tile of a product is: 32 bytes of what it's computed from."""
+    return 16 if products == BFLOAT16 else 8
 
 
 def pieces_of(passed: Pass) -> int:
     """The scalars of a unit that are shared before a meeting, at most."""
     found: dict[int, set[str]] = {}
-    for product in passed.step.products:
-        found.setdefault(product.section, set()).update(product.pieces)
+    for each in passed.step.across:
+        found.setdefault(each.section, set()).update(each.pieces)
     return max(map(len, found.values()), default=0)
 
 
-def _splits(passed: Pass, card: Card) -> list[tuple[int, int]]:
+def _splits(passed: Pass, card: Card, depth: int) -> list[tuple[int, int]]:
     """Barriers, and units of a block, with fewer blocks first: they wait less for one another."""
-    units = passed.step.units
-    if not passed.step.products:
-        return [(BLOCK, min(_eights(units), 32))]
-    found = [(BLOCK, _eights(units))]
+    units, widest = passed.step.units, min(_WIDEST_BLOCK, 16 * _most_of_a_thread(passed))
+    if not passed.step.across:
+        return [(BLOCK, min(_multiple(units, depth), 32, widest))]
+    found = [(BLOCK, _multiple(units, depth))]
     if card.arch >= 90:
-        found += [(CLUSTER, _eights(-(-units // blocks))) for blocks in _CLUSTERS]
-    for size in range(_eights(units), 7, -8):
+        found += [(CLUSTER, _multiple(-(-units // blocks), depth)) for blocks in _CLUSTERS]
+    for size in range(_multiple(units, depth), depth - 1, -depth):
         if -(-units // size) <= card.processors:
             found.append((GRID, size))
     return [
         (barrier, size)
         for barrier, size in found
-        if size <= _WIDEST_BLOCK and (barrier != CLUSTER or -(-units // size) in _CLUSTERS)
+        if size <= widest and (barrier != CLUSTER or -(-units // size) in _CLUSTERS)
     ]
 
 
-def _eights(size: int) -> int:
-    return -(-size // 8) * 8
+def _most_of_a_thread(passed: Pass) -> int:
+    """Elements of a thread, by what each keeps while units meet."""
+    scalars = len(passed.step.carries) + len(passed.step.lasting)
+    return max(1, min(_MOST_OF_A_THREAD, _MOST_SCALARS // max(scalars, 1)))
 
 
-def _chunk(padded: int) -> int:
-    sizes = range(min(padded, _WIDEST_CHUNK) // 8 * 8, 0, -8)
+def _multiple(size: int, of: int) -> int:
+    return -(-size // of) * of
+
+
+def _chunk(padded: int, depth: int) -> int:
+    sizes = range(min(padded, _WIDEST_CHUNK) // depth * depth, 0, -depth)
     return next(size for size in sizes if padded % size == 0)
 
 

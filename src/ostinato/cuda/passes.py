@@ -1,8 +1,8 @@
 """A step's way there and back: two steps in units, and what their kernels take and give.
 
-What training keeps are the states before each timestep and the products; all else is computed
-again. The way back puts down gradients of single timesteps; what is summed over time, or across
-the units, the framework computes of these afterwards (`Passes.roots`): products of weights'
+What training keeps are the states before each timestep, the products and the reductions; all else
+is computed again. The way back puts down gradients of single timesteps; what is summed over time
+for a weight, the framework computes of these afterwards (`Passes.roots`): products of weights'
 gradients above all, which are one large product each then.
 """
 
@@ -18,6 +18,7 @@ from ostinato.cuda.units import (
     ROWS,
     STEPS,
     VECTOR,
+    Lane,
     Located,
     Made,
     Offset,
@@ -45,8 +46,12 @@ from ostinato.programs.node import (
 
 # What a kernel takes and gives beside the leaves' kinds.
 KEPT, WRITTEN = "kept", "written"
+# The values that are kept: what others are made of, or other units are met for.
+_KEPT = (STATE, "product", "sum", "amax")
 # So many scalars of a unit are still kept in registers.
 MOST_CARRIED = 16
+# A state so many times as large as another has so many elements a unit; else that has fewer units.
+_MOST_OF_A_UNIT = 4
 
 
 class Operand(NamedTuple):
@@ -70,14 +75,14 @@ class Pass:
         takes: What it takes, in order.
         gives: What it gives, in order.
         reverse: Whether it goes from the last timestep to the first.
-        carried: Of each state its elements a unit.
+        widths: The elements of each state.
     """
 
     step: Step
     takes: tuple[Operand, ...]
     gives: tuple[Operand, ...]
     reverse: bool
-    carried: tuple[int, ...]
+    widths: tuple[int, ...]
 
 
 class Passes:
@@ -86,7 +91,7 @@ class Passes:
     Attributes:
         program: The step, under the mask if there's one.
         held: How many states it has beside the cell's: outputs that masked timesteps repeat.
-        units: Elements of the smallest state.
+        units: So many elements of a state are on as many units: the most that fits all states.
     """
 
     def __init__(self, step: Program, has_mask: bool, zero_output: bool) -> None:
@@ -94,11 +99,17 @@ class Passes:
         if has_mask:
             under_mask = masked(step, zero_output)
             self.program, self.held = under_mask.step, under_mask.held
-        widths = [self._state_width(shape) for shape in self.program.state_shapes]
-        self.units = min(widths)
-        self.carried = tuple(len(offsets_of(width, self.units, "a state")) for width in widths)
-        if sum(self.carried) > MOST_CARRIED:
+        self.widths = widths = tuple(map(self._state_width, self.program.state_shapes))
+        self.units = self._units_of(widths[: len(step.state_shapes)])
+        if sum(len(offsets_of(width, self.units)) for width in widths) > MOST_CARRIED:
             raise ProgramError(f"its states have {widths} elements, too many for each unit")
+
+    @staticmethod
+    def _units_of(widths: Sequence[int]) -> int:
+        """The smallest if others are few times that, or else the largest, which some units lack."""
+        smallest, largest = min(widths), max(widths)
+        fits = all(width % smallest == 0 for width in widths)
+        return smallest if fits and largest <= _MOST_OF_A_UNIT * smallest else largest
 
     @staticmethod
     def _state_width(shape: tuple[int, ...]) -> int:
@@ -122,7 +133,7 @@ class Passes:
         return self._back[0]
 
     @property
-    def kept(self) -> tuple[tuple[Value, int], ...]:
+    def kept(self) -> tuple[Lane, ...]:
         """What training keeps: scalars of values, U elements a row and timestep each."""
         return self._back[1]
 
@@ -142,7 +153,7 @@ class Passes:
         found = [Operand(kind, i) for kind, shapes in sides for i in range(len(shapes))]
         return [*found, Operand(MASK, 0)] if self.has_mask else found
 
-    def _forward(self, kept: Sequence[tuple[Value, int]]) -> Pass:
+    def _forward(self, kept: Sequence[Lane]) -> Pass:
         program, takes = self.program, self._leaves(with_states=True)
         steps = Steps(program.nodes, self.units, _leaf_reader(program.nodes, takes))
         for value in program.roots:
@@ -167,7 +178,7 @@ class Passes:
         assert first == len(program.outputs)
         carries = [made.names[lane] for value in program.states for lane in steps.want(value)]
         step = _step(self.units, made, carries, writes)
-        return Pass(step, tuple(takes), tuple(gives), False, self.carried)
+        return Pass(step, tuple(takes), tuple(gives), False, self.widths)
 
     def _width(self, value: Value) -> int:
         return max(self.program.nodes[value].shape, default=1)
@@ -197,19 +208,18 @@ class Passes:
         )
 
     @cached_property
-    def _back(self) -> tuple[Pass, tuple[tuple[Value, int], ...], tuple[Value, ...]]:
+    def _back(self) -> tuple[Pass, tuple[Lane, ...], tuple[Value, ...]]:
         found, program = self._derivative, self.program
         takes = self._leaves(with_states=False)
         takes += [Operand(D_OUTPUT, i) for i in range(len(program.outputs))]
         takes += [Operand(D_STATE, i) for i in range(len(program.states))]
-        kept: dict[tuple[Value, int], int] = {}
+        kept: dict[Lane, int] = {}
         leaf = _leaf_reader(found.nodes, takes)
         count = len(takes)
 
         def located(value: Value, offset: Offset) -> Source | None:
             node = found.nodes[value]
-            if value < len(program.nodes) and node.operation in (STATE, "product"):
-                assert offset is not None
+            if value < len(program.nodes) and node.operation in _KEPT:
                 number = kept.setdefault((value, offset), len(kept))
                 return Source(STEPS, count + number, self.units, 0)
             return leaf(value, offset)
@@ -221,9 +231,9 @@ class Passes:
         written = self._put_down(steps, located)
         made = steps.made()
         carries = []
-        for value, width in zip(found.states, self.carried, strict=True):
+        for value, width in zip(found.states, self.widths, strict=True):
             lanes = None if value is None else [made.names[lane] for lane in steps.want(value)]
-            carries += lanes or [made.zero()] * width
+            carries += lanes or [made.zero()] * len(offsets_of(width, self.units))
         gives = [Operand(D_STATE, i) for i in range(len(program.states))]
         writes = []
         for value in written:
@@ -235,7 +245,7 @@ class Passes:
             gives.append(Operand(WRITTEN, len(gives) - len(program.states)))
         takes += [Operand(KEPT, i) for i in range(len(kept))]
         step = _step(self.units, made, carries, writes)
-        there = Pass(step, tuple(takes), tuple(gives), True, self.carried)
+        there = Pass(step, tuple(takes), tuple(gives), True, self.widths)
         return there, tuple(kept), tuple(written)
 
     def _put_down(self, steps: Steps, located: Located) -> list[Value]:
@@ -246,7 +256,7 @@ class Passes:
             if node.operation in (INPUT, CONSTANT):
                 continue
             lanes = steps.want(value)
-            if value < len(self.program.nodes) and node.operation in (STATE, "product"):
+            if value < len(self.program.nodes) and node.operation in _KEPT:
                 for lane in lanes:
                     located(*lane)  # kept by the way there
             else:
@@ -310,5 +320,5 @@ def _leaf_reader(nodes: Sequence[Node], takes: Sequence[Operand]) -> Located:
 
 
 def _step(units: int, made: Made, carries: Sequence[str], writes: Sequence[Write]) -> Step:
-    products = tuple(made.products.values())
-    return Step(units, tuple(made.statements), products, tuple(carries), tuple(writes))
+    across = tuple(made.products.values()), tuple(made.reductions)
+    return Step(units, tuple(made.statements), *across, tuple(carries), tuple(writes))

@@ -6,9 +6,21 @@ import struct
 from collections.abc import Sequence
 from importlib.resources import files
 
-from ostinato.cuda.layout import Layout
+from ostinato.cuda.layout import BFLOAT16, FLOAT32, Layout, depth_of, parts_of
 from ostinato.cuda.passes import Pass
-from ostinato.cuda.units import CARRY, FLAGS, OUTPUTS, ROWS, STEPS, VECTOR, Source, Statement
+from ostinato.cuda.units import (
+    CARRY,
+    FLAGS,
+    OUTPUTS,
+    ROWS,
+    STEPS,
+    VECTOR,
+    Product,
+    Reduction,
+    Source,
+    Statement,
+    offsets_of,
+)
 from ostinato.programs.node import D_STATE, STATE
 
 ENTRY = "ostinato_run"
@@ -20,17 +32,10 @@ def _text(name: str) -> str:
     return files("ostinato.cuda").joinpath(name).read_text("utf-8")
 
 
-def source(passed: Pass, layout: Layout, three_products: bool = True) -> str:
-    """The text of a pass's kernel, whose name is ENTRY.
-
-    Args:
-        passed: The pass.
-        layout: How it's laid out.
-        three_products: Whether products of float32 have its precision, by three products of TF32
-            each, or TF32's by one.
-    """
+def source(passed: Pass, layout: Layout) -> str:
+    """The text of a pass's kernel in a layout; the kernel's name is ENTRY."""
     parts = [
-        *_constants(passed, layout, three_products),
+        *_constants(passed, layout),
         _text("kernel.cuh"),
         _text("operations.cuh"),
         *_Writer(passed, layout).lines(),
@@ -39,7 +44,7 @@ def source(passed: Pass, layout: Layout, three_products: bool = True) -> str:
     return "\n".join(parts)
 
 
-def _constants(passed: Pass, layout: Layout, three_products: bool) -> list[str]:
+def _constants(passed: Pass, layout: Layout) -> list[str]:
     numbers = {
         "UNITS": passed.step.units,
         "UNITS_OF_BLOCK": layout.units,
@@ -47,10 +52,12 @@ def _constants(passed: Pass, layout: Layout, three_products: bool) -> list[str]:
         "BLOCKS": layout.blocks,
         "THREADS": layout.threads,
         "CHUNK": layout.chunk,
+        "PARTS": parts_of(layout.rows, layout.threads),
         "PIECES": max(layout.pieces, 1),
         "TAKES": max(len(passed.takes), 1),
         "GIVES": max(len(passed.gives), 1),
-        "THREE_PRODUCTS": int(three_products),
+        "THREE_PRODUCTS": int(layout.products == FLOAT32),
+        "BFLOAT16_PRODUCTS": int(layout.products == BFLOAT16),
         "REVERSE": int(passed.reverse),
     }
     lines = [f"#define {name} {number}" for name, number in numbers.items()]
@@ -65,14 +72,14 @@ class _Writer:
             list(
                 dict.fromkeys(
                     piece
-                    for product in self.step.products
-                    if product.section == section
-                    for piece in product.pieces
+                    for each in self.step.across
+                    if each.section == section
+                    for piece in each.pieces
                 )
             )
             for section in range(self.step.sections)
         ]
-        self.members = self._members()
+        self.members = self.step.lasting
 
     def lines(self) -> list[str]:
         """All that is the pass's own."""
@@ -80,29 +87,21 @@ class _Writer:
         lines += [self._section(section) for section in range(self.step.sections)]
         return [*lines, self._finish(), self._timestep()]
 
-    def _members(self) -> list[str]:
-        """The scalars that a later section uses."""
-        found: dict[str, None] = {}
-        for statement in self.step.statements:
-            for name in statement.arguments:
-                if self.of[name].section < statement.section:
-                    found[name] = None
-        for section, pieces in enumerate(self.shared):
-            found.update((name, None) for name in pieces if self.of[name].section < section)
-        last = self.step.sections - 1
-        found.update((name, None) for name in self.step.carries if self.of[name].section < last)
-        return [name for name in found if self.of[name].operation != "literal"]
-
     def _carries(self) -> list[tuple[int, int]]:
         """Each carry: which state's, and which of its scalars."""
         return [
             (state, number)
-            for state, count in enumerate(self.passed.carried)
-            for number in range(count)
+            for state, width in enumerate(self.passed.widths)
+            for number in range(len(offsets_of(width, self.step.units)))
         ]
 
     def _carry(self, state: int, number: int) -> str:
         return f"l.c{state}_{number}"
+
+    def _of_state(self, place: int, state: int, number: int) -> Source:
+        """Where a carry comes from, or goes to: which operand, or result."""
+        width = self.passed.widths[state]
+        return Source(ROWS, place, width, offsets_of(width, self.step.units)[number])
 
     def _lane(self) -> list[str]:
         names = [f"c{state}_{number}" for state, number in self._carries()]
@@ -118,6 +117,7 @@ class _Writer:
                 f"struct Product{number} {{",
                 f"  static constexpr int pieces = {len(pieces)}, columns = {len(product.columns)};",
                 f"  static constexpr int weight = {product.weight}, row = {product.pitch};",
+                f"  static constexpr int rows = {product.rows}, width = {product.width};",
                 f"  static constexpr bool transposed = {str(product.transposed).lower()};",
                 f"  static constexpr int split = {split};",
                 f"  static constexpr int weights_at = {weights}, sums_at = {sums};",
@@ -125,8 +125,20 @@ class _Writer:
                 _choice("column", product.columns),
                 "};",
             ]
-            weights += len(pieces) * self.layout.padded * columns
+            depth = len(pieces) * self.layout.padded
+            weights += depth * columns * 8 // depth_of(self.layout.products)
             sums += split * self.layout.rows * (columns + 4)
+        for number, reduction in enumerate(self.step.reductions):
+            pieces = [self.shared[reduction.section].index(piece) for piece in reduction.pieces]
+            lines += [
+                f"struct Reduction{number} {{",
+                f"  static constexpr int pieces = {len(pieces)}, rows = {reduction.rows};",
+                f"  static constexpr int sums_at = {sums};",
+                _choice("piece", pieces),
+                f"  DEVICE float of(float a, float b) {{ return op_{reduction.operation}(a, b); }}",
+                "};",
+            ]
+            sums += self.layout.rows * parts_of(self.layout.rows, self.layout.threads)
         left = self.layout.shared // 4 - weights - sums
         places = f"constexpr int SUMS_AT = {weights}, LEFT_AT = {weights + sums}, LEFT = {left};"
         return [*lines, places]
@@ -135,33 +147,40 @@ class _Writer:
         takes = {(o.kind, o.number): place for place, o in enumerate(self.passed.takes)}
         kind = next((o.kind for o in self.passed.takes if o.kind == D_STATE), STATE)
         lines = []
-        for state, number in self._carries():
-            address = self._address(
-                Source(ROWS, takes[kind, state], self._state_width(state), number * self.step.units)
-            )
-            lines.append(f"  {self._carry(state, number)} = p.in{address};")
+        for carry in self._carries():
+            source = self._of_state(takes[kind, carry[0]], *carry)
+            lines.append(f"  {self._carry(*carry)} = {self._loaded(source)};")
         return _function("begin", lines)
 
     def _finish(self) -> str:
         gives = {(o.kind, o.number): place for place, o in enumerate(self.passed.gives)}
         kind = next((o.kind for o in self.passed.gives if o.kind == D_STATE), STATE)
         lines = []
-        for state, number in self._carries():
-            address = self._address(
-                Source(ROWS, gives[kind, state], self._state_width(state), number * self.step.units)
-            )
-            lines.append(f"  p.out{address} = {self._carry(state, number)};")
+        for carry in self._carries():
+            source = self._of_state(gives[kind, carry[0]], *carry)
+            lines.append(f"  {self._stored(source, self._carry(*carry))}")
         return _function("finish", lines)
 
-    def _state_width(self, state: int) -> int:
-        return self.passed.carried[state] * self.step.units
+    def _guard(self, width: int, offset: int | None) -> str | None:
+        """Which units have a scalar, where not all have it."""
+        if offset is None or offset + self.step.units <= width:
+            return None
+        return f"at.unit < {width - offset}"
+
+    def _loaded(self, source: Source) -> str:
+        guard, address = self._guard(source.width, source.offset), f"p.in{self._address(source)}"
+        return address if guard is None else f"{guard} ? {address} : 0.f"
+
+    def _stored(self, source: Source, value: str) -> str:
+        guard = self._guard(source.width, source.offset)
+        return f"{'' if guard is None else f'if ({guard}) '}p.out{self._address(source)} = {value};"
 
     def _address(self, at: Source) -> str:
         """An operand's number and the element's place in it."""
         element = "0" if at.offset is None else f"{at.offset} + at.unit"
         row = {
-            STEPS: f"((long long)at.t * p.B + at.row) * {at.width} + ",
-            OUTPUTS: f"((long long)(p.every ? at.t : 0) * p.B + at.row) * {at.width} + ",
+            STEPS: f"((long long)at.row * p.T + at.t) * {at.width} + ",
+            OUTPUTS: f"(p.every ? (long long)at.row * p.T + at.t : at.row) * {at.width} + ",
             ROWS: f"(long long)at.row * {at.width} + ",
             VECTOR: "",
         }[at.kind]
@@ -182,10 +201,11 @@ class _Writer:
                 lines.append(f"  {kind}{name} = {self._value(statement)};")
         for place, piece in enumerate(self.shared[section]):
             lines.append(f"  share(p, b, at, {place}, {self._name(piece)});")
-        for write in self.step.writes:
-            if self.of[write.scalar].section == section:
-                address = self._address(write.source)
-                lines.append(f"  p.out{address} = {self._name(write.scalar)};")
+        lines += [
+            f"  {self._stored(write.source, self._name(write.scalar))}"
+            for write in self.step.writes
+            if self.of[write.scalar].section == section
+        ]
         if section == self.step.sections - 1:
             new = [self._name(name) for name in self.step.carries]
             lines += [f"  const float next{i} = {name};" for i, name in enumerate(new)]
@@ -196,6 +216,8 @@ class _Writer:
     def _value(self, statement: Statement) -> str:
         if statement.operation == "product":
             return f"result<Product{int(statement.number)}>(b, at, {statement.column})"
+        if statement.operation == "reduction":
+            return f"reduced<Reduction{int(statement.number)}>(b, at)"
         if statement.operation == "read":
             return self._read(statement.source)
         arguments = ", ".join(self._name(name) for name in statement.arguments)
@@ -206,10 +228,18 @@ class _Writer:
         if at.kind == CARRY:
             return self._carry(at.number, (at.offset or 0) // self.step.units)
         if at.kind == FLAGS:
-            return "p.mask[(long long)at.t * p.B + at.row] ? 1.f : 0.f"
+            return "p.mask[(long long)at.row * p.T + at.t] ? 1.f : 0.f"
         if at.kind == OUTPUTS:
-            return f"p.every || at.t == p.T - 1 ? p.in{self._address(at)} : 0.f"
-        return f"p.in{self._address(at)}"
+            return f"p.every || at.t == p.T - 1 ? ({self._loaded(at)}) : 0.f"
+        return self._loaded(at)
+
+    def _across(self) -> list[tuple[str, Product | Reduction]]:
+        """The functions that see other units, and of what each is."""
+        found: list[tuple[str, Product | Reduction]] = []
+        found += [(f"product<Product{i}>", each) for i, each in enumerate(self.step.products)]
+        return found + [
+            (f"reduce<Reduction{i}>", each) for i, each in enumerate(self.step.reductions)
+        ]
 
     def _timestep(self) -> str:
         lines = []
@@ -217,9 +247,9 @@ class _Writer:
             if section:
                 lines.append("  meet(p, b);")
                 lines += [
-                    f"  product<Product{number}>(p, b);"
-                    for number, product in enumerate(self.step.products)
-                    if product.section == section - 1
+                    f"  {name}(p, b);"
+                    for name, each in self._across()
+                    if each.section == section - 1
                 ]
                 lines.append("  ++b.meetings;")
             lines.append(f"  FOR_EACH(section{section}(p, b, at, lanes[e]))")

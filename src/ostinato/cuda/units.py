@@ -1,12 +1,14 @@
 """A step as scalars of one unit: what a thread of the kernel computes for one row and one unit.
 
-A state has U elements, one a unit. A value of k U elements is k scalars of each unit, and a value
-of one element is a scalar that all units share. Only products see other units: all blocks share
-their left sides first, and meet. What a step computes between two such meetings is a section.
+The largest state has U elements, one a unit. A value of more is several scalars of each unit, the
+last of which only some units have; a value of one element is a scalar that all units share. Only
+products and reductions see other units: all blocks share their arguments first, and meet. What a
+step computes between two such meetings is a section.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from ostinato.programs.node import LITERAL, WEIGHT, Node, ProgramError, Value
@@ -14,11 +16,11 @@ from ostinato.programs.operations import operations
 from ostinato.programs.places import VIEWS
 
 # How an operand's address depends on the timestep t, the row r, and the element i:
-STEPS = "steps"  # (T, B, width)
+STEPS = "steps"  # (B, T, width)
 OUTPUTS = "outputs"  # the same, or (B, width) where only the last timestep counts
 ROWS = "rows"  # (B, width)
 VECTOR = "vector"  # (width,)
-FLAGS = "flags"  # (T, B), the mask
+FLAGS = "flags"  # (B, T), the mask
 CARRY = "carry"  # no memory: what the step before has left
 
 Offset = int | None  # the first unit's element; None of what all units share
@@ -50,11 +52,11 @@ class Statement:
 
     Attributes:
         name: What it's called.
-        operation: An elementwise operation, or "read", "product" or "literal".
+        operation: An elementwise operation, or "read", "product", "reduction" or "literal".
         arguments: The names of scalars, of an operation.
         section: When it's known: after so many meetings.
         source: Of what is read, from where.
-        number: Of a product which; of a literal its value.
+        number: Of a product or reduction which; of a literal its value.
         column: Of a product which of its results, U elements each.
     """
 
@@ -73,6 +75,8 @@ class Product:
 
     Attributes:
         pieces: The scalars of each unit that make its left side, U elements each.
+        rows: The elements of its left side: the last piece may have fewer than U.
+        width: The elements of its result.
         weight: The operand that holds the weights.
         pitch: The length of their rows.
         transposed: Whether their columns are the left side's elements.
@@ -81,10 +85,29 @@ class Product:
     """
 
     pieces: tuple[str, ...]
+    rows: int
+    width: int
     weight: int
     pitch: int
     transposed: bool
     columns: tuple[int, ...]
+    section: int
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """The sum, or the largest, of a value's elements.
+
+    Attributes:
+        operation: "add" or "max": of two elements.
+        pieces: The scalars of each unit that make the value, U elements each.
+        rows: Its elements: the last piece may have fewer than U.
+        section: After so many meetings they're known.
+    """
+
+    operation: str
+    pieces: tuple[str, ...]
+    rows: int
     section: int
 
 
@@ -108,6 +131,7 @@ class Step:
         units: Elements of a state.
         statements: The scalars, each after those that it's made of.
         products: The products.
+        reductions: The reductions.
         carries: The new value of each carry.
         writes: What is put down.
     """
@@ -115,8 +139,29 @@ class Step:
     units: int
     statements: tuple[Statement, ...]
     products: tuple[Product, ...]
+    reductions: tuple[Reduction, ...]
     carries: tuple[str, ...]
     writes: tuple[Write, ...]
+
+    @property
+    def across(self) -> tuple[Product | Reduction, ...]:
+        """What sees other units."""
+        return (*self.products, *self.reductions)
+
+    @cached_property
+    def lasting(self) -> tuple[str, ...]:
+        """The scalars that a later section uses: they stay in registers while units meet."""
+        of = {statement.name: statement for statement in self.statements}
+        found: dict[str, None] = {}
+        for statement in self.statements:
+            for name in statement.arguments:
+                if of[name].section < statement.section:
+                    found[name] = None
+        for each in self.across:
+            found.update((name, None) for name in each.pieces if of[name].section < each.section)
+        last = self.sections - 1
+        found.update((name, None) for name in self.carries if of[name].section < last)
+        return tuple(name for name in found if of[name].operation != "literal")
 
     @property
     def sections(self) -> int:
@@ -124,17 +169,9 @@ class Step:
         return 1 + max((statement.section for statement in self.statements), default=0)
 
 
-def offsets_of(width: int, units: int, what: str) -> list[Offset]:
-    """Where each of a value's scalars begins.
-
-    Raises:
-        ProgramError: The width isn't so many units.
-    """
-    if width == 1 and units != 1:
-        return [None]
-    if width % units:
-        raise ProgramError(f"{what} has {width} elements, which are no multiple of {units} units")
-    return list(range(0, width, units))
+def offsets_of(width: int, units: int) -> list[Offset]:
+    """Where each of a value's scalars begins; of the last, units beyond the width have none."""
+    return [None] if width == 1 and units != 1 else list(range(0, width, units))
 
 
 class Steps:
@@ -146,7 +183,7 @@ class Steps:
 
     def want(self, value: Value) -> list[Lane]:
         """All scalars of a value, which are computed then."""
-        lanes = offsets_of(self._width(value), self.units, self._name(value))
+        lanes = offsets_of(self._width(value), self.units)
         for offset in lanes:
             self.want_lane(value, offset)
         return [(value, offset) for offset in lanes]
@@ -174,7 +211,9 @@ class Steps:
         if node.operation == LITERAL or self.located(value, offset) is not None:
             return []
         if node.operation == "product":
-            return self._pieces(node)
+            return self._pieces(self._left_side(node))
+        if self._is_reduction(node):
+            return self._pieces(node.arguments[0])
         if self._is_elementwise(node):
             return [self._aligned(argument, offset) for argument in node.arguments]
         found = self._seen_through(value, offset)
@@ -189,24 +228,29 @@ class Steps:
         width = self._width(argument)
         return argument, None if width == 1 and self.units != 1 else offset
 
-    def _pieces(self, node: Node) -> list[Lane]:
+    def _pieces(self, value: Value) -> list[Lane]:
+        return [(value, offset) for offset in offsets_of(self._width(value), self.units)]
+
+    def _left_side(self, node: Node) -> Value:
         left, weight = node.arguments
         if self.nodes[weight].operation != WEIGHT:
             raise ProgramError("a product by weights that are computed at every timestep")
         if len(node.shape) != 1:
             raise ProgramError("products of more than a row of elements")
-        width = self._width(left)
-        lanes = offsets_of(width, self.units, "a product's left side")
-        if None in lanes:
-            raise ProgramError("a product with one element")
-        return [(left, offset) for offset in lanes]
+        return left
+
+    def _is_reduction(self, node: Node) -> bool:
+        """Whether a node has one element of many; other sums and such are views."""
+        is_one = self._width_of(node.shape) == 1
+        return node.operation in _REDUCTIONS and is_one and self._width(node.arguments[0]) > 1
 
     def _seen_through(self, value: Value, offset: Offset) -> Lane | None:
         """What a view's scalar is; None where it's zero."""
         node = self.nodes[value]
         if node.operation == "assemble":
             return self._part(node, offset)
-        if node.operation not in VIEWS or node.operation in ("transpose", "windows"):
+        is_view = node.operation in VIEWS and node.operation not in ("transpose", "windows")
+        if not is_view and node.operation not in _REDUCTIONS:
             raise ProgramError(f"{node.operation} goes across the units")
         argument = node.arguments[0]
         if node.operation == "slice":
@@ -223,7 +267,7 @@ class Steps:
             return argument, starts[0] + offset
         if self._width(argument) == 1:
             return argument, None
-        raise ProgramError("one element of a value of many is taken")
+        raise ProgramError("one element of a value of many is taken in a step")
 
     def _part(self, node: Node, offset: Offset) -> Lane | None:
         shape, places = node.attributes
@@ -232,21 +276,20 @@ class Steps:
         for part, (starts, steps) in zip(node.arguments, places, strict=True):
             width = self._width(part)
             first, last = starts[0], starts[0] + (width - 1) * steps[0]
-            if steps[0] == 1 and first <= offset and offset + self.units - 1 <= last:
+            if steps[0] == 1 and first <= offset and min(offset + self.units, shape[0]) - 1 <= last:
                 return part, offset - first
             if min(first, last) < offset + self.units and offset <= max(first, last):
                 raise ProgramError("parts are put together within the units")
         return None
 
     def _width(self, value: Value) -> int:
-        shape = self.nodes[value].shape
+        return self._width_of(self.nodes[value].shape)
+
+    @staticmethod
+    def _width_of(shape: tuple[int, ...]) -> int:
         if sum(size != 1 for size in shape) > 1:
             raise ProgramError(f"values of more than one dimension: {shape}")
         return max(shape, default=1)
-
-    def _name(self, value: Value) -> str:
-        node = self.nodes[value]
-        return node.operation
 
     # The statements.
 
@@ -260,6 +303,10 @@ class Steps:
             made.add(lane, Statement(name, "literal", number=node.attributes[0]))
         elif node.operation == "product":
             self._say_product(made, value, offset, name)
+        elif self._is_reduction(node):
+            pieces = tuple(made.names[lane] for lane in self._pieces(node.arguments[0]))
+            rows = self._width(node.arguments[0])
+            made.reduced((value, offset), name, _REDUCTIONS[node.operation], pieces, rows)
         elif self._is_elementwise(node):
             arguments = [made.names[lane] for lane in self._made_of(value, offset)]
             section = max(made.section[argument] for argument in arguments)
@@ -272,23 +319,47 @@ class Steps:
                 made.names[lane] = made.names[found]
 
     def _say_product(self, made: "Made", value: Value, offset: Offset, name: str) -> None:
-        if offset is None:
-            raise ProgramError("a product with one result")
         node = self.nodes[value]
-        pieces = tuple(made.names[lane] for lane in self._pieces(node))
+        left, weight = node.arguments
+        lanes = self._pieces(left)
+        if offset is None or lanes == [(left, None)]:
+            self._say_thin_product(made, (value, offset), name, lanes)
+            return
+        pieces = tuple(made.names[lane] for lane in lanes)
         section = max(made.section[piece] for piece in pieces)
         columns = [at for at in self.wanted[value] if at is not None]
         if value not in made.products:
-            weight = node.arguments[1]
             source = self.located(weight, 0)
             assert source is not None
             pitch, transposed = self.nodes[weight].shape[1], bool(node.attributes[0])
-            made.products[value] = Product(
-                pieces, source.number, pitch, transposed, tuple(columns), section
-            )
+            sizes = self._width(left), self._width(value), source.number, pitch
+            made.products[value] = Product(pieces, *sizes, transposed, tuple(columns), section)
         number, column = list(made.products).index(value), columns.index(offset)
         statement = Statement(name, "product", section=section + 1, number=number, column=column)
         made.add((value, offset), statement)
+
+    def _say_thin_product(self, made: "Made", lane: Lane, name: str, lanes: Sequence[Lane]) -> None:
+        """A product by one row of weights, or one column: no tiles are multiplied then."""
+        value, offset = lane
+        source = self.located(self.nodes[value].arguments[1], 0)
+        assert source is not None
+        is_row = lanes[0][1] is None
+        width = self._width(value if is_row else lanes[0][0])
+        terms = []
+        for piece, at in [(lanes[0], offset)] if is_row else [(each, each[1]) for each in lanes]:
+            left, weight = made.names[piece], f"{name}_w{at or 0}"
+            read = Source(VECTOR, source.number, width, at)
+            made.say(Statement(weight, "read", source=read))
+            term = Statement(f"{name}_t{at or 0}", "mul", (left, weight), made.section[left])
+            terms.append(made.say(term))
+        if is_row:
+            made.names[lane] = terms[0]
+        else:
+            made.reduced(lane, name, "add", tuple(terms), width)
+
+
+# What is reduced across the units: by which operation of two elements.
+_REDUCTIONS = {"sum": "add", "amax": "max"}
 
 
 @dataclass
@@ -300,18 +371,24 @@ class Made:
         names: Of each scalar of a value its name.
         section: Of each name when it's known.
         products: The products, by their values.
+        reductions: The reductions.
     """
 
     statements: list[Statement] = field(default_factory=list)
     names: dict[Lane, str] = field(default_factory=dict)
     section: dict[str, int] = field(default_factory=dict)
     products: dict[Value, Product] = field(default_factory=dict)
+    reductions: list[Reduction] = field(default_factory=list)
 
     def add(self, lane: Lane, statement: Statement) -> None:
         """One more."""
+        self.names[lane] = self.say(statement)
+
+    def say(self, statement: Statement) -> str:
+        """One that is no value's, and its name."""
         self.statements.append(statement)
-        self.names[lane] = statement.name
         self.section[statement.name] = statement.section
+        return statement.name
 
     def zero(self) -> str:
         """The name of a zero."""
@@ -319,3 +396,12 @@ class Made:
             self.statements.append(Statement("zero", "literal"))
             self.section["zero"] = 0
         return "zero"
+
+    def reduced(
+        self, lane: Lane, name: str, operation: str, pieces: tuple[str, ...], rows: int
+    ) -> None:
+        """A reduction, and the scalar that it gives."""
+        section = max(self.section[piece] for piece in pieces)
+        number = len(self.reductions)
+        self.reductions.append(Reduction(operation, pieces, rows, section))
+        self.add(lane, Statement(name, "reduction", section=section + 1, number=number))

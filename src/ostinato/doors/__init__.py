@@ -63,10 +63,11 @@ A door is a module with
 - `CUDNN_MODES`, `CUDNN_DTYPES`: which modes and dtypes it takes.
 - `cudnn_why_not(x)`: what keeps the framework from calling `cudnn` on a tensor like x, or None.
 - `cuda_why_not(x)`: what keeps the framework from calling the kernels of `ostinato.cuda` on a
-  tensor like x, or None. Where it can: `cuda_number(x)`, which card x is on;
-  `register_kernels(kernels, addresses, run, afterwards)`, a name for kernels, with what makes their
-  arguments and with what gives operands' gradients; `cuda_recurrence(name, operands, every)`, their
-  results, differentiable.
+  tensor like x, or None. Where it can: `cuda_number(x)`, which card x is on; `cuda_products()`,
+  what products of float32 are computed from by the framework's own setting: "float32", "tf32" or
+  "bfloat16"; `register_kernels(kernels, how, afterwards, plain)`, a name for kernels, with what is
+  asked of them, what gives operands' gradients, and the same in the framework's own operations;
+  `cuda_recurrence(name, operands, every, products)`, their results, differentiable.
 - `cudnn_precision(dtype)`: what it computes products of a dtype from, "float32", "tf32" or so.
 - `native_why_not(x)`: what keeps the backend from calling it on a tensor like x (its device, the
   backend's version, an export), or None. Only asked where `ostinato.native.why_not()` has nothing.

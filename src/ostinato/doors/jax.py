@@ -23,6 +23,13 @@ from ostinato.doors.arithmetic import (
     remembered,
     threads,
 )
+from ostinato.doors.jax_cuda import (
+    cuda_number,
+    cuda_products,
+    cuda_recurrence,
+    cuda_why_not,
+    register_kernels,
+)
 from ostinato.doors.jax_cudnn import (
     CUDNN_DTYPES,
     CUDNN_MODES,
@@ -46,6 +53,9 @@ __all__ = [
     "at_once",
     "blend",
     "consuming",
+    "cuda_number",
+    "cuda_products",
+    "cuda_recurrence",
     "cuda_why_not",
     "cudnn",
     "cudnn_precision",
@@ -64,6 +74,7 @@ __all__ = [
     "packed",
     "product_precision",
     "read",
+    "register_kernels",
     "remembered",
     "sized",
     "sizes_are_known",
@@ -230,8 +241,3 @@ def product_precision() -> str | None:
     """What `jax_default_matmul_precision` asks for."""
     setting = jax.config.jax_default_matmul_precision
     return "bfloat16" if setting in ("bfloat16", "BF16_BF16_F32") else None
-
-
-def cuda_why_not(x: Any) -> str | None:
-    """That PyTorch alone calls the kernels for a card."""
-    return "Ostinato's CUDA kernels are called from PyTorch alone, and this is JAX"

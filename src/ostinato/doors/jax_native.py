@@ -63,15 +63,20 @@ def platform_of(x: Any) -> str:
     return device if isinstance(device, str) else str(device.platform)
 
 
+def too_old() -> str | None:
+    """That JAX is older than the handlers need, or None."""
+    if jax.__version_info__ >= OLDEST_JAX:
+        return None
+    oldest = ".".join(map(str, OLDEST_JAX))
+    return f"it needs JAX {oldest} or newer, and this is {jax.__version__}"
+
+
 @functools.cache
 def _registered() -> str | None:
     """Registers the handlers with XLA; why that can't be, or None."""
-    reason = native.why_not()
+    reason = native.why_not() or too_old()
     if reason is not None:
         return reason
-    if jax.__version_info__ < OLDEST_JAX:
-        oldest = ".".join(map(str, OLDEST_JAX))
-        return f"it needs JAX {oldest} or newer, and this is {jax.__version__}"
     handlers = native.jax_handlers()
     if not handlers:
         return "the native engine was built without JAX's headers"

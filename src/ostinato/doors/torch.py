@@ -24,6 +24,7 @@ except (ImportError, AttributeError) as error:
 try:
     from ostinato.doors.torch_cuda import (
         cuda_number,
+        cuda_products,
         cuda_recurrence,
         cuda_why_not,
         register_kernels,
@@ -62,6 +63,7 @@ __all__ = [
     "blend",
     "consuming",
     "cuda_number",
+    "cuda_products",
     "cuda_recurrence",
     "cuda_why_not",
     "cudnn",

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch._C import DispatchKey, _SetExcludeDispatchKeyGuard
-from torch.autograd import forward_ad
 
 from ostinato.cudnn import CudnnSpec
+from ostinato.doors.torch_state import why_not_here
 
 __all__ = ["CUDNN_DTYPES", "CUDNN_MODES", "cudnn", "cudnn_precision", "cudnn_why_not"]
 
@@ -36,12 +36,9 @@ def cudnn_why_not(x: Any) -> str | None:
     """What keeps PyTorch from these calls on such an x; None where nothing does."""
     if x.device.type not in ("cuda", "cpu"):
         return f"the tensors are on {x.device}, and cuDNN runs on NVIDIA's GPUs"
-    if x.layout != torch.strided:
-        return f"the tensors are {x.layout}, and cuDNN takes dense ones"
-    if forward_ad._current_level >= 0:
-        return "cuDNN has no forward-mode derivative"
-    if torch.jit.is_tracing() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
-        return "the model is traced into a graph that is to run elsewhere"
+    reason = why_not_here(x)
+    if reason is not None:
+        return reason
     if 0 in x.shape:
         return "cuDNN takes no tensor without numbers"
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():

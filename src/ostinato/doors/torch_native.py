@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch._C._functorch import is_legacy_batchedtensor
 from torch._functorch.autograd_function import enable_single_level_autograd_function
-from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from ostinato import native
+from ostinato.doors.torch_state import why_not_here
 from ostinato.doors.torch_vmap import map_backward, map_forward
 from ostinato.routines import hashes_of
 from ostinato.signatures import Pullback, Signature, Spec, pullback, signature, signature_of
@@ -50,16 +50,7 @@ def native_why_not(x: Any) -> str | None:
     """What keeps the native operation from such an x; None where nothing does."""
     if x.device.type not in ("cpu", "meta"):
         return f"the tensors are on {x.device}, and it runs on the CPU"
-    if x.layout != torch.strided:
-        return f"the tensors are {x.layout}, and it takes dense ones"
-    if forward_ad._current_level >= 0:
-        return "it has no forward-mode derivative"
-    if torch.onnx.is_in_onnx_export():
-        return "ONNX has no such operation"
-    # torch.compile's graphs stay in the process; those of jit.trace and torch.export are saved.
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        return "the model is traced into a graph that has to run where Ostinato isn't installed"
-    return None
+    return why_not_here(x)
 
 
 def native_run(specs: tuple[Spec, ...], operands: Tensors, twin: Any = None) -> Tensors:

@@ -1,6 +1,6 @@
 """torch.vmap over the native engine's operations: a larger batch, or one run after another."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ def map_forward(
     signature = signature_of("forward", tuple(flat))
     if not folds(signature.specs, signature.operands, [dim is not None for dim in in_dims[0]]):
         operation = torch.ops.ostinato.forward.default
-        return _map_one_by_one(operation, info.batch_size, in_dims[0], inputs, flat)
+        return one_by_one(lambda some: operation(some, flat), info.batch_size, in_dims[0], inputs)
     names = [name for run in signature.operands for name in run]
     folded = [
-        _fold(tensor, dim, batch_axis(name), info.batch_size)
+        fold(tensor, dim, batch_axis(name), info.batch_size)
         for name, dim, tensor in zip(names, in_dims[0], inputs, strict=True)
     ]
     outputs = [
@@ -28,7 +28,7 @@ def map_forward(
     return outputs, [0] * len(outputs)
 
 
-def _fold(tensor: Any, dim: int | None, axis: int | None, size: int) -> Any:
+def fold(tensor: Any, dim: int | None, axis: int | None, size: int) -> Any:
     """The tensor with the mapped axis `dim` made a part of `axis`; weights have neither."""
     if axis is None:
         return tensor
@@ -41,18 +41,19 @@ def map_backward(
 ) -> tuple[list[Any], list[int]]:
     """The rule of `ostinato::backward`."""
     backward = torch.ops.ostinato.backward.default
-    return _map_one_by_one(backward, info.batch_size, in_dims[0], inputs, flat)
+    return one_by_one(lambda some: backward(some, flat), info.batch_size, in_dims[0], inputs)
 
 
-def _map_one_by_one(
-    operation: Any, size: int, dims: Sequence[int | None], inputs: list[Any], flat: list[int]
+def one_by_one(
+    run: Callable[[list[Any]], Sequence[Any]],
+    size: int,
+    dims: Sequence[int | None],
+    tensors: Sequence[Any],
 ) -> tuple[list[Any], list[int]]:
-    slices = [
-        operation(
-            [t if dim is None else t.select(dim, i) for t, dim in zip(inputs, dims, strict=True)],
-            flat,
-        )
+    """What a function of tensors gives of each of a mapped axis; `dims` says where each has it."""
+    each = [
+        run([t if dim is None else t.select(dim, i) for t, dim in zip(tensors, dims, strict=True)])
         for i in range(size)
     ]
-    outputs = [torch.stack(tensors) for tensors in zip(*slices, strict=True)]
+    outputs = [torch.stack(parts) for parts in zip(*each, strict=True)]
     return outputs, [0] * len(outputs)

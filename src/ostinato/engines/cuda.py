@@ -1,10 +1,11 @@
-"""Ostinato's own CUDA kernel for any cell that is made into a program; PyTorch calls it.
+"""Ostinato's own CUDA kernel for any cell that is made into a program; PyTorch and JAX call it.
 
 It has been run on the CPU alone so far (the tests' shim), so it's only taken where it's asked for.
 """
 
 import functools
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from keras import ops
@@ -12,21 +13,22 @@ from keras import ops
 from ostinato.cuda import driver, nvrtc
 from ostinato.cuda.apart import Apart, apart
 from ostinato.cuda.around import afterwards, beforehand
-from ostinato.cuda.kernels import Addresses, Kernels, Run, card_of
+from ostinato.cuda.kernels import How, Kernels, card_of
+from ostinato.cuda.layout import BFLOAT16, FLOAT32
 from ostinato.cuda.passes import Passes
 from ostinato.doors import door, opaque
 from ostinato.engines.compiled import answer_of, with_masks, with_rows
-from ostinato.engines.interface import Answer, Question, Task
-from ostinato.engines.loop import time_major
+from ostinato.engines.interface import IN_BFLOAT16, Answer, Loop, Question, Task
+from ostinato.engines.loop import Recurrence, run_over_time
 from ostinato.engines.obstacles import FLOATS
 from ostinato.programs.compiling import Compiled, named
+from ostinato.programs.evaluation import evaluate
+from ostinato.programs.graph import Program
 from ostinato.programs.node import ProgramError
 from ostinato.structure import leaves
 from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
 
-NOT_TRIED = (
-    "Ostinato's own CUDA kernel (on PyTorch) has to be asked for, as nobody has run it on a GPU yet"
-)
+NOT_TRIED = "Ostinato's own CUDA kernel has to be asked for, as nobody has run it on a GPU yet"
 
 
 class Recipe(NamedTuple):
@@ -37,12 +39,14 @@ class Recipe(NamedTuple):
         apart: The same in two.
         kernels: The name under which the door finds the step's kernels.
         held: How many states it has beside the cell's: outputs that masked timesteps repeat.
+        products: What products are computed from.
     """
 
     compiled: Compiled
     apart: Apart
     kernels: str
     held: int
+    products: str
 
 
 class Cuda:
@@ -57,7 +61,7 @@ class Cuda:
         """Why it can't do what is asked."""
         if question.forced != self.name:
             return (NOT_TRIED,)
-        found = [reason for reason in (question.native, question.cuda) if reason is not None]
+        found = [] if question.cuda is None else [question.cuda]
         if question.resets:
             found.append("the kernel doesn't reset rows inside a sequence (`resets`)")
         if question.dtype not in FLOATS or question.dtype == "float64":
@@ -68,19 +72,23 @@ class Cuda:
             found.append(question.no_program or "it isn't traced")
         elif not found:
             flags = question.has_mask, question.loop.zero_output_for_mask
-            held = _why_not_held(question.program.name, *flags, question.card, question.trains)
+            held = _why_not_held(
+                question.program.name, *flags, question.card, question.trains, question.products
+            )
             found += [] if held is None else [held]
         return tuple(found)
 
     def computes_in(self, question: Question) -> str:
-        """Float32, whatever the layer's dtype is."""
-        return "" if question.dtype == "float32" else "float32"
+        """Float32, whatever the layer's dtype is, but for the products."""
+        if question.products != FLOAT32:
+            return IN_BFLOAT16 if question.products == BFLOAT16 else question.products
+        return "" if question.dtype == FLOAT32 else FLOAT32
 
     def recipe(self, question: Question) -> Recipe:
         """The kernels."""
         flags = question.has_mask, question.loop.zero_output_for_mask
         compiled = question.program
-        return Recipe(compiled, *_made(compiled.name, *flags))
+        return Recipe(compiled, *_made(compiled.name, *flags), question.products)
 
     def run(
         self, tasks: Sequence[Task], recipes: Sequence[Recipe], joined: bool = False
@@ -102,19 +110,20 @@ def why_no_cuda() -> str | None:
 def _kernels(name: str, has_mask: bool, zero_output: bool) -> tuple[Apart, Kernels, str]:
     parts = apart(named(name).program)
     kernels = Kernels(Passes(parts.step, has_mask, zero_output))
-    return parts, kernels, door.register_kernels(kernels, Addresses, Run, afterwards)
+    plain = Plain(parts.step, kernels.passes.held)
+    return parts, kernels, door.register_kernels(kernels, How, afterwards, plain)
 
 
 @opaque
 def _why_not_held(
-    name: str, has_mask: bool, zero_output: bool, card: int, trains: bool
+    name: str, has_mask: bool, zero_output: bool, card: int, trains: bool, products: str
 ) -> str | None:
     """Why the kernel can't have a program, or the card can't hold it; else None."""
     try:
         _, kernels, _ = _kernels(name, has_mask, zero_output)
     except ProgramError as refusal:
         return str(refusal)
-    return kernels.why_not(card_of(card), trains)
+    return kernels.why_not(card_of(card), trains, products)
 
 
 @opaque
@@ -130,19 +139,18 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     rows = tuple(with_rows(state, batch) for state in states)
     constants = task.context.constants
     with with_masks(task):
-        given = compiled.operands(task.cell, tuple(xs), rows, constants, task.loop.go_backwards)
+        back = task.loop.go_backwards
+        given = compiled.operands(task.cell, tuple(xs), rows, constants, back)
     given = tuple(to_dtype(tensor, "float32") for tensor in given)
-    inputs = tuple(time_major(x, task.loop) for x in given[:count])
+    inputs = tuple(ops.flip(x, axis=1) if back else x for x in given[:count])
     operands = _operands(recipe, inputs, given[count:])
     if task.mask is not None:
-        operands = (*operands, time_major(task.mask, task.loop))
+        operands = (*operands, ops.flip(task.mask, axis=1) if back else task.mask)
     every = task.loop.return_sequences
-    results = door.cuda_recurrence(recipe.kernels, operands, every)
+    results = door.cuda_recurrence(recipe.kernels, operands, every, recipe.products)
     outputs, final = results[: len(program.outputs)], results[len(program.outputs) :]
-    if every:
-        outputs = [ops.swapaxes(each, 0, 1) for each in outputs]
-        if task.loop.flip_outputs:
-            outputs = [ops.flip(each, axis=1) for each in outputs]
+    if every and task.loop.flip_outputs:
+        outputs = [ops.flip(each, axis=1) for each in outputs]
     return answer_of(task, compiled, outputs, final)
 
 
@@ -155,12 +163,43 @@ def _operands(recipe: Recipe, inputs: Tensors, rest: Tensors) -> Tensors:
     )
     states, constants, weights = rest[:first], rest[first:last], rest[last:]
     streams = beforehand(program.nodes, parts.streams, inputs, constants, weights)
-    one = tuple(x[:1] for x in inputs)
+    one = tuple(x[:, :1] for x in inputs)
     rows = beforehand(program.nodes, parts.rows, one, constants, weights)
     held = tuple(_zeros(states[0], shape) for shape in program.output_shapes[: recipe.held])
     chosen = (weights[number] for number in parts.weights)
-    return (*streams, *(row[0] for row in rows), *states, *held, *chosen)
+    return (*streams, *(row[:, 0] for row in rows), *states, *held, *chosen)
 
 
 def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     return door.zeros((like.shape[0], *shape), "float32", like)
+
+
+class Plain(NamedTuple):
+    """What the kernels give, on the portable engine: for what they can't do.
+
+    Attributes:
+        step: The step, without a mask.
+        held: How many states there are beside its own: outputs that masked timesteps repeat.
+    """
+
+    step: Program
+    held: int
+
+    def __call__(self, operands: Tensors, every: bool) -> Tensors:
+        """The results of the kernels' operands."""
+        step, rest = self.step, iter(operands)
+        xs = tuple(ops.swapaxes(x, 0, 1) for x in islice(rest, len(step.input_shapes)))
+        constants = tuple(islice(rest, len(step.constant_shapes)))
+        states = tuple(islice(rest, len(step.state_shapes)))
+        before = tuple(islice(rest, self.held))
+        weights = tuple(islice(rest, len(step.weight_shapes)))
+        mask = next(rest, None)
+        zeros = before or tuple(_zeros(states[0], shape) for shape in step.output_shapes)
+
+        def run(x: Tensors, h: Tensors) -> tuple[Tensors, Tensors]:
+            return evaluate(step, x, h, constants, weights)
+
+        loop = Loop(return_sequences=every, zero_output_for_mask=mask is not None and not self.held)
+        outputs, final = run_over_time(Recurrence(run, xs, states, zeros), mask, loop)
+        last = tuple(each[:, -1] if every else each for each in outputs)
+        return (*outputs, *final, *last[: self.held])

@@ -80,6 +80,7 @@ class Question(NamedTuple):
             that engine is forced.
         card: Which card the tensors are on.
         checkpoints: What the user asks for with `use_checkpoints`, or None.
+        products: What that engine computes products from: "float32", "tf32" or "bfloat16".
     """
 
     kind: str | None
@@ -106,6 +107,7 @@ class Question(NamedTuple):
     cuda: str | None = None
     card: int = 0
     checkpoints: str | None = None
+    products: str = "float32"
 
 
 class CallContext(NamedTuple):

@@ -38,6 +38,15 @@ def _in_bfloat16(dtype: str) -> bool:
     return dtype == "bfloat16" and native.computes_bfloat16()
 
 
+@opaque
+def _products_on_cards(dtype: str) -> str:
+    """What the kernels for a card compute products of a layer of a dtype from."""
+    if dtype == "bfloat16":
+        return dtype
+    found: str = asked_precision() or door.cuda_products()
+    return found
+
+
 class Call(NamedTuple):
     """What else a cell is called with than its inputs: a program is made for that.
 
@@ -161,13 +170,16 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
     question = _with_device(question, flat[0])
     if question.forced == OF_CARDS:
         reason = door.cuda_why_not(flat[0]) or why_no_cuda()
-        question = question._replace(cuda=reason, card=0 if reason else door.cuda_number(flat[0]))
-        is_in_question = not reason
-    else:
-        is_in_question = question.forced in (None, OF_PROGRAMS) and not question.framework
-    if native_reason or not is_in_question:
+        if reason:
+            return question._replace(cuda=reason)
+        products = _products_on_cards(dtype)
+        question = question._replace(card=door.cuda_number(flat[0]), products=products)
+    elif native_reason or question.framework or question.forced not in (None, OF_PROGRAMS):
         return question
-    flags = (question.resets, question.has_mask, *loop_flags(question.loop))
+    # Kernels for a card are made of the program itself, not of the core's routines.
+    on_core = question.forced != OF_CARDS
+    run = (question.resets, question.has_mask, *loop_flags(question.loop))
+    flags = run if on_core else None
     name, reason = _program_of(cell, xs, call, flags)
     if name is None:
         return question._replace(no_program=reason)
@@ -177,7 +189,7 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
 
 
 def _program_of(
-    cell: Any, xs: Structure, call: Call, flags: tuple[Any, ...]
+    cell: Any, xs: Structure, call: Call, flags: tuple[Any, ...] | None
 ) -> tuple[str | None, str | None]:
     tensors = [(x, 2) for x in leaves(xs)]
     tensors += [(x, 1) for x in (*leaves(call.states), *leaves(list(call.constants or [])))]
@@ -204,7 +216,7 @@ def _compiled(
     constants: Sequence[str] | None,
     training: bool,
     dtype: str,
-    flags: tuple[Any, ...],
+    flags: tuple[Any, ...] | None,
 ) -> tuple[str | None, str | None]:
     """The name of a cell's program, or why it has none.
 
@@ -213,7 +225,8 @@ def _compiled(
     found = compiled(cell, xs, states, constants, training, dtype)
     if isinstance(found, str):
         return None, found
-    found.spec(*flags)
+    if flags is not None:
+        found.spec(*flags)
     return found.name, None
 
 

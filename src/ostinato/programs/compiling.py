@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
+from ostinato import native
 from ostinato.cells.checked import held_masks
 from ostinato.cells.checks import name_of
 from ostinato.doors import door, remembered
@@ -166,7 +167,6 @@ class Compiled:
 
     def why_wrong(self, cell: Any, nests: Nests, training: bool, dtype: str) -> str | None:
         """What the program gets wrong beside the cell itself, or None."""
-        spec, _ = self.spec(NO_RESETS, False, False, False, False, False)
 
         def step(xs: Tensors, states: Tensors, constants: Tensors) -> Tensors:
             sequences = tuple(ops.expand_dims(x, 1) for x in xs)
@@ -175,8 +175,9 @@ class Compiled:
             with held_masks(cell, x, h):
                 operands = self.operands(cell, sequences, states, taken)
             fitting = tuple(to_dtype(tensor, run_dtype(dtype)) for tensor in operands)
-            if door.native_why_not(fitting[0]) is not None:  # on a GPU
-                return self._plain((spec,), fitting)
+            if native.why_not() or door.native_why_not(fitting[0]):  # for a GPU's kernels
+                return self._plain((), fitting)
+            spec, _ = self.spec(NO_RESETS, False, False, False, False, False)
             results: Tensors = door.native_run((spec,), fitting, self._plain)
             return results
 

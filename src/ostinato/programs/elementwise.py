@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
-from ostinato import native
 from ostinato.programs.node import LITERAL, Node, ProgramError, Value
 from ostinato.programs.operation import Attributes, Inferred, Operation, Pull, plainly
 from ostinato.tensors import Tensor
@@ -225,12 +224,43 @@ def _activation(name: str, function: Callable[..., Tensor]) -> tuple[Operation, 
     return value, Operation(_broadcast_shapes, None, None, is_elementwise=True)
 
 
+# Functions of keras.activations that the kernels have: native/core/activations.def, here once more,
+# as a GPU's kernels need none of our native code.
+ACTIVATIONS = (
+    "linear",
+    "tanh",
+    "sigmoid",
+    "relu",
+    "hard_sigmoid",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "hard_silu",
+    "hard_tanh",
+    "softplus",
+    "softsign",
+    "exponential",
+    "mish",
+    "log_sigmoid",
+    "hard_shrink",
+    "soft_shrink",
+    "tanh_shrink",
+    "squareplus",
+    "sparse_plus",
+    "sparse_sigmoid",
+)
+
+
 @functools.cache
 def elementwise() -> dict[str, Operation]:
     """All of them, with those functions of keras.activations that the core has."""
     tables = (_UNARY, _BINARY, _TERNARY)
     found = {name: _elementwise(*entry) for table in tables for name, entry in table.items()}
-    for name in native.activation_names():
+    for name in ACTIVATIONS:
         if name not in found and name != "linear":
             function = getattr(keras.activations, name)
             found[name], found[f"d_{name}"] = _activation(name, function)
