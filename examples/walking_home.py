@@ -78,8 +78,9 @@ def draw(losses, errors, walk, said, path):
     right.plot(*walk.T, color=_shared.INK, label="where it is")
     for name, path_said in said.items():
         right.plot(*path_said.T, ".", label=name)
-    right.set(title="The last episode of one walker", aspect="equal")
-    right.legend(fontsize=8)
+    right.set(title="The last episode of one walker")
+    right.set_aspect("equal", adjustable="datalim")
+    right.legend(fontsize=8, loc="lower right")
     _shared.picture(figure, path)
 
 

@@ -234,6 +234,35 @@ def test_layers_with_weights_in_int8_begin_anew(kind):
     assert_close(found, expected, 2e-2)
 
 
+def test_truncated_gradients_of_fresh_states_are_whole():
+    x, flags = np.ones((1, 6, 3), "float32"), np.zeros((1, 6), bool)
+    flags[0, 3] = True
+    fresh = [np.full((1, 4), 0.5, "float32")] * 2
+    found = []
+    for truncate in (3, None):
+        layer = RNN(PlainCell(4), truncate=truncate)
+        outer = Given(layer, has_initial=False, has_fresh=True)
+        outer.build(x.shape)
+        layer.set_weights([array(7, *w.shape) for w in layer.weights])
+        found.append(pull_back(outer, x, fresh, None, resets=flags).states)
+    assert np.abs(found[1][0]).max() > 1e-5  # from the reset on nothing is truncated
+    assert_close(found[0], found[1], 1e-5)
+
+
+@pytest.mark.parametrize("go_backwards", [False, True])
+def test_without_a_timestep_there_is_nothing_to_reset(go_backwards):
+    layer = RNN(PlainCell(4), return_state=True, go_backwards=go_backwards)
+    layer.build((2, None, 3))
+    _, h, _ = layer(np.ones((2, 0, 3), "float32"), resets=np.ones((2, 0), bool))
+    assert_close(h, np.zeros((2, 4)))
+
+
+def test_a_stack_takes_flat_states_every_time():
+    layer = RNN([LSTMCell(3), LSTMCell(3)])
+    flat = [array(seed, 3, 3) for seed in range(4)]
+    assert_close(layer(X, initial_state=flat), layer(X, initial_state=flat), 0)
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="torch.compile")
 def test_torch_compiles_a_whole_layer_with_resets():
     import torch
@@ -285,6 +314,10 @@ class TestErrors:
     def test_resets_of_another_shape(self, shape):
         with pytest.raises(ValueError, match=r"LSTM.*expected resets of shape \(batch, time"):
             LSTM(4)(X, resets=np.zeros(shape, bool))
+
+    def test_resets_that_are_no_array(self):
+        with pytest.raises(ValueError, match="expected resets that are a tensor or array"):
+            LSTM(4)(X, resets=RESETS.tolist())
 
     def test_fresh_states_without_resets(self):
         with pytest.raises(ValueError, match="fresh_state was given without `resets`"):

@@ -74,6 +74,8 @@ class CompiledEngine:
         # Where another engine is asked for, no program is looked for, which is no reason.
         if question.program is None and question.forced in (None, self.name):
             found.append(question.no_program or "it isn't traced")
+        if question.loop.truncate and question.resets == native.TO_FRESH_STATES:
+            found.append("with truncate it would cut the gradients of fresh states, too")
         if question.dtype not in FLOATS:
             found.append(f"the cell computes in {question.dtype}, the core in floats")
         if question.framework is not None:
@@ -142,7 +144,7 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     if (resets := flat_resets(task)) is not None:
         fresh = tuple(with_rows(state, batch_size) for state in resets.fresh or ())
         begins = (moved(resets.flags, later=back),)  # the program is told of the timestep to come
-        first = resets.flags[:, -1] if back else resets.flags[:, 0]
+        first = ops.any(resets.flags[:, -1:] if back else resets.flags[:, :1], axis=1)
         rows = chosen(first, fresh or tuple(map(ops.zeros_like, rows)), rows)
     with with_masks(task):
         operands = list(

@@ -30,13 +30,17 @@ def check_resets(
             f"{owner}: fresh_state was given without `resets`: it's what states become where those "
             "are true. What a sequence starts from is `initial_state`."
         )
-    shape = shape_of(given) if hasattr(given, "shape") else ()
+    expected = f"of shape (batch, timesteps) = {(batch_size, timesteps)}"
+    # (A RaggedTensor has a shape, and no number of timesteps.)
+    if not hasattr(given, "shape") or hasattr(given, "row_lengths"):
+        raise ValueError(
+            f"{owner}: expected resets that are a tensor or array {expected}, got "
+            f"{type(given).__name__}."
+        )
+    shape = shape_of(given)
     shape = shape[:2] if len(shape) == 3 and shape[2] == 1 else shape
     if not agree(shape, (batch_size, timesteps)):
-        raise ValueError(
-            f"{owner}: expected resets of shape (batch, timesteps) = {(batch_size, timesteps)}, "
-            f"got {describe(given)}."
-        )
+        raise ValueError(f"{owner}: expected resets {expected}, got {describe(given)}.")
 
 
 def of_run(given: Any, go_backwards: bool) -> Tensor:
@@ -44,7 +48,7 @@ def of_run(given: Any, go_backwards: bool) -> Tensor:
 
     Args:
         given: Where something begins that has nothing to do with what was before it in time:
-            (B, T) or (B, T, 1), booleans, or numbers that aren't zero there.
+            (B, T) or (B, T, 1), booleans, or zeros and ones.
         go_backwards: Whether the run is from the last timestep to the first. It comes to what is
             before a beginning from the beginning itself: a timestep earlier.
     """

@@ -39,6 +39,7 @@ from ostinato.structure import (
     first_known,
     flat_shapes,
     is_count,
+    is_tensor_like,
     leaves,
     map_shapes,
     pack_like,
@@ -303,7 +304,9 @@ class RNN(KeepsStates):
         if kind in self._rnn_checked_calls:
             return initial_state, mask
         states, read = self._rnn_check(sequences, initial_state, mask)
-        if type(states) is type(initial_state) and read is mask:
+        # Only flat states are remembered, and a stack's are nested.
+        is_same = type(states) is type(initial_state) and all(map(is_tensor_like, states or ()))
+        if is_same and read is mask:
             self._rnn_checked_calls.add(kind)
         return states, read
 
