@@ -21,9 +21,10 @@ Span share_rows(I n, I i, I count) {
   return {pairs.first * 2, pairs.last * 2 < n ? pairs.last * 2 : n};
 }
 
+// Of none `p` may be null.
 template <typename T>
 void fill_zero(T* p, I n) {
-  __builtin_memset(p, 0, static_cast<size_t>(n) * sizeof(T));
+  if (n > 0) __builtin_memset(p, 0, static_cast<size_t>(n) * sizeof(T));
 }
 
 // Panels that are computed together from `p` on: one where a panel has several columns, else up to
