@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from ostinato.nests import Nest, fill, match
+from ostinato.streaming.program import Port
+
 
 def number_of_streams(streams: Any) -> int | None:
     """How many streams are asked for; None for one without an axis of streams.
@@ -128,3 +131,42 @@ def _check_range(what: str, array: np.ndarray, dtype: str) -> None:
     limits = np.iinfo(dtype)
     if int(array.max()) > limits.max or int(array.min()) < limits.min:
         raise ValueError(f"{what} within {dtype}, got {array.min()} to {array.max()}.")
+
+
+def inputs(
+    owner: str,
+    nest: Nest,
+    ports: Sequence[Port],
+    values: Nest,
+    lead: tuple[int, ...],
+    time: tuple[str, ...],
+) -> list[np.ndarray]:
+    """What a timestep or, with `time` ("T",), some are given, as dense arrays of the ports' dtypes.
+
+    Args:
+        owner: Of whom an error speaks.
+        nest: How they're nested.
+        ports: The same, flat.
+        values: What was given.
+        lead: The axis of streams, if there's one.
+        time: The axis of timesteps, if there's one.
+
+    Raises:
+        ValueError: It's nested otherwise, of another shape or dtype, or of unlike lengths.
+    """
+    leaves = match(nest, values)
+    if leaves is None:
+        raise ValueError(
+            f"{owner}: expected inputs nested like {fill(nest, [port.name for port in ports])}, "
+            f"got {type(values).__name__}."
+        )
+    arrays = [
+        timestep(owner, port.name, leaf, (*lead, *time, *port.shape), port.dtype)
+        for port, leaf in zip(ports, leaves, strict=True)
+    ]
+    lengths = {array.shape[len(lead)] for array in arrays} if time else set()
+    if len(lengths) > 1:
+        raise ValueError(
+            f"{owner}: expected inputs of the same number of timesteps, got {sorted(lengths)}."
+        )
+    return arrays

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ostinato.nests import Nest, fill, flatten, match
+from ostinato.nests import Nest, fill, flatten
 from ostinato.streaming import checks, files, rtneural
 from ostinato.streaming.c99 import writer as c99
 from ostinato.streaming.compiled import Compiled
@@ -395,35 +395,13 @@ class Stream:
         if rows is not None and chosen is not None:
             checks.each_once(self._owner, chosen)
         lead = self._lead if rows is None or chosen is None else (len(chosen),)
-        inputs = self._read(values, lead, time)
+        inputs = checks.inputs(self._owner, self._runner.inputs, self._inputs, values, lead, time)
         count = inputs[0].shape[len(lead)] if time else 1
         sizes = (*lead, count) if time else lead
         flags = None
         if resets is not None:
             flags = checks.timestep(self._owner, "resets", resets, sizes, "bool")
         return self._results(inputs, count, sizes, chosen, flags)
-
-    def _read(self, values: Nest, lead: tuple[int, ...], time: tuple[str, ...]) -> list[np.ndarray]:
-        """The inputs as dense arrays of the right dtypes, checked."""
-        leaves = match(self._runner.inputs, values)
-        if leaves is None:
-            raise ValueError(
-                f"{self._owner}: expected inputs nested like "
-                f"{fill(self._runner.inputs, [port.name for port in self._inputs])}, got "
-                f"{type(values).__name__}."
-            )
-        arrays = [
-            checks.timestep(self._owner, port.name, leaf, (*lead, *time, *port.shape), port.dtype)
-            for port, leaf in zip(self._inputs, leaves, strict=True)
-        ]
-        at = len(lead)
-        lengths = {array.shape[at] for array in arrays} if time else set()
-        if len(lengths) > 1:
-            raise ValueError(
-                f"{self._owner}: expected inputs of the same number of timesteps, got "
-                f"{sorted(lengths)}."
-            )
-        return arrays
 
     def _results(
         self,
