@@ -4,6 +4,7 @@ Shape letters: B rows of a batch, T timesteps of a chunk.
 """
 
 import heapq
+import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ class Chunks(keras.utils.PyDataset):
     ) -> None:
         super().__init__(workers=1)
         self._recordings, self._targets = recordings, targets
+        self._like = _one_like("recordings", recordings)
+        self._target_like = None if targets is None else _one_like("targets", targets)
         self._timesteps, self._batch_size = timesteps, batch_size
         self._lengths = [len(recording) for recording in recordings]
         self._rows = _dealt(self._lengths, batch_size)
@@ -44,6 +47,7 @@ class Chunks(keras.utils.PyDataset):
         self._random = None if seed is None else np.random.default_rng(seed)
         self._next = 0  # the batch that comes after the last that was asked for
         self._lay_out()
+        self._given = self._pieces  # the layout of the batches that were given last
 
     def _lay_out(self) -> None:
         self._pieces: list[list[_Piece]] = []
@@ -60,22 +64,29 @@ class Chunks(keras.utils.PyDataset):
         """The batch of a number: inputs; and with targets these, and weights (B, T).
 
         Raises:
+            IndexError: if there's no such batch.
             ValueError: if it's neither the first batch, nor the last again, nor the one after it:
                 states are carried on from each to the next.
         """
+        if not 0 <= index < self._batches:
+            raise IndexError(f"ostinato.chunks: expected batch 0 to {self._batches - 1}: {index}")
         if index not in (0, self._next - 1, self._next):
             raise ValueError(
                 f"ostinato.chunks: expected batches in their order, got batch {index} after batch "
-                f"{self._next - 1}. Call `fit` with shuffle=False: states go on from each to the "
-                "next."
+                f"{self._next - 1}. Call `fit` with shuffle=False, and without a `steps_per_epoch` "
+                "that ends an epoch in between: states go on from each to the next."
             )
         self._next = index + 1
+        if index == 0:
+            self._given = self._pieces
         first = index * self._timesteps
-        inputs = {"x": self._filled(self._recordings, first), "resets": self._resets(first)}
+        x = self._filled(self._recordings, self._like, first)
+        inputs = {"x": x, "resets": self._resets(first)}
         if self._targets is None:
             return (inputs,)
         ones = [np.broadcast_to(np.float32(1), (length,)) for length in self._lengths]
-        return inputs, self._filled(self._targets, first), self._filled(ones, first)
+        y = self._filled(self._targets, self._target_like, first)
+        return inputs, y, self._filled(ones, ones[0][:1], first)
 
     def on_epoch_end(self) -> None:
         """Puts the recordings of each row in another order, where a seed was given."""
@@ -93,10 +104,9 @@ class Chunks(keras.utils.PyDataset):
                 in_recording = slice(begin - piece.first, end - piece.first)
                 yield piece, in_recording, slice(begin - first, end - first)
 
-    def _filled(self, arrays: Sequence[Any], first: int) -> Any:
+    def _filled(self, arrays: Sequence[Any], like: Any, first: int) -> Any:
         """The chunk of some arrays that begins at a timestep of the rows; zeros where none is."""
-        one = np.asarray(arrays[0][:1])
-        batch = np.zeros((self._batch_size, self._timesteps, *one.shape[1:]), one.dtype)
+        batch = np.zeros((self._batch_size, self._timesteps, *like.shape[1:]), like.dtype)
         for piece, in_recording, in_chunk in self._within(first):
             batch[piece.row, in_chunk] = arrays[piece.recording][in_recording]
         return batch
@@ -127,10 +137,46 @@ class Chunks(keras.utils.PyDataset):
             )
         by_batch = outputs.reshape(self._batches, self._batch_size, *outputs.shape[1:])
         whole: list[Any] = [None] * len(self._recordings)
-        for piece in (piece for row in self._pieces for piece in row):
+        for piece in (piece for row in self._given for piece in row):
             row = by_batch[:, piece.row].reshape(-1, *outputs.shape[2:])
             whole[piece.recording] = row[piece.first :][: self._lengths[piece.recording]]
         return whole
+
+
+def _one_like(name: str, arrays: Sequence[Any]) -> Any:
+    """A timestep of the shape that all have, and of a dtype that takes any of them.
+
+    Raises:
+        ValueError: if their shapes differ in more than the length.
+    """
+    firsts = [np.asarray(array[:1]) for array in arrays]
+    shapes = {first.shape[1:] for first in firsts}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"ostinato.chunks: expected {name} alike but in their length, got timesteps of shapes "
+            f"{', '.join(map(str, sorted(shapes)))}."
+        )
+    return firsts[0].astype(np.result_type(*{first.dtype for first in firsts}))
+
+
+def _lengths(name: str, arrays: Any) -> list[int]:
+    """How long each of some arrays is.
+
+    Raises:
+        ValueError: if they aren't a sequence of what has a length.
+    """
+    if isinstance(arrays, dict) or not all(hasattr(arrays, n) for n in ("__len__", "__getitem__")):
+        raise ValueError(
+            f"ostinato.chunks: expected {name} in a list, got {type(arrays).__name__}."
+        )
+    for index, array in enumerate(arrays):
+        shape = getattr(array, "shape", None)
+        if shape == () or (shape is None and not hasattr(array, "__len__")):
+            raise ValueError(
+                f"ostinato.chunks: expected {name} with an axis of timesteps each, got "
+                f"{type(array).__name__} for {index}."
+            )
+    return [len(array) for array in arrays]
 
 
 def _dealt(lengths: Sequence[int], rows: int) -> list[list[int]]:
@@ -174,13 +220,14 @@ def chunks(
         ValueError: if lengths or sizes don't fit.
     """
     for name, value in (("timesteps", timesteps), ("batch_size", batch_size)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"ostinato.chunks: expected {name} of at least 1, got {value!r}.")
-    if not len(recordings) or not all(len(recording) for recording in recordings):
+    lengths = _lengths("recordings", recordings)
+    if not lengths or not all(lengths):
         raise ValueError("ostinato.chunks: expected recordings of at least one timestep.")
-    if targets is not None and [len(y) for y in targets] != [len(x) for x in recordings]:
+    if targets is not None and _lengths("targets", targets) != lengths:
         raise ValueError(
             "ostinato.chunks: expected a target for each recording, with as many timesteps, got "
-            f"lengths {[len(y) for y in targets]} for {[len(x) for x in recordings]}."
+            f"lengths {_lengths('targets', targets)} for {lengths}."
         )
-    return Chunks(recordings, targets, timesteps, batch_size, seed)
+    return Chunks(recordings, targets, int(timesteps), int(batch_size), seed)

@@ -95,3 +95,34 @@ def test_outputs_of_other_sizes_are_not_taken_apart(recordings):
     batches = ostinato.chunks(recordings, timesteps=T, batch_size=B)
     with pytest.raises(ValueError, match=r"expected outputs \(12, 10, \.\.\.\).*got \(12, 9, 1\)"):
         batches.apart(np.zeros((12, 9, 1)))
+
+
+def test_after_predict_outputs_are_taken_apart_by_the_layout_that_they_came_from():
+    recordings = [np.arange(length, dtype="float32")[:, None] for length in (7, 12, 3, 9, 5)]
+    batches = ostinato.chunks(recordings, timesteps=5, batch_size=2, seed=0)
+    for _ in range(2):
+        given = np.concatenate([batches[number][0]["x"] for number in range(len(batches))])
+        batches.on_epoch_end()
+        for found, recording in zip(batches.apart(given), recordings, strict=True):
+            np.testing.assert_array_equal(found, recording)
+
+
+@pytest.mark.parametrize(
+    ("recordings", "targets", "message"),
+    [
+        ([np.ones((2, 3)), np.ones((2, 1))], None, r"shapes \(1,\), \(3,\)"),
+        ([np.ones((2, 3))], [1], "expected targets with an axis of timesteps"),
+        ([1, 2], None, "expected recordings with an axis of timesteps"),
+        ({"a": np.ones((2, 3))}, None, "expected recordings in a list, got dict"),
+    ],
+)
+def test_what_has_no_timesteps_or_other_features_is_refused(recordings, targets, message):
+    with pytest.raises(ValueError, match=message):
+        ostinato.chunks(recordings, targets, timesteps=4, batch_size=1)
+
+
+def test_a_dtype_that_holds_all_recordings_and_no_batch_beyond_the_last():
+    batches = ostinato.chunks([np.array([[1]]), np.array([[0.5]])], timesteps=4, batch_size=1)
+    assert sorted(batches[0][0]["x"].ravel()) == [0, 0, 0.5, 1]
+    with pytest.raises(IndexError, match="expected batch 0 to 0"):
+        batches[1]

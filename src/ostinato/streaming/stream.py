@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
 from typing import Any, NoReturn
 
 import numpy as np
@@ -43,6 +44,7 @@ class Stream:
         self._inputs: list[Port] = flatten(runner.inputs)
         self._outputs: list[Port] = flatten(runner.outputs)
         self._run = runner.run
+        self._rows_change = Lock()
         self._make_ready()
         self.reset()
 
@@ -93,12 +95,14 @@ class Stream:
             ValueError: if `count` isn't a positive int, or the stream was made without `streams=`.
         """
         rows = self._many("open")
-        chosen = rows.next(checks.number_of_streams(count) or 1)
-        self._runner.reset(chosen[chosen < rows.room])  # once closed; new ones begin so
-        if chosen[-1] >= rows.room:
-            self._runner.resize(int(chosen[-1]) + 1)
-        rows.add(chosen)
-        self._make_ready()
+        wanted = checks.number_of_streams(count) or 1
+        with self._rows_change:  # two clients at once, each in its thread, get numbers of their own
+            chosen = rows.next(wanted)
+            self._runner.reset(chosen[chosen < rows.room])  # once closed; new ones begin so
+            if chosen[-1] >= rows.room:
+                self._runner.resize(int(chosen[-1]) + 1)
+            rows.add(chosen)
+            self._make_ready()
         return [int(row) for row in chosen]
 
     def close(self, rows: Iterable[int] | int) -> None:
@@ -108,9 +112,10 @@ class Stream:
             ValueError: if there's no such stream, or the stream was made without `streams=`.
         """
         open_rows = self._many("close")
-        chosen = open_rows.chosen(f"{self._owner}: close", rows)
-        open_rows.remove(open_rows.numbers if chosen is None else chosen)
-        self._make_ready()
+        with self._rows_change:
+            chosen = open_rows.chosen(f"{self._owner}: close", rows)
+            open_rows.remove(open_rows.numbers if chosen is None else chosen)
+            self._make_ready()
 
     def _many(self, what: str) -> Rows:
         if self._rows is None:
