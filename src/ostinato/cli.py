@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ostinato import __version__, backend
 from ostinato.bench import command as bench_command
@@ -59,6 +59,14 @@ def _guide(options: argparse.Namespace) -> int:
         raise _CommandError(f"can't write the report into {options.output}: {error}") from None
 
 
+def _loaded(load: Callable[..., Any], file: Any) -> Any:
+    """The model in a file; what is wrong with that is told in a line."""
+    try:
+        return load(file, compile=False)
+    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise _CommandError(f"can't load {file}: {_reason(error, file)}") from None
+
+
 def _explain(options: argparse.Namespace) -> int:
     _check_file(options.file)
     _choose_backend(options.backend)
@@ -66,10 +74,7 @@ def _explain(options: argparse.Namespace) -> int:
     from ostinato import conversion, explanation
     from ostinato.conversion import loading
 
-    try:
-        model = loading.load_unchanged(options.file, compile=False)
-    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise _CommandError(f"can't load {options.file}: {_reason(error, options.file)}") from None
+    model = _loaded(loading.load_unchanged, options.file)
     found = explanation.explain(model)
     print(found)
     if sum(row.engine == "keras" for row in found) > len(conversion.left_alone(model)):
@@ -113,10 +118,7 @@ def _stream_of(options: argparse.Namespace) -> "Stream":
     from ostinato.conversion import loading
     from ostinato.streaming.opening import stream
 
-    try:
-        model = loading.load_model(options.file, compile=False)
-    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise _CommandError(f"can't load {options.file}: {_reason(error, options.file)}") from None
+    model = _loaded(loading.load_model, options.file)
     return stream(model)
 
 

@@ -219,8 +219,7 @@ def _last_is_shown(task: Task) -> Tensor:
     mask: Any = task.mask
     if task.loop.zero_output_for_mask:
         mask = mask[:, :1] if task.loop.go_backwards else mask[:, -1:]
-        return ops.any(mask, axis=1)
-    if task.resets is None:
+    if task.loop.zero_output_for_mask or task.resets is None:
         return ops.any(mask, axis=1)
     last, valid = (_last(flags, task.loop.go_backwards) for flags in (task.resets.flags, mask))
     return ops.logical_and(valid > 0, valid >= last)
