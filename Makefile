@@ -18,15 +18,19 @@ TORCH ?= torch==2.13.0
 # Exact versions, for a checkout that's older than its packages: make CONSTRAINTS=constraints.txt test
 CONSTRAINTS ?=
 # The oldest that pyproject.toml declares. It's put before the newest on the path of its tests: those
-# of what Keras's version can change. What isn't in this list, a new folder say, runs on it too; what
-# reads and makes Keras's models and files, which are the same on every backend, on one.
+# of what Keras's version can change. What isn't in these lists, a new folder say, runs on it with each
+# backend; what asks Keras nothing that a backend answers in its own way, with the quickest.
 OLDEST_KERAS := 3.10.0
-ON_OLDEST_WITH_JAX := test_accelerate* test_stream* test_keras2* test_load_model* test_torch_weights*
+ON_OLDEST_WITH_TORCH := tools/test_accelerate* tools/test_stream* tools/test_keras2* tools/test_load_model* \
+	tools/test_left_alone* tools/test_torch_weights* programs/test_[!t]* programs/test_tracing.py \
+	programs/test_tracing_r* layers/test_names* engines/test_bfloat16* engines/test_cost* \
+	engines/test_cudnn* engines/test_int8* engines/test_long_sequences* engines/test_public_cells* \
+	engines/test_resets*
 NOT_ON_OLDEST := native cuda docs guide examples tools/test_bench.py tools/test_gpu_script.py \
-	tools/test_torch_refusals.py \
+	tools/test_torch_refusals.py tools/test_quantize.py tools/test_stream_c.py tools/test_stream_rows.py \
 	tools/test_stream_files.py tools/test_stream_errors.py tools/test_stream_refusals.py \
-	engines/test_jax_transforms.py engines/test_torch_modes.py engines/test_activation_names.py \
-	test_plan.py test_cli.py
+	engines/test_jax_transforms.py engines/test_jax_derivatives.py engines/test_torch_modes.py \
+	engines/test_activation_names.py test_plan.py test_cli.py
 BACKENDS := jax torch tensorflow
 # Of `make gpu-carry`: the Python of the machine with a GPU, and what Keras and the checks need there.
 GPU_PYTHON ?= python3.12
@@ -90,7 +94,7 @@ $(BACKENDS:%=oldest-%): oldest-%: $(READY) $(OLDEST)/ready
 	@printf '\n== Tests on %s with Keras %s\n' $* $(OLDEST_KERAS)
 	OSTINATO_EXAMPLES=0.25 KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -q -n $(JOBS) -m "not slow" \
 		$(NOT_ON_OLDEST:%=--ignore=tests/%) \
-		$(if $(filter-out jax,$*),$(ON_OLDEST_WITH_JAX:%='--ignore-glob=*/%')) $(PYTEST)
+		$(if $(filter-out torch,$*),$(ON_OLDEST_WITH_TORCH:%='--ignore-glob=*/tests/%')) $(PYTEST)
 
 # Keras as it will be, of last night. What fails says what has to be mended here, or told to Keras.
 nightly-%: $(READY)

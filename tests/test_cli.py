@@ -13,6 +13,7 @@ import ostinato
 from ostinato import native
 from ostinato.cli import main
 from ostinato.engines.table import NAMES
+from support import on_one_backend
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_a_folder_that_cannot_be_written(guide, tmp_path, capsys, monkeypatch):
     assert "error: can't write the report into file/there: " in capsys.readouterr().err
 
 
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="no framework has a part in it")
+@on_one_backend
 @pytest.mark.parametrize(
     ("arguments", "variable", "expected"),
     [

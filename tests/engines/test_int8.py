@@ -21,6 +21,7 @@ from ostinato.layers import (
     LSTMCell,
     SimpleRNN,
 )
+from support import on_one_backend
 
 needs_native = pytest.mark.skipif(native.why_not() is not None, reason="no native engine here")
 # Half a step of digits is up to 1/8192 of a vector's largest number (native/core/int8.h).
@@ -169,7 +170,7 @@ def test_its_file_is_a_quarter_the_size(tmp_path):
 
 
 @needs_native
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="streams know no framework")
+@on_one_backend
 def test_a_stream_of_it_has_the_same_weights():
     model = sequential(LSTM(40, return_sequences=True), keras.layers.Dense(3))
     x = floats(9, 7)

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from support import on_jax_only
+from support import on_one_backend
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BACKENDS = ("jax", "torch", "tensorflow")
@@ -60,7 +60,7 @@ def test_two_devices(run):
     check(*run(1, "--devices=2"))
 
 
-@on_jax_only
+@on_one_backend
 def test_a_process_that_fails_ends_all(run, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
@@ -72,7 +72,7 @@ def test_a_process_that_fails_ends_all(run, tmp_path):
     assert time.monotonic() - begin < 50
 
 
-@on_jax_only
+@on_one_backend
 @pytest.mark.parametrize("name", BACKENDS)
 def test_is_short(name):
     assert len((EXAMPLES / f"distributed_{name}.py").read_text().splitlines()) < 120

@@ -12,7 +12,7 @@ from ostinato.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN, Simple
 from support import CellOfUnits, DictCell, NestedCell
 from tools.streamed import VOCABULARY, N, floats
 
-JAX = keras.config.backend() == "jax"
+TENSORFLOW = keras.config.backend() == "tensorflow"  # has no grouped convolutions on a CPU
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def voice_detector():
     """Convolutions, recurrent layers, and pools of all so far beside the last."""
     x = keras.Input((None, 3))
     y = layers.Conv1D(17, 3, padding="causal", activation="relu")(x)
-    y = layers.Conv1D(6, 4, padding="causal", dilation_rate=3, groups=2 if JAX else 1)(
+    y = layers.Conv1D(6, 4, padding="causal", dilation_rate=3, groups=1 if TENSORFLOW else 2)(
         layers.Dense(6)(y)
     )
     y = lstm(4)(y)

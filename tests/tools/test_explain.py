@@ -11,12 +11,10 @@ from ostinato import layers, machine, native
 from ostinato.cli import main
 from ostinato.explanation import Row
 from ostinato.settings import forced_engine
+from support import on_one_backend
 
 WHY_NOT = native.why_not() or (forced_engine() == "scan" and "OSTINATO_ENGINE is set")
 ON_KERNEL = "scan" if WHY_NOT else "fused"
-on_jax_only = pytest.mark.skipif(
-    keras.config.backend() != "jax", reason="files know no framework; JAX alone reads them"
-)
 needs_native = pytest.mark.skipif(bool(WHY_NOT), reason=str(WHY_NOT))
 BACKEND = keras.config.backend()
 
@@ -239,7 +237,7 @@ def of_something_else(path):
         archive.writestr("a", "")
 
 
-@on_jax_only
+@on_one_backend
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [

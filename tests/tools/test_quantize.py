@@ -5,7 +5,6 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import keras
 import numpy as np
 import pytest
 from keras import layers
@@ -17,13 +16,12 @@ from ostinato.int8 import rounded
 from ostinato.layers import GRU, LSTM, RNN, SimpleRNN
 from ostinato.nests import flatten
 from ostinato.streaming.compiled import Compiled
+from support import on_one_backend
 from tools.stream_zoo import ZOO, Own, gru, lstm, stack
 from tools.streamed import N, assert_nests_close, data_for, floats
 
 pytestmark = [
-    pytest.mark.skipif(
-        keras.config.backend() != "jax", reason="streams know no framework; JAX alone makes models"
-    ),
+    on_one_backend,
     pytest.mark.skipif(native.why_not() is not None, reason="no native engine here"),
 ]
 

@@ -13,7 +13,7 @@ import ostinato
 from engines.gradients import double_precision
 from ostinato import native
 from ostinato.layers import GRU, LSTM
-from support import IS_OLDEST_KERAS
+from support import IS_OLDEST_KERAS, ON_ONE_BACKEND, on_one_backend
 from tools.stream_zoo import ZOO, lstm, stack
 from tools.streamed import (
     N,
@@ -27,8 +27,6 @@ from tools.streamed import (
     run_whole,
 )
 
-JAX = keras.config.backend() == "jax"
-
 
 def last(whole, like):
     """Of every timestep's outputs those that the model gives: all, or the last one."""
@@ -41,9 +39,23 @@ def assert_equals_the_model(outputs, expected, tolerance):
     assert_nests_close(keras.tree.map_structure(last, outputs, expected), expected, tolerance)
 
 
+# Of the models that run without Keras, those that are read on every backend: each kind of layer, of
+# state and of dtype.
+READ_EVERYWHERE = {
+    *("RNN of cells under a mask", "the last of a masked sequence", "Embedding with a mask"),
+    *("all merges", "dicts", "a voice detector", "a mean under a mask", "a shared layer"),
+    *("adapted Normalization", "return_state", "stateful", "float64", "windows in float64"),
+    *("mixed_bfloat16", "mixed_float16", "an activation of one's own", "models in models"),
+    *("cells of one's own under a mask", "a cell of one's own in float64"),
+    "trained BatchNormalization",
+}
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_equals_the_model_in_any_chunking(name):
     case = ZOO[name]
+    if not (ON_ONE_BACKEND or case.why_not_native or name in READ_EVERYWHERE):
+        pytest.skip("the same on every backend")
     if case.joins_masks and IS_OLDEST_KERAS:
         pytest.skip("Keras 3.10 can't run this model itself: it broadcasts a mask to unknown sizes")
     with double_precision() if "float64" in name else contextlib.nullcontext():
@@ -84,7 +96,7 @@ def opened():
     return get
 
 
-@pytest.mark.skipif(not JAX, reason="no framework is in the step; JAX alone makes the model")
+@on_one_backend
 @settings(max_examples=40)
 @given(
     name=st.sampled_from(["Embedding with a mask", "dicts", "GRU reset before of 64 to 33"]),

@@ -15,14 +15,14 @@ from docs import page
 from engines.gradients import double_precision
 from ostinato import native
 from ostinato.layers import RNN, GRUCell, LSTMCell
-from support import on_jax_only
+from support import on_one_backend
 from tools import c_streams
 from tools.c_streams import SANITIZED, STRICT
 from tools.stream_zoo import KINDS, ZOO, ahead, give_weights, gru, lstm, pointwise, read, stack
 from tools.streamed import VOCABULARY, N, data_for, floats
 
 pytestmark = [
-    on_jax_only,
+    on_one_backend,
     pytest.mark.skipif(bool(native.why_not()), reason="what Keras runs has no program"),
 ]
 needs_gcc = pytest.mark.skipif(c_streams.compiler("gcc") is None, reason="there is no gcc here")

@@ -20,13 +20,12 @@ import ostinato
 from ostinato import native
 from ostinato.layers import RNN
 from ostinato.streaming.packed import encoded
+from support import on_one_backend
 from tools.stream_zoo import ZOO, Own, Peephole, gru, lstm, stack
 from tools.streamed import N, assert_nests_close, data_for, floats
 
 pytestmark = [
-    pytest.mark.skipif(
-        keras.config.backend() != "jax", reason="files know no framework; JAX alone makes models"
-    ),
+    on_one_backend,
     pytest.mark.skipif(native.why_not() is not None, reason="no native engine here"),
 ]
 NATIVE = [

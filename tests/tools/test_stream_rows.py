@@ -10,10 +10,10 @@ import pytest
 
 import ostinato
 from ostinato import native
+from support import ON_ONE_BACKEND, on_one_backend
 from tools.stream_zoo import ZOO, lstm, stack
 from tools.streamed import assert_nests_close, cut, data_for, floats, run_whole
 
-JAX = keras.config.backend() == "jax"
 T = 8
 # Each way that states are kept: cells, masks, routines, windows, pools, ids; and by Keras.
 NAMES = (
@@ -59,8 +59,8 @@ def test_resets_are_pieces(name):
 @pytest.mark.parametrize("rows", [5, 200])
 @pytest.mark.parametrize("name", NAMES)
 def test_arrivals_at_random(name, rows):
-    if rows > 5 and (not JAX or ZOO[name].why_not_native):
-        pytest.skip("no framework is in the step; JAX alone makes the model")
+    if rows > 5 and (not ON_ONE_BACKEND or ZOO[name].why_not_native):
+        pytest.skip("the same on every backend")
     _, data, resets, stream = make(name, rows, seed=1)
     expected = stream.run(data, resets=resets)
     stream.reset()
@@ -232,7 +232,7 @@ def test_other_arguments_that_are_refused():
             call()
 
 
-@pytest.mark.skipif(not JAX, reason="no framework is in the step; JAX alone makes the model")
+@on_one_backend
 def test_another_thread_opens_more():
     """Whatever meets, a call is run or refused."""
     stream = ostinato.stream(stack(lstm(32), features=32), streams=100)

@@ -8,13 +8,13 @@ from keras import layers
 import ostinato
 from ostinato import native
 from ostinato.layers import RNN
-from support import on_jax_only
+from support import on_one_backend
 from tools.rtneural import Model
 from tools.stream_zoo import Own, adapted, give_weights, gru, lstm, read, stack, trained
 from tools.streamed import VOCABULARY, data_for
 
 pytestmark = [
-    on_jax_only,
+    on_one_backend,
     pytest.mark.skipif(bool(native.why_not()), reason="what Keras runs has no program"),
 ]
 MODELS = {

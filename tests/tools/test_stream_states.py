@@ -13,6 +13,7 @@ from keras import layers
 import ostinato
 from ostinato import native
 from ostinato.layers import LSTM, RNN, GRUCell, LSTMCell
+from support import on_one_backend
 from tools.stream_zoo import (
     ZOO,
     OfAllRows,
@@ -28,9 +29,6 @@ from tools.streamed import VOCABULARY, N, T, cut, data_for, floats, run_whole
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 needs_native = pytest.mark.skipif(native.why_not() is not None, reason="no native engine here")
-on_jax = pytest.mark.skipif(
-    keras.config.backend() != "jax", reason="no framework is in the step; JAX alone makes the model"
-)
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -366,7 +364,7 @@ def shape_or_refusal(stream, data):
 
 
 @needs_native
-@on_jax
+@on_one_backend
 def test_memory_does_not_grow():
     stream = ostinato.stream(stack(lstm(2), features=1))
     x = floats(1)
@@ -378,7 +376,7 @@ def test_memory_does_not_grow():
     assert sizes[-1] - sizes[0] < 1 << 20, sizes
 
 
-@on_jax
+@on_one_backend
 def test_a_layer_of_a_nested_model_goes_by_its_name_where_no_other_has_it():
     def box(name):
         inner = LSTM(2, return_sequences=True, name="inner")
@@ -391,7 +389,7 @@ def test_a_layer_of_a_nested_model_goes_by_its_name_where_no_other_has_it():
 
 
 @needs_native
-@on_jax
+@on_one_backend
 @pytest.mark.slow
 def test_ten_million_steps():
     """116 a second for a day: no drift in memory, and in the end the batch model's output."""
