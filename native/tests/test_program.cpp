@@ -428,12 +428,12 @@ void test_long_calls() {
     x = m.cell(lstm, m.window(x, window_mean, 2, 1), 96, 1, true, true, 1, 2);
     m.pool(m.concatenate(x, a), pool_mean, 0);
     Random random(seed);
-    const int64_t T = 301;
+    const int64_t T = 1301, call = 500;  // the second call at the latest is on two threads
     const std::vector<Numbers> data = sequences(m, T, 5, random);
     auto one = make<float>(m), two = make<float>(m);
     std::vector<std::vector<float>> got, expected;
-    for (int64_t from = 0; from < T; from += 100) {
-      const int64_t to = std::min(T, from + 100);
+    for (int64_t from = 0; from < T; from += call) {
+      const int64_t to = std::min(T, from + call);
       for (int64_t t = from; t < to; ++t) {
         const auto step = run<float>(*one, m, data, T, t, t + 1);
         if (t == from) expected.assign(step.size(), {});
@@ -478,7 +478,7 @@ void test_rows_refused() {
        std::vector<std::vector<int64_t>>{{5}, {-1}, {0, 0}, {1, 2, 1}, {INT64_MIN}, {INT64_MAX}}) {
     const Program::Chosen chosen{rows.data(), int64_t(rows.size())};
     CHECK(!program->run(&in, out.data(), 1, chosen).empty(), "taken");
-    CHECK(!program->reset(chosen).empty(), "taken");
+    if (rows.size() == 1) CHECK(!program->reset(chosen).empty(), "taken");
   }
   for (int64_t streams : {int64_t{0}, int64_t{-1}, (int64_t{1} << 24) + 1})
     CHECK(!program->resize(streams).empty(), "taken");

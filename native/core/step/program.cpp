@@ -2,6 +2,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <new>
 
@@ -15,8 +16,9 @@ namespace {
 // How many rows go through the timestep together: so many that weights are read for all of them at once, and
 // so few that their values stay in L2.
 constexpr int64_t kTileRows = 128;
-// Of a call, in multiplications and additions, for each thread: some 20 us; and for a pipeline.
-constexpr double kWorthATile = 2e6, kWorthAPipeline = 1e7;
+// Of a call, in multiplications and additions, for each thread: some 20 us; for a pipeline; and what is run before
+// it's asked again whether that is quicker than one thread: some 600 us.
+constexpr double kWorthATile = 2e6, kWorthAPipeline = 1e7, kWorthAStretch = 4e7;
 
 template <class F>
 std::string text_of_failure(F f) {
@@ -31,6 +33,8 @@ std::string text_of_failure(F f) {
     return "program: out of memory";
   }
 }
+
+int64_t nanoseconds() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
 
 // A row's state between its record and how users have it: a window's ring (windows.inl) in order.
 struct StateOfRow {
@@ -124,7 +128,7 @@ void Program::describe() {
 
 // Of few rows one tile, in which threads may share the work of a row; of more, one for each thread.
 void Program::make_tiles(int64_t streams) {
-  pipeline_.reset(), second_.reset();
+  pipeline_.reset(), second_.reset(), pace_.reset();
   const bool alone = streams > kTileRows;
   std::vector<std::unique_ptr<ProgramTile>> made;
   for (int i = 0; i < (alone ? most_threads() : 1); ++i) {
@@ -198,7 +202,7 @@ std::string Program::share_weights(Program& other) {
 }
 
 void Program::adopt(std::shared_ptr<ProgramModel> model) {
-  pipeline_.reset(), second_.reset();
+  pipeline_.reset(), second_.reset(), pace_.reset();
   model_ = std::move(model);
   for (const auto& tile : tiles_) model_->lend(*tile);
 }
@@ -220,19 +224,20 @@ void Program::rest() {
   is_resident_ = false;
 }
 
-// Counts the rows of a call, and says what is wrong with them.
-std::string Program::choose(Chosen& chosen) {
+// Counts the rows of a call, and says what is wrong with them; `once` where none may be there twice.
+std::string Program::choose(Chosen& chosen, bool once) {
   if (chosen.rows == nullptr) {
     if (chosen.count >= 0 && chosen.count != streams_) return kBusy;
     chosen.count = streams_;
     return "";
   }
-  if (++calls_ == 0) std::fill(seen_.begin(), seen_.end(), 0), calls_ = 1;
+  if (once && ++calls_ == 0) std::fill(seen_.begin(), seen_.end(), 0), calls_ = 1;
   for (int64_t i = 0; i < chosen.count; ++i) {
     const int64_t row = chosen.rows[i];
     if (!within(row, 0, streams_ - 1))
       return "expected numbers of streams, 0 to " + std::to_string(streams_ - 1) + ", got " +
              std::to_string(row);
+    if (!once) continue;
     if (seen_[size_t(row)] == calls_)
       return "expected each stream at most once, got " + std::to_string(row) + " twice";
     seen_[size_t(row)] = calls_;
@@ -261,48 +266,57 @@ std::string Program::run(const void* const* inputs, void* const* outputs, int64_
   if (!error.empty()) return error;
   return text_of_failure([&] {
     if (chosen.rows != nullptr || streams_ > kTileRows) run_tiles(inputs, outputs, T, chosen, resets);
-    else if (!run_pipeline(inputs, outputs, T, resets)) run_resident(inputs, outputs, T, resets);
+    else run_few(inputs, outputs, T, resets);
   });
 }
 
-// Whether it was worth two threads. Where a timestep's products are, they share those.
-bool Program::run_pipeline(const void* const* inputs, void* const* outputs, int64_t T,
-                           const uint8_t* resets) {
-  const double work = double(work_) * double(streams_) * double(T);
+// Whether so many timesteps may be worth two threads. Where a timestep's products are, they share those.
+bool Program::make_pipeline(int64_t T) {
   ProgramTile& first = *tiles_[0];
-  if (work < kWorthAPipeline || T < 64 || first.memory.may_share) return false;
-  if (thread_count() < 2 || !teams_meet()) return false;
-  if (pipeline_ == nullptr) {
-    const int64_t cut = Pipeline::cut_of(*model_);
-    if (cut == 0) return false;
-    auto second = std::make_unique<ProgramTile>();
-    second->rows = first.rows;
-    second->memory.alone = true;
-    ProgramLayout(*second, *model_, model_->spec, false).build();
-    model_->lend(*second);
-    pipeline_ = std::make_unique<Pipeline>(*model_, first, *second, cut);
-    second_ = std::move(second);
-  }
-  rest();
-  for (int i = 0; i < 2; ++i) {
-    StepMemory& m = pipeline_->parts()[i];
-    m.N = streams_;
-    for (int64_t r = 0; r < streams_; ++r) m.records[r] = record(r);
-  }
-  pipeline_->run(inputs, outputs, T, resets);
+  const double work = double(work_) * double(streams_) * double(T);
+  if (work < kWorthAPipeline || T < 64 || first.memory.may_share || thread_count() < 2) return false;
+  if (pipeline_ != nullptr) return true;
+  const int64_t cut = Pipeline::cut_of(*model_);
+  if (cut == 0) return false;
+  auto second = std::make_unique<ProgramTile>();
+  second->rows = first.rows;
+  second->memory.alone = true;
+  ProgramLayout(*second, *model_, model_->spec, false).build();
+  model_->lend(*second);
+  pipeline_ = std::make_unique<Pipeline>(*model_, first, *second, cut);
+  pace_ = std::make_unique<Pace>();
+  second_ = std::move(second);
   return true;
 }
 
-void Program::run_resident(const void* const* inputs, void* const* outputs, int64_t T,
-                           const uint8_t* resets) {
+// All rows' records to a tile.
+void Program::gather(StepMemory& tile) {
+  tile.N = streams_;
+  for (int64_t r = 0; r < streams_; ++r) tile.records[r] = record(r);
+}
+
+void Program::run_few(const void* const* inputs, void* const* outputs, int64_t T, const uint8_t* resets) {
   StepMemory& m = tiles_[0]->memory;
-  if (!is_resident_) {
-    m.N = streams_;
-    for (int64_t r = 0; r < streams_; ++r) m.records[r] = record(r);
-    kernels_->load_rows(m);
-    is_resident_ = true;
+  const bool may_be_two = make_pipeline(T);
+  const int64_t stretch =
+      may_be_two ? int64_t(kWorthAStretch / (double(work_) * double(streams_))) + 64 : T;
+  for (int64_t t = 0, last; t < T; t = last) {
+    last = T - t < 2 * stretch ? T : t + stretch;
+    const int64_t begin = may_be_two ? nanoseconds() : 0;
+    const bool two = may_be_two && pace_->two_are_quicker(begin);
+    if (two) {
+      rest();
+      for (int i = 0; i < 2; ++i) gather(pipeline_->parts()[i]);
+      pipeline_->run({inputs, outputs, T, resets}, t, last);
+    } else {
+      if (!is_resident_) gather(m), kernels_->load_rows(m);
+      is_resident_ = true;
+      kernels_->run(m, inputs, outputs, T, t, last, resets);
+    }
+    if (!may_be_two) continue;
+    const int64_t end = nanoseconds();
+    pace_->report(two, double(end - begin) / double(last - t), end);
   }
-  kernels_->run(m, inputs, outputs, T, 0, T, resets);
 }
 
 namespace {
@@ -355,7 +369,7 @@ void Program::run_tiles(const void* const* inputs, void* const* outputs, int64_t
 std::string Program::reset(Chosen chosen) {
   Turn turn(*this);
   if (!turn.mine()) return kBusy;
-  const std::string error = choose(chosen);
+  const std::string error = choose(chosen, false);
   if (!error.empty()) return error;
   for (int64_t i = 0; i < chosen.count; ++i) {
     const int64_t row = chosen.rows == nullptr ? i : chosen.rows[i];

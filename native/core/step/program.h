@@ -19,6 +19,7 @@ namespace ostinato {
 struct StepKernels;
 struct ProgramModel;
 struct ProgramTile;
+class Pace;
 class Pipeline;
 
 // Which rows a call is for, in the order of its arrays: `count` of them, no two alike; or all, and then how
@@ -62,7 +63,7 @@ class Program {
   std::string run(const void* const* inputs, void* const* outputs, int64_t T, Chosen chosen = {},
                   const uint8_t* resets = nullptr);
 
-  // The rows as they begin.
+  // The rows as they begin; one may be named twice.
   std::string reset(Chosen chosen = {});
 
   // More streams or less; new ones at the initial states, the others as they are.
@@ -96,10 +97,11 @@ class Program {
   void rest();
   void grow(int64_t streams);
   uint8_t* record(int64_t row) const;
-  std::string choose(Chosen& chosen);
+  std::string choose(Chosen& chosen, bool once = true);
   std::string why_not_ids(const void* const* inputs, int64_t count) const;
-  void run_resident(const void* const* inputs, void* const* outputs, int64_t T, const uint8_t* resets);
-  bool run_pipeline(const void* const* inputs, void* const* outputs, int64_t T, const uint8_t* resets);
+  void run_few(const void* const* inputs, void* const* outputs, int64_t T, const uint8_t* resets);
+  bool make_pipeline(int64_t T);
+  void gather(StepMemory& tile);
   void adopt(std::shared_ptr<ProgramModel> model);
   void run_tiles(const void* const* inputs, void* const* outputs, int64_t T, Chosen chosen,
                  const uint8_t* resets);
@@ -112,6 +114,7 @@ class Program {
   std::vector<std::unique_ptr<ProgramTile>> tiles_;  // one for each thread that may run rows
   std::unique_ptr<ProgramTile> second_;  // of the pipeline, once there was a long call
   std::unique_ptr<Pipeline> pipeline_;
+  std::unique_ptr<Pace> pace_;  // of the pipeline beside one thread
   bool is_resident_ = false;  // whether the states of all rows are those in the first tile
   std::vector<uint32_t> seen_;  // (streams,) in which of the calls a row was asked for last
   uint32_t calls_ = 0;

@@ -90,6 +90,21 @@ struct ProgramModel {
   void lend(ProgramTile& tile) const;
 };
 
+// Whether two threads are quicker than one, by what timesteps have taken lately: where other programs have the
+// cores, a thread that waits for another loses what it gains and more. Both are measured as they're used, one
+// thread first; two that were slower aren't tried again for a while, longer each time.
+class Pace {
+ public:
+  bool two_are_quicker(int64_t now) const { return alone_ > 0 && now >= again_; }
+  // How long a timestep has taken; all in ns.
+  void report(bool two, double timestep, int64_t now);
+
+ private:
+  static constexpr int64_t kFirst = 2'000'000, kLongest = 1'000'000'000;
+  double alone_ = 0;  // the quickest lately
+  int64_t again_ = 0, length_ = kFirst;
+};
+
 // Two tiles of the same rows, where one runs the first `cut` steps of a timestep and the other the rest.
 class Pipeline {
  public:
@@ -101,8 +116,15 @@ class Pipeline {
   // The parts' rows, whose records the caller sets.
   StepMemory* parts() { return parts_; }
 
-  // Runs T timesteps of the rows of both parts, from their records and back.
-  void run(const void* const* inputs, void* const* outputs, int64_t T, const uint8_t* resets);
+  // A call: T timesteps of the rows of both parts.
+  struct Work {
+    const void* const* inputs;
+    void* const* outputs;
+    int64_t T;
+    const uint8_t* resets;
+  };
+  // Runs its timesteps from `first` to before `last`, from the rows' records and back.
+  void run(const Work& work, int64_t first, int64_t last);
 
  private:
   struct Handed {
@@ -110,17 +132,7 @@ class Pipeline {
     void* to;
     size_t bytes;
   };
-  struct Call {
-    Pipeline& line;
-    const void* const* inputs;
-    std::vector<void*> outputs[2];
-    int64_t T, length;  // timesteps, in all and in a chunk
-    const uint8_t* resets;
-    uint8_t* buffer;
-
-    static void work(void* context, int member, int members, Barrier* barrier);
-    void run_chunk(int part, int64_t chunk);
-  };
+  class Call;
 
   static StepMemory part(const ProgramTile& tile);
   static bool is_made(const ProgramTile& tile, const void* value, int64_t before);
@@ -131,6 +143,8 @@ class Pipeline {
   StepMemory parts_[2];
   std::vector<Handed> handed_;
   int64_t bytes_ = 0;  // of all that is handed on, a timestep
+  int64_t length_ = 0;  // timesteps of a chunk
+  std::unique_ptr<Buffer> buffer_;
   std::vector<size_t> outputs_[2];
   std::vector<StepPort> ports_[2];
 };

@@ -1,7 +1,9 @@
 // A long call of few rows on two threads: one runs the first operations of each timestep, the other the rest
 // of one some timesteps before. What the rest reads of them goes through a buffer.
+#include <atomic>
 #include <cstring>
 #include <new>
+#include <thread>
 
 #include "program_parts.h"
 #include "threads.h"
@@ -9,9 +11,10 @@
 namespace ostinato {
 namespace {
 
-// Timesteps between two meetings of the threads: some 50 us of work, if the buffer stays in a cache.
-constexpr double kWorthAMeeting = 3e6;
-constexpr int64_t kBufferBytes = 256 << 10, kMostOfAChunk = 64;
+// Timesteps that are handed on at a time: some 50 us of work, if the buffer stays in a cache; and how many
+// times the first part may be ahead.
+constexpr double kWorthHanding = 3e6;
+constexpr int64_t kBufferBytes = 256 << 10, kMostOfAChunk = 64, kAhead = 4;
 constexpr double kLeastShare = 0.15;  // of the work, of either part
 
 double work_of(const ProgramModel& model, const Step& step) {
@@ -77,6 +80,11 @@ Pipeline::Pipeline(const ProgramModel& model, ProgramTile& first, ProgramTile& s
   }
   for (int i = 0; i < 2; ++i)
     parts_[i].outputs = ports_[i].data(), parts_[i].n_outputs = int64_t(ports_[i].size());
+  const int64_t worth = int64_t(kWorthHanding / (double(model.work) * double(rows) + 1)) + 1;
+  length_ = worth < kMostOfAChunk ? worth : kMostOfAChunk;
+  if (length_ * bytes_ > kBufferBytes) length_ = kBufferBytes / bytes_ > 0 ? kBufferBytes / bytes_ : 1;
+  buffer_ = std::make_unique<Buffer>(size_t(kAhead * length_ * bytes_ + 64));
+  if (buffer_->data() == nullptr) throw std::bad_alloc();
 }
 
 StepMemory Pipeline::part(const ProgramTile& tile) {
@@ -98,38 +106,88 @@ bool Pipeline::is_made(const ProgramTile& tile, const void* value, int64_t befor
   return false;
 }
 
-void Pipeline::run(const void* const* inputs, void* const* outputs, int64_t T, const uint8_t* resets) {
-  const int64_t rows = parts_[0].N;
-  int64_t length = int64_t(kWorthAMeeting / (double(model_.work) * double(rows) + 1)) + 1;
-  length = length < kMostOfAChunk ? length : kMostOfAChunk;
-  if (length * bytes_ > kBufferBytes) length = kBufferBytes / bytes_ > 0 ? kBufferBytes / bytes_ : 1;
-  const Buffer buffer(size_t(2 * length * bytes_ + 64));
-  if (buffer.data() == nullptr) throw std::bad_alloc();
-  Call call{*this, inputs, {{}, {}}, T, length, resets, static_cast<uint8_t*>(buffer.data())};
-  for (int i = 0; i < 2; ++i)
-    for (size_t at : outputs_[i]) call.outputs[i].push_back(outputs[at]);
+// Chunks of timesteps. A thread takes the next chunk of either part, and sticks to that part as long as it can: so
+// two threads take a part each, and one whose fellow hasn't come, or has lost its core, does what it can itself.
+class Pipeline::Call {
+ public:
+  Call(Pipeline& line, const Work& work, int64_t first, int64_t last, int64_t length, uint8_t* buffer)
+      : line_(line), work_(work), first_(first), last_(last), length_(length), buffer_(buffer) {
+    chunks_ = (last - first + length - 1) / length;
+    for (int i = 0; i < 2; ++i)
+      for (size_t at : line.outputs_[i]) outputs_[i].push_back(work.outputs[at]);
+  }
+
+  static void run(void* context, int part) {
+    Call& all = *static_cast<Call*>(context);
+    int idle = 0;
+    while (all.parts_[1].done.load(std::memory_order_acquire) < all.chunks_) {
+      if (all.take(part)) {
+        idle = 0;
+      } else if (all.take(1 - part)) {
+        part = 1 - part, idle = 0;
+      } else if (++idle > 1000) {
+        std::this_thread::yield();
+      }
+    }
+  }
+
+ private:
+  struct alignas(64) Part {
+    std::atomic<int64_t> done{0};
+    std::atomic<bool> is_taken{false};
+  };
+
+  // Runs a part's next chunk, where there is one and nobody is at that part.
+  bool take(int part) {
+    Part &own = parts_[part], &other = parts_[1 - part];
+    if (own.is_taken.load(std::memory_order_relaxed) || own.is_taken.exchange(true, std::memory_order_acquire))
+      return false;
+    const int64_t chunk = own.done.load(std::memory_order_relaxed);
+    const int64_t ahead = chunk - other.done.load(std::memory_order_acquire);
+    const bool can = chunk < chunks_ && (part == 0 ? ahead < kAhead : ahead < 0);
+    if (can) {
+      run_chunk(part, chunk);
+      own.done.store(chunk + 1, std::memory_order_release);
+    }
+    own.is_taken.store(false, std::memory_order_release);
+    return can;
+  }
+
+  void run_chunk(int part, int64_t chunk) {
+    uint8_t* at = buffer_ + chunk % kAhead * length_ * line_.bytes_;
+    const int64_t begin = first_ + chunk * length_, end = begin + length_ < last_ ? begin + length_ : last_;
+    for (int64_t t = begin; t < end; ++t) {
+      if (part == 1) at = line_.move(at, true);
+      line_.model_.kernels->run(line_.parts_[part], work_.inputs, outputs_[part].data(), work_.T, t, t + 1,
+                                work_.resets);
+      if (part == 0) at = line_.move(at, false);
+    }
+  }
+
+  Pipeline& line_;
+  const Work& work_;
+  const int64_t first_, last_, length_;
+  uint8_t* const buffer_;
+  int64_t chunks_;
+  std::vector<void*> outputs_[2];
+  Part parts_[2];
+};
+
+void Pipeline::run(const Work& work, int64_t first, int64_t last) {
+  Call call(*this, work, first, last, length_, static_cast<uint8_t*>(buffer_->data()));
   for (StepMemory& part : parts_) model_.kernels->load_rows(part);
-  parallel_team(2, Call::work, &call);
+  parallel_for(2, Call::run, &call);
   for (StepMemory& part : parts_) model_.kernels->store_rows(part);
 }
 
-void Pipeline::Call::work(void* context, int member, int members, Barrier* barrier) {
-  Call& all = *static_cast<Call*>(context);
-  const int64_t chunks = (all.T + all.length - 1) / all.length;
-  for (int64_t chunk = 0; chunk <= chunks; ++chunk) {
-    if ((member == 0 || members == 1) && chunk < chunks) all.run_chunk(0, chunk);
-    if ((member == 1 || members == 1) && chunk > 0) all.run_chunk(1, chunk - 1);
-    if (barrier != nullptr) barrier->wait();
-  }
-}
-
-void Pipeline::Call::run_chunk(int part, int64_t chunk) {
-  uint8_t* at = buffer + chunk % 2 * length * line.bytes_;
-  const int64_t last = (chunk + 1) * length < T ? (chunk + 1) * length : T;
-  for (int64_t t = chunk * length; t < last; ++t) {
-    if (part == 1) at = line.move(at, true);
-    line.model_.kernels->run(line.parts_[part], inputs, outputs[part].data(), T, t, t + 1, resets);
-    if (part == 0) at = line.move(at, false);
+void Pace::report(bool two, double timestep, int64_t now) {
+  if (!two) {
+    alone_ = alone_ > 0 && alone_ * 1.05 < timestep ? alone_ * 1.05 : timestep;
+  } else if (timestep < alone_) {
+    length_ = length_ / 2 > kFirst ? length_ / 2 : kFirst;
+  } else {
+    again_ = now + length_;
+    length_ = length_ * 4 < kLongest ? length_ * 4 : kLongest;
   }
 }
 
