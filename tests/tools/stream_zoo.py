@@ -252,6 +252,12 @@ def stack_of_images():
     return give_weights(keras.Model(x, gru(3)(layers.LayerNormalization()(y))))
 
 
+def unread(*shape, dtype="float32"):
+    """A model with a second input, which nothing reads."""
+    x, other = keras.Input((None, 3)), keras.Input((None, *shape), dtype=dtype, name="unread")
+    return give_weights(keras.Model([x, other], lstm(4)(x)))
+
+
 @keras.saving.register_keras_serializable(package="tests")
 class Own(CellOfUnits):
     """A cell of one's own: a leaky sum."""
@@ -384,6 +390,16 @@ ZOO = {
     "windows in float64": Case(
         lambda: stack(layers.Conv1D(5, 3, padding="causal", dtype="float64"), dtype="float64"),
         tolerance=1e-12,
+    ),
+    "a mask that nothing obeys": Case(
+        lambda: read(layers.Embedding(VOCABULARY, 5, mask_zero=True), layers.Dense(3)), 0
+    ),
+    "an input that nothing reads": Case(lambda: unread(7)),
+    "ids that nothing reads": Case(
+        lambda: unread(dtype="int32"), why_not_native="input unread: the kernel takes timesteps of"
+    ),
+    "images that nothing reads": Case(
+        lambda: unread(4, 5), why_not_native="input unread: the kernel takes timesteps of"
     ),
     "return_state": Case(returning_state),
     "stateful": Case(stateful),

@@ -29,6 +29,10 @@ def why_not(graph: Graph, heeds_forced: bool = True) -> str:
         reason = _why_not_call(call, graph, heeds_forced)
         if reason is not None:
             return f"{name_of(call.layer)}: {reason}"
+    # Those that layers read have been looked at; but a model may have inputs that none reads.
+    for ref, name in zip(flatten(graph.inputs), graph.names, strict=True):
+        if len(ref.shape) != 1 and id(ref) not in graph.ids:
+            return f"input {name}: the kernel takes timesteps of one axis of features"
     return ""
 
 

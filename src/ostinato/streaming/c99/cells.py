@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ostinato.streaming.c99.kernels import Kernel
 from ostinato.streaming.c99.source import Source
 
 Names = Sequence[str]
@@ -35,8 +36,8 @@ class Cell:
     units: int
     activation: str
     recurrent_activation: str
-    kernel: np.ndarray
-    recurrent: np.ndarray
+    kernel: Kernel
+    recurrent: Kernel
     bias: np.ndarray | None
 
     def bias_rows(self, rows: int, gates: int) -> np.ndarray:
@@ -96,9 +97,9 @@ def _blending(cell: Cell) -> list[str]:
     ]
 
 
-def _candidate_first(kernel: np.ndarray) -> np.ndarray:
-    update, reset, candidate = np.split(kernel, 3, axis=-1)
-    return np.concatenate([candidate, update, reset], axis=-1)
+def _candidate_first(kernel: Kernel) -> Kernel:
+    update, reset, candidate = np.split(np.arange(kernel.columns), 3)
+    return kernel.take(np.concatenate([candidate, update, reset]))
 
 
 def _gru(source: Source, cell: Cell) -> list[str]:
@@ -119,7 +120,8 @@ def _gru(source: Source, cell: Cell) -> list[str]:
 def _gru_reset_before(source: Source, cell: Cell) -> list[str]:
     units = cell.units
     (of_x,) = cell.bias_rows(1, 3)
-    gates, candidate = cell.recurrent[:, : 2 * units], cell.recurrent[:, 2 * units :]
+    gates = cell.recurrent.take(np.arange(2 * units))
+    candidate = cell.recurrent.take(np.arange(2 * units, 3 * units))
     return [
         beginning(source, np.stack([of_x[2], of_x[0], of_x[1]])),
         source.product("x", _candidate_first(cell.kernel), "z"),

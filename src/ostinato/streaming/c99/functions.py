@@ -177,6 +177,30 @@ static inline REAL @total(const REAL *x, int count)
   return sum;
 }
 """,
+    "digits": """
+/* Numbers as whole multiples of a step, which is returned: the power of two by which the largest
+   has 14 bits. Less than 2^-114, all of them, count as zeros; the step is NaN where one is none. */
+static inline float @digits(const float *x, int count, int16_t *q)
+{
+  uint32_t most = 0, exponent;
+  float factor = 0.0f;
+  int i;
+  for (i = 0; i < count; ++i) {
+    const uint32_t size = @bits(x[i]) & 0x7fffffffu;
+    most = size > most ? size : most;
+  }
+  exponent = most >> 23;
+  if (exponent < 13 || exponent == 255) {
+    for (i = 0; i < count; ++i) q[i] = 0;
+    return exponent == 255 ? NAN : 0.0f;
+  }
+  factor = @number((266u - exponent) << 23);
+  /* 1.5 * 2^23 added, the last bits are the whole number. */
+  for (i = 0; i < count; ++i)
+    q[i] = (int16_t)((int32_t)@bits(x[i] * factor + 12582912.0f) - 0x4b400000);
+  return @number((exponent - 12u) << 23);
+}
+""",
     "softmax": """
 /* In place. */
 static void @softmax(REAL *x, int count)

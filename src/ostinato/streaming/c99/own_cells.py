@@ -8,6 +8,7 @@ import numpy as np
 from ostinato.routines import Routine
 from ostinato.streaming.c99 import routine as r
 from ostinato.streaming.c99.functions import ACTIVATIONS
+from ostinato.streaming.c99.kernels import Kernel
 from ostinato.streaming.c99.routine import Map, Place, Product, Tables
 from ostinato.streaming.c99.source import Source
 
@@ -163,7 +164,7 @@ class OwnCell:
                 value = begins[product.begins]
                 span = f"for (i = 0; i < {columns}; ++i)"
                 lines += ["{", "  int i;", f"  REAL *z = {out};", f"  {span} z[i] = {value};", "}"]
-            lines.append(source.product(a, kernel, out))
+            lines.append(source.product(a, Kernel(kernel), out))
         return lines
 
     def _weight(self, source: Source, operand: int) -> str:

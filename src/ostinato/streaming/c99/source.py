@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ostinato.streaming.c99.functions import functions
+from ostinato.streaming.c99.kernels import Kernel, product_of_floats, product_of_int8
 from ostinato.streaming.c99.text import Dialect, comment, indented
 
 # So many columns of a kernel lie side by side, row by row: their sums stay in registers. LSTM's at
@@ -39,9 +40,13 @@ class Source:
         return f"@{name}"
 
     def weight(self, values: np.ndarray) -> str:
-        """The name of a constant array with these values; layers that share them share it."""
-        array = np.ascontiguousarray(values, self.dialect.dtype)
-        key = array.tobytes()
+        """The name of a constant array with these values; layers that share them share it.
+
+        Its numbers are the model's, or int8 if that's what is given.
+        """
+        dtype = "int8" if values.dtype == np.int8 else self.dialect.dtype
+        array = np.ascontiguousarray(values, dtype)
+        key = dtype.encode() + array.tobytes()
         if key not in self._arrays:
             name = f"@w{len(self._arrays)}"
             self._arrays[key] = name, self.dialect.array(self.dialect.spelled(name), array)
@@ -84,17 +89,28 @@ class Source:
         self.reset.append(f"self->at{number} = 0;")
         return f"&self->at{number}"
 
-    def product(self, x: str, kernel: np.ndarray, z: str) -> str:
+    def product(self, x: str, kernel: Kernel, z: str) -> str:
         """A statement that adds x (depth,) times a kernel (depth, columns) to z."""
-        depth, columns = kernel.shape
+        depth, columns = kernel.values.shape
         name = f"@product_{depth}x{columns}"
+        if kernel.scales is not None:
+            return self._int8_product(f"{name}_int8", x, kernel, z)
         if name not in self._products:
-            self._products[name] = _product(name, depth, columns)
-        return f"{name}({x}, {self._panelled(kernel)}, {z});"
+            lines = product_of_floats(depth, columns, _PANEL)
+            self._products[name] = _function(name, ["const REAL *RESTRICT w"], lines)
+        return f"{name}({x}, {self._panelled(kernel.values)}, {z});"
 
-    def _panelled(self, kernel: np.ndarray) -> str:
-        edges = range(_PANEL, kernel.shape[1], _PANEL)
-        panels = [panel.reshape(-1) for panel in np.split(kernel, edges, axis=1)]
+    def _int8_product(self, name: str, x: str, kernel: Kernel, z: str) -> str:
+        if name not in self._products:
+            self.call("digits")
+            given = ["const int8_t *RESTRICT w", "const REAL *RESTRICT scales"]
+            self._products[name] = _function(name, given, product_of_int8(*kernel.values.shape))
+        weights = self.weight(kernel.values.T), self.weight(np.asarray(kernel.scales))
+        return f"{name}({x}, {', '.join(weights)}, {z});"
+
+    def _panelled(self, values: np.ndarray) -> str:
+        edges = range(_PANEL, values.shape[1], _PANEL)
+        panels = [panel.reshape(-1) for panel in np.split(values, edges, axis=1)]
         return self.weight(np.concatenate(panels))
 
     def function(self, name: str, arguments: Sequence[str], lines: Iterable[str]) -> str:
@@ -115,26 +131,7 @@ def _member(name: str, size: int, what: str) -> str:
     return f"REAL {name}[{size}]; /* {comment(what)} */"
 
 
-def _product(name: str, depth: int, columns: int) -> str:
-    """Each sum in the order of x, as a plain loop would have it."""
-    arguments = ("const REAL *RESTRICT x", "const REAL *RESTRICT w", "REAL *RESTRICT z")
-    whole, rest = columns // _PANEL * _PANEL, columns % _PANEL
-    lines = ["int k, i;"]
-    if whole:
-        lines += ["int p;", f"for (p = 0; p < {whole}; p += {_PANEL}) {{"]
-        lines += [*_panel(depth, _PANEL, f"w + p * {depth}", "z + p"), "}"]
-    if rest:
-        lines += ["{", *_panel(depth, rest, f"w + {whole * depth}", f"z + {whole}"), "}"]
+def _function(name: str, weights: Sequence[str], lines: Sequence[str]) -> str:
+    """A function `(x, weights, z)`, which adds a product to z."""
+    arguments = ("const REAL *RESTRICT x", *weights, "REAL *RESTRICT z")
     return f"\nstatic void {name}({', '.join(arguments)})\n{{\n{indented(lines)}}}\n"
-
-
-def _panel(depth: int, columns: int, w: str, z: str) -> list[str]:
-    span = f"for (i = 0; i < {columns}; ++i)"
-    return [
-        f"  const REAL *RESTRICT v = {w};",
-        f"  REAL *RESTRICT y = {z};",
-        f"  REAL sum[{columns}];",
-        f"  {span} sum[i] = y[i];",
-        f"  for (k = 0; k < {depth}; ++k, v += {columns}) {span} sum[i] += x[k] * v[i];",
-        f"  {span} y[i] = sum[i];",
-    ]

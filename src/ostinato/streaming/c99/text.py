@@ -22,6 +22,7 @@ _REALS = {"float32": "float", "float64": "double"}
 # Digits after the point by which a number comes back as it was.
 _DIGITS = {"float32": 8, "float64": 16}
 _NUMBERS_A_LINE = {"float32": 5, "float64": 4}
+_INT8_A_LINE = 18
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,15 @@ class Dialect:
         return f"{value:.{_DIGITS[self.dtype]}e}{suffix}"
 
     def array(self, name: str, values: np.ndarray) -> str:
-        """The definition of a constant array."""
-        numbers = [self.number(value) for value in values.reshape(-1).tolist()]
-        many = _NUMBERS_A_LINE[self.dtype]
+        """The definition of a constant array, of this type, or int8."""
+        is_int8 = values.dtype == np.int8
+        number = str if is_int8 else self.number
+        numbers = [number(value) for value in values.reshape(-1).tolist()]
+        many = _INT8_A_LINE if is_int8 else _NUMBERS_A_LINE[self.dtype]
         lines = [", ".join(numbers[i : i + many]) for i in range(0, len(numbers), many)]
         body = ",\n  ".join(lines)
-        return f"static const {self.real} {name}[{len(numbers)}] = {{\n  {body}\n}};\n"
+        real = "int8_t" if is_int8 else self.real
+        return f"static const {real} {name}[{len(numbers)}] = {{\n  {body}\n}};\n"
 
 
 def comment(text: object) -> str:

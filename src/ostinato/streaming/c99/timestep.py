@@ -8,6 +8,7 @@ from ostinato import native
 from ostinato.nests import flatten
 from ostinato.streaming import program as p
 from ostinato.streaming.c99.cells import Cell, applying, beginning, columns_of, write_cell
+from ostinato.streaming.c99.kernels import Kernel
 from ostinato.streaming.c99.own_cells import OwnCell
 from ostinato.streaming.c99.source import Source
 from ostinato.streaming.c99.windows import write_pool, write_window
@@ -133,11 +134,12 @@ class Timestep:
         masked = operation.mask_in >= 0
         taken = self.take_states(kind.states, masked)
         states = self.keep(taken)
-        bias = weights[2] if operation.has_bias else None
+        (kernel, recurrent), rest = _kernels(operation, weights)
+        bias = rest[0] if operation.has_bias else None
         depth = self.widths[operation.first]
         cell = Cell(
             *(number, depth, operation.width, operation.activation),
-            *(operation.recurrent_activation, weights[0], weights[1], bias),
+            *(operation.recurrent_activation, kernel, recurrent, bias),
         )
         z = self.source.work(columns_of(kind.name) * operation.width)
         name = write_cell(self.source, kind.name, cell, states[: kind.states])
@@ -156,11 +158,12 @@ class Timestep:
     def dense(self, number: int, operation: Operation, weights: Weights) -> str:
         """A dense layer."""
         out = self.made(operation, "dense")
-        bias = weights[1] if operation.has_bias else np.zeros(operation.width)
+        (kernel,), rest = _kernels(operation, weights)
+        bias = rest[0] if operation.has_bias else np.zeros(operation.width)
         lines = [
             "int i;",
             beginning(self.source, bias),
-            self.source.product("x", weights[0], "z"),
+            self.source.product("x", kernel, "z"),
             *applying(self.source, operation.activation, 0, operation.width),
         ]
         arguments = ["const REAL *RESTRICT x", "REAL *RESTRICT z"]
@@ -246,12 +249,23 @@ class Timestep:
         return out
 
 
+def _kernels(operation: Operation, weights: Weights) -> tuple[list[Kernel], Weights]:
+    """The kernels of a cell or a dense layer, and the rest of its weights."""
+    count = 1 if operation.code in (p.DENSE, p.INT8_DENSE) else 2
+    if operation.code in (p.DENSE, p.CELL):
+        return [Kernel(weight) for weight in weights[:count]], weights[count:]
+    pairs = zip(weights[: 2 * count : 2], weights[1 : 2 * count : 2], strict=True)
+    return [Kernel(*pair) for pair in pairs], weights[2 * count :]
+
+
 _OPERATIONS: dict[int, Callable[[Timestep, int, Operation, Weights], str]] = {
     p.EMBED: Timestep.embed,
     p.MASK: Timestep.mask,
     p.EITHER: Timestep.either,
     p.CELL: Timestep.cell,
+    p.INT8_CELL: Timestep.cell,
     p.DENSE: Timestep.dense,
+    p.INT8_DENSE: Timestep.dense,
     p.SCALE: Timestep.scale,
     p.NORMALIZE: Timestep.normalize,
     p.ACTIVATE: Timestep.activate,

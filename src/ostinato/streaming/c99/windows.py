@@ -84,7 +84,10 @@ def write_pool(source: Source, operation: Operation) -> str:
         "int i;",
         "if (mask) {",
         "  count[1] += 1.0f;",
-        f"  if (count[1] >= {most}) count[0] += 1.0f, count[1] -= {most};",
+        f"  if (count[1] >= {most}) {{",
+        "    count[0] += 1.0f;",
+        f"    count[1] -= {most};",
+        "  }",
         f"  for (i = 0; i < {width}; ++i) {{",
         # Kahan's sum: what one timestep's rounding lost is added at the next.
         "    const REAL added = x[i] - lost[i], made = sum[i] + added;",

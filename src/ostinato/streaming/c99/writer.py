@@ -47,11 +47,6 @@ def texts(name: str, program: Program) -> tuple[str, str]:
     Raises:
         ValueError: if the program can't be written so.
     """
-    if program.has_int8:
-        raise ValueError(
-            "expected weights in floats, and this stream's are in int8 (`ostinato.quantize`): "
-            "write the stream that it was made of."
-        )
     dialect = Dialect(name, program.dtype)
     source, inputs = Source(dialect), _names("x", flatten(program.inputs))
     timestep = Timestep(source, program, inputs)
@@ -153,8 +148,11 @@ def _reset(source: Source) -> str:
 
 
 def _step(source: Source, program: Program, timestep: Timestep) -> str:
-    outputs = flatten(program.outputs)
-    lines = ["int i;", *(f"int {mask};" for mask in timestep.masks.values()), "(void)self;"]
+    inputs, outputs = flatten(program.inputs), flatten(program.outputs)
+    masks = timestep.masks.values()
+    lines = ["int i;", *(f"int {mask} = 0;" for mask in masks)]
+    # Inputs that nothing reads, masks that no layer obeys: no compiler is to warn of them.
+    lines += [f"(void){name};" for name in ("self", *_names("x", inputs), *masks)]
     for name, rows in timestep.rows.items():
         lines.append(f"if ({name} < 0 || {name} >= {rows}) return 1;")
     lines += source.step
