@@ -223,18 +223,122 @@ def test_other_arguments_that_are_refused():
     stream.close(2)
     with pytest.raises(ValueError, match="expected open streams, got 2, which is closed"):
         stream.step(x[:1], rows=[2])
-    for count in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match="expected a positive number of streams"):
+    for count in (0, -1, 1.5, True, None, "2", 2**24, 2**70):
+        text = (
+            rf"open: expected a positive number of streams, .*16777216 with .* 3 .* got {count!r}"
+        )
+        with pytest.raises(ValueError, match=text):
             stream.open(count)
+    for count in (2**24 + 1, 2**70):
+        with pytest.raises(ValueError, match=rf"another: .* or None, and .* 16777216, got {count}"):
+            stream.another(count)
+    np.testing.assert_array_equal(stream.rows, [0, 1, 3])
     single = ostinato.stream(stack(lstm(3)))
     for call in (single.open, lambda: single.close(0), lambda: single.rows):
         with pytest.raises(ValueError, match="expected a stream that was made with streams=N"):
             call()
 
 
+def test_rows_in_any_form_and_more_than_once():
+    stream, x = ostinato.stream(stack(lstm(3)), streams=5), floats(5, 3)
+    fresh = stream.step(x)
+    for rows in (
+        [1, 3],
+        (3, 1),
+        {1, 3},
+        range(1, 4, 2),
+        np.array([3, 1], "uint8"),
+        [np.int64(1), 3],
+    ):
+        for again in (rows, [*rows, *rows]):
+            stream.step(x)
+            stream.reset(again)
+            got = stream.step(x)
+            np.testing.assert_allclose(got[[1, 3]], fresh[[1, 3]], rtol=2e-6, atol=2e-6)
+            assert np.abs(got[[0, 2, 4]] - fresh[[0, 2, 4]]).min() > 1e-6
+    state = stream.state
+    stream.reset([])
+    assert_nests_close(stream.state, state, 0)
+    assert stream.step(x[:0], rows=[]).shape == (0, 3)
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason="what Keras runs can't be in int8")
+def test_a_quantized_stream_has_the_numbers_of_the_one_it_was_made_of():
+    stream, x = ostinato.stream(stack(lstm(9), features=8), streams=4), floats(4, 6, 8)
+    whole = ostinato.quantize(stream).run(x)
+    stream.close([0, 2])
+    small = ostinato.quantize(stream)
+    assert small.rows.tolist() == [1, 3]
+    small.run(x[[3, 1], :2], rows=[3, 1])
+    with pytest.raises(ValueError, match="expected open streams, got 2, which is closed"):
+        small.step(x[:1, 0], rows=[2])
+    assert small.open() == [0]
+    assert stream.rows.tolist() == [1, 3]
+    np.testing.assert_allclose(small.run(x[[1, 3], 2:], rows=[1, 3]), whole[[1, 3], 2:], 1e-5, 1e-6)
+    np.testing.assert_allclose(small.run(x[:1], rows=[0]), whole[:1], 1e-5, 1e-6)
+    stream.close([1, 3])
+    none = ostinato.quantize(stream)
+    assert none.streams == 0
+    assert none.open(2) == [0, 1]
+    np.testing.assert_allclose(none.run(x[:2]), whole[:2], 1e-5, 1e-6)
+
+
+@on_one_backend
+def test_opening_and_closing_wait_for_a_run():
+    stream = ostinato.stream(stack(lstm(64), lstm(64), features=64), streams=3)
+    x = floats(3, 4000, 64)
+    results = []
+
+    def run(data):
+        results.append(stream.run(data))
+
+    for change in (lambda: stream.close(1), lambda: stream.open(1), lambda: stream.close([0, 2])):
+        before = stream.streams
+        thread = threading.Thread(target=run, args=(x[:before],))
+        thread.start()
+        while not stream._turns.use.locked() and thread.is_alive():
+            pass
+        assert thread.is_alive(), "it was over too soon to say anything"
+        change()
+        thread.join()
+        assert results.pop().shape == (before, 4000, 64)
+
+
+@on_one_backend
+def test_clients_come_and_go_while_others_go_on():
+    """Each client, in a thread of its own, has what a stream of its own would give."""
+    model = stack(lstm(5), keras.layers.Conv1D(4, 3, padding="causal"))
+    shared, one = ostinato.stream(model, streams=1), ostinato.stream(model)
+    failures = []
+
+    def client(seed):
+        rng = np.random.default_rng(seed)
+        mine = one.another()
+        for _ in range(15):
+            (row,) = shared.open()
+            mine.reset()
+            for _ in range(int(rng.integers(1, 6))):
+                x = rng.normal(size=(int(rng.integers(1, 4)), 3)).astype("float32")
+                while True:
+                    with contextlib.suppress(RuntimeError):
+                        got = shared.run(x[None], rows=[row])[0]
+                        break
+                if not np.allclose(got, mine.run(x), 2e-6, 2e-6):
+                    failures.append((seed, row))
+            shared.close(row)
+
+    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert shared.streams == 1
+
+
 @on_one_backend
 def test_another_thread_opens_more():
-    """Whatever meets, a call is run or refused."""
+    """Whatever meets, a step is run or refused; opening waits."""
     stream = ostinato.stream(stack(lstm(32), features=32), streams=100)
     failures = []
 
@@ -251,8 +355,8 @@ def test_another_thread_opens_more():
     for thread in threads:
         thread.start()
     for _ in range(30):
-        with contextlib.suppress(RuntimeError):
-            stream.open(5)
+        stream.open(5)
     for thread in threads:
         thread.join()
     assert not failures
+    assert stream.streams == 250

@@ -8,8 +8,10 @@ import numpy as np
 from ostinato.nests import Nest, fill, match
 from ostinato.streaming.program import Port
 
+MOST_STREAMS = 1 << 24  # of one object: native/core/step/program_parts.h
 
-def number_of_streams(streams: Any) -> int | None:
+
+def number_of_streams(owner: str, streams: Any) -> int | None:
     """How many streams are asked for; None for one without an axis of streams.
 
     Raises:
@@ -17,9 +19,26 @@ def number_of_streams(streams: Any) -> int | None:
     """
     if streams is None:
         return None
-    if not _is_integer(streams) or streams < 1:
-        raise ValueError(f"stream: expected a positive number of streams or None, got {streams!r}.")
+    if not _is_integer(streams) or not 1 <= streams <= MOST_STREAMS:
+        raise ValueError(
+            f"{owner}: expected a positive number of streams or None, and at most {MOST_STREAMS}, "
+            f"got {streams!r}."
+        )
     return int(streams)
+
+
+def number_to_open(owner: str, more: Any, there: int) -> int:
+    """How many streams are to be opened where so many are.
+
+    Raises:
+        ValueError: if it's no such number.
+    """
+    if not _is_integer(more) or not 1 <= more <= MOST_STREAMS - there:
+        raise ValueError(
+            f"{owner}: expected a positive number of streams, and at most {MOST_STREAMS} with the "
+            f"{there} that are open, got {more!r}."
+        )
+    return int(more)
 
 
 def numbers_of_rows(owner: str, rows: Any, count: int) -> np.ndarray:
@@ -30,21 +49,28 @@ def numbers_of_rows(owner: str, rows: Any, count: int) -> np.ndarray:
     """
     expected = f"{owner}: expected numbers of streams, 0 to {count - 1}"
     if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.ndim == 1:
-        outside = (rows < 0) | (rows >= count)
-        if outside.any():
-            raise ValueError(f"{expected}, got {rows[outside][0]}.")
-        chosen = rows.astype(np.int64, order="C")
+        numbers = rows
+    elif isinstance(rows, range):
+        numbers = np.arange(rows.start, rows.stop, rows.step)
     else:
         try:
             given = [rows] if _is_integer(rows) else list(rows)
         except TypeError:
-            given = [rows]  # refused below
+            given = [rows]  # refused next
         # A mask of booleans would pass for zeros and ones.
-        for row in given:
-            if not _is_integer(row) or not 0 <= row < count:
-                raise ValueError(f"{expected}, got {row!r}.")
-        chosen = np.array(given, np.int64)
-    return chosen
+        for kind in set(map(type, given)):
+            if not issubclass(kind, (int, np.integer)) or kind is bool:
+                wrong = next(row for row in given if type(row) is kind)
+                raise ValueError(f"{expected}, got {wrong!r}.")
+        try:
+            numbers = np.array(given, np.int64)
+        except OverflowError as error:
+            wrong = next(row for row in given if not 0 <= row < count)
+            raise ValueError(f"{expected}, got {wrong}.") from error
+    outside = (numbers < 0) | (numbers >= count)
+    if outside.any():
+        raise ValueError(f"{expected}, got {numbers[outside][0]}.")
+    return numbers.astype(np.int64, order="C")
 
 
 def each_once(owner: str, rows: np.ndarray) -> None:
@@ -53,9 +79,9 @@ def each_once(owner: str, rows: np.ndarray) -> None:
     Raises:
         ValueError: if one is.
     """
-    found = np.bincount(rows, minlength=1)
-    if found.max() > 1:
-        raise ValueError(f"{owner}: expected each stream once, got {found.argmax()} twice.")
+    if len(np.unique(rows)) < len(rows):
+        twice = np.bincount(rows).argmax()
+        raise ValueError(f"{owner}: expected each stream once, got {twice} twice.")
 
 
 def _is_integer(value: Any) -> bool:

@@ -36,11 +36,11 @@ def stream(model: Any, streams: int | None = None) -> Stream:
 
     Raises:
         ValueError: if the model needs more than the timesteps so far (Bidirectional, go_backwards,
-            windows that look ahead...), isn't built, or `streams` isn't a positive int; it names
-            the layer.
+            windows that look ahead...), isn't built, or `streams` isn't a positive int, or more
+            than 2^24; it names the layer.
         RuntimeError: if Keras has taken the weights out of the model, as on JAX during `fit`.
     """
-    streams = number_of_streams(streams)
+    streams = number_of_streams("stream", streams)
     _check_weights(model, "stream")
     graph = read(model)
     reason = why_not(graph)

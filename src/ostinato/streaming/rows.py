@@ -4,27 +4,45 @@ from typing import Any
 
 import numpy as np
 
-from ostinato.streaming.checks import numbers_of_rows
+from ostinato.streaming.checks import number_to_open, numbers_of_rows
 
 
 class Rows:
     """The numbers of streams that are open; those of closed ones are given out again.
 
+    Args:
+        count: How many there are at first; None of a single one, whose arrays have no axis of them.
+
     Attributes:
+        is_single: Whether it's such a one.
         room: How many numbers there are, open or closed.
         open: The open ones in order, (n,) of int64; None where all are.
         count: How many are open.
     """
 
-    def __init__(self, count: int) -> None:
-        self.room = self.count = count
+    def __init__(self, count: int | None) -> None:
+        self.is_single = count is None
+        self.room = self.count = 1 if count is None else count
         self.open: np.ndarray | None = None
-        self._is_open = np.ones(count, bool)
+        self._is_open = np.ones(self.room, bool)
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The axis of streams that arrays of all have."""
+        return () if self.is_single else (self.count,)
+
+    def copy(self) -> "Rows":
+        """The same numbers, open and closed, for another object."""
+        made = Rows(None if self.is_single else self.room)
+        made._is_open = self._is_open.copy()
+        made.count, made.open = self.count, self.open
+        return made
 
     @property
     def numbers(self) -> np.ndarray:
         """The open ones in order, (n,) of int64."""
-        return np.arange(self.room) if self.open is None else self.open.copy()
+        found = self.open  # once: another thread may be closing some
+        return np.arange(self.room) if found is None else found.copy()
 
     def chosen(self, owner: str, rows: Any) -> np.ndarray | None:
         """The streams that a call is for, (n,) of int64; None where it's for all, and all are open.
@@ -40,8 +58,13 @@ class Rows:
             raise ValueError(f"{owner}: expected open streams, got {closed}, which is closed.")
         return chosen
 
-    def next(self, count: int) -> np.ndarray:
-        """The numbers of so many more, closed ones first."""
+    def next(self, owner: str, more: Any) -> np.ndarray:
+        """The numbers of so many more, closed ones first.
+
+        Raises:
+            ValueError: if it's no number of streams that could be opened.
+        """
+        count = number_to_open(owner, more, self.count)
         closed = np.flatnonzero(~self._is_open)[:count]
         return np.concatenate([closed, np.arange(self.room, self.room + count - len(closed))])
 

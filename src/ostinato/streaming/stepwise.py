@@ -19,6 +19,7 @@ from ostinato.streaming.graph import Graph, LayerCall
 from ostinato.streaming.looking_back import initial_states, look_back, pool
 from ostinato.streaming.lowering import dtype_of, ports_of
 from ostinato.streaming.program import Port, State
+from ostinato.streaming.turns import BUSY
 from ostinato.streaming.windows import GLOBAL_POOLS, WINDOWS
 
 Tensor = Any
@@ -107,10 +108,7 @@ class Stepwise:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         if not self._turn.acquire(blocking=False):
-            raise RuntimeError(
-                f"stream of {self._graph.name}: a stream takes one call at a time; this one is in "
-                "use in another thread."
-            )
+            raise RuntimeError(f"stream of {self._graph.name}: {BUSY}.")
         try:
             yield
         finally:
@@ -164,11 +162,11 @@ class Stepwise:
             self._put(arrays, rows)
 
     def _put(self, arrays: Sequence[np.ndarray], rows: np.ndarray | None) -> None:
-        values = [value.copy() for value in (arrays if rows is None else self._values)]
-        if rows is not None:
-            for value, array in zip(values, arrays, strict=True):
-                value[rows] = array
-        self._values = values
+        if rows is None:
+            self._values = [array.copy() for array in arrays]  # the framework's can't be written to
+            return
+        for value, array in zip(self._values, arrays, strict=True):
+            value[rows] = array
 
     def refresh(self, graph: Graph) -> bool:
         """Takes weights and initial states of a graph's layers, and what else they are by now.
