@@ -9,7 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from xla import quick_flags
+from xla import quick_flags, share_contexts
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is loaded
 os.environ.setdefault("OSTINATO_POISON", "1")  # scratch memory full of NaN: unwritten values show
@@ -20,6 +20,8 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("XLA_FLAGS", quick_flags())
+# Where in Python each operation stands, in every program: nobody reads it here.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import pytest
 from hypothesis import settings
@@ -29,6 +31,9 @@ NO_BACKEND = Path(__file__).parent / "no_backend"
 # The same examples on every run, however slow the machine: a red test stays red when run again.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
+
+# Tracing makes objects by the thousand, and few are garbage: after 700 each is too often to look.
+gc.set_threshold(50_000, 10, 10)
 
 
 def _within_no_backend(config) -> list[bool]:
@@ -43,6 +48,8 @@ def pytest_configure(config):
     within = _within_no_backend(config)
     if any(within) and not all(within):
         raise pytest.UsageError("tests/no_backend imports no framework: run it by itself.")
+    if os.environ.get("KERAS_BACKEND") == "jax" and not all(within):
+        share_contexts()
 
 
 def pytest_ignore_collect(collection_path, config):
