@@ -233,6 +233,16 @@ int main(void) {
     assert subprocess.run([tmp_path / "main"], check=False).returncode == 0
 
 
+@needs_gcc
+def test_names_that_the_writer_itself_speaks_of(tmp_path):
+    names = ("REAL", "RESTRICT", "x", "y", "self", "i", "expf", "name")
+    for name in names:
+        ostinato.stream(lstm_alone()).save_c(tmp_path / f"{name}.c")
+    sources = [f"{name}.c" for name in names]
+    command = [*c_streams.compiler("gcc"), *STRICT, "-c", *sources]
+    subprocess.run(command, cwd=tmp_path, check=True)
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

@@ -137,7 +137,7 @@ def _source(dialect: Dialect, source: Source, program: Program, timestep: Timest
 #define RESTRICT
 #endif
 """
-    head = dialect.spelled(template.replace("{name}", dialect.prefix))
+    head = dialect.spelled(template).replace("{name}", dialect.prefix)
     bodies = _reset(source) + _step(source, program, timestep)
     return head + source.definitions() + dialect.spelled(bodies)
 
