@@ -94,23 +94,43 @@ struct Product {
   I b_skip = 0;
 };
 
+// Words [k, k + depth) of some rows, in vectors; A and B at word k, C at the first row.
 template <class R, int NC, int kRowStride, bool kAhead>
-void multiply_columns(const Product<R>& p, I rows, typename R::S* c, I ldc, I c_column) {
+void multiply_rows(const Product<R>& p, const typename R::S* a, const typename R::S* b, I depth, I rows,
+                   typename R::S* c, I ldc, I c_column) {
   const I most = tile_rows(NC), tiles = (rows + most - 1) / most;
+  if (tiles == 0 || depth == 0) return;
   const I base = rows / tiles, larger = rows % tiles;  // the first `larger` have one row more
   TileFunction<R> wide = tile_function<R, NC, kRowStride, kAhead>(larger ? base + 1 : base);
   TileFunction<R> narrow = tile_function<R, NC, kRowStride, kAhead>(base);
+  for (I tile = 0, r = 0; tile < tiles; ++tile) {
+    const bool is_wide = tile < larger;
+    (is_wide ? wide : narrow)(a + r * kRowStride, p.a_block, p.block, depth, b, p.ldb, p.b_skip,
+                              c + r * ldc, ldc, c_column);
+    r += base + is_wide;
+  }
+}
+
+template <class R, int NC, int kRowStride, bool kAhead>
+void multiply_columns(const Product<R>& p, I rows, typename R::S* c, I ldc, I c_column) {
   const I piece = p.block >= kPiece ? p.block : kPiece / p.block * p.block;
   for (I k = 0; k < p.k; k += piece) {
     const I depth = p.k - k < piece ? p.k - k : piece;
     const typename R::S* a = p.a + k / p.block * p.a_block;
     const typename R::S* b = p.b + k * p.ldb + k / p.block * p.b_skip;
-    for (I tile = 0, r = 0; tile < tiles; ++tile) {
-      const bool is_wide = tile < larger;
-      (is_wide ? wide : narrow)(a + r * kRowStride, p.a_block, p.block, depth, b, p.ldb, p.b_skip,
-                                c + r * ldc, ldc, c_column);
-      r += base + is_wide;
+#if defined(OSTINATO_TILES)
+    const Done done = multiply_by_tiles<R, NC>(a, p.a_block, p.block, kRowStride, rows, depth, b, p.ldb,
+                                               p.b_skip, c, ldc, c_column);
+    if (done.rows > 0) {
+      const I blocks = done.words / p.block;
+      multiply_rows<R, NC, kRowStride, kAhead>(p, a + blocks * p.a_block, b + done.words * p.ldb + blocks * p.b_skip,
+                                               depth - done.words, done.rows, c, ldc, c_column);
     }
+    multiply_rows<R, NC, kRowStride, kAhead>(p, a + done.rows * kRowStride, b, depth, rows - done.rows,
+                                             c + done.rows * ldc, ldc, c_column);
+#else
+    multiply_rows<R, NC, kRowStride, kAhead>(p, a, b, depth, rows, c, ldc, c_column);
+#endif
   }
 }
 

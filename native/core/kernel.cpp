@@ -13,6 +13,9 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+#if defined(OSTINATO_TILES) && !defined(__AMX_BF16__)
+#include "emulated_tiles.h"
+#endif
 
 namespace ostinato {
 namespace {
@@ -24,6 +27,7 @@ namespace {
 #include "operands.inl"
 #include "math.inl"
 #include "activations.inl"
+#include "tiles.inl"
 #include "gemm.inl"
 #include "pair.inl"
 #include "packing.inl"

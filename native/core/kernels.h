@@ -116,6 +116,8 @@ const Kernels* kernels_x86_64_v4();
 const Kernels* kernels_x86_64_v4_vnni();
 // That of x86-64-v4-vnni, and kernels in bfloat16 (AVX512_BF16).
 const Kernels* kernels_x86_64_v4_bf16();
+// The same, with 16 rows of a product at once by AMX_BF16.
+const Kernels* kernels_x86_64_v4_amx();
 
 // The table in use, chosen once: the best that this CPU has, or the one that OSTINATO_TARGET names;
 // null where that one is unknown or can't run here (ostinato.h's target() is then "").

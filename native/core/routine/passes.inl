@@ -169,6 +169,7 @@ struct RoutinePass {
   // --- tiles ---
 
   static void run(void* context, int task) {
+    const ProductScope<R> scope;
     const RoutinePass& all = *static_cast<RoutinePass*>(context);
     all.clear_weights(all.memory[task]);
     const Span own = share(all.tiles, task, all.tasks);
@@ -180,6 +181,7 @@ struct RoutinePass {
   }
 
   static void run_together(void* context, int member, int members, Barrier* barrier) {
+    const ProductScope<R> scope;
     const RoutinePass& all = *static_cast<RoutinePass*>(context);
     all.pack_share(member, members);
     if (member == 0) all.clear_weights(all.memory[0]);

@@ -78,6 +78,7 @@ struct Tasks {
   }
 
   static void run(void* context, int task) {
+    const ProductScope<R> scope;
     const Tasks& all = *static_cast<Tasks*>(context);
     for (int run = 0; run < all.count; ++run) {
       if (all.is_shared(run)) continue;
@@ -89,6 +90,7 @@ struct Tasks {
 
   // A run whose threads split the units: packing included, as each packs what it computes.
   static void run_shared(void* context, int member, int members, Barrier* barrier) {
+    const ProductScope<R> scope;
     const typename Pass::Ready& l = *static_cast<typename Pass::Ready*>(context);
     const Shares own = shares_of(l.panels, l.d_blocks, member, members);
     Pass::pack(l, own);
