@@ -27,7 +27,6 @@ from minimal_cell import MinimalCell
 from ostinato.cuda import kernels
 from ostinato.cuda.layout import BLOCK, CLUSTER, GRID
 from ostinato.doors import door, torch_cuda
-from ostinato.layers import planning
 from ostinato.programs import elementwise
 
 MASK = torch.tensor([[1, 1, 0, 1], [0, 1, 0, 1], [1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]]).bool()
@@ -45,20 +44,6 @@ CASES = {
     ),
     "own": (lambda: layers.RNN(MinimalCell(11), return_sequences=True), 8, CLUSTER),
 }
-
-
-@pytest.fixture
-def card(tmp_path, monkeypatch):
-    """A card that is none, by `card(units, barrier, edit)`."""
-    monkeypatch.setattr(door, "cuda_why_not", lambda x: None)
-    monkeypatch.setattr(planning, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(torch_cuda, "_stream_of", lambda x: 0)
-
-    def use(units, barrier, edit=lambda text: text):
-        monkeypatch.setattr(kernels, "_TOOLCHAIN", on_cpu.toolchain(tmp_path, edit))
-        monkeypatch.setattr(kernels, "layout", on_cpu.forced(units, barrier))
-
-    return use
 
 
 def results(layer, engine, x, mask, training):

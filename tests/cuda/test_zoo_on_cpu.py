@@ -16,14 +16,10 @@ if keras.config.backend() != "torch":
 if shutil.which("g++") is None:
     pytest.skip("needs g++", allow_module_level=True)
 
-import on_cpu
 import torch
 from keras import ops
 
-from ostinato.cuda import kernels
 from ostinato.cuda.layout import BLOCK, CLUSTER, GRID
-from ostinato.doors import door, torch_cuda
-from ostinato.layers import planning
 from ostinato.structure import leaves, map_leaves
 
 ROWS, TIMESTEPS, UNITS = 3, 4, 9
@@ -69,20 +65,6 @@ class Attending(keras.layers.Layer):
         m = ops.tanh(ops.matmul(m, self.small) + ops.matmul(h, self.down))
         m = m - ops.mean(m, axis=-1, keepdims=True)
         return ops.concatenate([h, m], axis=-1), [m, h, n]
-
-
-@pytest.fixture
-def card(tmp_path, monkeypatch):
-    """A card that is none, by `card(units, barrier)`."""
-    monkeypatch.setattr(door, "cuda_why_not", lambda x: None)
-    monkeypatch.setattr(planning, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(torch_cuda, "_stream_of", lambda x: 0)
-    monkeypatch.setattr(kernels, "_TOOLCHAIN", on_cpu.toolchain(tmp_path))
-
-    def use(units, barrier):
-        monkeypatch.setattr(kernels, "layout", on_cpu.forced(units, barrier))
-
-    return use
 
 
 def results(layer, xs, engine, given):
@@ -138,18 +120,17 @@ def test_layer_normalization_across_blocks(barrier, card):
     check(layer, torch.randn(ROWS, TIMESTEPS, 19), {})
 
 
-def test_a_reduction_s_barrier_that_is_gone_is_noticed(card, monkeypatch, tmp_path):
+def test_a_reduction_s_barrier_that_is_gone_is_noticed(card, monkeypatch):
     def without(text):
         guard = r"  __syncthreads\(\);(\n\}\n\ntemplate <class R>\nDEVICE float reduced)"
         changed, count = re.subn(guard, r"\1", text)
         assert count == 1
         return changed
 
-    card(24, BLOCK)
     layer, x = layers.RNN(CELLS["LayerNormLSTM"].make(19)), torch.randn(ROWS, TIMESTEPS, 19)
     with torch.no_grad():
         wanted = layer(x)
-        monkeypatch.setattr(kernels, "_TOOLCHAIN", on_cpu.toolchain(tmp_path, without))
+        card(24, BLOCK, without)
         wrong = []
         for order in ("SHIM_REVERSE", "SHIM_UNEVEN"):
             monkeypatch.setenv(order, "1")

@@ -43,6 +43,8 @@ from ostinato.programs.node import (
     ProgramError,
     Value,
 )
+from ostinato.programs.resetting import begun_anew
+from ostinato.programs.truncating import truncating
 
 # What a kernel takes and gives beside the leaves' kinds.
 KEPT, WRITTEN = "kept", "written"
@@ -89,16 +91,38 @@ class Passes:
     """The passes of a step that is apart; each is made when it's first asked for.
 
     Attributes:
-        program: The step, under the mask if there's one.
+        program: The step, under the mask if there's one. Where its gradients are truncated, and
+            where rows begin anew, an input more tells of each: what the next timestep begins.
         held: How many states it has beside the cell's: outputs that masked timesteps repeat.
         units: So many elements of a state are on as many units: the most that fits all states.
     """
 
-    def __init__(self, step: Program, has_mask: bool, zero_output: bool) -> None:
+    def __init__(
+        self,
+        step: Program,
+        has_mask: bool,
+        zero_output: bool,
+        fresh: int | None = None,
+        truncates: bool = False,
+    ) -> None:
+        """Puts a step together.
+
+        Args:
+            step: The step.
+            has_mask: Whether there's a mask of timesteps.
+            zero_output: Whether masked outputs are zero.
+            fresh: How many of its states, the first, have fresh ones, so many constants more, where
+                rows begin anew, and the others zeros; None where no row does.
+            truncates: Whether its gradients are truncated.
+        """
         self.program, self.held, self.has_mask = step, 0, has_mask
         if has_mask:
             under_mask = masked(step, zero_output)
             self.program, self.held = under_mask.step, under_mask.held
+        if truncates:
+            self.program = truncating(self.program)
+        if fresh is not None:  # after that: fresh states' gradients are whole
+            self.program = begun_anew(self.program, fresh)
         self.widths = widths = tuple(map(self._state_width, self.program.state_shapes))
         self.units = self._units_of(widths[: len(step.state_shapes)])
         if sum(len(offsets_of(width, self.units)) for width in widths) > MOST_CARRIED:

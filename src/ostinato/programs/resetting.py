@@ -21,12 +21,13 @@ def resetting(program: Program | Masked, fresh: int) -> Program | Masked:
             constants, the last.
     """
     if isinstance(program, Masked):
-        step, idle = (_resetting(each, fresh) for each in (program.step, program.idle))
+        step, idle = (begun_anew(each, fresh) for each in (program.step, program.idle))
         return Masked(step, idle, program.held)
-    return _resetting(program, fresh)
+    return begun_anew(program, fresh)
 
 
-def _resetting(program: Program, fresh: int) -> Program:
+def begun_anew(program: Program, fresh: int) -> Program:
+    """The same of a program as it stands."""
     graph = Graph(program.nodes)
     flag, constants = len(program.input_shapes), len(program.constant_shapes)
     begins = graph.leaf(INPUT, flag, ())
