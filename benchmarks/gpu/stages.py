@@ -13,6 +13,7 @@ from typing import NamedTuple, TextIO
 
 from benchmarks.gpu import ROOT
 from benchmarks.gpu.context import Context, LostCardError
+from ostinato.layers import planning
 
 ALL_SECONDS = 470.0
 LOST = 4
@@ -42,12 +43,13 @@ class Stage(NamedTuple):
 # The most valuable first: what is left when time is up isn't run.
 STAGES = (
     Stage("machine", "machine", seconds=25),
+    Stage("check-torch", "check", seconds=60),
+    Stage("check-jax", "check", "jax", 45),
     Stage("right-torch", "right", seconds=40, part="cudnn"),
     Stage("right-block", "right", seconds=35, part="block"),
     Stage("right-cluster", "right", seconds=35, part="cluster"),
     Stage("right-grid", "right", seconds=35, part="grid"),
     Stage("right-jax", "right", "jax", 40, part="cudnn"),
-    Stage("right-jax-cuda", "right", "jax", 40, part="cuda"),
     Stage("steps-torch", "steps", seconds=105),
     Stage("packed", "packed", seconds=30),
     Stage("options", "options", seconds=40),
@@ -66,6 +68,8 @@ def answer(
 ) -> int:
     """Runs a stage in this process: an exit status, which is LOST where the card is."""
     context = Context(stage.name, results, seconds, fake, stage.part, without)
+    if without:  # nor does the plan take it by itself, where it has been checked
+        planning.is_checked = lambda card: False
     try:
         importlib.import_module(f"benchmarks.gpu.{stage.module}").run(context)
     except LostCardError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ostinato import __version__, backend
 from ostinato.bench import command as bench_command
+from ostinato.gpu_check import command as gpu_command
 
 if TYPE_CHECKING:
     from ostinato.streaming.stream import Stream
@@ -234,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench_command.add_options(bench)
     bench.set_defaults(command=_bench)
+    _add_check_gpu(commands)
     return parser
 
 
@@ -249,6 +251,19 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     export.add_argument("output", metavar="OUTPUT", help="NAME.c, NAME.json or NAME.stream")
     _add_backend(export)
     export.set_defaults(command=_export)
+
+
+def _add_check_gpu(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    check_gpu = commands.add_parser(
+        "check-gpu",
+        help="check Ostinato's CUDA kernel on the GPU that is here, so that layers may take it",
+        description="Runs Ostinato's CUDA kernel on the NVIDIA GPU that is here, in a process for "
+        "each framework, beside the portable engine in float64: values and gradients of every kind "
+        "of cell and every option. Where all is right, layers take it by themselves from then on, "
+        "as long as the card, its driver, NVRTC and Ostinato stay what they are.",
+    )
+    gpu_command.add_options(check_gpu)
+    check_gpu.set_defaults(command=gpu_command.run)
 
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:

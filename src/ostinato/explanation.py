@@ -206,9 +206,7 @@ def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
     for cell in cells:
         is_inner = len(cells) > 1
         cell_name = getattr(cell, "name", type(cell).__name__)
-        question, following = _question(layer, cell, xs)
-        if compiled:
-            question = question._replace(framework=compiled, cudnn=compiled)
+        question, following = _question(layer, cell, xs, compiled)
         found, device = plan(question), door.device_of(leaves(xs)[0])
         on_kernel = found.engine is not None and found.engine.on_kernels
         # That a cell is one's own is no reproach where it runs on kernels all the same.
@@ -219,7 +217,7 @@ def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
             found.engine.name if found.engine else "none",
             native.target() if on_kernel else keras.config.backend(),
             native.threads() if on_kernel else None,
-            "; ".join(filter(None, (why, _in_training(found, question, cell)))),
+            "; ".join(filter(None, (why, _in_training(found, layer, cell, xs, compiled)))),
             found.engine.computes_in(question) if found.engine else "",
             device,
             question.program,
@@ -227,20 +225,30 @@ def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
         xs = following
 
 
-def _in_training(found: Plan, question: Question, cell: Any) -> str:
+def _in_training(found: Plan, layer: RNN, cell: Any, xs: Any, compiled: str | None) -> str:
     """What else runs it in training, where its dropout asks for that, and why."""
-    training = plan(
-        question._replace(recurrent_dropout=bool(getattr(cell, "recurrent_dropout", 0)))
-    )
+    if not getattr(cell, "recurrent_dropout", 0):
+        return ""
+    training = plan(_question(layer, cell, xs, compiled, training=True)[0])
     if training.engine is found.engine or found.engine is None:
         return ""
     engine = training.engine.name if training.engine else "none"
     return f"in training {engine}: {training.why_not(found.engine.name)}"
 
 
-def _question(layer: RNN, cell: Any, xs: Any) -> tuple[Question, Any]:
+def _question(
+    layer: RNN, cell: Any, xs: Any, compiled: str | None, training: bool = False
+) -> tuple[Question, Any]:
     """What is asked about a cell, for a call as the layer was built for; the next cell's inputs."""
-    question = question_about(cell, xs)
+    question, following = _question_of_functions(layer, cell, xs, training)
+    if compiled:
+        question = question._replace(framework=compiled, cudnn=compiled)
+    return question, following
+
+
+def _question_of_functions(layer: RNN, cell: Any, xs: Any, training: bool) -> tuple[Question, Any]:
+    """The same, whatever compiles the model's own functions."""
+    question = question_about(cell, xs, training=training)
     if layer._rnn_built_shapes is None:
         return question._replace(no_program="the layer isn't built yet"), xs
     dtype, sizes = layer.compute_dtype, output_sizes(cell)
@@ -250,7 +258,7 @@ def _question(layer: RNN, cell: Any, xs: Any) -> tuple[Question, Any]:
     if question.kind is None and needs_constants(cell):
         return _by_its_last_call(question, cell), following
     states = initial_states(cell, 1, dtype)
-    question = question_about(cell, xs, call=Call(states))
+    question = question_about(cell, xs, call=Call(states, None, training), training=training)
     # The zeros are of one row; the layer's batch may have more, or be of any size.
     rows = leaves(map_shapes(lambda shape: shape[0] or 0, layer._rnn_built_nest))[0]
     return question._replace(rows=rows if question.rows else None), following

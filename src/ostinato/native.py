@@ -157,6 +157,12 @@ def _load() -> tuple[Any, str | None]:
         return None, f"the native engine can't be loaded: {error}"
 
 
+def file() -> Path | None:
+    """The extension's file; None where it isn't built."""
+    extension, _ = _load()
+    return None if extension is None else Path(extension.__file__)
+
+
 def _extension() -> Any:
     extension, reason = _load()
     if extension is None:

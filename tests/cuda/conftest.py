@@ -21,3 +21,24 @@ def card(tmp_path, monkeypatch):
         monkeypatch.setattr(kernels, "layout", on_cpu.forced(units, barrier))
 
     return use
+
+
+@pytest.fixture
+def no_driver(tmp_path, monkeypatch):
+    """A driver that is none, opened in place of NVIDIA's; a cache of its own."""
+    import subprocess
+    from pathlib import Path
+
+    from ostinato.cuda import driver
+
+    library = tmp_path / "libcuda.so"
+    text = Path(__file__).with_name("fake_driver.cpp")
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", library, text], check=True)
+    monkeypatch.setenv("OSTINATO_LIBCUDA", str(library))
+    monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path / "cache"))
+    caches = (driver._opened, driver.card, driver.described)
+    for each in caches:
+        each.cache_clear()
+    yield library
+    for each in caches:
+        each.cache_clear()

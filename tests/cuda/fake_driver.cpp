@@ -1,6 +1,7 @@
 // A driver that is none: an image is the path of a kernel that was compiled for the CPU.
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -27,12 +28,14 @@ int cuStreamGetCtx(void *, void **context) { return *context = &a_context, 0; }
 int cuCtxPushCurrent_v2(void *context) { return ++contexts, context == &a_context ? 0 : 201; }
 int cuCtxPopCurrent_v2(void **context) { return --contexts, *context = &a_context, 0; }
 int cuMemsetD8Async(char *at, unsigned char value, size_t count, void *) { return memset(at, value, count), 0; }
-int cuInit(unsigned) { return 0; }
+int cuInit(unsigned) { return getenv("FAKE_NO_CARD") ? 100 : 0; }
 int cuDeviceGet(int *device, int number) { return *device = number, 0; }
 int cuDeviceGetAttribute(int *value, int which, int) {
   *value = which == 16 ? 132 : which == 75 ? 9 : which == 97 ? 232448 : 0;
   return 0;
 }
+int cuDeviceGetName(char *name, int size, int) { return strncpy(name, "a card that is none", size), 0; }
+int cuDriverGetVersion(int *version) { return *version = 12040, 0; }
 int cuModuleLoadData(void **module, const void *image) {
   *module = dlopen(static_cast<const char *>(image), RTLD_NOW | RTLD_LOCAL);
   return *module ? 0 : 200;

@@ -62,15 +62,18 @@ CASES = {
     "lstm": (lambda: layers.LSTM(11, return_sequences=True, return_state=True), 8, GRID),
     "gru": (lambda: layers.GRU(9, reset_after=False, go_backwards=True), 8, CLUSTER),
     "own": (lambda: layers.RNN(MinimalCell(7), return_sequences=True), 8, BLOCK),
+    "resets": (lambda: layers.GRU(9, truncate=3, return_sequences=True), 8, CLUSTER),
 }
+RESETS = np.array([[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]], bool)
 
 
-def loss_of(layer, mask=MASK):
+def loss_of(layer, **call):
     """A scalar function of a layer's weights and inputs."""
     others = [v.value for v in layer.non_trainable_variables]
+    call = {"mask": MASK, **call}
 
     def loss(weights, x):
-        results, _ = layer.stateless_call(weights, others, x, mask=mask)
+        results, _ = layer.stateless_call(weights, others, x, **call)
         flat = jax.tree.leaves(results)
         return sum((y * np.cos(np.arange(y.size)).reshape(y.shape)).sum() for y in flat)
 
@@ -83,7 +86,8 @@ def test_values_and_gradients_are_those_of_scan(case, card, library):
     card(units, barrier)
     layer = make()
     layer.build(X.shape)
-    loss, weights = loss_of(layer)
+    call = {"resets": RESETS, "fresh_state": [np.ones((5, 9), "float32")]}
+    loss, weights = loss_of(layer, **(call if case == "resets" else {}))
     both = jax.value_and_grad(loss, argnums=(0, 1))
     with ostinato.use_engine("scan"):
         wanted = jax.jit(lambda *a: both(*a))(weights, X)
@@ -100,11 +104,12 @@ def test_values_and_gradients_are_those_of_scan(case, card, library):
         assert scale > 0
 
 
-def test_transforms_fold_the_batch_or_take_the_scan(card, library):
+@pytest.mark.parametrize("call", [{}, {"resets": RESETS}], ids=["plain", "resets"])
+def test_transforms_fold_the_batch_or_take_the_scan(call, card, library):
     card(8, GRID)
-    layer = layers.GRU(9, return_sequences=True)
+    layer = layers.GRU(9, return_sequences=True, truncate=3 if call else None)
     layer.build(X.shape)
-    loss, weights = loss_of(layer)
+    loss, weights = loss_of(layer, **call)
     many = np.stack([X, 2 * X, -X])
 
     def transformed():
@@ -112,7 +117,8 @@ def test_transforms_fold_the_batch_or_take_the_scan(card, library):
         each = jax.jit(jax.vmap(jax.grad(loss, argnums=1), (None, 0)))(weights, many)
         _, pushed = jax.jvp(lambda x: loss(weights, x), (X,), (np.cos(X),))
         twice = jax.grad(lambda x: (jax.grad(loss, argnums=1)(weights, x) ** 2).sum())(X)
-        return mapped, each, pushed, twice
+        again = jax.jit(jax.grad(jax.checkpoint(loss), argnums=(0, 1)))(weights, X)
+        return mapped, each, pushed, twice, again
 
     with ostinato.use_engine("scan"):
         wanted = transformed()
@@ -121,7 +127,7 @@ def test_transforms_fold_the_batch_or_take_the_scan(card, library):
         jax.jit(jax.vmap(lambda x: loss(weights, x)))(many).block_until_ready()
         assert library.fake_launches() == before + 1
         found = transformed()
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-5)
 
 

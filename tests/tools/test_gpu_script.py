@@ -16,6 +16,7 @@ from benchmarks.gpu.context import Context
 
 TORCH = (
     "machine",
+    "check-torch",
     "right-torch",
     "right-grid",
     "steps-torch",

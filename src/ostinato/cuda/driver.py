@@ -62,13 +62,20 @@ def _opened() -> Any:
         library.cuLaunchKernelEx  # noqa: B018 - drivers before CUDA 11.8 haven't got it
     except (OSError, AttributeError) as error:
         return f"NVIDIA's driver can't be opened: {error}"
-    return library
+    code = library.cuInit(c_uint(0))
+    return f"NVIDIA's driver can't begin: {_text_of(library, code)}" if code else library
 
 
 def why_not() -> str | None:
-    """Why there's no driver, or None."""
+    """Why there's no driver, or no card for it, or None."""
     found = _opened()
     return found if isinstance(found, str) else None
+
+
+def _text_of(library: Any, code: int) -> str:
+    text = c_char_p()
+    library.cuGetErrorString(code, byref(text))
+    return text.value.decode() if text.value else f"error {code}"
 
 
 def _call(name: str, *arguments: Any) -> None:
@@ -77,18 +84,29 @@ def _call(name: str, *arguments: Any) -> None:
         raise DriverError(library)
     code = getattr(library, name)(*arguments)
     if code:
-        text = c_char_p()
-        library.cuGetErrorString(code, byref(text))
-        told = text.value.decode() if text.value else f"error {code}"
-        raise DriverError(f"{name}: {told}")
+        raise DriverError(f"{name}: {_text_of(library, code)}")
+
+
+def _device(number: int) -> c_int:
+    device = c_int()
+    _call("cuDeviceGet", byref(device), c_int(number))
+    return device
+
+
+@functools.cache
+def described(number: int) -> str:
+    """A card's name and the driver's version, as text."""
+    device, name, version = _device(number), ctypes.create_string_buffer(256), c_int()
+    _call("cuDeviceGetName", name, c_int(256), device)
+    _call("cuDriverGetVersion", byref(version))
+    major, minor = version.value // 1000, version.value % 1000 // 10
+    return f"{name.value.decode()}, a driver of CUDA {major}.{minor}"
 
 
 @functools.cache
 def card(number: int) -> Card:
     """What a layout has to know of a card."""
-    _call("cuInit", c_uint(0))
-    device = c_int()
-    _call("cuDeviceGet", byref(device), c_int(number))
+    device = _device(number)
 
     def attribute(which: int) -> int:
         value = c_int()

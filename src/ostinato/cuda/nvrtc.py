@@ -72,16 +72,16 @@ def cubin(text: str, arch: int) -> bytes:
     if reason is not None:
         raise CompileError(reason)
     told = f"{version()} {arch} {text}".encode()
-    path = _directory() / f"{hashlib.sha256(told).hexdigest()[:32]}.cubin"
+    path = directory() / f"{hashlib.sha256(told).hexdigest()[:32]}.cubin"
     if path.exists():
         return path.read_bytes()
     made = compiled(text, arch)
-    _keep(path, made)
+    keep(path, made)
     return made
 
 
-def _directory() -> Path:
-    """Where cubins are kept."""
+def directory() -> Path:
+    """Where cubins are kept, and what has been checked."""
     asked = os.environ.get("OSTINATO_CACHE")
     if asked:
         return Path(asked)
@@ -89,8 +89,8 @@ def _directory() -> Path:
     return Path(cache) / "ostinato"
 
 
-def _keep(path: Path, made: bytes) -> None:
-    """Whole or not at all; a disk that can't be written to costs the time to compile again."""
+def keep(path: Path, made: bytes) -> None:
+    """Whole or not at all; on a disk that can't be written to it has to be made again each time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

@@ -65,8 +65,10 @@ A door is a module with
 - `cuda_why_not(x)`: what keeps the framework from calling the kernels of `ostinato.cuda` on a
   tensor like x, or None. Where it can: `cuda_number(x)`, which card x is on; `cuda_products()`,
   what products of float32 are computed from by the framework's own setting: "float32", "tf32" or
-  "bfloat16"; `register_kernels(kernels, how, afterwards, plain)`, a name for kernels, with what is
-  asked of them, what gives operands' gradients, and the same in the framework's own operations;
+  "bfloat16"; `computing_from(products)`, a context in which that is the setting; `cuda_launcher()`,
+  what launches them, by version; `register_kernels(kernels, how, afterwards, plain)`, a name for
+  kernels, with what is asked of them, what gives operands' gradients, and the same in the
+  framework's own operations;
   `cuda_recurrence(name, operands, every, products)`, their results, differentiable.
 - `cudnn_precision(dtype)`: what it computes products of a dtype from, "float32", "tf32" or so.
 - `native_why_not(x)`: what keeps the backend from calling it on a tensor like x (its device, the

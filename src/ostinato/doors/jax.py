@@ -24,6 +24,8 @@ from ostinato.doors.arithmetic import (
     threads,
 )
 from ostinato.doors.jax_cuda import (
+    computing_from,
+    cuda_launcher,
     cuda_number,
     cuda_products,
     cuda_recurrence,
@@ -52,7 +54,9 @@ __all__ = [
     "affine",
     "at_once",
     "blend",
+    "computing_from",
     "consuming",
+    "cuda_launcher",
     "cuda_number",
     "cuda_products",
     "cuda_recurrence",

@@ -3,6 +3,7 @@
 Tensors are batch-major and float32.
 """
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
@@ -23,7 +24,15 @@ from ostinato.doors.jax_native import platform_of, too_old
 from ostinato.doors.jax_operation import call, fold
 from ostinato.doors.tracing import EXPORTING, is_exporting
 
-__all__ = ["cuda_number", "cuda_products", "cuda_recurrence", "cuda_why_not", "register_kernels"]
+__all__ = [
+    "computing_from",
+    "cuda_launcher",
+    "cuda_number",
+    "cuda_products",
+    "cuda_recurrence",
+    "cuda_why_not",
+    "register_kernels",
+]
 
 Tensors = tuple[Any, ...]
 
@@ -63,6 +72,21 @@ _PRODUCTS = {
 def cuda_products() -> str:
     """What products of float32 are computed from, by JAX's own setting."""
     return _PRODUCTS.get(str(jax.config.jax_default_matmul_precision), "float32")
+
+
+def computing_from(products: str) -> contextlib.AbstractContextManager[None]:
+    """Inside, JAX computes products of float32 from that; see `ostinato.doors`."""
+    setting = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}[products]
+    context: contextlib.AbstractContextManager[None] = jax.default_matmul_precision(setting)
+    return context
+
+
+@functools.cache
+def cuda_launcher() -> str:
+    """What launches the kernels, as text: our extension is part of it."""
+    file = native.file()
+    ours = hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
+    return f"jax {jax.__version__} {ours}"
 
 
 @functools.cache

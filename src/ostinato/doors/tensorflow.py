@@ -233,5 +233,5 @@ def product_precision() -> str | None:
 
 
 def cuda_why_not(x: Any) -> str | None:
-    """That PyTorch alone calls the kernels for a card."""
-    return "Ostinato's CUDA kernels are called from PyTorch alone, and this is TensorFlow"
+    """That others call the kernels for a card."""
+    return "Ostinato's CUDA kernels are called from PyTorch and JAX, and this is TensorFlow"

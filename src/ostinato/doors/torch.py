@@ -23,6 +23,8 @@ except (ImportError, AttributeError) as error:
 
 try:
     from ostinato.doors.torch_cuda import (
+        computing_from,
+        cuda_launcher,
         cuda_number,
         cuda_products,
         cuda_recurrence,
@@ -61,7 +63,9 @@ __all__ = [
     "affine",
     "at_once",
     "blend",
+    "computing_from",
     "consuming",
+    "cuda_launcher",
     "cuda_number",
     "cuda_products",
     "cuda_recurrence",

@@ -4,7 +4,8 @@ Tensors are batch-major, float32 and on one card. What kernels take and give, th
 of `ostinato.cuda`, which aren't imported here).
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from ostinato.doors.torch_state import why_not_here
 from ostinato.doors.torch_vmap import fold, one_by_one
 
 __all__ = [
+    "computing_from",
+    "cuda_launcher",
     "cuda_number",
     "cuda_products",
     "cuda_recurrence",
@@ -47,6 +50,22 @@ _PRODUCTS = {"highest": "float32", "high": "tf32", "medium": "bfloat16"}
 def cuda_products() -> str:
     """What products of float32 are computed from, by PyTorch's own setting."""
     return _PRODUCTS[torch.get_float32_matmul_precision()]
+
+
+@contextlib.contextmanager
+def computing_from(products: str) -> Iterator[None]:
+    """Inside, PyTorch computes products of float32 from that; see `ostinato.doors`."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision({made: name for name, made in _PRODUCTS.items()}[products])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def cuda_launcher() -> str:
+    """What launches the kernels, as text."""
+    return f"torch {torch.__version__}"
 
 
 def _stream_of(x: torch.Tensor) -> int:

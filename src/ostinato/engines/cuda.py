@@ -1,6 +1,6 @@
 """Ostinato's own CUDA kernel for any cell that is made into a program; PyTorch and JAX call it.
 
-It has been run on the CPU alone so far (the tests' shim), so it's only taken where it's asked for.
+It's taken where it has been seen to be right on the card (`ostinato.cuda.stamp`), or is asked for.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from keras import ops
 
 from ostinato import native
-from ostinato.cuda import driver, nvrtc
+from ostinato.cuda import driver, nvrtc, stamp
 from ostinato.cuda.apart import Apart, apart
 from ostinato.cuda.around import afterwards, beforehand
 from ostinato.cuda.kernels import How, Kernels, card_of
@@ -36,7 +36,7 @@ from ostinato.programs.node import ProgramError
 from ostinato.structure import leaves
 from ostinato.tensors import Tensor, Tensors, size_of, to_dtype
 
-NOT_TRIED = "Ostinato's own CUDA kernel has to be asked for, as nobody has run it on a GPU yet"
+NOT_CHECKED = "Ostinato's CUDA kernel isn't checked on this card: run `ostinato check-gpu`"
 
 
 class Form(NamedTuple):
@@ -91,9 +91,9 @@ class Cuda:
 
     def obstacles(self, question: Question) -> tuple[str, ...]:
         """Why it can't do what is asked."""
-        if question.forced != self.name:
-            return (NOT_TRIED,)
         found = [] if question.cuda is None else [question.cuda]
+        if question.forced != self.name and not question.checked:
+            return tuple(found) or (NOT_CHECKED,)
         if question.dtype not in FLOATS or question.dtype == "float64":
             found.append(f"the cell computes in {question.dtype}, the kernel in float32")
         if question.program is None and not found:
@@ -130,6 +130,12 @@ ENGINE = Cuda()
 def why_no_cuda() -> str | None:
     """What the process lacks, or None."""
     return driver.why_not() or nvrtc.why_not()
+
+
+@opaque
+def is_checked(card: int) -> bool:
+    """Whether the kernels have been seen to be right on a card."""
+    return stamp.is_there(card, door.cuda_launcher())
 
 
 def _form(question: Question) -> Form:

@@ -77,7 +77,8 @@ class Question(NamedTuple):
         cudnn: Why the framework can't call cuDNN on such tensors, or None. Asked only where they
             aren't for the CPU's engines, or an engine is forced.
         cuda: Why the kernels of the engine for a card can't be called, or None. Asked only where
-            that engine is forced.
+            that engine is forced, or the tensors aren't on the CPU.
+        checked: Whether these kernels have been seen to be right on that card.
         card: Which card the tensors are on.
         checkpoints: What the user asks for with `use_checkpoints`, or None.
         products: What that engine computes products from: "float32", "tf32" or "bfloat16".
@@ -105,6 +106,7 @@ class Question(NamedTuple):
     device: str = "cpu"
     cudnn: str | None = None
     cuda: str | None = None
+    checked: bool = False
     card: int = 0
     checkpoints: str | None = None
     products: str = "float32"

@@ -8,9 +8,9 @@ from ostinato.cells.builtin import BuiltinCell, is_int8, why_not_builtin
 from ostinato.doors import door, opaque, remembered
 from ostinato.engines.activations import activation_name
 from ostinato.engines.compiled import loop_flags
-from ostinato.engines.cuda import why_no_cuda
+from ostinato.engines.cuda import is_checked, why_no_cuda
 from ostinato.engines.interface import Activation, Loop, Question, Resets, Task
-from ostinato.engines.table import OF_CARDS, OF_PROGRAMS
+from ostinato.engines.table import OF_CARDS, OF_PROGRAMS, PORTABLE
 from ostinato.plan import Plan, plan
 from ostinato.programs.compiling import compiled, described, named, shapes_are_known
 from ostinato.settings import asked_checkpoints, asked_precision, forced_engine
@@ -103,11 +103,18 @@ def question_about(
         )
         return question if call is None else _with_program(question, cell, xs, call)
     question = _about_builtin(cell, xs, loop, has_mask, training)._replace(resets=resets)
-    own = question.forced == OF_CARDS or any(each.name is None for each in question.activations)
+    own = any(each.name is None for each in question.activations)
+    own = own or question.forced == OF_CARDS or _falls_to_cards(question)
     if call is not None and own and not question.int8:
         return _with_program(question, cell, xs, call)
     weights = "its weights are in int8, and " if question.int8 else ""
     return question._replace(no_program=f"{weights}{_NO_PROGRAM}")
+
+
+def _falls_to_cards(question: Question) -> bool:
+    """Whether the kernels for a card may be taken for a built-in cell, as no faster engine can."""
+    engine = answer_to(question).engine
+    return question.checked and engine is not None and engine.name == PORTABLE
 
 
 def _kind_of(resets: Resets | None) -> int:
@@ -152,7 +159,16 @@ def _with_device(question: Question, x: Any) -> Question:
     """
     if question.native is None and question.framework is None and question.forced is None:
         return question
-    return question._replace(device=door.device_of(x), cudnn=door.cudnn_why_not(x))
+    device = door.device_of(x)
+    question = question._replace(device=device, cudnn=door.cudnn_why_not(x))
+    if question.forced != OF_CARDS and (question.forced is not None or device == "cpu"):
+        return question
+    reason = door.cuda_why_not(x) or why_no_cuda()
+    if reason is not None:
+        return question._replace(cuda=reason)
+    card, products = door.cuda_number(x), _products_on_cards(question.dtype)
+    checked = question.forced is None and is_checked(card)
+    return question._replace(card=card, products=products, checked=checked)
 
 
 def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Question:
@@ -168,16 +184,14 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
         checkpoints=_checkpoints(),
     )
     question = _with_device(question, flat[0])
-    if question.forced == OF_CARDS:
-        reason = door.cuda_why_not(flat[0]) or why_no_cuda()
-        if reason:
-            return question._replace(cuda=reason)
-        products = _products_on_cards(dtype)
-        question = question._replace(card=door.cuda_number(flat[0]), products=products)
-    elif native_reason or question.framework or question.forced not in (None, OF_PROGRAMS):
-        return question
     # Kernels for a card are made of the program itself, not of the core's routines.
-    on_core = question.forced != OF_CARDS
+    on_core = question.forced != OF_CARDS and not question.checked
+    if not on_core and question.cuda:
+        return question
+    if on_core and (
+        native_reason or question.framework or question.forced not in (None, OF_PROGRAMS)
+    ):
+        return question
     run = (question.resets, question.has_mask, *loop_flags(question.loop))
     flags = run if on_core else None
     name, reason = _program_of(cell, xs, call, flags)
