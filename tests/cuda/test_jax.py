@@ -27,7 +27,8 @@ from minimal_cell import MinimalCell
 
 from ostinato.cuda import driver, kernels
 from ostinato.cuda.layout import BLOCK, CLUSTER, GRID
-from ostinato.doors import door, jax_cuda
+from ostinato.doors import door, jax_cuda, jax_cudnn
+from ostinato.layers import planning
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(5, 4, 3)).astype("float32")
@@ -129,6 +130,28 @@ def test_transforms_fold_the_batch_or_take_the_scan(call, card, library):
         found = transformed()
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-5)
+
+
+def test_with_a_stamp_each_platform_has_its_engine(card, monkeypatch):
+    """What was checked on a card is taken where it's lowered for cards, and there alone."""
+    card(8, CLUSTER, "cuda")
+    monkeypatch.setattr(jax_cudnn, "_has_cuda", lambda: True)
+    monkeypatch.setattr(planning, "is_checked", lambda number: True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for make in (CASES["gru"][0], CASES["own"][0]):
+        layer = make()
+        layer.build(X.shape)
+        loss, weights = loss_of(layer)
+        traced = jax.jit(jax.grad(loss)).trace(weights, X)
+        calls = {
+            platform: re.findall(
+                r"custom_call @(ostinato_\w+)\(",
+                traced.lower(lowering_platforms=(platform,)).as_text(),
+            )
+            for platform in ("cuda", "cpu")
+        }
+        assert calls["cuda"] == ["ostinato_cuda"] * 2
+        assert set(calls["cpu"]) == {"ostinato_forward", "ostinato_backward"}
 
 
 def test_the_custom_call_is_lowered_for_cuda_alone(card):

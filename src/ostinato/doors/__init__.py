@@ -58,6 +58,10 @@ A door is a module with
 - `is_exporting()`: whether a model is being exported; on PyTorch, to ONNX.
 - `device_of(x)`: the kind of device that a tensor like x is on, or goes to while a function is
   traced: "cpu", "cuda" (NVIDIA's), or the framework's own name of another.
+- `may_be_lowered_for(x)`: the kinds of device that a program may be made for which is being
+  traced, the likeliest first; empty where it's known, by `device_of`. Where it isn't:
+  `lowered_for(device)`, a context in which it's taken to be that one; `by_device(branches)`, of
+  functions without arguments for each of them what the one gives that it comes to be.
 - `cudnn(spec, x, states, parameters)`: cuDNN's recurrent layers, differentiable, as
   `ostinato.cudnn` has them; the result is flat.
 - `CUDNN_MODES`, `CUDNN_DTYPES`: which modes and dtypes it takes.

@@ -42,6 +42,7 @@ from ostinato.doors.jax_cudnn import (
 )
 from ostinato.doors.jax_masks import dropout_masks
 from ostinato.doors.jax_native import native_run, native_why_not
+from ostinato.doors.jax_platforms import by_device, lowered_for, may_be_lowered_for
 from ostinato.doors.jax_scan import affine, scan
 from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
 from ostinato.doors.tracing import is_exporting
@@ -54,6 +55,7 @@ __all__ = [
     "affine",
     "at_once",
     "blend",
+    "by_device",
     "computing_from",
     "consuming",
     "cuda_launcher",
@@ -71,6 +73,8 @@ __all__ = [
     "is_exporting",
     "lean",
     "loop",
+    "lowered_for",
+    "may_be_lowered_for",
     "multiply_add",
     "native_run",
     "native_why_not",

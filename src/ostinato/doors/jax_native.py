@@ -2,7 +2,9 @@
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +16,7 @@ from ostinato.doors.jax_operation import call
 from ostinato.doors.tracing import EXPORTING, is_exporting
 from ostinato.signatures import Signature, Spec, pullback, signature
 
-__all__ = ["native_run", "native_why_not", "platform_of"]
+__all__ = ["native_run", "native_why_not", "platform_of", "traced_for"]
 
 Tensors = tuple[Any, ...]
 Twin = Callable[[tuple[Spec, ...], Tensors], Tensors]
@@ -53,10 +55,25 @@ def native_why_not(x: Any) -> str | None:
         return _registered()
 
 
+_TRACED_FOR: ContextVar[str | None] = ContextVar("traced_for", default=None)
+
+
+@contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """Inside, what is being traced is taken to go to a platform."""
+    token = _TRACED_FOR.set(platform)
+    try:
+        yield
+    finally:
+        _TRACED_FOR.reset(token)
+
+
 def platform_of(x: Any) -> str:
     """Where x is; what is being traced has no device yet, and goes where JAX puts new arrays."""
     if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
         return str(next(iter(x.devices())).platform)
+    if (platform := _TRACED_FOR.get()) is not None:
+        return platform
     device = jax.config.jax_default_device
     if device is None:
         return str(jax.default_backend())

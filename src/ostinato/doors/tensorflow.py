@@ -235,3 +235,8 @@ def product_precision() -> str | None:
 def cuda_why_not(x: Any) -> str | None:
     """That others call the kernels for a card."""
     return "Ostinato's CUDA kernels are called from PyTorch and JAX, and this is TensorFlow"
+
+
+def may_be_lowered_for(x: Any) -> tuple[str, ...]:
+    """Nothing: where tensors are is known."""
+    return ()

@@ -1,5 +1,6 @@
 """Runs cells over sequences: each on the engine that is chosen for it, a stack cell by cell."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from ostinato.doors import door
 from ostinato.engines.interface import Answer, CallContext, Engine, Task
 from ostinato.engines.table import NVIDIA
 from ostinato.layers.exporting import refuse_unknown_timesteps_in_onnx
-from ostinato.layers.planning import answer_to, plan_for, question_about
+from ostinato.layers.planning import answer_to, devices_for, plan_for, question_about
 from ostinato.layers.stacked import StackedRNNCells
+from ostinato.plan import Plan
 from ostinato.structure import Structure, is_tensor_like, leaves, pack_like
 
 
@@ -126,7 +128,50 @@ def _run_level(tasks: Sequence[Task], joined: bool) -> list[Answer]:
     """Runs cells that aren't stacks, those of each engine in one call of it."""
     for task in tasks:
         _check_constants(task)
-    plans = [plan_for(task) for task in tasks]
+    devices = devices_for(tasks[0])
+    if not devices:
+        return _run_planned(tasks, [plan_for(task) for task in tasks], joined)
+    plans: dict[str, list[Plan]] = {}
+    for device in devices:
+        with door.lowered_for(device):
+            plans[device] = [plan_for(task) for task in tasks]
+    if len({tuple(found.engine for found in each) for each in plans.values()}) == 1:
+        return _run_planned(tasks, plans[devices[0]], joined)
+    return _run_by_device(tasks, plans, joined)
+
+
+def _run_by_device(
+    tasks: Sequence[Task], plans: dict[str, list[Plan]], joined: bool
+) -> list[Answer]:
+    """Runs cells by the plan for the kind of device that the program comes to run on."""
+    variables = [v for task in tasks for v in getattr(task.cell, "non_trainable_variables", ())]
+    variables = [variable for variable in variables if "float" not in variable.dtype]
+    before = [variable.value for variable in variables]
+    moved: set[int] = set()
+
+    def run_on(device: str) -> tuple[list[Answer], list[Any]]:
+        """Seeds move alike in each branch, and would keep its tracers: they're put back."""
+        try:
+            with door.lowered_for(device):
+                answers = _run_planned(tasks, plans[device], joined)
+            after = [variable.value for variable in variables]
+        finally:
+            for place, (variable, value) in enumerate(zip(variables, before, strict=True)):
+                if variable.value is not value:
+                    moved.add(place)
+                    variable.assign(value)
+        return answers, after
+
+    branches = {device: functools.partial(run_on, device) for device in plans}
+    answers, after = door.by_device(branches)
+    for place in moved:
+        variables[place].assign(after[place])
+    found: list[Answer] = answers
+    return found
+
+
+def _run_planned(tasks: Sequence[Task], plans: Sequence[Plan], joined: bool) -> list[Answer]:
+    """Runs cells by their plans."""
     answers: dict[int, Answer] = {}
     chosen_engines = {found.engine: None for found in plans}
     # What a call has beside its cells (resets, truncate) may have taken it to an engine that can't.

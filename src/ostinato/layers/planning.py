@@ -82,6 +82,17 @@ def plan_for(task: Task) -> Plan:
     return found
 
 
+def devices_for(task: Task) -> tuple[str, ...]:
+    """The kinds of device that a task may come to run on; empty where there's one.
+
+    An engine that is asked for is asked for wherever it runs.
+    """
+    if _forced() is not None:
+        return ()
+    found: tuple[str, ...] = door.may_be_lowered_for(leaves(task.xs)[0])
+    return found
+
+
 def question_about(
     cell: Any,
     xs: Structure,

@@ -1,0 +1,206 @@
+"""JAX: which engine a program has that is traced before anybody knows what it's lowered for."""
+
+import contextlib
+import re
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+
+import ostinato
+from ostinato import layers, native
+
+if keras.config.backend() != "jax":
+    pytest.skip("JAX's door", allow_module_level=True)
+if native.why_not() is not None:
+    pytest.skip(native.why_not(), allow_module_level=True)
+
+import jax
+from jax.experimental import rnn
+from jax.interpreters import mlir
+from jax.sharding import Mesh, PartitionSpec
+
+from ostinato.doors import jax_cudnn
+
+X = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+MASK = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]], bool)
+
+
+@pytest.fixture
+def with_cuda(monkeypatch):
+    """JAX as where it has CUDA beside the CPU: what needs the library to say sizes says some."""
+
+    class Library:
+        def build_rnn_descriptor(self, *sizes):
+            return b"sizes"
+
+    monkeypatch.setattr(jax_cudnn, "_has_cuda", lambda: True)
+    gpu = rnn.gpu_rnn
+    sizes = "compute_rnn_workspace_reserve_space_sizes"
+    monkeypatch.setattr(gpu, sizes, lambda *of: (0, 7), raising=False)
+    for primitive, rule in (
+        (rnn.rnn_fwd_p, gpu._rnn_fwd_lowering),
+        (rnn.rnn_bwd_p, gpu._rnn_bwd_lowering),
+    ):
+        mlir.register_lowering(primitive, partial(rule, Library(), "cu"), platform="cuda")
+
+
+@pytest.fixture(params=["a process of the GPU", "a process of the CPU"])
+def _process(request, monkeypatch, with_cuda):
+    if request.param == "a process of the GPU":
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+
+def built(make):
+    layer = make()
+    layer.build(X.shape)
+    return layer
+
+
+def step_of(layer, training=False, **call):
+    """A loss and its gradients, with the variables that a step moves."""
+    others = [v.value for v in layer.non_trainable_variables]
+
+    def loss(weights, x):
+        results, moved = layer.stateless_call(weights, others, x, training=training, **call)
+        flat = jax.tree.leaves(results)
+        waves = (np.cos(np.arange(y.size)).reshape(y.shape) for y in flat)
+        return sum((y * wave).sum() for y, wave in zip(flat, waves, strict=True)), moved
+
+    weights = [v.value for v in layer.trainable_variables]
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), weights
+
+
+def calls(traced, platform):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    return re.findall(r"custom_call @((?:ostinato|cudnn)\w+)\(", text), "while" in text
+
+
+@pytest.mark.usefixtures("_process")
+@pytest.mark.parametrize(
+    ("make", "on_cuda"),
+    [
+        (
+            lambda: layers.LSTM(3, return_sequences=True, return_state=True),
+            ["cudnn_rnn_ffi", "cudnn_rnn_bwd_ffi"],
+        ),
+        (lambda: layers.Bidirectional(layers.LSTM(3)), ["cudnn_rnn_ffi", "cudnn_rnn_bwd_ffi"]),
+        (lambda: layers.GRU(3, return_sequences=True), []),
+        (lambda: layers.RNN([layers.LSTMCell(3), layers.LSTMCell(3)]), 4),
+        (lambda: layers.ConvLSTM1D(2, 2), None),
+    ],
+    ids=["lstm", "both ways", "gru", "stack", "convolution"],
+)
+def test_each_platform_has_its_engine(make, on_cuda):
+    layer = built(make) if on_cuda is not None else make()
+    x, call = (X, {"mask": MASK}) if on_cuda is not None else (X[..., None], {})
+    layer.build(x.shape)
+    both, weights = step_of(layer, **call)
+    with ostinato.use_engine("scan"):
+        wanted = jax.jit(lambda *a: both(*a))(weights, x)
+    run = jax.jit(both)
+    found = run(weights, x)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    traced = run.trace(weights, x)
+    here, loops = calls(traced, "cpu")
+    assert set(here) == {"ostinato_forward", "ostinato_backward"}
+    assert not loops
+    there, loops = calls(traced, "cuda")
+    if isinstance(on_cuda, int):
+        assert len(there) == on_cuda
+    else:
+        assert there == (on_cuda or [])
+        assert loops is (not on_cuda)
+
+
+def test_without_cuda_what_is_lowered_for_it_is_a_scan():
+    both, weights = step_of(built(lambda: layers.LSTM(3)))
+    traced = jax.jit(both).trace(weights, X)
+    assert calls(traced, "cuda") == ([], True)
+    assert calls(traced, "cpu") == (["ostinato_forward", "ostinato_backward"], False)
+
+
+@pytest.mark.usefixtures("_process")
+def test_seeds_move_once_and_dropout_is_the_same_everywhere():
+    layer = built(lambda: layers.LSTM(3, dropout=0.4, recurrent_dropout=0.3, seed=1))
+    both, weights = step_of(layer, training=True)
+    with ostinato.use_engine("scan"):
+        wanted = jax.jit(lambda *a: both(*a))(weights, X)
+    run = jax.jit(both)
+    found = run(weights, X)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    assert "ostinato_forward" in calls(run.trace(weights, X), "cpu")[0]
+    plain = built(lambda: layers.LSTM(3, seed=1))
+    jax.jit(lambda x: plain(x))(X)
+    for each in (*layer.variables, *plain.variables):  # no tracer has stayed
+        np.asarray(each.value)
+
+
+@pytest.mark.usefixtures("_process")
+@pytest.mark.parametrize("make", [lambda: layers.LSTM(3), lambda: layers.GRU(3)])
+def test_jax_s_transformations_see_through_the_choice(make):
+    layer = built(make)
+    both, weights = step_of(layer)
+    many = np.stack([X, -X])
+
+    def loss(x):
+        return both(weights, x)[0][0]
+
+    def transformed():
+        mapped = jax.jit(jax.vmap(jax.grad(loss)))(many)
+        again = jax.jit(jax.grad(jax.checkpoint(loss)))(X)
+        twice = jax.jit(jax.grad(lambda x: (jax.grad(loss)(x) ** 2).sum()))(X)
+        pushed = jax.jit(lambda x, t: jax.jvp(loss, (x,), (t,)))(X, np.cos(X))
+        scanned = jax.jit(lambda x: jax.lax.scan(lambda c, row: (c + loss(row), 0), 0.0, x))(many)
+        return mapped, again, twice, pushed, scanned, jax.grad(loss)(X)
+
+    with ostinato.use_engine("scan"):
+        wanted = transformed()
+    for one, other in zip(jax.tree.leaves(transformed()), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_process")
+def test_a_map_over_a_mesh_has_the_choice_within():
+    layer = built(lambda: layers.LSTM(3))
+    mesh = Mesh(np.array(jax.devices()[:1]), ("rows",))
+    rows = PartitionSpec("rows")
+    run = jax.jit(jax.shard_map(lambda x: layer(x), mesh=mesh, in_specs=rows, out_specs=rows))
+    np.testing.assert_allclose(run(X), layer(X), rtol=0, atol=1e-6)
+    assert "ostinato_forward" in calls(run.trace(X), "cpu")[0]
+
+
+@pytest.mark.usefixtures("_process")
+def test_an_export_for_several_platforms_needs_nothing_of_ours():
+    layer = built(lambda: layers.LSTM(3))
+    exported = jax.export.export(jax.jit(lambda x: layer(x)), platforms=["cuda", "cpu"])(X)
+    assert "custom_call" not in exported.mlir_module()
+    np.testing.assert_allclose(exported.call(X), layer(X), rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("_process")
+def test_what_is_asked_for_is_asked_for_everywhere():
+    layer = built(lambda: layers.LSTM(3))
+    both, weights = step_of(layer)
+    for engine in ("scan", "cudnn"):
+        with ostinato.use_engine(engine):
+            traced = jax.jit(lambda *a: both(*a)).trace(weights, X)
+        assert calls(traced, "cpu") == ([], True)
+        assert bool(calls(traced, "cuda")[0]) is (engine == "cudnn")
+
+
+@pytest.mark.usefixtures("with_cuda")
+def test_a_device_that_is_set_comes_first(monkeypatch):
+    from ostinato.doors import door
+
+    asked = []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for context in (contextlib.nullcontext(), jax.default_device(jax.devices("cpu")[0])):
+        with context:
+            jax.jit(lambda x: asked.append(door.may_be_lowered_for(x)) or x)(X)
+            jax.clear_caches()
+    assert asked == [("cuda", "cpu"), ("cpu", "cuda")]
+    assert door.may_be_lowered_for(jax.numpy.asarray(X)) == ()  # it's on the CPU
