@@ -61,7 +61,7 @@ endef
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: guide test lint types native test-core test-once sanitize sanitize-quick format \
-	wheel docs constraints bench gpu gpu-carry clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+	wheel docs constraints bench gpu gpu-carry long-gpu clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -95,6 +95,14 @@ $(BACKENDS:%=oldest-%): oldest-%: $(READY) $(OLDEST)/ready
 	OSTINATO_EXAMPLES=0.25 KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -q -n $(JOBS) -m "not slow" \
 		$(NOT_ON_OLDEST:%=--ignore=tests/%) \
 		$(if $(filter-out torch,$*),$(ON_OLDEST_WITH_TORCH:%='--ignore-glob=*/tests/%')) $(PYTEST)
+
+# What surrounds the engines for a GPU, at more length than there's time for in `test`: thousands of random
+# cases around cuDNN, and NVRTC's code for every configuration of the CUDA kernel.
+long-gpu: $(READY)
+	@printf '\n== Random cases around cuDNN\n'
+	OSTINATO_FUZZ=1000 KERAS_BACKEND=torch $(BIN)/pytest -q -n $(JOBS) tests/engines/test_cudnn.py $(PYTEST)
+	@printf '\n== Every configuration of the CUDA kernel\n'
+	OSTINATO_EVERY=1 KERAS_BACKEND=torch $(BIN)/pytest -q -n $(JOBS) tests/cuda -k every $(PYTEST)
 
 # Keras as it will be, of last night. What fails says what has to be mended here, or told to Keras.
 nightly-%: $(READY)
