@@ -119,3 +119,13 @@ def test_what_is_truncated_and_reset_is_what_makes_the_difference(card):
     assert gradients[0].abs().amin() > 0
     assert torch.equal(gradients[0][:, 6:], gradients[1][:, 6:])
     assert not gradients[1][:, :6].any()
+
+
+def test_torch_compile_has_it_in_one_graph(card):
+    card(16, BLOCK)
+    layer = layers.GRU(UNITS, truncate=3, return_sequences=True)
+    layer.build(X.shape)
+    with ostinato.use_engine("cuda"), torch.no_grad():
+        wanted = layer(X, resets=RESETS)
+        whole = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        np.testing.assert_allclose(whole(X, resets=RESETS), wanted, atol=1e-6)

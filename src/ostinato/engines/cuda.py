@@ -6,7 +6,7 @@ It's taken where it has been seen to be right on the card (`ostinato.cuda.stamp`
 import functools
 from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras import ops
 
@@ -100,7 +100,7 @@ class Cuda:
             found.append(question.no_program or "it isn't traced")
         elif not found:
             sizes = question.card, question.trains, question.products
-            held = _why_not_held(question.program.name, _form(question), *sizes)
+            held = _why_not_held(question.program.name, sizes, *_form(question))
             found += [] if held is None else [held]
         return tuple(found)
 
@@ -113,7 +113,7 @@ class Cuda:
     def recipe(self, question: Question) -> Recipe:
         """The kernels."""
         compiled, form = question.program, _form(question)
-        parts, kernels, held = _made(compiled.name, form)
+        parts, kernels, held = _made(compiled.name, *form)
         return Recipe(compiled, parts, kernels, form, held, question.products)
 
     def run(
@@ -152,19 +152,21 @@ def _kernels(name: str, form: Form) -> tuple[Apart, Kernels, str]:
     return parts, kernels, door.register_kernels(kernels, How, afterwards, plain)
 
 
+# (torch.compile hands plain values on to what it doesn't look into, and no NamedTuples.)
 @opaque
-def _why_not_held(name: str, form: Form, card: int, trains: bool, products: str) -> str | None:
+def _why_not_held(name: str, sizes: tuple[int, bool, str], *form: Any) -> str | None:
     """Why the kernel can't have a program, or the card can't hold it; else None."""
+    card, trains, products = sizes
     try:
-        _, kernels, _ = _kernels(name, form)
+        _, kernels, _ = _kernels(name, Form(*form))
     except ProgramError as refusal:
         return str(refusal)
     return kernels.why_not(card_of(card), trains, products)
 
 
 @opaque
-def _made(name: str, form: Form) -> tuple[Apart, str, int]:
-    parts, kernels, registered = _kernels(name, form)
+def _made(name: str, *form: Any) -> tuple[Apart, str, int]:
+    parts, kernels, registered = _kernels(name, Form(*form))
     return parts, registered, kernels.passes.held
 
 
