@@ -38,9 +38,9 @@ class Row:
         layer: Its path: the names of the layers that it is in, and its own.
         kind: Its class.
         engine: "fused" or "compiled" (the native engine, for built-in cells and for one's own),
-            "cudnn" (NVIDIA's, which the backend calls), "scan" (the backend's loop, or of a cell
-            alone the backend's operations), "keras" (Keras's own layer), or "none" where
-            `use_engine` forces one that can't run it.
+            "cudnn" (NVIDIA's, which the backend calls), "cuda" (Ostinato's kernel for its GPUs),
+            "scan" (the backend's loop, or of a cell alone the backend's operations), "keras"
+            (Keras's own layer), or "none" where `use_engine` forces one that can't run it.
         target: The instruction set of the native engine, else the backend.
         threads: How many threads the native engine may use; None for other engines.
         why_not_faster: Why no faster engine runs it; "" where there's none.

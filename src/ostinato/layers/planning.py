@@ -124,8 +124,10 @@ def question_about(
 
 def _falls_to_cards(question: Question) -> bool:
     """Whether the kernels for a card may be taken for a built-in cell, as no faster engine can."""
+    if not question.checked:  # on the CPU always: it's asked in every call
+        return False
     engine = answer_to(question).engine
-    return question.checked and engine is not None and engine.name == PORTABLE
+    return engine is not None and engine.name == PORTABLE
 
 
 def _kind_of(resets: Resets | None) -> int:
@@ -164,7 +166,7 @@ def _about_builtin(
 
 
 def _with_device(question: Question, x: Any) -> Question:
-    """A question with where a tensor like x is, and whether cuDNN can be called on it.
+    """A question with where a tensor like x is, and what can be called on it there.
 
     What native kernels can take is on the CPU: that is known then, and nothing else is asked.
     """
@@ -172,6 +174,7 @@ def _with_device(question: Question, x: Any) -> Question:
         return question
     device = door.device_of(x)
     question = question._replace(device=device, cudnn=door.cudnn_why_not(x))
+    # What another engine is asked for needs none of this, nor what is on the CPU.
     if question.forced != OF_CARDS and (question.forced is not None or device == "cpu"):
         return question
     reason = door.cuda_why_not(x) or why_no_cuda()
