@@ -31,7 +31,13 @@ def arguments(description, argv=None, **numbers):
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
-    return parser.parse_args(argv)
+    asked = parser.parse_args(argv)
+    if min(vars(asked).values()) < 1 or asked.epochs < 2:
+        parser.error("expected numbers of 1 and more, and 2 epochs: the first isn't timed")
+    parts = asked.processes * getattr(asked, "devices", 1)
+    if BATCH % parts:
+        parser.error(f"expected {BATCH} rows to part among {parts} devices, equally")
+    return asked
 
 
 def launch(file, argv, processes, seconds=math.inf, **popen):

@@ -73,6 +73,24 @@ def test_a_process_that_fails_ends_all(run, tmp_path):
 
 
 @on_one_backend
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--processes=3"], "expected 256 rows to part among 3 devices, equally"),
+        (["--devices=3"], "expected 256 rows to part among 6 devices, equally"),
+        (["--processes=0"], "expected numbers of 1 and more"),
+        (["--epochs=1"], "2 epochs: the first isn't timed"),
+    ],
+)
+def test_numbers_that_cannot_be(options, message, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    parallel = importlib.import_module("_parallel")
+    with pytest.raises(SystemExit):
+        parallel.arguments("Trains.", options, processes=2, devices=1, epochs=4)
+    assert message in capsys.readouterr().err
+
+
+@on_one_backend
 @pytest.mark.parametrize("name", BACKENDS)
 def test_is_short(name):
     assert len((EXAMPLES / f"distributed_{name}.py").read_text().splitlines()) < 120
