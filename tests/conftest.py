@@ -9,7 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from xla import quick_flags, share_contexts
+from xla import quick_flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is loaded
 os.environ.setdefault("OSTINATO_POISON", "1")  # scratch memory full of NaN: unwritten values show
@@ -48,8 +48,6 @@ def pytest_configure(config):
     within = _within_no_backend(config)
     if any(within) and not all(within):
         raise pytest.UsageError("tests/no_backend imports no framework: run it by itself.")
-    if os.environ.get("KERAS_BACKEND") == "jax" and not all(within):
-        share_contexts()
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -1,6 +1,5 @@
-"""How JAX and XLA compile in the tests: fast, since small arrays gain nothing by better loops."""
+"""How XLA compiles in the tests: fast, since small arrays gain nothing by better loops."""
 
-import threading
 from importlib import metadata
 
 
@@ -18,24 +17,3 @@ def quick_flags() -> str:
     # A flag that XLA doesn't know, in a later version perhaps, ends the process.
     knows = version.startswith("0.10.")
     return f"{flags} --xla_cpu_use_fusion_emitters=false" if knows else flags
-
-
-def share_contexts() -> None:
-    """Has JAX write many programs in one MLIR context of a thread, where it makes one for each.
-
-    Each takes 4 ms, as long as many a program of one operation takes to compile: a tenth of the
-    time of JAX's tests. A context keeps what is written in it, so it's given up now and then.
-    """
-    from jax._src.interpreters import mlir
-
-    make, kept = getattr(mlir, "make_ir_context", None), threading.local()
-    if make is None:  # another version, which may not need it
-        return
-
-    def shared():
-        kept.left = getattr(kept, "left", 0) - 1
-        if kept.left < 0:
-            kept.context, kept.left = make(), 200
-        return kept.context
-
-    mlir.make_ir_context = shared
