@@ -76,6 +76,58 @@ void test_random_routines(int64_t count) {
   }
 }
 
+// The numbers of the first B rows, of operands that have rows.
+RoutineNumbers first_rows(const Encoding& e, const RoutineNumbers& n, int64_t B) {
+  RoutineNumbers fewer = n;
+  fewer.B = B;
+  const auto cut = [&](Numbers64& values) { values.resize(values.size() / size_t(n.B) * size_t(B)); };
+  for (size_t i = 0; i < e.operands.size(); ++i)
+    if (e.operands[i].kind != 2) cut(fewer.operands[i]);
+  for (size_t r = 0; r < e.results.size(); ++r)
+    if (e.results[r].kind != 4) cut(fewer.results[r]);
+  return fewer;
+}
+
+// A row's results are the same to the bit whatever rows are beside it, so that what is computed again may
+// be in other tiles. (A row all by itself is summed otherwise.)
+template <class F>
+void check_rows_beside(const Encoding& e, const RoutineNumbers& all, const RoutineHash& hash, int64_t number) {
+  Bound<F> whole(e, all, hash);
+  CHECK(whole.run().empty(), "routine %d", int(number));
+  for (int64_t B : {2, 7, 40}) {
+    Bound<F> some(e, first_rows(e, all, B), hash);
+    CHECK(some.run().empty(), "routine %d", int(number));
+    for (size_t r = 0; r < e.results.size(); ++r) {
+      if (e.results[r].kind == 4) continue;
+      const size_t bytes = all.results[r].size() / size_t(all.B) * size_t(B) * sizeof(F);
+      CHECK(std::memcmp(whole.out.tensors[r].data, some.out.tensors[r].data, bytes) == 0,
+            "routine %d, result %zu of kind %d in float%zu: %d rows of %d differ", int(number), r,
+            int(e.results[r].kind), 8 * sizeof(F), int(B), int(all.B));
+    }
+  }
+}
+
+void test_rows_beside(int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    Random random{uint64_t(i) + 2000};
+    const Encoding e = random_routine(random);
+    bool has_saved = false;  // which begins with timesteps, and has parts that nobody writes
+    for (const Encoding::Operand& operand : e.operands) has_saved |= operand.kind == 4;
+    for (const Encoding::Result& result : e.results) has_saved |= result.kind == 5;
+    if (has_saved) continue;
+    RoutineHash hash{};
+    CHECK(register_it(e, &hash).empty(), "routine %d", int(i));
+    RoutineNumbers all = random_numbers(e, 130, 3, random);
+    for (size_t k = 0; k < e.operands.size(); ++k) {
+      if (e.operands[k].kind != 0) continue;
+      for (double& value : all.operands[k])  // where some formulas aren't good
+        if (random.chance(0.02)) value *= 1e5;
+    }
+    check_rows_beside<float>(e, all, hash, i);
+    check_rows_beside<double>(e, all, hash, i);
+  }
+}
+
 // Few rows, on whose columns all threads work together, however small a product is.
 void test_shared_columns(int64_t count) {
   share_products_from(0);
@@ -302,6 +354,7 @@ int main(int argc, char** argv) {
   test_written_over();
   test_random_routines(count / 2);  // the plain loops take most of the time
   test_shared_columns(count / 4);
+  test_rows_beside(count);
   test_few_rows();
   test_bfloat16();
   std::printf("%s, %d threads: at most %.2f of what's allowed\n", target().c_str(), thread_count(), worst);

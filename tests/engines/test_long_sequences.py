@@ -147,6 +147,36 @@ def test_checkpoints_change_no_bit_however_threads_share_the_work(batch, units):
         assert_same(got, expected, np.testing.assert_array_equal)
 
 
+class WideCell(keras.layers.Layer):
+    """A cell whose products of a row take 24 times 24 multiplications."""
+
+    state_size = output_size = 24
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], 24), name="kernel")
+        self.recurrent = self.add_weight(shape=(24, 24), name="recurrent")
+
+    def call(self, inputs, states):
+        h = ops.tanh(ops.matmul(inputs, self.kernel) + ops.matmul(states[0], self.recurrent))
+        return h, [h]
+
+
+# A pass back takes some three times what one forward does, and so has more threads for the rows
+# of some sizes: those are in other tiles then, and alone in one where they weren't.
+@native_only
+@pytest.mark.parametrize("batch", [2, 3])
+def test_checkpoints_change_no_bit_where_going_back_takes_more_threads(batch):
+    sizes = {"batch": batch, "timesteps": 750 // batch}
+
+    def make():
+        return layers.RNN(WideCell(), return_sequences=True)
+
+    expected = results(make, {}, 0, **sizes)
+    assert all(np.isfinite(weight).all() for weight in expected.weights)
+    got = results(make, {}, 0, every=32, **sizes)
+    assert_same(got, expected, np.testing.assert_array_equal)
+
+
 # Truncation.
 
 

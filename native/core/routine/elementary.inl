@@ -121,6 +121,19 @@ OSTINATO_INLINE bool holds(F32::M condition) {
   return all == -1;
 }
 
+// The lanes of a formula where it's good, and the C library's function of x where it isn't: lane by lane, as
+// what a lane gives mustn't depend on those beside it, which are other rows' or nobody's.
+OSTINATO_INLINE F32::V good_or(F32::M good, F32::V formula, F32::V x, float (*function)(float)) {
+  if (holds(good)) return formula;
+  float lanes[F32::kLanes], from[F32::kLanes];
+  __builtin_memcpy(lanes, &formula, sizeof(formula));
+  __builtin_memcpy(from, &x, sizeof(x));
+  for (int i = 0; i < F32::kLanes; ++i)
+    if (!good[i]) lanes[i] = function(from[i]);
+  __builtin_memcpy(&formula, lanes, sizeof(formula));
+  return formula;
+}
+
 // sin x and cos x: x = k pi/2 + r, |r| <= pi/4, in which k pi/2 is taken off in three parts; within 1e-7
 // where |x| < 8192. Beyond, and where x isn't finite, by the C library.
 struct Quarter {
@@ -141,36 +154,42 @@ OSTINATO_INLINE Quarter quarter_of(F32::V x) {
   const F32::V cosine = splat<F32>(1) - z * splat<F32>(0.5f) + z * z * polynomial<F32>(z, kCosine);
   return {(F32::M)shifted - splat_int<F32>(0x4b400000), sine, cosine};
 }
-OSTINATO_INLINE bool is_near(F32::V x) { return holds(absolute<F32>(x) < splat<F32>(8192)); }
+OSTINATO_INLINE F32::M is_near(F32::V x) { return absolute<F32>(x) < splat<F32>(8192); }
 OSTINATO_INLINE F32::V by_quarter(const Quarter& q, F32::M number) {
   const F32::M one = splat_int<F32>(1);
   const F32::V y = (number & one) == one ? q.cosine : q.sine;
   return (F32::V)((F32::M)y ^ ((number & splat_int<F32>(2)) << 30));
 }
 OSTINATO_INLINE F32::V sin_of(F32::V x) {
-  if (!is_near(x)) return by_lane<F32, float>(x, __builtin_sinf);
   const Quarter q = quarter_of(x);
-  return by_quarter(q, q.number);
+  return good_or(is_near(x), by_quarter(q, q.number), x, __builtin_sinf);
 }
 OSTINATO_INLINE F32::V cos_of(F32::V x) {
-  if (!is_near(x)) return by_lane<F32, float>(x, __builtin_cosf);
   const Quarter q = quarter_of(x);
-  return by_quarter(q, q.number + splat_int<F32>(1));
+  return good_or(is_near(x), by_quarter(q, q.number + splat_int<F32>(1)), x, __builtin_cosf);
 }
 
 // log(x + sqrt(x^2 + 1)) of |x|, as log1p(x + x^2 / (1 + sqrt(x^2 + 1))), which is exact near zero.
 OSTINATO_INLINE F32::V arcsinh_of(F32::V x) {
   const F32::V a = absolute<F32>(x);
-  if (!holds(a < splat<F32>(1e18f))) return by_lane<F32, float>(x, __builtin_asinhf);
   const F32::V one = splat<F32>(1), square = a * a;
   const F32::V y = log_of_one_and<F32>(a + square / (one + sqrt_of(square + one)));
-  return x < splat<F32>(0) ? -y : x == splat<F32>(0) ? x : y;
+  const F32::V formula = x < splat<F32>(0) ? -y : x == splat<F32>(0) ? x : y;
+  return good_or(a < splat<F32>(1e18f), formula, x, __builtin_asinhf);
 }
 
-// e^(y log x) where that's within 3e-7: of a positive x, and where e isn't far from 1.
+// e^(y log x) where that's within 3e-7: of a positive x, and where it isn't far from 1 (3.4e-7 up to e^4).
 OSTINATO_INLINE F32::V pow_of(F32::V x, F32::V y) {
   const F32::V power = y * log_of<F32>(x);
-  const F32::M fits = (x > splat<F32>(0)) & (absolute<F32>(power) < splat<F32>(4));
-  if (!holds(fits)) return by_two_lanes<F32, float>(x, y, __builtin_powf);
-  return exp_of(power);
+  const F32::M fits = (x > splat<F32>(0)) & (absolute<F32>(power) < splat<F32>(2.5f));
+  F32::V result = exp_of(power);
+  if (holds(fits)) return result;
+  float base[F32::kLanes], exponent[F32::kLanes], lanes[F32::kLanes];
+  __builtin_memcpy(base, &x, sizeof(x));
+  __builtin_memcpy(exponent, &y, sizeof(y));
+  __builtin_memcpy(lanes, &result, sizeof(result));
+  for (int i = 0; i < F32::kLanes; ++i)
+    if (!fits[i]) lanes[i] = __builtin_powf(base[i], exponent[i]);
+  __builtin_memcpy(&result, lanes, sizeof(result));
+  return result;
 }

@@ -108,12 +108,13 @@ struct MapRun {
             (strides[1] != 0 || columns <= chunk_columns));
   }
 
-  // What is added up begins with zeros.
+  // What is added up begins with zeros: with -0, to which -0 added is -0 as where it's stored.
   void begin_output(I number) const {
     const MapOutput& output = m.outputs[number];
     if (output.mode == MapOutput::add || (overwrites(output, number) && !is_empty())) return;
     if (output.mode == MapOutput::store) return;
-    const S value = output.mode == MapOutput::sum ? 0 : -static_cast<S>(__builtin_inf());
+    const S zero = is_empty() ? S{0} : -S{0};
+    const S value = output.mode == MapOutput::sum ? zero : -static_cast<S>(__builtin_inf());
     I at[kMostDims] = {};
     Target<Real> to = target(number, 0, 0);
     for (;;) {
@@ -172,8 +173,9 @@ struct MapRun {
     const Combine how = overwrites(output, number) ? Combine::store
                         : is_largest               ? Combine::largest
                                                    : Combine::add;
+    // Of weights' gradients, sums of very many, the rows' are summed first.
     put<Real>(memory.registers[output.from], target(number, line, column), n_lines, n_columns, how,
-           is_largest);
+              is_largest, !output.is_weight);
   }
 
   void take_input(I number, I line, I column, I n_lines, I n_columns, I& slots) const {

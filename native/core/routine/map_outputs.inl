@@ -84,11 +84,29 @@ OSTINATO_INLINE typename R::S reduced(const typename R::S* from, I step, I colum
   return joined_lanes<R, kLargest>(joined<R, kLargest>(two, others));
 }
 
-// One line, or where `lines` is more the sum or the largest of them, whose values are `line` apart.
+// at[0], at[column], ...: n of them.
+template <class R>
+OSTINATO_INLINE typename R::V gathered(const typename R::S* at, I column, I n) {
+  if (column == 1) return load_part<R>(at, n);
+  typename R::S lanes[R::kLanes] = {};
+  for (I i = 0; i < n; ++i) lanes[i] = at[i * column];
+  return load<R>(lanes);
+}
+
+// x and so many lines, `line` apart.
+template <class R, bool kLargest>
+OSTINATO_INLINE typename R::V reduced_lines(typename R::V x, const typename R::S* from, I line, I lines) {
+  for (I l = 0; l < lines; ++l) x = joined<R, kLargest>(x, load<R>(from + l * line));
+  return x;
+}
+
+// One line, or where `lines` is more the sum or the largest of them, whose values are `line` apart. In order:
+// one after another to what is there, so that a sum doesn't depend on how many lines a chunk has.
 template <class R, bool kLargest>
 void put_line(const typename R::S* from, I line, I step, I lines, I columns, typename R::S* to,
-              I column, Combine how) {
+              I column, Combine how, bool in_order) {
   typedef typename R::V V;
+  typedef typename R::S S;
   constexpr I L = R::kLanes;
   const bool across = column == 0 && columns > 1;
   if (across) {
@@ -97,11 +115,17 @@ void put_line(const typename R::S* from, I line, I step, I lines, I columns, typ
                      reduced<R, kLargest>(from + l * line, step, columns));
     return;
   }
+  const I apart = columns == 1 ? 1 : column;
   for (I c = 0; c < columns; c += L, from += step) {
-    V x = load<R>(from);
-    for (I l = 1; l < lines; ++l) x = joined<R, kLargest>(x, load<R>(from + l * line));
     const I n = columns - c < L ? columns - c : L;
-    combine_lanes<R>(how, to + c * column, columns == 1 ? 1 : column, x, n);
+    S* at = to + c * column;
+    if (in_order && lines > 1 && how != Combine::store) {
+      const V x = gathered<R>(at, apart, n);
+      combine_lanes<R>(Combine::store, at, apart, reduced_lines<R, kLargest>(x, from, line, lines), n);
+    } else {
+      const V x = reduced_lines<R, kLargest>(load<R>(from), from + line, line, lines - 1);
+      combine_lanes<R>(how, at, apart, x, n);
+    }
   }
 }
 
@@ -125,7 +149,7 @@ void put_block(const Values<R>& from, const Target<R>& to, I lines, I columns) {
 
 template <class R>
 void put(const Values<R>& from, const Target<R>& to, I lines, I columns, Combine how,
-         bool is_largest) {
+         bool is_largest, bool in_order) {
   if (to.column == 1 && (to.line != 0 || lines == 1)) {
     const auto block = how == Combine::store ? put_block<R, Combine::store>
                        : how == Combine::add ? put_block<R, Combine::add>
@@ -134,7 +158,7 @@ void put(const Values<R>& from, const Target<R>& to, I lines, I columns, Combine
   }
   const auto put_one = is_largest ? put_line<R, true> : put_line<R, false>;
   if (to.line == 0 && lines > 1)
-    return put_one(from.at, from.line, from.step, lines, columns, to.at, to.column, how);
+    return put_one(from.at, from.line, from.step, lines, columns, to.at, to.column, how, in_order);
   for (I l = 0; l < lines; ++l)
-    put_one(from.at + l * from.line, 0, from.step, 1, columns, to.at + l * to.line, to.column, how);
+    put_one(from.at + l * from.line, 0, from.step, 1, columns, to.at + l * to.line, to.column, how, in_order);
 }

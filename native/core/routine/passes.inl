@@ -15,11 +15,13 @@ struct RoutinePass {
   const RoutinePlan& plan;
   I tasks, tiles, most_rows, capacity;
   I members = 1;  // threads that share the columns of all rows, where tasks is 1
+  bool goes_ahead;       // whether products of inputs are computed for several steps at once
+  I tiles_before = 0;    // of `run_on_tiles_of`
   S** packed;
   S* zeros;
   S* kept;                // with a window
   TileMemory<R>* memory;  // (tasks,)
-  RoutinePass* again = nullptr;  // of the routine that's run once more, on the same tiles
+  RoutinePass* again = nullptr;  // of the routine that's run once more
 
   explicit RoutinePass(const RoutineCall& of) : call(of), plan(*of.plan) {}
 
@@ -43,6 +45,14 @@ struct RoutinePass {
     most_rows = blocks_of(call.B, tiles);
     // A multiple of 16, so that a scratch value begins where a vector does.
     capacity = blocks_of(most_rows, 16) * 16;
+    goes_ahead = plan.ahead > 0 && call.T > 1 && most_rows <= kFewRows;
+  }
+
+  // Runs what has been run on these tiles once more, on another pass's, to the same bits.
+  void run_on_tiles_of(const RoutinePass& other) {
+    tiles_before = tiles;
+    tasks = other.tasks, tiles = other.tiles, members = other.members;
+    most_rows = other.most_rows, capacity = other.capacity;
   }
 
   // Whether the threads are better on the same rows than each on some of them. Of one row's product of
@@ -93,8 +103,7 @@ struct RoutinePass {
     m.ring_stride = blocks_of(plan.ring * capacity + L, L) * L;
     m.ring = arena.take<S>(plan.ring > 0 ? kRing * m.ring_stride : 0);
     m.ahead_stride = blocks_of(plan.ahead * capacity + L, L) * L;
-    m.ahead = plan.ahead > 0 && call.T > 1 && most_rows <= kFewRows
-                  ? arena.take<S>(kAhead * m.ahead_stride) : nullptr;
+    m.ahead = goes_ahead ? arena.take<S>(kAhead * m.ahead_stride) : nullptr;
     m.mask = arena.take<S>(capacity);
     m.carries = arena.take<S*>(2 * plan.n_carries);
     m.weights = arena.take<S*>(plan.n_results);
@@ -202,7 +211,7 @@ struct RoutinePass {
   }
 
   RoutineTile<R> tile(TileMemory<R>& of, Span rows) const {
-    return {call, plan, packed, zeros, of, rows.first, rows.size()};
+    return {call, plan, packed, zeros, of, rows.first, rows.size(), tiles_before};
   }
 
   void clear_weights(TileMemory<R>& of) const {
@@ -224,8 +233,8 @@ bool run_routine(const RoutineCall& call, int threads) {
   // Without `again` there's none, but for the type's sake.
   RoutinePass<R> before(call.again != nullptr ? *call.again : call);
   if (call.again != nullptr) {
-    before.tasks = pass.tasks, before.tiles = pass.tiles, before.members = pass.members;
-    before.most_rows = pass.most_rows, before.capacity = pass.capacity;
+    before.split(threads);
+    before.run_on_tiles_of(pass);
     if (!before.take(arena)) return false;
     pass.again = &before;
   }

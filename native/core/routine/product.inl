@@ -66,6 +66,7 @@ struct RowProduct {
   I lanes;        // that count in the last vector
   const S* bias;  // or null
   bool adds;      // to out, where there is no bias
+  bool each_alone;  // whether rows are summed as a single one is
 };
 
 template <class R, int NC>
@@ -111,12 +112,13 @@ void row_tile(const RowProduct<R>& p, I row) {
   for (int r = 0; r < MR; ++r) finish_row<R, NC>(p, p.out + (row + r) * p.out_row, acc[r]);
 }
 
-// One row: four sums a column apart along K, or each would wait for the one before.
+// One row by itself: four sums a column apart along K, or each would wait for the one before. These round
+// otherwise than that of a tile.
 template <class R, int NC>
-void single_row(const RowProduct<R>& p) {
+void single_row(const RowProduct<R>& p, I row) {
   typedef typename R::V V;
   constexpr int L = R::kLanes, kApart = kRegisters == 32 ? 4 : 2;
-  const typename R::S *a = p.a, *b = p.w;
+  const typename R::S *a = p.a + row * p.a_row, *b = p.w;
   V acc[kApart][NC] = {};
   I k = 0;
   for (; k + kApart <= p.depth; k += kApart, b += kApart * NC * L) {
@@ -138,7 +140,7 @@ void single_row(const RowProduct<R>& p) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) acc[0][j] += acc[i][j];
   }
-  finish_row<R, NC>(p, p.out, acc[0]);
+  finish_row<R, NC>(p, p.out + row * p.out_row, acc[0]);
 }
 
 template <class R>
@@ -155,7 +157,10 @@ RowTile<R> row_tile_of(I rows) {
 
 template <class R, int NC>
 void multiply_panel(const RowProduct<R>& p, I rows) {
-  if (rows == 1) return single_row<R, NC>(p);
+  if (p.each_alone) {
+    for (I row = 0; row < rows; ++row) single_row<R, NC>(p, row);
+    return;
+  }
   const I most = tile_rows(NC), tiles = (rows + most - 1) / most;
   const I base = rows / tiles, larger = rows % tiles;  // the first `larger` have one row more
   const RowTile<R> wide = row_tile_of<R, NC>(base + (larger > 0)), narrow = row_tile_of<R, NC>(base);

@@ -91,10 +91,10 @@ struct RoutineStepper {
     row.adds = p.init == ProductStep::add;
     if (p.init == ProductStep::with_bias) row.bias = tile.address(p.bias).at + first;
     switch (vectors) {
-      case 4: return single_row<R, 4>(row);
-      case 3: return single_row<R, 3>(row);
-      case 2: return single_row<R, 2>(row);
-      default: return single_row<R, 1>(row);
+      case 4: return single_row<R, 4>(row, 0);
+      case 3: return single_row<R, 3>(row, 0);
+      case 2: return single_row<R, 2>(row, 0);
+      default: return single_row<R, 1>(row, 0);
     }
   }
 

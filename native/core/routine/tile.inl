@@ -73,6 +73,7 @@ struct RoutineTile {
   const S* zeros;
   TileMemory<R>& memory;
   const I first, rows;
+  const I tiles_before;  // of the pass whose steps are run once more, that of all rows; else 0
   I step = 0;    // s
   I number = 0;  // of steps that have been run
 
@@ -192,13 +193,12 @@ struct RoutineTile {
     const Address<R> a = address(p.a), out = address(p.out);
     const PackedWeight& weight = plan.packed[p.weight];
     RowProduct<R> rows_of{a.at, a.row, nullptr, p.depth, out.at, out.row, 0, nullptr,
-                          p.init == ProductStep::add};
+                          p.init == ProductStep::add, false};
     if (p.init == ProductStep::with_bias) rows_of.bias = address(p.bias).at;
+    if (p.places == 1) return multiply_some(rows_of, weight, packed[p.weight], panels);
     // Rows and places are one dimension where they follow one another; else the longer is the rows.
     I inner = rows, outer = p.places, a_outer = p.a_stride, out_outer = p.out_stride;
-    if (p.places == 1) {
-      outer = 1;
-    } else if (a.row == p.places * p.a_stride && out.row == p.places * p.out_stride) {
+    if (a.row == p.places * p.a_stride && out.row == p.places * p.out_stride) {
       inner = rows * p.places, outer = 1;
       rows_of.a_row = p.a_stride, rows_of.out_row = p.out_stride;
     } else if (p.places > rows) {
@@ -211,6 +211,23 @@ struct RoutineTile {
     }
   }
 
+  // Rows of one place. A row that was alone in its tile is summed so once more, whatever rows are beside it
+  // now; and one that wasn't isn't.
+  void multiply_some(RowProduct<R> p, const PackedWeight& weight, const S* w, Span panels) const {
+    p.each_alone = rows == 1;
+    if (tiles_before == 0) return multiply_rows<R>(p, weight, w, rows, panels);
+    for (I r = 0, n; r < rows; r += n, p.a += n * p.a_row, p.out += n * p.out_row) {
+      p.each_alone = was_alone(r);
+      for (n = 1; r + n < rows && was_alone(r + n) == p.each_alone;) ++n;
+      multiply_rows<R>(p, weight, w, n, panels);
+    }
+  }
+
+  bool was_alone(I r) const {
+    const I tile = ((first + r + 1) * tiles_before - 1) / call.B;
+    return share(call.B, tile, tiles_before).size() == 1;
+  }
+
   // A product of inputs alone, of this step and those that follow it, `steps` in all: row after row, so
   // that the weights are read once for all steps.
   void product_ahead(const ProductStep& p, I steps, Span panels) const {
@@ -219,7 +236,7 @@ struct RoutineTile {
     const Address<R> a = address(p.a), out = address(p.out);
     const I between = steps > 1 ? next.address(p.a).at - a.at : 0;
     RowProduct<R> steps_of{a.at, between, nullptr, p.depth, out.at, memory.ahead_stride, 0, nullptr,
-                           p.init == ProductStep::add};
+                           p.init == ProductStep::add, steps == 1};
     if (p.init == ProductStep::with_bias) steps_of.bias = address(p.bias).at;
     for (I r = 0; r < rows; ++r) {
       steps_of.a = a.at + r * a.row, steps_of.out = out.at + r * out.row;
