@@ -200,6 +200,38 @@ def test_a_stateful_layer_carries_states_over_batches_but_not_over_resets(cls):
     assert_close(found, whole(X, resets=RESETS))
 
 
+@pytest.mark.usefixtures("_engine")
+@pytest.mark.parametrize("has_fresh", [False, True], ids=["zeros", "fresh_state"])
+@pytest.mark.parametrize("make", [LSTM, lambda units, **o: RNN(PlainCell(units), **o)])
+def test_going_back_a_stateful_layer_carries_states_over_no_beginning(make, has_fresh):
+    """Pieces of time come from the last to the first: what's before a beginning is another's."""
+    options = {"return_sequences": True, "go_backwards": True}
+    layer, whole = make(5, stateful=True, **options), make(5, **options)
+    resets = RESETS.copy()
+    resets[:, 3] = [True, False, True]
+    call = {"fresh_state": [array(seed, 3, 5) for seed in (8, 9)]} if has_fresh else {}
+    layer.build((3, 3, 4)), whole.build(X.shape)
+    whole.set_weights(layer.get_weights())
+    halves = [layer(X[:, at], resets=resets[:, at], **call) for at in (slice(3, 6), slice(3))]
+    found = np.concatenate([numpy(half) for half in halves], axis=1)
+    assert_close(found, whole(X, resets=resets, **call))
+
+
+def test_a_stateful_stack_in_both_directions_keeps_fresh_states_where_a_row_begins():
+    cells = [LSTMCell(3), layers.GRUCell(2)]
+    layer = Bidirectional(RNN(cells, stateful=True, return_state=True))
+    resets = np.zeros((3, 6), bool)
+    resets[1, 0] = True
+    results = [numpy(x) for x in keras.tree.flatten(layer(X, resets=resets))[1:]]
+    kept = keras.tree.flatten((layer.forward_layer.states, layer.backward_layer.states))
+    for number, (state, final) in enumerate(zip(kept, results, strict=True)):
+        expected = final.copy()
+        if number >= len(kept) // 2:  # those that went back to the beginning
+            assert np.abs(final[1]).max() > 0
+            expected[1] = 0
+        assert_close(state, expected, 0)
+
+
 def test_numbers_and_a_last_axis_are_read_as_booleans():
     layer = GRU(4, return_sequences=True)
     expected = layer(X, resets=RESETS)

@@ -136,10 +136,13 @@ class Resets(NamedTuple):
             timestep of the run, masked or not. What it holds of its outputs is gone, too.
         fresh: The fresh states, each (B, ...), in the containers of the cell's `state_size`; None
             where they're all zeros.
+        after: (B,) booleans: whether they are what a stateful layer goes on from after the run;
+            None where that's in no row.
     """
 
     flags: Tensor
     fresh: Structure = None
+    after: Tensor | None = None
 
 
 class Task(NamedTuple):

@@ -61,7 +61,7 @@ def flat_resets(task: Task) -> FlatResets | None:
     """A task's resets for the loop."""
     if task.resets is None:
         return None
-    flags, fresh = task.resets
+    flags, fresh, _ = task.resets
     return FlatResets(flags, None if fresh is None else tuple(leaves(fresh)))
 
 

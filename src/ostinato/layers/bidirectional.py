@@ -234,8 +234,8 @@ class Bidirectional(keras.layers.Layer):
         # One of each for both, so that engines see it; checks in graphs make each task its own.
         backward = backward._replace(xs=forward.xs, mask=forward.mask)
         found = run(forward, backward, joined=joined)
-        answers = zip(self._bi_directions, found, strict=True)
-        return [layer._rnn_results(answer) for layer, answer in answers]
+        ran = zip(self._bi_directions, found, (forward, backward), strict=True)
+        return [layer._rnn_results(answer, task.resets) for layer, answer, task in ran]
 
     def _bi_run_apart(
         self, sequences: Structure, states: Sequence[dict[str, Structure]], given: dict[str, Any]

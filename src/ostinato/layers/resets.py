@@ -5,10 +5,11 @@ from typing import Any
 from keras import ops
 
 from ostinato.cells.builtin import BuiltinCell, is_ours
-from ostinato.engines.loop import moved
+from ostinato.engines.interface import Resets
+from ostinato.engines.loop import chosen, moved
 from ostinato.layers.stacked import StackedRNNCells
-from ostinato.structure import describe
-from ostinato.tensors import Tensor, agree, shape_of, to_dtype
+from ostinato.structure import Structure, describe, leaves
+from ostinato.tensors import Tensors, agree, shape_of, to_dtype
 
 
 def check_resets(
@@ -43,17 +44,31 @@ def check_resets(
         raise ValueError(f"{owner}: expected resets {expected}, got {describe(given)}.")
 
 
-def of_run(given: Any, go_backwards: bool) -> Tensor:
-    """Before which timesteps of a run the states of a row are fresh, (B, T) booleans.
+def of_run(given: Any, go_backwards: bool, stateful: bool) -> Resets:
+    """Where a run's rows begin anew, without the fresh states.
 
     Args:
         given: Where something begins that has nothing to do with what was before it in time:
             (B, T) or (B, T, 1), booleans, or zeros and ones.
         go_backwards: Whether the run is from the last timestep to the first. It comes to what is
-            before a beginning from the beginning itself: a timestep earlier.
+            before a beginning from the beginning itself: a timestep earlier; and to what is before
+            the first timestep after the run.
+        stateful: Whether anything goes on from there.
     """
     flags = to_dtype(ops.squeeze(given, axis=2) if len(given.shape) == 3 else given, "bool")
-    return moved(flags, later=False) if go_backwards else flags
+    if not go_backwards:
+        return Resets(flags)
+    after = ops.any(flags[:, :1], axis=1) if stateful else None
+    return Resets(moved(flags, later=False), after=after)
+
+
+def to_keep(states: Structure, resets: Resets | None) -> Tensors:
+    """What a stateful layer keeps of the final states of a run, each (B, ...), flat."""
+    final = tuple(leaves(states))
+    if resets is None or resets.after is None:
+        return final
+    fresh = map(ops.zeros_like, final) if resets.fresh is None else leaves(resets.fresh)
+    return chosen(resets.after, tuple(fresh), final)
 
 
 def begins_with_zeros(cell: Any) -> bool:

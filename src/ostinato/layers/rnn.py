@@ -27,7 +27,7 @@ from ostinato.layers.exporting import check_stateful_export
 from ostinato.layers.masks import for_results, read_mask, shared_mask, turned
 from ostinato.layers.quantized import refuse_training
 from ostinato.layers.repeated import CheckedCalls, kind_of_call
-from ostinato.layers.resets import begins_with_zeros, check_resets, of_run
+from ostinato.layers.resets import begins_with_zeros, check_resets, of_run, to_keep
 from ostinato.layers.serialization import loop_config, of_ours
 from ostinato.layers.sizes import checked_while_running
 from ostinato.layers.stacked import StackedRNNCells
@@ -206,7 +206,7 @@ class RNN(KeepsStates):
             sequences, initial_state, mask, training, constants, resets, fresh_state
         )
         (answer,) = run(task)
-        return self._rnn_results(answer)
+        return self._rnn_results(answer, task.resets)
 
     def quantized_call(self, *args: Any, **kwargs: Any) -> Any:
         """What Keras calls in place of `call` where weights are in int8: the same."""
@@ -262,12 +262,12 @@ class RNN(KeepsStates):
     ) -> Resets:
         """Where rows begin anew in a call, and with what; `batch_size` may be a tensor."""
         fresh = self._rnn_check_resets(sequences, given, fresh_state)
-        flags = of_run(given, self.go_backwards)
+        resets = of_run(given, self.go_backwards, self.stateful)
         if fresh is not None:
-            return Resets(flags, self._rnn_in_state_dtypes(fresh, batch_size))
+            return resets._replace(fresh=self._rnn_in_state_dtypes(fresh, batch_size))
         if begins_with_zeros(self.cell) and is_ours(self.get_initial_state):
-            return Resets(flags)
-        return Resets(flags, self.get_initial_state(batch_size))
+            return resets
+        return resets._replace(fresh=self.get_initial_state(batch_size))
 
     def _rnn_check_resets(
         self, sequences: Structure, given: Any, fresh_state: Structure
@@ -343,11 +343,11 @@ class RNN(KeepsStates):
         pairs = zip(leaves(given), self._rnn_state_dtypes, strict=True)
         return pack_like(given, [to_dtype(state, dtype) for state, dtype in pairs])
 
-    def _rnn_results(self, answer: Answer) -> Any:
+    def _rnn_results(self, answer: Answer, resets: Resets | None) -> Any:
         """What a call returns, from what its task gave; a stateful layer keeps the states."""
         output, states = answer
         if self.stateful:
-            self._rnn_kept_states.assign(states)
+            self._rnn_kept_states.assign(to_keep(states, resets))
         output = cast_floats(output, self.compute_dtype)
         if not self.return_state:
             return output

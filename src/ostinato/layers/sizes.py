@@ -86,12 +86,12 @@ class _Checks:
 
     def resets(self, task: Task, given_fresh: bool) -> Resets:
         assert task.resets is not None
-        flags, fresh = task.resets
+        flags, fresh, _ = task.resets
         sizes = (self._batch_size, self._timesteps)
         expected = "resets of shape (batch, timesteps), those of the inputs"
-        return Resets(
-            self._sized(flags, sizes, expected),
-            self.states(task, fresh, "fresh_state") if given_fresh else fresh,
+        return task.resets._replace(
+            flags=self._sized(flags, sizes, expected),
+            fresh=self.states(task, fresh, "fresh_state") if given_fresh else fresh,
         )
 
     def mask(self, mask: Any) -> Any:
