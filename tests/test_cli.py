@@ -11,6 +11,7 @@ import pytest
 
 import ostinato
 from ostinato import native
+from ostinato.checkpoints import EXPECTED
 from ostinato.cli import main
 from ostinato.engines.table import NAMES
 from support import on_one_backend
@@ -100,6 +101,7 @@ def test_a_folder_that_cannot_be_written(guide, tmp_path, capsys, monkeypatch):
         (["explain", "model.keras"], "OSTINATO_ENGINE", " or ".join(map(repr, NAMES))),
         (["guide"], "OSTINATO_PRECISION", "'float32' or 'bfloat16'"),
         (["bench", "--quick"], "OSTINATO_ENGINE", " or ".join(map(repr, NAMES))),
+        (["explain", "model.keras"], "OSTINATO_CHECKPOINTS", EXPECTED),
     ],
 )
 def test_a_setting_in_the_environment_that_there_isnt(arguments, variable, expected):

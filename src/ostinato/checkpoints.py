@@ -1,13 +1,17 @@
 """How often a layer keeps its states for the backward pass, which computes those between again."""
 
 import re
+from numbers import Integral
 from typing import Any
 
 from ostinato.native import LEAST_CHECKPOINT
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-EXPECTED = "a number of timesteps, 0 for none, or an amount of memory such as '100MB'"
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+EXPECTED = (
+    "a number of timesteps, 0 for none, or an amount of memory such as '100MB' or '1.5 GiB' (in B, "
+    "KB, MB, GB, TB, or KiB to TiB)"
+)
 
 # Timesteps between checkpoints, at most: what is computed again leaves the processor's cache beyond
 # that, and the states that are kept weigh next to nothing by then.
@@ -23,7 +27,8 @@ def checked(value: Any, source: str) -> str:
             `source`.
     """
     text = str(value).replace(" ", "").upper()
-    is_one = isinstance(value, (int, str)) and not isinstance(value, bool)
+    # (NumPy's integers are Integral, and its booleans aren't.)
+    is_one = isinstance(value, (Integral, str)) and not isinstance(value, bool)
     if not is_one or not (text.isdecimal() or _memory(text)):
         raise ValueError(f"{source}: expected {EXPECTED}, got {value!r}.")
     return text
@@ -31,7 +36,7 @@ def checked(value: Any, source: str) -> str:
 
 def _memory(text: str) -> int | None:
     """An amount of memory in bytes, or None where the text is none."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(B|[KMG]I?B)", text)
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(B|[KMGT]I?B)", text)
     return int(float(found[1]) * _UNITS[found[2]]) if found else None
 
 

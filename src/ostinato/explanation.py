@@ -211,13 +211,15 @@ def _rows_of_ours(layer: RNN, name: str, compiled: str | None) -> Iterator[Row]:
         on_kernel = found.engine is not None and found.engine.on_kernels
         # That a cell is one's own is no reproach where it runs on kernels all the same.
         why = found.why_not(leaving_out=question.not_builtin if on_kernel else None)
+        in_training = _in_training(found, layer, cell, xs, compiled)
+        told = (why, in_training, _keeps_all(found, question))
         yield Row(
             f"{name}/{cell_name}" if is_inner else name,
             type(cell if is_inner else layer).__name__,
             found.engine.name if found.engine else "none",
             native.target() if on_kernel else keras.config.backend(),
             native.threads() if on_kernel else None,
-            "; ".join(filter(None, (why, _in_training(found, layer, cell, xs, compiled)))),
+            "; ".join(filter(None, told)),
             found.engine.computes_in(question) if found.engine else "",
             device,
             question.program,
@@ -234,6 +236,13 @@ def _in_training(found: Plan, layer: RNN, cell: Any, xs: Any, compiled: str | No
         return ""
     engine = training.engine.name if training.engine else "none"
     return f"in training {engine}: {training.why_not(found.engine.name)}"
+
+
+def _keeps_all(found: Plan, question: Question) -> str:
+    """That the engine doesn't heed the checkpoints that are asked for; "" where it does."""
+    if found.engine is None or found.engine.on_kernels or question.checkpoints in (None, "0"):
+        return ""
+    return "use_checkpoints or OSTINATO_CHECKPOINTS changes nothing: it keeps all for the gradients"
 
 
 def _question(

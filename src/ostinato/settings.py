@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import SupportsIndex
 
 from ostinato import checkpoints
 from ostinato.engines.table import NAMES
@@ -105,7 +106,7 @@ def use_precision(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def use_checkpoints(every: int | str) -> Iterator[None]:
+def use_checkpoints(every: SupportsIndex | str) -> Iterator[None]:
     """Has layers keep less for their gradients, in the `with` block, and compute the rest again.
 
     In training a layer keeps its gates and states of all timesteps. With checkpoints it keeps the
@@ -117,8 +118,8 @@ def use_checkpoints(every: int | str) -> Iterator[None]:
 
     Args:
         every: A number of timesteps, which is rounded up to a power of two of at least 32; or an
-            amount of memory, as "100MB" or "1GiB": a call of a layer that would keep more than that
-            then keeps as little as it can; or 0 for no checkpoints.
+            amount of memory, as "100MB" or "1.5 GiB": a call of a layer that would keep more than
+            that then keeps as little as it can; or 0 for no checkpoints.
 
     Raises:
         ValueError: if it's none of these.

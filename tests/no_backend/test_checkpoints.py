@@ -1,5 +1,8 @@
 """What is kept of a sequence, by what the user asks for."""
 
+import re
+
+import numpy as np
 import pytest
 
 from ostinato.checkpoints import checked, timesteps_between
@@ -7,14 +10,42 @@ from ostinato.checkpoints import checked, timesteps_between
 KEPT, STATES = 1536, 512  # bytes a row and timestep: an LSTM of 64 units in float32
 
 
-@pytest.mark.parametrize("value", [0, 1, 300, "300", "100MB", "1.5 gb", "2GiB", "64KB"])
-def test_timesteps_and_amounts_of_memory_are_taken(value):
-    assert checked(value, "here")
+AMOUNTS = {
+    "100B": 100,
+    "64KB": 64_000,
+    "64 MB": 64_000_000,
+    ".5MB": 500_000,
+    "1.MB": 1_000_000,
+    "1.5 gb": 1_500_000_000,
+    "1TB": 10**12,
+    "2KiB": 2048,
+    "2 mib": 2 << 20,
+    "2GiB": 2 << 30,
+    "0.5 TiB": 1 << 39,
+}
 
 
-@pytest.mark.parametrize("value", [-1, 1.5, None, True, "", "MB", "-1MB", "10 parsecs", "1e5"])
-def test_anything_else_is_refused(value):
-    with pytest.raises(ValueError, match=r"^here: expected a number of timesteps, 0 for none, or"):
+@pytest.mark.parametrize("text", AMOUNTS)
+def test_an_amount_of_memory_is_read(text):
+    row = AMOUNTS[text] / 2  # of two rows and one timestep
+    for kept, every in ((row / 2, 0), (row, 32)):
+        found = timesteps_between(checked(text, "here"), 0, (2, 1), kept, STATES)
+        assert found == every
+
+
+@pytest.mark.parametrize("value", [0, 300, "300", " 300 ", np.int64(300), np.uint8(30)])
+def test_a_number_of_timesteps_is_taken(value):
+    assert int(checked(value, "here")) == int(value)
+
+
+REFUSED = [-1, 1.5, None, True, np.True_, np.float32(1), np.arange(1), "", "MB", "-1MB", ".MB"]
+
+
+@pytest.mark.parametrize("value", [*REFUSED, "10 parsecs", "1e5", "1.5", "100M", "1,5 GB"])
+def test_anything_else_is_refused_in_the_user_s_words(value):
+    expected = "here: expected a number of timesteps, 0 for none, or an amount of memory"
+    told = rf"^{expected} .* got {re.escape(repr(value))}\.$"
+    with pytest.raises(ValueError, match=told):
         checked(value, "here")
 
 

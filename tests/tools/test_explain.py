@@ -170,6 +170,20 @@ def test_forced_engines_are_shown():
     assert row.engine == "none"
 
 
+@needs_native
+def test_checkpoints_that_an_engine_does_not_heed_are_told():
+    told = "use_checkpoints or OSTINATO_CHECKPOINTS changes nothing: it keeps all for the gradients"
+    asked, gru = (ostinato.use_checkpoints(n) for n in (64, 0)), layers.GRU(3)
+    for checkpoints, expected in zip(asked, ([False, True], [False, False]), strict=True):
+        with checkpoints:
+            found = []
+            for engine in ("fused", "scan"):
+                with ostinato.use_engine(engine):
+                    (row,) = ostinato.explain(gru)
+                found.append(row.why_not_faster.endswith(told))
+        assert found == expected
+
+
 def test_a_built_in_cell_on_the_engine_of_programs_is_refused_in_clear_words():
     layer = layers.LSTM(3)
     layer.build((None, None, 3))
