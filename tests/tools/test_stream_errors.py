@@ -22,9 +22,9 @@ class Subclassed(keras.Model):
         return self.rnn(x)
 
 
-def graph(connect):
+def graph(connect, timesteps=None):
     """A functional model of an input (batch, time, 3)."""
-    x = keras.Input((None, 3), name="x")
+    x = keras.Input((timesteps, 3), name="x")
     return keras.Model(x, connect(x))
 
 
@@ -148,6 +148,22 @@ REFUSED = {
     "constants": (
         lambda: graph(with_constants),
         r"RNN layer 'late' is called with more than its inputs \(constants\)",
+    ),
+    "constant states": (
+        lambda: graph(lambda x: lstm(3, name="late")(x, initial_state=[ops.ones((1, 3))] * 2)),
+        r"LSTM layer 'late' is called with more than its inputs \(initial_state\)",
+    ),
+    "constant resets": (
+        lambda: graph(lambda x: lstm(3, name="late")(x, resets=np.ones((1, 5), bool)), 5),
+        r"LSTM layer 'late' is called with `resets`, .* `stream.step\(x, resets",
+    ),
+    "a constant mask": (
+        lambda: graph(lambda x: lstm(3, name="late")(x, mask=ops.ones((1, 5), "bool")), 5),
+        "LSTM layer 'late' is called with a mask of its own",
+    ),
+    "a constant input": (
+        lambda: graph(lambda x: layers.Add(name="sum")([x, ops.ones((1, 5, 3))]), 5),
+        "Add layer 'sum' reads a constant beside its inputs",
     ),
     "a state as output": (lambda: graph(with_state_as_output), "uses a state that a layer with"),
     "the last beside all": (

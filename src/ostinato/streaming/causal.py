@@ -138,32 +138,38 @@ def only_input(layer: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple
     """The one argument of a call in a graph that is a tensor, or a nest of them; and its masks.
 
     Raises:
-        ValueError: if there are others: states, constants.
+        ValueError: if there are others, tensors of the graph or constants: states, resets.
     """
     masks = {name: value for name, value in kwargs.items() if name.endswith("mask")}
     given = [(f"argument {i}", value) for i, value in enumerate(args)]
     given += [(name, value) for name, value in kwargs.items() if name not in masks]
-    tensors = [(name, value) for name, value in given if _has_tensors(value)]
+    tensors = [(name, value) for name, value in given if any(map(_is_data, tree.flatten(value)))]
     if len(tensors) != 1:
-        names = ", ".join(name for name, _ in tensors[1:])
-        if "resets" in kwargs:
+        names = [name for name, _ in tensors[1:]]
+        if "resets" in names:
             raise ValueError(
                 f"stream: {_called(layer)} is called with `resets`, which a stream takes in each "
                 "step: make one of a model of the same layers without, and call "
                 "`stream.step(x, resets=...)`."
             )
         raise ValueError(
-            f"stream: {_called(layer)} is called with more than its inputs ({names}): a stream "
-            "begins with the layer's own initial state. Stream the layer alone, and set "
+            f"stream: {_called(layer)} is called with more than its inputs ({', '.join(names)}): "
+            "a stream begins with the layer's own initial state. Stream the layer alone, and set "
             "`stream.state`."
         )
     if kwargs.get("training"):
         raise ValueError(f"stream: {_called(layer)} is called with training=True.")
-    return tensors[0][1], [m for m in tree.flatten(masks) if isinstance(m, keras.KerasTensor)]
+    if not all(isinstance(leaf, keras.KerasTensor) for leaf in tree.flatten(tensors[0][1])):
+        raise ValueError(
+            f"stream: {_called(layer)} reads a constant beside its inputs, and a stream reads what "
+            "layers make."
+        )
+    return tensors[0][1], [mask for mask in tree.flatten(masks) if mask is not None]
 
 
-def _has_tensors(value: Any) -> bool:
-    return any(isinstance(leaf, keras.KerasTensor) for leaf in tree.flatten(value))
+def _is_data(leaf: Any) -> bool:
+    """Whether a leaf of an argument is a tensor, of the graph or a constant; options are none."""
+    return leaf is not None and not isinstance(leaf, (bool, str))
 
 
 def _called(layer: Any) -> str:

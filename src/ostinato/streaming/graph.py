@@ -256,7 +256,8 @@ class _Reader:
         own = self._masks_of(inputs)
         for mask in masks:
             origin = known.get(id(mask))
-            if origin not in own and not (origin == EVERY and None in own):
+            is_own = origin in own or (origin == EVERY and None in own)
+            if not is_own or not isinstance(mask, keras.KerasTensor):
                 raise ValueError(
                     f"stream: {name_of(layer)} is called with a mask of its own; a stream has "
                     "those of Embedding and Masking."
