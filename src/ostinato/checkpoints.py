@@ -17,6 +17,8 @@ EXPECTED = (
 # that, and the states that are kept weigh next to nothing by then.
 _MOST = 128
 _WHERE_UNKNOWN = 128
+# No sequence is as long, and an operation's attribute holds it.
+_LONGEST = 1 << 40
 
 
 def checked(value: Any, source: str) -> str:
@@ -64,7 +66,7 @@ def timesteps_between(
         return 0 if timesteps is not None and timesteps <= max(every, truncate) else every
     limit = _memory(asked)
     if limit is None:
-        every = _power_of_two(int(asked)) if int(asked) else 0
+        every = _power_of_two(min(int(asked), _LONGEST)) if int(asked) else 0
         return 0 if timesteps is not None and timesteps <= every else every
     if batch is not None and timesteps is not None and (timesteps + 1) * batch * kept <= limit:
         return 0

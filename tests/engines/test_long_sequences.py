@@ -259,10 +259,11 @@ def test_truncate_is_an_argument_that_configs_keep():
     both = layers.Bidirectional(layer)
     for direction in (both.forward_layer, both.backward_layer):
         assert direction.get_config()["truncate"] == 8
-    with pytest.raises(
-        ValueError, match=r"^LSTM: `truncate`: expected a positive number of .* 0\."
-    ):
-        layers.LSTM(3, truncate=0)
+    for value in (0, 1 << 56):
+        with pytest.raises(
+            ValueError, match=rf"^LSTM: `truncate`: expected a positive number of .* {value}\."
+        ):
+            layers.LSTM(3, truncate=value)
     model = keras.Sequential([keras.Input((4, 2)), layers.GRU(3, truncate=8)])
     with pytest.warns(UserWarning, match="Keras 3 truncates no gradients, and its truncate is 8"):
         ostinato.restore(model)

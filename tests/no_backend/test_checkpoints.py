@@ -76,6 +76,7 @@ def test_memory_is_saved_only_where_it_is_exceeded():
 def test_unknown_sizes_are_taken_for_large(unknown):
     assert between("1GB", **unknown) >= 32
     assert between(64, **unknown) == 64
+    assert between(10**30, **unknown) < 1 << 56  # what an operation's attribute can hold
 
 
 def test_truncated_gradients_need_no_more_than_a_piece():

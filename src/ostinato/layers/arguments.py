@@ -181,8 +181,11 @@ def _implementation(value: Any) -> int:
 
 
 def _timesteps(value: Any) -> int | None:
-    if value is not None and not (is_count(value) and value > 0):
-        raise ValueError(f"expected a positive number of timesteps or None, got {value!r}.")
+    # The kernels hold it in 56 bits.
+    if value is not None and not (is_count(value) and 0 < value < 1 << 56):
+        raise ValueError(
+            f"expected a positive number of timesteps, less than 2^56, or None, got {value!r}."
+        )
     return None if value is None else int(value)
 
 
