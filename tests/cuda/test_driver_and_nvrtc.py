@@ -128,6 +128,28 @@ def frames_and_registers(cubin):
     return found[17], found[47]
 
 
+def test_code_on_disk_that_is_not_whole_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(nvrtc, "why_not", lambda: None)
+    monkeypatch.setattr(nvrtc, "version", lambda: (12, 9))
+    asked = []
+    monkeypatch.setattr(nvrtc, "compiled", lambda text, arch: asked.append(arch) or b"the code")
+    for _ in range(2):
+        assert nvrtc.cubin("text", 90) == b"the code"
+    assert asked == [90]
+    (file,) = (tmp_path / "cache").iterdir()  # and nothing else
+    whole = file.read_bytes()
+    for times, left in enumerate((b"", whole[:-1], whole[:20], b"other" + whole[5:]), start=2):
+        file.write_bytes(left)
+        assert nvrtc.cubin("text", 90) == b"the code"
+        assert len(asked) == times
+        assert file.read_bytes() == whole
+    file.unlink()
+    file.mkdir()  # nor where it can't be read, or written
+    assert nvrtc.cubin("text", 90) == b"the code"
+    assert list((tmp_path / "cache").iterdir()) == [file]
+
+
 needs_nvrtc = pytest.mark.skipif(nvrtc.why_not() is not None, reason="needs NVRTC")
 
 

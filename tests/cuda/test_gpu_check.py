@@ -8,7 +8,7 @@ import keras
 import pytest
 
 import ostinato
-from ostinato import layers
+from ostinato import cli, layers
 
 if keras.config.backend() != "torch":
     pytest.skip("on one backend; test_jax.py has JAX's", allow_module_level=True)
@@ -157,6 +157,61 @@ def test_what_was_right_once_and_is_no_more_loses_its_stamp(on_gpu, monkeypatch)
     assert checking.check_and_stamp(told.append) == 1
     assert told[-1] == "1 of 1 aren't right: the plan doesn't take the engine by itself"
     assert engines(layers.GRU(9, reset_after=False))[0][0] == "scan"
+
+
+def test_an_error_that_is_no_refusal_is_a_fault(card, monkeypatch):
+    card(16, BLOCK)
+    tried = iter([comparing.compare, _raise])
+    monkeypatch.setattr(checking, "compare", lambda *args: next(tried)(*args))
+    told = []
+    assert checking.check([SMALL, SMALL, SMALL], told.append) == 2
+    assert told[1] == f"FAILED {SMALL}: shapes that don't fit"
+
+
+def _raise(*args):
+    raise ValueError("shapes\n that don't fit")
+
+
+def test_a_stamp_of_another_process_goes_where_something_is_wrong(on_gpu, monkeypatch):
+    def wrong(*args):
+        stamp.leave(0, door.cuda_launcher())
+        return 1
+
+    monkeypatch.setattr(checking, "check", wrong)
+    assert checking.check_and_stamp(lambda text: None) == 1
+    assert not stamp.is_there(0, door.cuda_launcher())
+
+
+def test_a_stamp_that_can_not_be_taken_away_is_said(on_gpu, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    stamp.leave(0, door.cuda_launcher())
+    monkeypatch.setattr(stamp.Path, "unlink", refuse)
+    told = []
+    assert checking.check_and_stamp(told.append) == 1
+    assert told[1].startswith("nothing is tried, as the stamp of before can't be taken away")
+
+
+def test_a_folder_that_can_not_be_looked_into_has_no_stamp(on_gpu, monkeypatch):
+    monkeypatch.setenv("OSTINATO_CACHE", "x" * 5000)  # as for others' folders, but for root too
+    assert engines(layers.GRU(9, reset_after=False))[0][0] == "scan"
+    monkeypatch.delenv("OSTINATO_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(nvrtc.Path, "home", homeless)
+    assert engines(layers.GRU(9, reset_after=False))[0][0] == "scan"
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_seconds_that_are_none_are_refused(seconds, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["check-gpu", "--seconds", seconds])
+    assert ended.value.code == 2
+    assert f"--seconds: {'invalid' if seconds == 'soon' else 'expected'}" in capsys.readouterr().err
 
 
 def test_a_cache_that_can_not_be_written_to_is_said(on_gpu, monkeypatch):

@@ -14,6 +14,7 @@ from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
+_DIGEST = hashlib.sha256().digest_size  # before a cubin on disk, of it
 _PLACES = ("nvidia/cuda_nvrtc/lib", "nvidia/cu13/lib", "nvidia/cu12/lib")
 
 
@@ -73,29 +74,43 @@ def cubin(text: str, arch: int) -> bytes:
         raise CompileError(reason)
     told = f"{version()} {arch} {text}".encode()
     path = directory() / f"{hashlib.sha256(told).hexdigest()[:32]}.cubin"
-    if path.exists():
-        return path.read_bytes()
+    found = kept(path) or b""
+    digest, image = found[:_DIGEST], found[_DIGEST:]  # a file that isn't whole is made again
+    if hashlib.sha256(image).digest() == digest:
+        return image
     made = compiled(text, arch)
-    keep(path, made)
+    keep(path, hashlib.sha256(made).digest() + made)
     return made
 
 
 def directory() -> Path:
     """Where cubins are kept, and what has been checked."""
     asked = os.environ.get("OSTINATO_CACHE")
-    if asked:
-        return Path(asked)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        if asked:
+            return Path(asked).expanduser()
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        return Path(asked or "/.cache/ostinato")
     return Path(cache) / "ostinato"
+
+
+def kept(path: Path) -> bytes | None:
+    """What is kept in a file; None where there's none, or the folder isn't this user's to read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def keep(path: Path, made: bytes) -> None:
     """Whole or not at all; on a disk that can't be written to it has to be made again each time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(made)
-        Path(file.name).replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            file = Path(folder, path.name)
+            file.write_bytes(made)
+            file.replace(path)
     except OSError:
         return
 

@@ -13,8 +13,9 @@ from ostinato.cuda import driver, nvrtc
 
 _HERE = Path(__file__).parent
 _PACKAGE = _HERE.parent
-# What kernels are made from and launched by, beside a door's extension.
-_SOURCES = (_HERE, *(_PACKAGE / name for name in ("programs", "engines", "doors")))
+# What kernels are made from and launched by, beside a door's extension; and what has been tried.
+_FOLDERS = ("cells", "programs", "engines", "doors", "gpu_check")
+_SOURCES = (_HERE, *(_PACKAGE / name for name in _FOLDERS))
 
 
 @functools.cache
@@ -41,7 +42,7 @@ def place(card: int, launcher: str) -> Path:
 
 def is_there(card: int, launcher: str) -> bool:
     """Whether there's a stamp."""
-    return place(card, launcher).is_file()
+    return nvrtc.kept(place(card, launcher)) is not None
 
 
 def leave(card: int, launcher: str, **told: Any) -> Path:
@@ -53,7 +54,10 @@ def leave(card: int, launcher: str, **told: Any) -> Path:
 
 
 def take(card: int, launcher: str) -> None:
-    """Takes a stamp away, if there's one."""
-    path = place(card, launcher)
-    if path.is_file():
-        path.unlink()
+    """Takes a stamp away, if there's one.
+
+    Raises:
+        OSError: It can't be taken away.
+    """
+    if is_there(card, launcher):
+        place(card, launcher).unlink(missing_ok=True)  # another process may have

@@ -12,6 +12,7 @@ from ostinato.engines.cuda import why_no_cuda
 from ostinato.engines.table import OF_CARDS
 from ostinato.gpu_check.comparing import compare
 from ostinato.gpu_check.configurations import Configuration, configurations
+from ostinato.layers.planning import EngineError
 from ostinato.settings import asked_precision
 
 Tell = Callable[[str], None]
@@ -56,10 +57,10 @@ def check(
             break
         try:
             found = compare(each, engine)
-        except ValueError as refusal:
+        except EngineError as refusal:
             refused += 1
             tell(f"refused {each}: {refusal}")
-        except RuntimeError as error:  # the driver's, or the framework's: the card may be lost
+        except (RuntimeError, ValueError) as error:  # the driver's, the framework's, or ours
             tell(f"FAILED {each}: {' '.join(str(error).split())[:400]}")
             tell(f"{len(asked) - number - 1} more aren't tried, as the card may be lost")
             break
@@ -80,10 +81,15 @@ def check_and_stamp(tell: Tell, seconds: float | None = None) -> int:
     """
     number, launcher = door.cuda_number(ops.zeros((1, 1, 1))), door.cuda_launcher()
     tell(f"{driver.described(number)}; {driver.card(number)}; {keras.config.backend()}")
-    stamp.take(number, launcher)
+    try:
+        stamp.take(number, launcher)
+    except OSError as error:
+        tell(f"nothing is tried, as the stamp of before can't be taken away: {error}")
+        return 1
     asked = what_is_tried()
     wrong = check(asked, tell, seconds)
     if wrong:
+        stamp.take(number, launcher)  # which another process may have left meanwhile
         tell(f"{wrong} of {len(asked)} aren't right: the plan doesn't take the engine by itself")
         return wrong
     place = stamp.leave(number, launcher, configurations=[str(each) for each in asked])

@@ -21,11 +21,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=_seconds,
         default=600.0,
         metavar="N",
         help="after so many a framework's process is ended, as one that hangs (default: 600)",
     )
+
+
+def _seconds(text: str) -> float:
+    found = float(text)
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text}")
+    return found
 
 
 def run(options: argparse.Namespace) -> int:

@@ -92,7 +92,7 @@ def compare(configuration: Configuration, engine: str | None = OF_CARDS) -> Foun
         engine: The engine that is; None: the plan's choice, for a trial without a card.
 
     Raises:
-        ValueError: the engine can't run it; the error says why.
+        EngineError: the engine can't run it; the error says why.
     """
     rng = np.random.default_rng(configuration.units)
     # Dropout's numbers depend on the dtype; the same are drawn of the same.

@@ -47,6 +47,10 @@ def _products_on_cards(dtype: str) -> str:
     return found
 
 
+class EngineError(ValueError):
+    """What the engine that is asked for can't run."""
+
+
 class Call(NamedTuple):
     """What else a cell is called with than its inputs: a program is made for that.
 
@@ -65,7 +69,7 @@ def plan_for(task: Task) -> Plan:
     """The plan for running a cell over its inputs.
 
     Raises:
-        ValueError: if the engine that the user forces can't; it says why.
+        EngineError: if the engine that the user forces can't; it says why.
     """
     cell, owner, training = task.cell, task.context.owner, bool(task.context.training)
     call = Call(task.states, task.context.constants, training)
@@ -75,7 +79,7 @@ def plan_for(task: Task) -> Plan:
     found = answer_to(question)
     if found.engine is None:
         name = _forced()
-        raise ValueError(
+        raise EngineError(
             f"{owner}: the engine {name!r} is asked for, by `use_engine` or OSTINATO_ENGINE, but "
             f"can't run {type(cell).__name__}: {found.why_not(name)}."
         )
