@@ -231,11 +231,13 @@ def test_a_cache_that_can_not_be_written_to_is_said(on_gpu, monkeypatch):
         ("import time; time.sleep(60)", 1, "ended after 2 s: it hangs"),
         ("import os; exit('OSTINATO_ENGINE' in os.environ)", 0, ""),
         ("import os; exit(os.environ['KERAS_BACKEND'] != 'torch')", 0, ""),
+        ("import os; exit(os.environ['JAX_ENABLE_X64'] != '1')", 0, ""),
     ],
 )
 def test_the_command_waits_for_a_process_of_its_own(program, code, said, monkeypatch, capsys):
     monkeypatch.setattr(command, "_COMMAND", (sys.executable, "-c", program))
     monkeypatch.setenv("OSTINATO_ENGINE", "scan")
+    monkeypatch.setenv("JAX_ENABLE_X64", "0")
     assert command.run(Namespace(backend="torch", seconds=2.0)) == code
     printed = capsys.readouterr().out
     assert printed.startswith("== torch")

@@ -49,11 +49,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(backend: str, seconds: float) -> int:
     print(f"== {backend}", flush=True)
-    # JAX has the float64 of the reference then, and no memory that the other framework misses.
-    settings = {"JAX_ENABLE_X64": "1", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    # JAX has the float64 of the reference then, whatever the user has asked of it.
+    settings = {"KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
+    # So that it takes no memory that the other framework misses.
+    unless_asked = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     # What the user forces for his own layers isn't for these.
     ours = {name: value for name, value in os.environ.items() if name != "OSTINATO_ENGINE"}
-    environment = {**settings, **ours, "KERAS_BACKEND": backend}
+    environment = {**unless_asked, **ours, **settings}
     try:
         done = subprocess.run(_COMMAND, env=environment, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
