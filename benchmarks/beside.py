@@ -10,6 +10,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+import keras
+
 B, T, D, U = 32, 100, 64, 128  # M
 
 
@@ -17,6 +19,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=80)
     steps = parser.parse_args().steps
+    if keras.backend.backend() != "torch":
+        parser.error(f"PyTorch alone: KERAS_BACKEND=torch, not {keras.backend.backend()}")
     contenders, others = _contenders(), _others()
     alone = {name: _median(step, steps) for name, step in contenders.items()}
     print(f"{'':30}" + "".join(f"{name:>22}" for name in contenders))
