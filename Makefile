@@ -178,7 +178,7 @@ bench: $(READY)
 gpu:
 	$(PYTHON) -m benchmarks.gpu $(GPU)
 
-# What a machine without Keras and a network needs for that, in build/gpu: 46 MB of packages, and the
+# What a machine without Keras and a network needs for that, in build/gpu: 53 MB of packages, and the
 # native engine, which makes the programs that the CUDA kernels are written from.
 gpu-carry: $(READY)
 	rm -rf build/gpu build/gpu-wheel
