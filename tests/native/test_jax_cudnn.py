@@ -1,7 +1,5 @@
 """JAX's door to cuDNN: what is lowered for CUDA, and what runs in its place elsewhere."""
 
-from functools import partial
-
 import keras
 import numpy as np
 import pytest
@@ -14,32 +12,11 @@ if keras.config.backend() != "jax":
     pytest.skip("JAX's door", allow_module_level=True)
 
 import jax
-from jax.experimental import rnn
-from jax.interpreters import mlir
 
 from ostinato.doors import jax_cudnn
 
 X = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
 MASK = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]], bool)
-
-
-@pytest.fixture
-def with_cuda(monkeypatch):
-    """JAX as where it has CUDA: what needs the library to say sizes says some."""
-
-    class Library:
-        def build_rnn_descriptor(self, *sizes):
-            return b"sizes"
-
-    monkeypatch.setattr(jax_cudnn, "_has_cuda", lambda: True)
-    gpu = rnn.gpu_rnn
-    sizes = "compute_rnn_workspace_reserve_space_sizes"
-    monkeypatch.setattr(gpu, sizes, lambda *of: (0, 7), raising=False)
-    for primitive, rule in (
-        (rnn.rnn_fwd_p, gpu._rnn_fwd_lowering),
-        (rnn.rnn_bwd_p, gpu._rnn_bwd_lowering),
-    ):
-        mlir.register_lowering(primitive, partial(rule, Library(), "cu"), platform="cuda")
 
 
 def loss_of(layer):

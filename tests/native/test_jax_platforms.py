@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-from functools import partial
 
 import keras
 import numpy as np
@@ -17,33 +16,10 @@ if native.why_not() is not None:
     pytest.skip(native.why_not(), allow_module_level=True)
 
 import jax
-from jax.experimental import rnn
-from jax.interpreters import mlir
 from jax.sharding import Mesh, PartitionSpec
-
-from ostinato.doors import jax_cudnn
 
 X = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
 MASK = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]], bool)
-
-
-@pytest.fixture
-def with_cuda(monkeypatch):
-    """JAX as where it has CUDA beside the CPU: what needs the library to say sizes says some."""
-
-    class Library:
-        def build_rnn_descriptor(self, *sizes):
-            return b"sizes"
-
-    monkeypatch.setattr(jax_cudnn, "_has_cuda", lambda: True)
-    gpu = rnn.gpu_rnn
-    sizes = "compute_rnn_workspace_reserve_space_sizes"
-    monkeypatch.setattr(gpu, sizes, lambda *of: (0, 7), raising=False)
-    for primitive, rule in (
-        (rnn.rnn_fwd_p, gpu._rnn_fwd_lowering),
-        (rnn.rnn_bwd_p, gpu._rnn_bwd_lowering),
-    ):
-        mlir.register_lowering(primitive, partial(rule, Library(), "cu"), platform="cuda")
 
 
 @pytest.fixture(params=["a process of the GPU", "a process of the CPU"])
