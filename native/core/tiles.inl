@@ -10,14 +10,9 @@ struct ProductScope {
   ProductScope() {}
 };
 
-// What of a piece of K is done: the first `words`, of the first `rows`.
-struct Done {
-  I words, rows;
-};
-
 #if defined(OSTINATO_TILES)
 constexpr int kTileRows = 16;
-// Of the tile registers 0 to 3 are columns of C, 4 is A's, 5 to 8 would be B's: one is enough.
+// Of the eight tile registers 0 to 3 are columns of C, 4 is A's and 5 is B's.
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t bytes[16] = {64, 64, 64, 64, 32, 64};
@@ -76,6 +71,11 @@ OSTINATO_INLINE void store_tiles(float (&to)[4][kTileRows][16]) {
   if constexpr (NC > 2) _tile_stored(2, to[2], 64);
   if constexpr (NC > 3) _tile_stored(3, to[3], 64);
 }
+
+// What of a piece of K is done: the first `words`, of the first `rows`.
+struct Done {
+  I words, rows;
+};
 
 // C += A B as `multiply` has it, as far as whole tiles go; its rows lie `row_words` apart.
 template <class R, int NC>

@@ -191,9 +191,8 @@ class Stream:
 
     def _step_of_all(self, x: Any) -> Nest:
         turns = self._turns
-        if turns.is_wanted or not turns.use.acquire(
-            blocking=False
-        ):  # 0.2 us less than `with turns`
+        # What `with turns` does, in 0.2 us less.
+        if turns.is_wanted or not turns.use.acquire(blocking=False):
             turns.begin_after_changes()
         try:
             y = np.empty(self._y_shape, self._y_dtype)
