@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from refusals import refuses
 
-from ostinato import Shape
+from ostinato import Shape, use_engine
 from ostinato.layers import (
     GRU,
     LSTM,
@@ -15,6 +15,7 @@ from ostinato.layers import (
     LSTMCell,
     StackedRNNCells,
 )
+from ostinato.layers.planning import EngineError
 from support import DictCell, NestedCell, array
 
 X = array(0, 4, 5, 3)
@@ -445,3 +446,13 @@ def test_a_cell_whose_call_takes_no_states():
     for cell in (Stateless(), Keyword()):
         with pytest.raises(ValueError, match="expected a cell whose `call` takes"):
             RNN(cell)
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="AutoGraph is TensorFlow's")
+def test_errors_keep_their_type_in_functions_that_autograph_rewrites():
+    import tensorflow as tf
+
+    with use_engine("cudnn"), pytest.raises(EngineError, match=r"LSTM layer .*'cudnn' is"):
+        tf.function(LSTM(4))(X)
+    with pytest.raises(ValueError, match=r"^LSTM: "):
+        tf.function(lambda x: LSTM(4, activation="no such")(x))(X)

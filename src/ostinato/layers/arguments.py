@@ -33,6 +33,8 @@ class RefusedArgument(ValueError):  # noqa: N818 - to a user it's a ValueError
             in its own name.
     """
 
+    ag_pass_through = True  # AutoGraph makes another error of it otherwise: see EngineError
+
     def __init__(self, owner: str, detail: str) -> None:
         super().__init__(f"{owner}: {detail}")
         self.detail = detail

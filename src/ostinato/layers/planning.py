@@ -50,6 +50,10 @@ def _products_on_cards(dtype: str) -> str:
 class EngineError(ValueError):
     """What the engine that is asked for can't run."""
 
+    # TensorFlow's AutoGraph makes another error of one whose type it doesn't know, so that nobody
+    # who catches ValueError has it; such a one it lets through.
+    ag_pass_through = True
+
 
 class Call(NamedTuple):
     """What else a cell is called with than its inputs: a program is made for that.
