@@ -210,6 +210,8 @@ def test_rows_that_are_refused(name):
 
 def test_other_arguments_that_are_refused():
     stream = ostinato.stream(stack(lstm(3)), streams=4)
+    with pytest.raises(ValueError, match="close: expected numbers of streams, 0 to 3, got None"):
+        stream.close(None)
     x = floats(4, 3)
     with pytest.raises(ValueError, match=r"expected x of shape \(2, 3\).*got \(4, 3\)"):
         stream.step(x, rows=[0, 3])

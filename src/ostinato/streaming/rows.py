@@ -50,8 +50,14 @@ class Rows:
         Raises:
             ValueError: if there's no such stream.
         """
-        if rows is None:
-            return self.open
+        return self.open if rows is None else self.named(owner, rows)
+
+    def named(self, owner: str, rows: Any) -> np.ndarray:
+        """The streams that are named, (n,) of int64.
+
+        Raises:
+            ValueError: if there's no such stream, or none is named.
+        """
         chosen = numbers_of_rows(owner, rows, self.room)
         if self.open is not None and not self._is_open[chosen].all():
             closed = int(chosen[~self._is_open[chosen]][0])

@@ -117,8 +117,7 @@ class Stream:
         """
         open_rows = self._many("close")
         with self._turns.change():
-            chosen = open_rows.chosen(f"{self._owner}: close", rows)
-            open_rows.remove(open_rows.numbers if chosen is None else chosen)
+            open_rows.remove(open_rows.named(f"{self._owner}: close", rows))
             self._make_ready()
 
     def _many(self, what: str) -> Rows:
