@@ -28,8 +28,13 @@ def step_of(mode, units, recurrent, bias):
     return lstm if mode == "lstm" else gru
 
 
-def run(*, input, input_h, input_c, params, rnn_mode, direction, is_training):  # noqa: A002
-    """tf.raw_ops.CudnnRNN: input (T, B, D), states (directions, B, U), one tensor of parameters."""
+def run(*, input, input_h, input_c, params, sequence_lengths, rnn_mode, direction, is_training):  # noqa: A002
+    """tf.raw_ops.CudnnRNNV3: input (T, B, D), states (directions, B, U), one tensor of parameters.
+
+    All rows have all timesteps: with others cuDNN takes another way, which isn't here.
+    """
+    assert sequence_lengths.dtype == tf.int32
+    tf.debugging.assert_equal(sequence_lengths, tf.fill(input.shape[1:2], input.shape[0]))
     count = {"unidirectional": 1, "bidirectional": 2}[direction]
     features, units = input.shape[-1], input_h.shape[-1]
     columns = GATES[rnn_mode] * units

@@ -49,7 +49,7 @@ def _in_cudnn_s_place():
 
             from engines import plain_cudnn
 
-            patch.setattr(tf.raw_ops, "CudnnRNN", plain_cudnn.run)
+            patch.setattr(tf.raw_ops, "CudnnRNNV3", plain_cudnn.run)
             patch.setattr(door, "cudnn_why_not", lambda x: None)
         yield
 

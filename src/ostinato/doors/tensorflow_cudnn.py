@@ -1,4 +1,11 @@
-"""cuDNN's recurrent layers by TensorFlow: the operation that Keras's own layers take unmasked."""
+"""cuDNN's recurrent layers by TensorFlow's `CudnnRNNV3`, which Keras's own layers take, too.
+
+TensorFlow that is built with cuDNN 9 refuses the older `CudnnRNN` and `CudnnRNNV2`: "Sequence
+lengths for RNN are required" (xla/stream_executor/cuda/cuda_dnn.cc), as cuDNN has dropped the calls
+that went without. Where time is the first axis and all rows have all timesteps, the lengths cost
+nothing: cuDNN pads nothing then (`ShouldUsePaddedIO` in tensorflow/core/kernels/cudnn_rnn_ops.cc),
+and its algorithm is the default in all three.
+"""
 
 from typing import Any
 
@@ -49,11 +56,12 @@ def cudnn(spec: CudnnSpec, x: Any, states: Tensors, parameters: Any) -> Tensors:
     dtype = tf.float32 if x.dtype == tf.bfloat16 else x.dtype
     inputs, parameters, *initial = (tf.cast(t, dtype) for t in (x, parameters, *states))
     h, c = initial if spec.mode == "lstm" else (*initial, tf.zeros((), dtype))
-    results = tf.raw_ops.CudnnRNN(
+    results = tf.raw_ops.CudnnRNNV3(
         input=tf.transpose(inputs, (1, 0, 2)),
         input_h=h,
         input_c=c,
         params=parameters,
+        sequence_lengths=_lengths(inputs),
         rnn_mode=spec.mode,
         direction="bidirectional" if spec.directions == 2 else "unidirectional",
         is_training=True,  # of what isn't, there is no gradient
@@ -61,3 +69,12 @@ def cudnn(spec: CudnnSpec, x: Any, states: Tensors, parameters: Any) -> Tensors:
     ys = tf.transpose(results.output, (1, 0, 2))
     final = (results.output_h, results.output_c)[: len(states)]
     return tuple(tf.cast(result, x.dtype) for result in (ys, *final))
+
+
+def _lengths(x: Any) -> Any:
+    """All rows have all timesteps: what is masked has been moved, not cut off.
+
+    The operation takes them from the host's memory, where TensorFlow has all int32: nothing waits.
+    """
+    batch, timesteps = tf.unstack(tf.shape(x)[:2])
+    return tf.fill((batch,), timesteps)
