@@ -36,6 +36,8 @@ def no_driver(tmp_path, monkeypatch):
     subprocess.run(["g++", "-shared", "-fPIC", "-o", library, text], check=True)
     monkeypatch.setenv("OSTINATO_LIBCUDA", str(library))
     monkeypatch.setenv("OSTINATO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(driver, "_VERSION", tmp_path / "version")
+    monkeypatch.setattr(driver, "_NVML", str(tmp_path / "no such library"))
     caches = (driver._opened, driver.card, driver.described)
     for each in caches:
         each.cache_clear()

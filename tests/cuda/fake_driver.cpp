@@ -36,6 +36,8 @@ int cuDeviceGetAttribute(int *value, int which, int) {
 }
 int cuDeviceGetName(char *name, int size, int) { return strncpy(name, "a card that is none", size), 0; }
 int cuDriverGetVersion(int *version) { return *version = 12040, 0; }
+int nvmlInit_v2() { return getenv("FAKE_NO_NVML") ? 1 : 0; }
+int nvmlSystemGetDriverVersion(char *text, unsigned size) { return strncpy(text, "560.35.05", size), 0; }
 int cuModuleLoadData(void **module, const void *image) {
   *module = dlopen(static_cast<const char *>(image), RTLD_NOW | RTLD_LOCAL);
   return *module ? 0 : 200;

@@ -51,6 +51,33 @@ def test_a_layer_runs_through_the_driver(barrier, no_driver, tmp_path, monkeypat
     assert driver.described(0) == "a card that is none, a driver of CUDA 12.4"
 
 
+# As /proc/driver/nvidia/version has it of either kind of the kernel's module.
+CLOSED = """NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024
+GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)
+"""
+OPEN = """NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (a@U16)
+GCC version:  gcc version 11.4.0
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_drivers_of_one_cuda_are_told_apart(no_driver, monkeypatch):
+    def described(told=None):
+        driver.described.cache_clear()
+        if told is not None:
+            driver._VERSION.write_text(told)
+        return driver.described(0).removeprefix("a card that is none, ")
+
+    assert described() == "a driver of CUDA 12.4"
+    assert described("NVRM version: another text") == "a driver of CUDA 12.4"
+    monkeypatch.setattr(driver, "_NVML", str(no_driver))
+    assert described() == "driver 560.35.05 of CUDA 12.4"
+    monkeypatch.setenv("FAKE_NO_NVML", "1")
+    assert described() == "a driver of CUDA 12.4"
+    assert described(CLOSED) == "driver 550.54.15 of CUDA 12.4"
+    assert described(OPEN) == "driver 570.86.15 of CUDA 12.4"
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_a_driver_without_a_card_is_said(no_driver, monkeypatch):
     monkeypatch.setenv("FAKE_NO_CARD", "1")

@@ -150,6 +150,30 @@ def test_a_stamp_is_for_what_was_checked(on_gpu, monkeypatch):
         assert engines(layers.GRU(9, reset_after=False))[0][0] == "cuda"
 
 
+def test_a_call_reads_no_file(on_gpu):
+    """Layers ask for the stamp in every call, where it is and where it isn't."""
+    opened, watching = [], [True]  # a hook can't be taken away again
+
+    def hook(event, args):
+        if watching and event == "open":
+            opened.append(args[0])
+
+    sys.addaudithook(hook)
+    layer, x = layers.GRU(9, reset_after=False), torch.randn(2, 3, 4)
+    for is_checked in (False, True):
+        if is_checked:
+            assert checking.check_and_stamp(lambda text: None) == 0
+        layer(x)
+        opened.clear()
+        layer(x)
+        assert opened == []
+        assert engines(layer)[0][0] == ("cuda" if is_checked else "scan")
+    stamp.take(0, door.cuda_launcher())
+    watching.clear()
+    assert any(str(path).endswith(".json") for path in opened)  # it would have been seen
+    assert engines(layer)[0][0] == "scan"
+
+
 def test_what_was_right_once_and_is_no_more_loses_its_stamp(on_gpu, monkeypatch):
     assert checking.check_and_stamp(lambda text: None) == 0
     monkeypatch.setitem(comparing.TOLERANCES, "float32", 0.0)

@@ -6,7 +6,9 @@ The few structures are written out here; their layout is the driver's ABI (cuda.
 import ctypes
 import functools
 import os
+import re
 from ctypes import POINTER, byref, c_char_p, c_int, c_uint, c_void_p
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ostinato.cuda.layout import CLUSTER, GRID, Card, Layout
@@ -16,6 +18,9 @@ from ostinato.cuda.source import ENTRY
 _PROCESSORS, _MAJOR, _MINOR, _SHARED, _COOPERATIVE = 16, 75, 76, 97, 95
 _DYNAMIC_SHARED = 8
 _LAUNCH_COOPERATIVE, _LAUNCH_CLUSTER = 2, 4
+
+# Where Linux's driver says its version, and the library that says it elsewhere (WSL, containers).
+_VERSION, _NVML = Path("/proc/driver/nvidia/version"), "libnvidia-ml.so.1"
 
 
 class _Attribute(ctypes.Structure):
@@ -95,12 +100,35 @@ def _device(number: int) -> c_int:
 
 @functools.cache
 def described(number: int) -> str:
-    """A card's name and the driver's version, as text."""
+    """A card's name, the driver's version as far as it's told, and its CUDA's, as text."""
     device, name, version = _device(number), ctypes.create_string_buffer(256), c_int()
     _call("cuDeviceGetName", name, c_int(256), device)
     _call("cuDriverGetVersion", byref(version))
     major, minor = version.value // 1000, version.value % 1000 // 10
-    return f"{name.value.decode()}, a driver of CUDA {major}.{minor}"
+    own = _of_the_kernel() or _of_nvml()
+    driver = f"driver {own}" if own else "a driver"
+    return f"{name.value.decode()}, {driver} of CUDA {major}.{minor}"
+
+
+def _of_the_kernel() -> str | None:
+    """The version of Linux's driver, or None: several drivers have the same CUDA."""
+    try:
+        told = _VERSION.read_text(errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", told, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _of_nvml() -> str | None:
+    """The driver's version as NVIDIA's management library tells it; None where there's no such."""
+    text = ctypes.create_string_buffer(80)
+    try:
+        library = ctypes.CDLL(_NVML)
+        failed = library.nvmlInit_v2() or library.nvmlSystemGetDriverVersion(text, c_uint(80))
+    except (OSError, AttributeError):
+        return None
+    return None if failed else text.value.decode()
 
 
 @functools.cache

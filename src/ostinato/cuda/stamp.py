@@ -41,8 +41,17 @@ def place(card: int, launcher: str) -> Path:
 
 
 def is_there(card: int, launcher: str) -> bool:
-    """Whether there's a stamp."""
-    return nvrtc.kept(place(card, launcher)) is not None
+    """Whether there's a stamp.
+
+    It's looked for once a process, as layers ask in every call: what another process leaves or
+    takes away later, this one doesn't see.
+    """
+    return _is_there(place(card, launcher))
+
+
+@functools.lru_cache(maxsize=64)
+def _is_there(path: Path) -> bool:
+    return nvrtc.kept(path) is not None
 
 
 def leave(card: int, launcher: str, **told: Any) -> Path:
@@ -50,6 +59,7 @@ def leave(card: int, launcher: str, **told: Any) -> Path:
     path = place(card, launcher)
     told = {"card": driver.described(card), "launcher": launcher, **told}
     nvrtc.keep(path, f"{json.dumps(told, indent=1)}\n".encode())
+    _is_there.cache_clear()
     return path
 
 
@@ -59,5 +69,7 @@ def take(card: int, launcher: str) -> None:
     Raises:
         OSError: It can't be taken away.
     """
+    _is_there.cache_clear()  # another process may have left it
     if is_there(card, launcher):
-        place(card, launcher).unlink(missing_ok=True)  # another process may have
+        place(card, launcher).unlink(missing_ok=True)  # or have taken it away meanwhile
+        _is_there.cache_clear()
