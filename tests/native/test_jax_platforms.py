@@ -139,14 +139,98 @@ def test_jax_s_transformations_see_through_the_choice(make):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-5)
 
 
-@pytest.mark.usefixtures("_process")
-def test_a_map_over_a_mesh_has_the_choice_within():
-    layer = built(lambda: layers.LSTM(3))
+class Leaky(keras.layers.Layer):
+    """A cell of one's own."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = self.output_size = units
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1] + self.units, self.units), name="kernel")
+
+    def call(self, x, states):
+        joined = keras.ops.concatenate([x, states[0]], axis=-1)
+        h = 0.5 * states[0] + keras.ops.tanh(joined @ self.kernel)
+        return h, [h]
+
+
+def over_a_mesh(layer, training=False, **call):
+    """`step_of`'s, of rows over a mesh: weights are the same everywhere, and so their gradients."""
     mesh = Mesh(np.array(jax.devices()[:1]), ("rows",))
-    rows = PartitionSpec("rows")
-    run = jax.jit(jax.shard_map(lambda x: layer(x), mesh=mesh, in_specs=rows, out_specs=rows))
-    np.testing.assert_allclose(run(X), layer(X), rtol=0, atol=1e-6)
-    assert "ostinato_forward" in calls(run.trace(X), "cpu")[0]
+    rows, same = PartitionSpec("rows"), PartitionSpec()
+
+    def run(weights, x, call):
+        (loss, moved), gradients = step_of(layer, training, **call)[0](weights, x)
+        return loss[None], gradients, moved
+
+    out = (rows, (same, rows), same)
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=(same, rows, rows), out_specs=out)
+    return jax.jit(lambda weights, x: mapped(weights, x, call)), step_of(layer)[1]
+
+
+H = np.random.default_rng(1).normal(size=(2, 3)).astype("float32")
+
+
+@pytest.mark.usefixtures("_process")
+@pytest.mark.parametrize(
+    ("make", "call"),
+    [
+        (lambda: layers.LSTM(3, return_state=True), {"mask": MASK}),
+        (lambda: layers.GRU(3, return_sequences=True, go_backwards=True), {"mask": MASK}),
+        (lambda: layers.SimpleRNN(3), {"initial_state": [H]}),
+        (lambda: layers.GRU(3, truncate=2), {"resets": MASK, "fresh_state": [H]}),
+        (lambda: layers.Bidirectional(layers.GRU(3, reset_after=False)), {}),
+        (lambda: layers.RNN([layers.LSTMCell(3), layers.GRUCell(3)]), {"mask": MASK}),
+        (lambda: layers.RNN(Leaky(3), return_sequences=True), {"mask": MASK}),
+    ],
+    ids=["lstm", "gru", "simple rnn", "resets", "both ways", "stack", "own"],
+)
+def test_a_map_over_a_mesh_has_the_choice_within(make, call):
+    run, weights = over_a_mesh(layer := built(make), **call)
+    with ostinato.use_engine("scan"):
+        wanted = jax.jit(step_of(layer, **call)[0])(weights, X)
+    loss, gradients, _ = run(weights, X)
+    np.testing.assert_allclose(loss[0], wanted[0][0], rtol=0, atol=1e-5)
+    for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted[1]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    here, loops = calls(run.trace(weights, X), "cpu")
+    assert {name.rpartition("_")[2] for name in here} == {"forward", "backward"}
+    assert not loops
+
+
+def test_a_map_over_a_mesh_takes_engines_that_are_loops():
+    for engine, make in (("scan", layers.GRU), ("cudnn", layers.LSTM), ("scan", layers.LSTM)):
+        layer = built(lambda make=make: make(3, return_sequences=True))
+        with ostinato.use_engine("scan"):
+            wanted = jax.jit(step_of(layer, mask=MASK)[0])(step_of(layer)[1], X)
+        with ostinato.use_engine(engine):
+            run, weights = over_a_mesh(layer, mask=MASK)
+            _, gradients, _ = run(weights, X)
+        for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted[1]), strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_seeds_stay_the_same_everywhere_in_a_map_over_a_mesh():
+    """A cell of one's own that draws: the loop carries its seed, and rows don't change that."""
+
+    class Noisy(Leaky):
+        def __init__(self, units, **kwargs):
+            super().__init__(units, **kwargs)
+            self.drop = keras.layers.Dropout(0.5, seed=1)
+
+        def call(self, x, states, training=False):
+            return super().call(self.drop(x, training=training), states)
+
+    run, weights = over_a_mesh(layer := built(lambda: layers.RNN(Noisy(3))), training=True)
+    (loss, moved), gradients = jax.jit(step_of(layer, training=True)[0])(weights, X)
+    found = run(weights, X)
+    (seed,) = moved
+    assert seed.dtype == "uint32"
+    for one, other in zip(
+        jax.tree.leaves(found), jax.tree.leaves(([loss], gradients, moved)), strict=True
+    ):
+        np.testing.assert_allclose(one, other.reshape(one.shape), rtol=0, atol=1e-5)
 
 
 @pytest.mark.usefixtures("_process")

@@ -44,6 +44,7 @@ from ostinato.doors.jax_masks import dropout_masks
 from ostinato.doors.jax_native import native_run, native_why_not
 from ostinato.doors.jax_platforms import by_device, lowered_for, may_be_lowered_for
 from ostinato.doors.jax_scan import affine, scan
+from ostinato.doors.jax_varying import varying_throughout
 from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
 from ostinato.doors.tracing import is_exporting
 
@@ -147,7 +148,8 @@ def loop(
     last = first
     try:
         unrolled = True if unroll else 1
-        (carry, last), (ys, losses) = lax.scan(body, (carry, first), xs, unroll=unrolled)
+        begun = varying_throughout(body, (carry, first), xs)
+        (carry, last), (ys, losses) = lax.scan(body, begun, xs, unroll=unrolled)
     finally:
         _assign(variables, last)
     if losses is not None and add_loss is not None:

@@ -16,6 +16,7 @@ from jax import numpy as jnp
 from ostinato.cudnn import CudnnSpec
 from ostinato.doors.jax_native import platform_of
 from ostinato.doors.jax_operation import call, fold
+from ostinato.doors.jax_varying import varying_alike
 from ostinato.doors.tracing import EXPORTING, is_exporting
 
 __all__ = ["CUDNN_DTYPES", "CUDNN_MODES", "cudnn", "cudnn_precision", "cudnn_why_not", "device_of"]
@@ -133,7 +134,7 @@ class _Lstm:
 
     def plain(self, operands: Tensors) -> Tensors:
         """That module's own reference, a scan."""
-        x, h, c, parameters = operands
+        x, h, c, parameters = varying_alike(operands)
         features, units, layers, dropout, both = self._sizes
         weights = rnn.unpack_lstm_weights(parameters, features, units, layers, both)
         results: Tensors = rnn.lstm_ref(

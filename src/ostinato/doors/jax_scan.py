@@ -18,6 +18,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from ostinato.doors import arithmetic
+from ostinato.doors.jax_varying import varying_throughout, zeros_of
 
 Tensor = Any
 Tensors = tuple[Any, ...]
@@ -54,7 +55,8 @@ def scan(
         unroll: Whether to unroll the loop.
     """
     # A custom derivative only sees what a function is given: what these close over is given too.
-    x, *rest = (jax.numpy.zeros(x.shape[1:], x.dtype) for x in xs)
+    x, *rest = (zeros_of(x.shape[1:], jax.typeof(x)) for x in xs)
+    carry = varying_throughout(lambda carry, x: step(carry, (project(x[0]), *x[1:])), carry, xs)
     project_one, of_one = jax.closure_convert(project, x)
     project_all, of_all = jax.closure_convert(project, xs[0])
     timestep = (project_one(x, *of_one), *rest)
@@ -136,7 +138,7 @@ class _Loop:
             return self(operands._replace(carry=carry, of_step=of_step), nudges)
 
         timesteps = operands.xs[0].shape[0]
-        still = jax.tree.map(lambda n: jax.numpy.zeros((timesteps, *n.shape), n.dtype), self.nudged)
+        still = jax.tree.map(lambda n: zeros_of((timesteps, *n.shape), jax.typeof(n)), self.nudged)
         (result, multiplied), tangent_of = jax.linearize(run, moving.primals, still)
         nudges = self._nudges(operands, along, multiplied, still)
         return result, tangent_of(moving.tangents, nudges)[0]
@@ -212,14 +214,14 @@ def _affines_of(step: Step, carry: Tensors, x: Tensors) -> tuple[Tensors, Tensor
         def note(inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
             result = arithmetic.affine(inputs, kernel, bias)
             weights.append((kernel, bias if bias is not None and bias.ndim == 1 else None))
-            results.append(None if bias is x[0] else (result.shape, result.dtype))
+            results.append(None if bias is x[0] else jax.typeof(result))
             return result
 
         with _as_affine(note):
             return step(carry, x)
 
     jax.eval_shape(noting, carry, x)
-    return tuple(weights), tuple(like and jax.numpy.zeros(*like) for like in results)
+    return tuple(weights), tuple(kind and zeros_of(kind.shape, kind) for kind in results)
 
 
 def _nudgeable(step: Step) -> Callable[..., tuple[Tensors, Tensors, Tensors]]:
