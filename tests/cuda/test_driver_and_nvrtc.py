@@ -225,6 +225,7 @@ def test_every_card_has_it_without_spills(kind, units, products, card):
         ("GRUCell without bias", 128, "bfloat16", ZEROED, 0),
         ("SimpleRNNCell gelu", 64, "float32", ALL, 2),
         ("LayerNormLSTM", 256, "bfloat16", ALL, 1),
+        ("LayerNormLSTM", 64, "float32", PLAIN, 0),
     ],
 )
 def test_every_option_has_it_without_spills(kind, units, products, form, number):

@@ -9,9 +9,9 @@ BLOCK, CLUSTER, GRID = range(3)  # what has to meet, as in kernel.cuh
 # What products of float32 are computed from: by three of TF32 each they have float32's precision.
 FLOAT32, TF32, BFLOAT16 = "float32", "tf32", "bfloat16"
 THREADS = 256
-# Each thread's rows and units are in registers: of seven, and of more scalars than that, NVRTC puts
-# some into memory.
-_MOST_OF_A_THREAD, _MOST_SCALARS = 4, 88
+# Elements that a thread may have, all of them in registers: of seven, of more scalars than that,
+# and of three that keep 28 scalars each (a layer-normalized LSTM's), NVRTC puts some into memory.
+_OF_A_THREAD, _MOST_SCALARS = (4, 2), 88
 _MOST_ROWS = 64
 _WIDEST_BLOCK = 64
 # Of a left side that is fetched in parts.
@@ -170,7 +170,7 @@ def _splits(passed: Pass, card: Card, depth: int) -> list[tuple[int, int]]:
 def _most_of_a_thread(passed: Pass) -> int:
     """Elements of a thread, by what each keeps while units meet."""
     scalars = len(passed.step.carries) + len(passed.step.lasting)
-    return max(1, min(_MOST_OF_A_THREAD, _MOST_SCALARS // max(scalars, 1)))
+    return next((count for count in _OF_A_THREAD if count * scalars <= _MOST_SCALARS), 1)
 
 
 def _multiple(size: int, of: int) -> int:
