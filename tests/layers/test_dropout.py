@@ -200,3 +200,32 @@ def test_a_subclass_with_a_call_of_its_own_has_one_mask_a_sequence_too():
     outputs = [numpy(layer(np.ones((8, 5, 4), "float32"), training=True)) for _ in range(2)]
     assert_close(outputs[0], np.repeat(outputs[0][:, :1], 5, axis=1))
     assert np.abs(outputs[0] - outputs[1]).max() > 0
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_keras_stack_draws_one_mask_a_sequence_anew_in_each_call(ours):
+    """Keras's RNN looks into Keras's stack for it; cells left alone would keep the first masks."""
+    cell = SimpleRNNCell if ours else keras.layers.SimpleRNNCell
+    options = {
+        "activation": "linear",
+        "kernel_initializer": "ones",
+        "recurrent_initializer": "zeros",
+        "dropout": 0.5,
+    }
+    stack = keras.layers.StackedRNNCells([cell(2, seed=1, **options), cell(3, seed=2, **options)])
+    layer = RNN(stack, return_sequences=True)
+    constant = np.ones((9, 5, 4), "float32")
+    first = numpy(layer(constant, training=True))
+    assert_close(first, np.repeat(first[:, :1], 5, axis=1))
+    assert len(np.unique(first)) > 2
+    assert np.abs(first - numpy(layer(constant, training=True))).max() > 0
+    assert numpy(layer(constant[:2], training=True)).shape == (2, 5, 3)
+
+
+def test_a_model_with_keras_stack_is_fitted_and_used():
+    below = keras.layers.LSTMCell(3, dropout=0.2, recurrent_dropout=0.2)
+    stack = keras.layers.StackedRNNCells([below, keras.layers.GRUCell(2, dropout=0.4)])
+    model = keras.Sequential([keras.layers.Input((5, 4)), RNN(stack)])
+    model.compile(optimizer="sgd", loss="mse")
+    model.fit(X, np.zeros((3, 2)), batch_size=2, verbose=0)
+    assert_close(model.predict(X, verbose=0), model(X))

@@ -1,17 +1,18 @@
 """Any cell as a step on flat tuples of tensors, with checks of what it returns."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 from keras import ops, tree
 
+from ostinato.cells.building import output_shapes
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import call_method, output_and_states, output_sizes, takes
 from ostinato.doors.losses import LossesTaken
 from ostinato.nests import leaf_paths
-from ostinato.structure import Structure, describe, repack
+from ostinato.structure import Structure, describe, map_shapes, repack
 from ostinato.tensors import Stepped, Tensor, Tensors, agree, cast_floats, shape_of
 
 
@@ -120,14 +121,29 @@ def like_a_timestep(x: Tensor) -> Tensor:
 def draw_foreign_masks(cell: Any, inputs: Structure, states: Structure) -> None:
     """Lets a cell that mixes in Keras's dropout draw its masks afresh, outside the loop.
 
+    So do those of a stack of Keras's, each for inputs like the outputs of the one below.
+
     Args:
         cell: The cell; another than such a one is left as it is.
         inputs: A timestep's inputs, each (B, ...).
         states: Its states, each (B, ...).
     """
-    if forget_foreign_masks(cell):
+    forget_foreign_masks(cell)
+    if _has_masks(cell):
         cell.get_dropout_mask(inputs)
         cell.get_recurrent_dropout_mask(tree.flatten(states)[0])
+    if stacked := _stacked_by_keras(cell):
+        for inner, own in zip(stacked, states, strict=True):
+            draw_foreign_masks(inner, inputs, own)
+            inputs = _like_outputs(inner, inputs)
+
+
+def _like_outputs(cell: Any, inputs: Structure) -> Structure:
+    """What has the shapes of a cell's outputs, and the dtype in which it makes them."""
+    rows = ops.shape(tree.flatten(inputs)[0])[0]
+    dtype = getattr(cell, "compute_dtype", tree.flatten(inputs)[0].dtype)
+    shapes = output_shapes(cell, tree.map_structure(shape_of, inputs))
+    return map_shapes(lambda shape: ops.zeros((rows, *shape[1:]), dtype), shapes)
 
 
 @contextmanager
@@ -141,15 +157,29 @@ def held_masks(cell: Any, inputs: Structure, states: Structure) -> Iterator[None
 
 
 def holds_masks(cell: Any) -> bool:
+    """Whether a cell, or one in a stack of Keras's, holds dropout masks for a whole sequence."""
+    return _has_masks(cell) or any(map(holds_masks, _stacked_by_keras(cell)))
+
+
+def _has_masks(cell: Any) -> bool:
     """Whether a cell has the methods by which Keras's RNN gets one dropout mask a sequence."""
     methods = ("get_dropout_mask", "reset_dropout_mask")
     return all(callable(getattr(cell, name, None)) for name in methods)
 
 
-def forget_foreign_masks(cell: Any) -> bool:
-    """Makes such a cell drop the masks that it keeps; says whether it is one."""
-    keeps = holds_masks(cell)
-    if keeps:
+def _stacked_by_keras(cell: Any) -> Sequence[Any]:
+    """The cells of a stack of Keras's, which has no such methods: Keras's RNN looks into it."""
+    for base in type(cell).__mro__:
+        if base.__name__ == "StackedRNNCells" and base.__module__.partition(".")[0] == "keras":
+            stacked: list[Any] = cell.cells
+            return stacked
+    return ()
+
+
+def forget_foreign_masks(cell: Any) -> None:
+    """Makes such a cell drop the masks that it keeps; another is left as it is."""
+    if _has_masks(cell):
         cell.reset_dropout_mask()
         cell.reset_recurrent_dropout_mask()
-    return keeps
+    for inner in _stacked_by_keras(cell):
+        forget_foreign_masks(inner)
