@@ -189,6 +189,26 @@ def test_fresh_states_are_the_cells_own(make):
     assert_close(layer(x, resets=RESETS), alone(layer, x, RESETS), 1e-5)
 
 
+@pytest.mark.usefixtures("_engine")
+@pytest.mark.parametrize("go_backwards", [False, True])
+def test_fresh_states_are_those_of_a_subclass(go_backwards):
+    class FromHalf(GRU):
+        def get_initial_state(self, batch_size):
+            return [keras.ops.full((batch_size, 3), 0.5)]
+
+    options = {"return_sequences": True, "go_backwards": go_backwards}
+    layer, plain = FromHalf(3, **options), GRU(3, **options)
+    x, resets = array(1, 2, 5, 4), np.zeros((2, 5), bool)
+    resets[:, 2] = True
+    layer.build(x.shape)
+    plain.build(x.shape)
+    plain.set_weights(layer.get_weights())
+    half = np.full((2, 3), 0.5, "float32")
+    parts = [numpy(plain(part, initial_state=[half])) for part in (x[:, :2], x[:, 2:])]
+    parts = parts[::-1] if go_backwards else parts
+    assert_close(layer(x, resets=resets), np.concatenate(parts, axis=1))
+
+
 @pytest.mark.parametrize("cls", [LSTM, GRU, SimpleRNN])
 def test_a_stateful_layer_carries_states_over_batches_but_not_over_resets(cls):
     layer = cls(5, stateful=True, return_sequences=True)

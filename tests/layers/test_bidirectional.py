@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell
-from support import IS_OLDEST_KERAS, array, assert_close, numpy
+from support import IS_OLDEST_KERAS, array, assert_close, numpy, on_one_backend
 
 MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1]], bool)
 MODES = ["concat", "sum", "mul", "ave", None]
@@ -178,3 +178,29 @@ def test_any_two_layers_keep_their_states(kind):
     assert_close(layer(x), second)
     layer.reset_state(kept)
     assert_close(layer(x), second)
+
+
+@on_one_backend
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_both_directions_in_another_dtype_than_its_own(dtype):
+    inner = GRU(3, return_sequences=True, dtype="float32")
+    layer, same = Bidirectional(inner, dtype=dtype), Bidirectional(inner, dtype="float32")
+    x = array(0, 2, 5, 4)
+    output = layer(x)
+    assert keras.backend.standardize_dtype(output.dtype) == dtype
+    same.build(x.shape)
+    same.set_weights(layer.get_weights())
+    assert_close(keras.ops.cast(output, "float32"), same(x), 1e-6 if dtype == "float64" else 5e-3)
+
+
+def test_a_subclass_with_a_call_of_its_own_is_called_in_both_directions():
+    class Doubling(GRU):
+        def __call__(self, sequences, **given):
+            return super().__call__(2 * sequences, **given)
+
+    x = array(0, 2, 5, 4)
+    layer, plain = Bidirectional(Doubling(3)), Bidirectional(GRU(3))
+    layer.build(x.shape)
+    plain.build(x.shape)
+    plain.set_weights(layer.get_weights())
+    assert_close(layer(ops.convert_to_tensor(x)), plain(2 * x))

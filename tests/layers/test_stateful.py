@@ -8,7 +8,7 @@ import pytest
 
 import ostinato
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell, SimpleRNN
-from support import array, assert_close, numpy
+from support import array, assert_close, numpy, on_one_backend
 
 LAYERS = [LSTM, GRU, SimpleRNN]
 X = array(0, 4, 6, 3)
@@ -367,3 +367,12 @@ def test_tensorflows_checkpoints_hold_kept_states(tmp_path):
         layer.reset_state()
     tf.train.Checkpoint(model=model).restore(path).assert_consumed()
     assert_close([kept(layer) for layer in layers], states)
+
+
+@on_one_backend
+def test_a_layer_that_is_built_again_starts_anew():
+    layer = GRU(3, stateful=True)
+    x = array(0, 2, 4, 3)
+    first = numpy(layer(x))
+    layer.build(x.shape)
+    assert_close(layer(x), first)

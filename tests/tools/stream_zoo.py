@@ -174,7 +174,8 @@ def voice_detector():
 def windows():
     """Windows of valid padding behind zeros, each kind of them."""
     x = keras.Input((None, 3))
-    y = layers.Conv1D(5, 3, activation="softmax")(layers.ZeroPadding1D((2, 0))(x))
+    y = layers.ZeroPadding1D((4, 0))(x)
+    y = layers.Conv1D(5, 3, dilation_rate=2, activation="softmax")(y)
     y = layers.MaxPooling1D(3, strides=1)(layers.ZeroPadding1D((2, 0))(y))
     y = layers.AveragePooling1D(2, strides=1)(layers.ZeroPadding1D((1, 0))(y))
     y = layers.DepthwiseConv1D(4, activation="tanh")(layers.ZeroPadding1D((3, 0))(y))
@@ -276,6 +277,14 @@ class OfAllRows(Own):
 
     def call(self, inputs, states):
         return super().call(inputs + 0 * ops.sum(inputs, axis=0), states)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class FromOnes(OfAllRows):
+    """The same, from states that aren't zeros."""
+
+    def get_initial_state(self, batch_size=None):
+        return [ops.ones((batch_size, self.units))]
 
 
 def of_all_rows(x):
@@ -448,6 +457,25 @@ ZOO = {
         lambda: stack(layers.Masking(), RNN([LSTMCell(3), OfAllRows(4)], return_sequences=True)),
         0.0,
         why_not_native="OfAllRows",
+    ),
+    "a cell of all rows, zeros where masked": Case(
+        lambda: stack(
+            layers.Masking(), RNN(OfAllRows(4), return_sequences=True, zero_output_for_mask=True)
+        ),
+        0.0,
+        why_not_native="OfAllRows",
+    ),
+    "a mean under a mask, in Keras": Case(
+        lambda: stack(
+            layers.Masking(),
+            RNN(OfAllRows(4), return_sequences=True),
+            layers.GlobalAveragePooling1D(),
+        ),
+        0.0,
+        why_not_native="OfAllRows",
+    ),
+    "a cell of all rows that begins with ones": Case(
+        lambda: stack(RNN(FromOnes(4), return_sequences=True)), why_not_native="FromOnes"
     ),
     "RMSNormalization under a mask, in Keras": Case(
         lambda: stack(layers.Masking(), layers.RMSNormalization(), RNN(OfAllRows(4))),

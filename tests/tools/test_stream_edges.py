@@ -51,6 +51,48 @@ def test_a_chunk_that_fails_in_the_middle_changes_no_state(monkeypatch):
         assert all(map(np.array_equal, arrays, before[name]))
 
 
+@pytest.mark.parametrize("cell", [Own, OfAllRows])
+def test_states_are_copies_both_ways(cell):
+    layer = RNN(cell(4), return_sequences=True, name="r")
+    layer.build((None, None, 3))
+    stream, x = ostinato.stream(layer, streams=2), floats(2, 4, 3)
+    expected = stream.another(2).run(x)
+    stream.step(x[:, 0])
+    read = stream.state["r"][0]
+    seen = read.copy()
+    stream.step(x[:1, 1], rows=[0])
+    np.testing.assert_array_equal(read, seen)
+    given = seen.copy()
+    stream.state = {"r": [given]}
+    stream.step(x[:1, 1], rows=[0])
+    np.testing.assert_array_equal(given, seen)
+    given[:] = stream.state["r"][0][:] = 9
+    np.testing.assert_allclose(stream.step(x[1:, 1], rows=[1]), expected[1:, 1], 1e-5, 1e-6)
+    np.testing.assert_allclose(stream.run(x[:, 2:]), expected[:, 2:], 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("cell", [Own, OfAllRows])
+def test_another_has_the_weights_of_the_first(cell):
+    layer = RNN(cell(4), return_sequences=True)
+    layer.build((None, None, 3))
+    stream, x = ostinato.stream(layer), floats(5, 3)
+    expected = stream.run(x)
+    layer.set_weights([2 * weight for weight in layer.get_weights()])
+    np.testing.assert_array_equal(stream.another().run(x), expected)
+
+
+@pytest.mark.parametrize("cell", [Own, OfAllRows])
+def test_a_mean_keeps_what_its_sum_rounds_off(cell):
+    rnn = RNN(cell(1), return_sequences=True)
+    model = keras.Sequential([keras.Input((None, 1)), rnn, layers.GlobalAveragePooling1D()])
+    model.set_weights([np.ones((1, 1))])
+    wanted = np.array([2.0**25, *[1.0] * 24], "float32")
+    x = wanted - 0.5 * np.array([0.0, *wanted[:-1]], "float32")  # for the cell to put out `wanted`
+    made = ostinato.stream(model).run(x[:, None])[:, 0]
+    sums = np.cumsum(wanted.astype("float64"))
+    np.testing.assert_allclose(made, sums / np.arange(1, 26), rtol=1.2e-7)
+
+
 @pytest.mark.parametrize("cell", [None, Own, OfAllRows])
 def test_states_that_are_set_have_held_no_output_yet(cell):
     rnn = GRU(4, return_sequences=True, name="r")

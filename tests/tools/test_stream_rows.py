@@ -18,7 +18,13 @@ T = 8
 # Each way that states are kept: cells, masks, routines, windows, pools, ids; and by Keras.
 NAMES = (
     *("a voice detector", "windows behind zeros", "a mean under a mask", "all merges", "dicts"),
-    *("cells of one's own under a mask", "Embedding with a mask", "windows in Keras"),
+    *(
+        "cells of one's own under a mask",
+        "Embedding with a mask",
+        "windows in Keras",
+        "a mean under a mask, in Keras",
+    ),
+    *("a cell of all rows, zeros where masked", "a cell of all rows that begins with ones"),
 )
 
 
@@ -264,6 +270,28 @@ def test_rows_in_any_form_and_more_than_once():
     assert stream.step(x[:0], rows=[]).shape == (0, 3)
 
 
+def test_the_numbers_of_open_streams_are_the_users_to_change():
+    stream, x = ostinato.stream(stack(lstm(9), features=8), streams=3), floats(2, 8)
+    stream.close(0)
+    rows = stream.rows
+    rows[:] = 0
+    assert stream.rows.tolist() == [1, 2]
+    assert stream.step(x).shape == (2, 9)
+
+
+def test_states_are_set_of_open_streams_alone():
+    stream, x = ostinato.stream(stack(lstm(9), features=8), streams=4), floats(4, 5, 8)
+    expected = stream.another(4).run(x)
+    stream.run(x[:, :2])
+    stream.close([0, 2])
+    state = stream.state
+    stream.run(x[[1, 3], 3:])
+    stream.state = state
+    np.testing.assert_allclose(stream.run(x[[1, 3], 2:]), expected[[1, 3], 2:], 2e-6, 2e-6)
+    stream.state = {name: [part[::-1] for part in parts] for name, parts in state.items()}
+    np.testing.assert_allclose(stream.run(x[[3, 1], 2:]), expected[[3, 1], 2:], 2e-6, 2e-6)
+
+
 @pytest.mark.skipif(native.why_not() is not None, reason="what Keras runs can't be in int8")
 def test_a_quantized_stream_has_the_numbers_of_the_one_it_was_made_of():
     stream, x = ostinato.stream(stack(lstm(9), features=8), streams=4), floats(4, 6, 8)
@@ -274,8 +302,12 @@ def test_a_quantized_stream_has_the_numbers_of_the_one_it_was_made_of():
     small.run(x[[3, 1], :2], rows=[3, 1])
     with pytest.raises(ValueError, match="expected open streams, got 2, which is closed"):
         small.step(x[:1, 0], rows=[2])
+    with pytest.raises(ValueError, match=r"\(4, 8\)"):  # which all four would have
+        small.step(x[:, 0])
     assert small.open() == [0]
     assert stream.rows.tolist() == [1, 3]
+    with pytest.raises(ValueError, match="expected open streams, got 0, which is closed"):
+        stream.step(x[:1, 0], rows=[0])
     np.testing.assert_allclose(small.run(x[[1, 3], 2:], rows=[1, 3]), whole[[1, 3], 2:], 1e-5, 1e-6)
     np.testing.assert_allclose(small.run(x[:1], rows=[0]), whole[:1], 1e-5, 1e-6)
     stream.close([1, 3])
