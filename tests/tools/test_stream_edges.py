@@ -81,6 +81,28 @@ def test_another_has_the_weights_of_the_first(cell):
     np.testing.assert_array_equal(stream.another().run(x), expected)
 
 
+class Begins(Own):
+    """A cell whose states begin with a number."""
+
+    start = 0.0
+
+    def get_initial_state(self, batch_size=None):
+        return [ops.full((batch_size, self.units), self.start)]
+
+
+def test_streams_of_the_same_weights_begin_with_states_of_their_own():
+    x, made, alive = floats(5, 3), [], []
+    for start in (0.0, 1.0, -2.0):
+        cell = Begins(4)
+        cell.start = start
+        model = keras.Sequential([keras.Input((None, 3)), RNN(cell, return_sequences=True)])
+        model.set_weights([np.arange(12.0).reshape(3, 4) / 12])
+        alive.append(ostinato.stream(model))
+        made.append(alive[-1].run(x))
+        np.testing.assert_allclose(made[-1], run_whole(model, x[None])[0], rtol=1e-4, atol=1e-6)
+    assert np.abs(made[0] - made[1]).max() > 0.1
+
+
 @pytest.mark.parametrize("cell", [Own, OfAllRows])
 def test_a_mean_keeps_what_its_sum_rounds_off(cell):
     rnn = RNN(cell(1), return_sequences=True)
