@@ -94,19 +94,6 @@ def test_what_keeps_it_from_a_layer_is_said():
     assert "cuda" not in str(ostinato.explain(keras.Sequential([keras.Input((3, 4)), layer])))
 
 
-def test_what_the_kernel_cannot_have_is_refused_with_the_reason(card):
-    class Turned(MinimalCell):
-        def call(self, inputs, states):
-            output, (h, m) = super().call(inputs, states)
-            return output, [ops.flip(h, axis=-1), m]
-
-    card(8, BLOCK)
-    with ostinato.use_engine("cuda"), pytest.raises(ValueError, match="goes across the units"):
-        layers.RNN(Turned(4))(torch.randn(2, 3, 4))
-    with ostinato.use_engine("cuda"), pytest.raises(ValueError, match="computes in float64"):
-        layers.GRU(4, dtype="float64")(torch.randn(2, 3, 4).double())
-
-
 def test_torch_compile_has_it_in_its_graph(card):
     card(8, BLOCK)
     layer, x = layers.SimpleRNN(7, return_sequences=True), torch.randn(3, 4, 5)

@@ -25,15 +25,15 @@ ROWS, TIMESTEPS, UNITS = 3, 4, 9
 MASK = torch.tensor([[1, 1, 0, 1], [0, 1, 0, 1], [1, 0, 1, 1]]).bool()
 
 REFUSED = {
-    "ONLSTM": "values of more than one dimension",
-    "AttentionGRU": "values of more than one dimension",
-    "ConvGRU": "not of a row of units",
-    "HyperRNN": "parts are put together within the units",
-    "Battery": "parts are put together within the units",
-    "LTC": "values of more than one dimension",
-    "LMU": "values of more than one dimension",
-    "TwoInputs": "not of a row of units",
-    "CRFForward": "values of more than one dimension",
+    "ONLSTM": "values of several dimensions",
+    "AttentionGRU": "values of several dimensions",
+    "ConvGRU": "not a row of units",
+    "HyperRNN": "parts together that don't begin where the units do",
+    "Battery": "parts together that don't begin where the units do",
+    "LTC": "values of several dimensions",
+    "LMU": "values of several dimensions",
+    "TwoInputs": "not a row of units",
+    "CRFForward": "values of several dimensions",
 }
 
 

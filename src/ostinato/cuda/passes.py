@@ -126,7 +126,9 @@ class Passes:
         self.widths = widths = tuple(map(self._state_width, self.program.state_shapes))
         self.units = self._units_of(widths[: len(step.state_shapes)])
         if sum(len(offsets_of(width, self.units)) for width in widths) > MOST_CARRIED:
-            raise ProgramError(f"its states have {widths} elements, too many for each unit")
+            raise ProgramError(
+                f"its states have {widths} elements, more than {MOST_CARRIED} for each unit"
+            )
 
     @staticmethod
     def _units_of(widths: Sequence[int]) -> int:
@@ -138,7 +140,7 @@ class Passes:
     @staticmethod
     def _state_width(shape: tuple[int, ...]) -> int:
         if len(shape) != 1 or shape[0] < 1:
-            raise ProgramError(f"a state of {shape}, not of a row of units")
+            raise ProgramError(f"one of its states is {shape} for each row, not a row of units")
         return shape[0]
 
     @cached_property

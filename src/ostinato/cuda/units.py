@@ -234,9 +234,9 @@ class Steps:
     def _left_side(self, node: Node) -> Value:
         left, weight = node.arguments
         if self.nodes[weight].operation != WEIGHT:
-            raise ProgramError("a product by weights that are computed at every timestep")
+            raise ProgramError("it multiplies by weights that it computes at every timestep")
         if len(node.shape) != 1:
-            raise ProgramError("products of more than a row of elements")
+            raise ProgramError("it multiplies several rows of elements for each row of the batch")
         return left
 
     def _is_reduction(self, node: Node) -> bool:
@@ -251,35 +251,35 @@ class Steps:
             return self._part(node, offset)
         is_view = node.operation in VIEWS and node.operation not in ("transpose", "windows")
         if not is_view and node.operation not in _REDUCTIONS:
-            raise ProgramError(f"{node.operation} goes across the units")
+            raise ProgramError(f"its {node.operation} moves values from unit to unit")
         argument = node.arguments[0]
         if node.operation == "slice":
             return self._slice(node, offset)
         if self._width(argument) not in (1, self._width(value)):
-            raise ProgramError(f"{node.operation} goes across the units")
+            raise ProgramError(f"its {node.operation} moves values from unit to unit")
         return self._aligned(argument, offset)
 
     def _slice(self, node: Node, offset: Offset) -> Lane:
         (argument,), (starts, steps, _) = node.arguments, node.attributes
         if len(starts) != 1 or (steps[0] != 1 and offset is not None):
-            raise ProgramError("a slice goes across the units")
+            raise ProgramError("its slice moves values from unit to unit")
         if offset is not None:
             return argument, starts[0] + offset
         if self._width(argument) == 1:
             return argument, None
-        raise ProgramError("one element of a value of many is taken in a step")
+        raise ProgramError("it takes one element of many, which all units would need")
 
     def _part(self, node: Node, offset: Offset) -> Lane | None:
         shape, places = node.attributes
         if len(shape) != 1 or offset is None:
-            raise ProgramError("parts are put together across the units")
+            raise ProgramError("it puts parts together that are more than rows of units")
         for part, (starts, steps) in zip(node.arguments, places, strict=True):
             width = self._width(part)
             first, last = starts[0], starts[0] + (width - 1) * steps[0]
             if steps[0] == 1 and first <= offset and min(offset + self.units, shape[0]) - 1 <= last:
                 return part, offset - first
             if min(first, last) < offset + self.units and offset <= max(first, last):
-                raise ProgramError("parts are put together within the units")
+                raise ProgramError("it puts parts together that don't begin where the units do")
         return None
 
     def _width(self, value: Value) -> int:
@@ -288,7 +288,7 @@ class Steps:
     @staticmethod
     def _width_of(shape: tuple[int, ...]) -> int:
         if sum(size != 1 for size in shape) > 1:
-            raise ProgramError(f"values of more than one dimension: {shape}")
+            raise ProgramError(f"it computes values of several dimensions, {shape} for each row")
         return max(shape, default=1)
 
     # The statements.
