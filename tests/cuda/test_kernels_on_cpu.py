@@ -19,7 +19,6 @@ if shutil.which("g++") is None:
     pytest.skip("needs g++", allow_module_level=True)
 
 import torch
-from keras import ops
 from minimal_cell import MinimalCell
 
 from ostinato.cuda import kernels
