@@ -186,3 +186,14 @@ def test_where_it_can_not_run(monkeypatch):
     monkeypatch.setattr(planning, "why_no_cuda", lambda: "NVIDIA's driver can't be opened: no file")
     refused(layers.GRU(4), x, "NVIDIA's driver can't be opened: no file")
     refused(layers.RNN(Cell(matrix_state, Shape(4, 4))), x, "NVIDIA's driver can't be opened")
+
+
+def test_torch_compile_says_why():
+    """It can't trace what Keras does with an error, and would say that alone."""
+    layer, x, reason = layers.GRU(4), torch.randn(2, 3, 4), "can't run GRUCell: the tensors are on"
+    layer(x)
+    with ostinato.use_engine("cuda"):
+        with pytest.raises(torch._dynamo.exc.Unsupported, match=reason):
+            torch.compile(layer, fullgraph=True)(x)
+        with pytest.raises(ValueError, match=reason):
+            torch.compile(layer)(x)

@@ -47,6 +47,8 @@ A door is a module with
   checkpoints hold variables that Keras doesn't track; None where there are no such checkpoints.
 - `opaque(function)`: a function of the process alone, as one that a tracing compiler takes for a
   constant.
+- `refused_while_compiling(reason)`: called before an error that a tracing compiler may meet: so
+  that it ends there, with the reason, where it would else say what it can't trace of the error.
 - `remembered(function)`: the function with its answers kept by its arguments; a tracing compiler
   sees the function itself.
 - `pulled(function, tensors, upstream)`: at once, the results of a function of float tensors, which

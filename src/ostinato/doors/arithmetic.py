@@ -26,6 +26,10 @@ def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def refused_while_compiling(reason: str) -> None:
+    """Nothing: tracing runs Python as it is, and its errors are the caller's."""
+
+
 def read(variable: keras.Variable, dtype: str) -> Any:
     """A variable's value in a dtype."""
     return keras.ops.convert_to_tensor(variable, dtype=dtype)

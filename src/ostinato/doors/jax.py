@@ -20,6 +20,7 @@ from ostinato.doors.arithmetic import (
     opaque,
     packed,
     read,
+    refused_while_compiling,
     remembered,
     threads,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "packed",
     "product_precision",
     "read",
+    "refused_while_compiling",
     "register_kernels",
     "remembered",
     "sized",

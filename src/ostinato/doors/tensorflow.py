@@ -17,6 +17,7 @@ from ostinato.doors.arithmetic import (
     opaque,
     packed,
     read,
+    refused_while_compiling,
     remembered,
     threads,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "packed",
     "product_precision",
     "read",
+    "refused_while_compiling",
     "remembered",
     "sized",
     "sizes_are_known",

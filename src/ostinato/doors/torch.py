@@ -87,6 +87,7 @@ __all__ = [
     "packed",
     "product_precision",
     "read",
+    "refused_while_compiling",
     "register_kernels",
     "remembered",
     "sized",
@@ -222,6 +223,15 @@ def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
 
     constant: Callable[..., Any] = torch.compiler.assume_constant_result(answer)
     return constant
+
+
+def refused_while_compiling(reason: str) -> None:
+    """Ends the graph there: with `fullgraph` that's an error with the reason.
+
+    Else torch.compile says of Keras's handling of errors that it can't be traced.
+    """
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break(msg=reason)
 
 
 def remembered(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -83,10 +83,12 @@ def plan_for(task: Task) -> Plan:
     found = answer_to(question)
     if found.engine is None:
         name = _forced()
-        raise EngineError(
+        reason = (
             f"{owner}: the engine {name!r} is asked for, by `use_engine` or OSTINATO_ENGINE, but "
             f"can't run {type(cell).__name__}: {found.why_not(name)}."
         )
+        door.refused_while_compiling(reason)
+        raise EngineError(reason)
     return found
 
 
