@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 import ostinato
+from ostinato import Shape
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional
 from tools.stream_zoo import ZOO, gru, lstm, read, stack
 from tools.streamed import VOCABULARY, N, T, assert_nests_close, cut, data_for, floats
@@ -66,6 +67,24 @@ class TakesConstant(keras.layers.Layer):
     def call(self, inputs, states, constants=None):
         new = states[0] + constants[0][:, :1]
         return new, [new]
+
+
+class Clock(keras.layers.Layer):
+    """A cell with a state without rows: the time."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.units, self.state_size, self.output_size = units, [units, Shape()], units
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
+
+    def get_initial_state(self, batch_size=None):
+        return [ops.zeros((batch_size, self.units)), ops.zeros(())]
+
+    def call(self, inputs, states):
+        new = states[0] + states[1] * (inputs @ self.kernel)
+        return new, [new, states[1] + 1.0]
 
 
 def fixed_length():
@@ -164,6 +183,10 @@ REFUSED = {
     "a constant input": (
         lambda: graph(lambda x: layers.Add(name="sum")([x, ops.ones((1, 5, 3))]), 5),
         "Add layer 'sum' reads a constant beside its inputs",
+    ),
+    "a state of all rows": (
+        lambda: stack(RNN(Clock(4), name="timed")),
+        "RNN layer 'timed' has a state without rows",
     ),
     "a state as output": (lambda: graph(with_state_as_output), "uses a state that a layer with"),
     "the last beside all": (

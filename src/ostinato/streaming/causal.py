@@ -9,9 +9,11 @@ from keras import layers, tree
 
 from ostinato.cells.builtin import is_ours
 from ostinato.cells.checks import name_of
+from ostinato.cells.contract import state_sizes
 from ostinato.layers import RNN, Bidirectional, TimeDistributed
 from ostinato.models.directions import ACCELERATE
 from ostinato.streaming import windows
+from ostinato.structure import SharedShape
 
 MERGES = (
     *(layers.Add, layers.Subtract, layers.Multiply, layers.Average),
@@ -73,13 +75,7 @@ def _why_not(layer: Any, inputs: Sequence[Any]) -> str | None:
     if isinstance(layer, RNN):
         if layer.go_backwards:
             return "has go_backwards=True: it reads a sequence from its end, which isn't there yet"
-        methods = {"call": layer.call, "__call__": type(layer).__call__}
-        own = [
-            name
-            for name, method in methods.items()
-            if not is_ours(method) and method is not layers.Layer.__call__
-        ]
-        return f"has its own {own[0]!r}, which may do anything with a sequence" if own else None
+        return _why_not_run_apart(layer)
     if isinstance(layer, Bidirectional):
         return "reads a sequence from its end, too, which isn't there yet"
     if ACCELERATE.kind(layer) in ("LSTM", "GRU", "SimpleRNN", "RNN"):
@@ -87,6 +83,17 @@ def _why_not(layer: Any, inputs: Sequence[Any]) -> str | None:
     if type(layer) not in (*_POINTWISE, *MERGES, *SILENT):
         return f"isn't known to act on each timestep by itself; a stream may have {_MAY}"
     return _why_not_inputs(layer, inputs)
+
+
+def _why_not_run_apart(layer: RNN) -> str | None:
+    """Why a recurrent layer isn't its cell at each timestep, with states that each row has."""
+    methods = {"call": layer.call, "__call__": type(layer).__call__}
+    for name, method in methods.items():
+        if not is_ours(method) and method is not layers.Layer.__call__:
+            return f"has its own {name!r}, which may do anything with a sequence"
+    if any(isinstance(size, SharedShape) for size in tree.flatten(state_sizes(layer.cell))):
+        return "has a state without rows, which streams that begin at any time can't share"
+    return None
 
 
 def _why_not_inputs(layer: Any, inputs: Sequence[Any]) -> str | None:
