@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import ostinato
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell
 from support import IS_OLDEST_KERAS, array, assert_close, numpy, on_one_backend
 
@@ -204,3 +205,21 @@ def test_a_subclass_with_a_call_of_its_own_is_called_in_both_directions():
     plain.build(x.shape)
     plain.set_weights(layer.get_weights())
     assert_close(layer(ops.convert_to_tensor(x)), plain(2 * x))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("both", [False, True])
+def test_stacked_cells_run_backwards_as_keras_do(both, masked):
+    def make(library):
+        cells = [library.GRUCell(4), library.LSTMCell(3), library.SimpleRNNCell(2)]
+        options = {"return_sequences": True, "zero_output_for_mask": both}
+        layer = library.RNN(cells, go_backwards=not both, **options)
+        return library.Bidirectional(layer) if both else layer
+
+    ours, theirs = make(ostinato.layers), make(keras.layers)
+    x = array(0, 2, 5, 4)
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+    theirs.set_weights(ours.get_weights())
+    mask = np.array([[1, 1, 1, 1, 0], [0, 1, 0, 1, 1]], bool) if masked else None
+    assert_close(ours(x, mask=mask), theirs(x, mask=mask))

@@ -73,6 +73,9 @@ CASES = {
     "cells under a mask, outputs zero": (
         lambda: side_by_side(layers.Masking(), lstm(4, zero_output_for_mask=True)), 0.0
     ),
+    "biases as layers begin, most of them zero": (
+        lambda: keras.Sequential([keras.Input((None, 3)), lstm(4), layers.Dense(2)]), None
+    ),
     "large": (lambda: stack(lstm(67), gru(32), layers.Dense(33, activation="softmax")), None),
     **{
         name: (ZOO[name].make, ZOO[name].padding)

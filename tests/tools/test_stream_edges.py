@@ -103,6 +103,24 @@ def test_streams_of_the_same_weights_begin_with_states_of_their_own():
     assert np.abs(made[0] - made[1]).max() > 0.1
 
 
+def test_streams_of_the_same_weights_do_what_their_own_layers_do():
+    x, alive = floats(5, 3), []
+    weights = [
+        np.arange(n).reshape(shape) / n for n, *shape in [(36, 3, 12), (48, 4, 12), (24, 2, 12)]
+    ]
+    for dtype in ("float32", "float64"):
+        for activation in ("tanh", "softsign", "linear"):
+            layer = GRU(4, return_sequences=True, activation=activation, dtype=dtype)
+            model = keras.Sequential([keras.Input((None, 3), dtype=dtype), layer])
+            model.set_weights(weights)
+            alive.append((model, dtype, ostinato.stream(model)))
+    for model, dtype, stream in alive:
+        given = x.astype(dtype)
+        expected = run_whole(model, given[None])[0]
+        np.testing.assert_allclose(stream.run(given), expected, rtol=1e-5, atol=1e-6)
+        assert stream.precision == dtype
+
+
 @pytest.mark.parametrize("cell", [Own, OfAllRows])
 def test_a_mean_keeps_what_its_sum_rounds_off(cell):
     rnn = RNN(cell(1), return_sequences=True)
