@@ -61,7 +61,8 @@ endef
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: guide test lint types native test-core test-once sanitize sanitize-quick format \
-	wheel docs constraints bench gpu gpu-carry long-gpu clean $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+	wheel docs constraints bench gpu gpu-carry long long-gpu clean $(BACKENDS:%=long-%) \
+	$(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -95,6 +96,14 @@ $(BACKENDS:%=oldest-%): oldest-%: $(READY) $(OLDEST)/ready
 	OSTINATO_EXAMPLES=0.25 KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -q -n $(JOBS) -m "not slow" \
 		$(NOT_ON_OLDEST:%=--ignore=tests/%) \
 		$(if $(filter-out torch,$*),$(ON_OLDEST_WITH_TORCH:%='--ignore-glob=tests/%')) $(PYTEST)
+
+# Everything on every backend: of what hardly differs `test` has a sample on those that compile. And the
+# examples, as long as their pages have them.
+long: $(BACKENDS:%=long-%)
+
+$(BACKENDS:%=long-%): long-%: $(READY)
+	@printf '\n== All tests on %s\n' $*
+	OSTINATO_LONG=1 KERAS_BACKEND=$* $(BIN)/pytest -q -n $(JOBS) $(PYTEST)
 
 # What surrounds the engines for a GPU, at more length than there's time for in `test`: thousands of random
 # cases around cuDNN, and NVRTC's code for every configuration of the CUDA kernel.

@@ -1,6 +1,9 @@
 """What the tests of the layers share."""
 
+import os
+import random
 from collections import namedtuple
+from itertools import combinations, product
 
 import keras
 import numpy as np
@@ -17,6 +20,63 @@ IS_OLDEST_KERAS = keras.__version__.startswith("3.10.")
 # What needs Keras, but gives the same on every backend, runs on the one that compiles nothing.
 ON_ONE_BACKEND = keras.config.backend() == "torch"
 on_one_backend = pytest.mark.skipif(not ON_ONE_BACKEND, reason="the same on every backend")
+
+# What a backend could change, but hardly does, runs on PyTorch; on the others `make test` has a
+# sample of it, and `make long` all.
+LONG = bool(os.environ.get("OSTINATO_LONG"))
+WHOLE = ON_ONE_BACKEND or LONG
+in_long = pytest.mark.skipif(not LONG, reason="in `make long`")
+elsewhere_in_long = pytest.mark.skipif(not WHOLE, reason="on PyTorch, and in `make long`")
+
+
+def sample(whole, *some):
+    """For parametrize: all there is, or on backends that compile those of them that `some` says.
+
+    `whole` is a list or a dict, and `some` are its items or its keys.
+    """
+    left = [each for each in some if each not in whole]
+    assert not left, f"{left} isn't among {list(whole)}"
+    return list(whole) if WHOLE else [each for each in whole if each in some]
+
+
+def crossed(*axes):
+    """For parametrize: the full cross; on backends that compile, each pair of values at least."""
+    return [*product(*axes)] if WHOLE else pairwise(axes)
+
+
+def in_turn(cases, *options):
+    """For parametrize: each case with each combination of the options; else with one, in turn."""
+    every = [*product(*options)]
+    # Not by turns alone: of the doors' cases each fourth is of the same kind.
+    turns = [every[(at + at // 4) % len(every)] for at in range(len(cases))]
+    if WHOLE:
+        return [(case, *chosen) for case, chosen in product(cases, every)]
+    return [(case, *chosen) for case, chosen in zip(cases, turns, strict=True)]
+
+
+def pairwise(axes):
+    """Rows, a value of each axis, in which any two values of two axes meet; the same every time."""
+    missing = {
+        frozenset(((a, i), (b, j)))
+        for a, b in combinations(range(len(axes)), 2)
+        for i, j in product(range(len(axes[a])), range(len(axes[b])))
+    }
+    drawn, rows = random.Random(0), []
+    while missing:
+        # Each begins with a pair that has to come, and is the one of 50 with most of the rest.
+        must = dict(min(missing, key=sorted))
+        tried = [
+            [must.get(a, drawn.randrange(len(values))) for a, values in enumerate(axes)]
+            for _ in range(50)
+        ]
+        row = max(tried, key=lambda row: len(missing & _pairs(row)))
+        missing -= _pairs(row)
+        rows.append(tuple(values[i] for values, i in zip(axes, row, strict=True)))
+    return rows
+
+
+def _pairs(row):
+    return {frozenset(pair) for pair in combinations(enumerate(row), 2)}
 
 
 def array(seed, *shape):

@@ -12,6 +12,8 @@ import keras
 import page as pages
 import pytest
 
+from support import WHOLE
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
@@ -34,9 +36,11 @@ def has_code(page):
     return page.name != TRANSLATION and any(block.runs for block in pages.blocks(page))
 
 
-RUN = [
-    p for p in PAGES if has_code(p) and (keras.config.backend() == "jax" or p.name not in ON_JAX)
-]
+HERE = keras.config.backend()
+RUN = [p for p in PAGES if has_code(p) and p.name not in ON_JAX]
+if not WHOLE:  # each page on PyTorch, and on one of the others
+    RUN = RUN[("jax", "tensorflow").index(HERE) :: 2]
+RUN += [p for p in PAGES if p.name in ON_JAX] * (HERE == "jax")
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from engines import cases
 from engines.cases import Case, weight_list
 
 # No row that begins anew, few, half of all timesteps, all.
-RATES = st.sampled_from([0.0, 0.2, 0.5, 1.0])
+HOW_OFTEN = [0.0, 0.2, 0.5, 1.0]
+RATES = st.sampled_from(HOW_OFTEN)
 
 
 def make_resets(rng, case: Case, rate: float) -> np.ndarray:

@@ -21,6 +21,7 @@ from engines.cases import (
     ExpectedStack,
     assert_pulled,
     examples,
+    tried,
 )
 from engines.gradients import (
     double_precision,
@@ -89,8 +90,7 @@ def check_case(case: Case, dtype="float64", training=None, wrap=None, **call):
     )
 
 
-@given(cases.cases())
-@examples(50)
+@tried(50)
 def test_layers_agree_with_the_reference(case):
     with double_precision():
         check_case(case)

@@ -18,6 +18,7 @@ from engines.gradients import pull_back, random_like
 from ostinato import layers, native
 from ostinato.engines import fused
 from ostinato.settings import forced_engine, use_engine
+from support import in_turn
 
 BACKEND = keras.config.backend()
 HAS_KERNELS = native.why_not() is None and forced_engine() != "scan"
@@ -118,17 +119,16 @@ def test_results_and_gradients_agree_with_the_reference(way, case, gate):
     check(replace(case, recurrent_activation=gate, units=7, features=5, time=4), way)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", sorted(cases.KINDS))
+@pytest.mark.parametrize(("kind", "way"), in_turn(sorted(cases.KINDS), WAYS))
 def test_a_batch_and_units_of_several_tiles(kind, way):
     check(Case(kind, mask="holes", batch=33, time=5, features=19, units=50), way)
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
-    ("batch", "time", "features", "units"), [(1, 1, 1, 3), (3, 19, 5, 50), (53, 3, 33, 17)]
+    ("sizes", "way"), in_turn([(1, 1, 1, 3), (3, 19, 5, 50), (53, 3, 33, 17)], WAYS)
 )
-def test_cells_of_ones_own(way, batch, time, features, units, seen):
+def test_cells_of_ones_own(way, sizes, seen):
+    batch, time, features, units = sizes
     case = Case("lstm", mask="holes", batch=batch, time=time, features=features, units=units)
     wanted = {"return_sequences": case.return_sequences, "return_state": case.return_state}
     own = layers.RNN(OwnLSTM(units, dtype=way), **wanted, dtype=way)
@@ -142,8 +142,9 @@ def test_cells_of_ones_own(way, batch, time, features, units, seen):
 
 
 @in_kernels
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN", "Bidirectional"])
+@pytest.mark.parametrize(
+    ("kind", "way"), in_turn(["LSTM", "GRU", "SimpleRNN", "Bidirectional"], WAYS)
+)
 def test_the_kernels_compute_in_it(kind, way, seen):
     made = (
         layers.GRU(6, dtype=way) if kind == "Bidirectional" else getattr(layers, kind)(6, dtype=way)

@@ -15,6 +15,7 @@ from engines.gradients import double_precision, pull_back
 from ostinato import layers, native
 from ostinato.engines import fused, scan
 from ostinato.settings import forced_engine
+from support import crossed
 
 WHY_NOT = native.why_not() or (forced_engine() == "scan" and "OSTINATO_ENGINE is set")
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=str(WHY_NOT))
@@ -73,9 +74,11 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("mask", [None, MASK], ids=["", "masked"])
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
+@pytest.mark.parametrize(
+    ("kind", "options", "mask"),
+    crossed(["SimpleRNN", "GRU", "LSTM"], OPTIONS, [None, MASK]),
+    ids=str,
+)
 def test_no_option_leaves_the_kernel(kind, options, mask, no_scan, calls):
     if kind == "SimpleRNN":
         options = {k: v for k, v in options.items() if k in ("activation", "use_bias", "dropout")}

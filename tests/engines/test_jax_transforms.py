@@ -12,6 +12,8 @@ if keras.config.backend() != "jax":
 
 import jax
 
+from support import in_turn
+
 B, T, D, U = 2, 5, 3, 4
 MASK = np.arange(T) < np.array([[3], [5]])
 LAYERS = {
@@ -63,11 +65,10 @@ def random_like(point):
 
 
 every_layer = pytest.mark.parametrize("name", LAYERS)
-every_mask = pytest.mark.parametrize("masked", [False, True])
+layers_and_masks = pytest.mark.parametrize(("name", "masked"), in_turn([*LAYERS], [False, True]))
 
 
-@every_layer
-@every_mask
+@layers_and_masks
 def test_gradients_are_those_of_the_steps_one_by_one(name, masked):
     loss, point = loss_of(name, masked)
     scanned = jax.jit(jax.grad(loss, argnums=(0, 1)))(*point)
@@ -75,8 +76,7 @@ def test_gradients_are_those_of_the_steps_one_by_one(name, masked):
     assert_near(jax.tree.leaves(scanned), jax.tree.leaves(stepped), 1e-13, "gradients")
 
 
-@every_layer
-@every_mask
+@layers_and_masks
 def test_forward_and_reverse_mode_agree(name, masked):
     loss, point = loss_of(name, masked)
     direction = random_like(point)

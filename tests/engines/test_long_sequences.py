@@ -12,6 +12,7 @@ import ostinato
 from engines.gradients import pull_back
 from ostinato import layers, native
 from ostinato.settings import forced_engine
+from support import in_turn, sample
 
 B, T, D, U = 5, 70, 3, 6
 WHY_NOT = native.why_not() or (forced_engine() == "scan" and "OSTINATO_ENGINE is set")
@@ -138,7 +139,9 @@ def test_checkpoints_change_no_bit(name):
 
 
 @native_only
-@pytest.mark.parametrize(("batch", "units"), [(1, 40), (2, 300), (3, 40), (40, 20)])
+@pytest.mark.parametrize(
+    ("batch", "units"), sample([(1, 40), (2, 300), (3, 40), (40, 20)], (3, 40))
+)
 def test_checkpoints_change_no_bit_however_threads_share_the_work(batch, units):
     for cls in (layers.LSTM, layers.GRU):
         sizes, make = {"batch": batch, "timesteps": 150}, functools.partial(cls, units)
@@ -216,8 +219,7 @@ TRUNCATED = {
 }
 
 
-@pytest.mark.parametrize("engine", ["the fastest", "scan"])
-@pytest.mark.parametrize("name", TRUNCATED)
+@pytest.mark.parametrize(("name", "engine"), in_turn([*TRUNCATED], ["the fastest", "scan"]))
 def test_truncated_gradients_are_those_of_pieces(name, engine):
     cls, cell, options, states = TRUNCATED[name]
     arguments = {"return_sequences": True, "zero_output_for_mask": True, **options}

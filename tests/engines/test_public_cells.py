@@ -7,6 +7,7 @@ import pytest
 import ostinato
 from engines.gradients import pull_back
 from ostinato.layers import RNN
+from support import in_turn
 
 ncps = pytest.importorskip("ncps.keras", reason="ncps isn't installed: pip install ncps")
 wirings = pytest.importorskip("ncps.wirings")
@@ -26,14 +27,13 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("make", CELLS.values(), ids=CELLS)
-def test_it_gives_the_values_and_gradients_of_the_portable_loop(make, training):
+@pytest.mark.parametrize(("name", "training"), in_turn([*CELLS], [False, True]))
+def test_it_gives_the_values_and_gradients_of_the_portable_loop(name, training):
     x = np.random.default_rng(1).standard_normal((B, T, D), "float32")
     found = []
     for engine in ("compiled", "scan"):
         keras.utils.set_random_seed(3)  # of weights and dropout
-        layer = RNN(make(), return_sequences=True)
+        layer = RNN(CELLS[name](), return_sequences=True)
         layer.build(x.shape)
         for weight in layer.weights:
             if "erev" in weight.path:  # ncps's initializer gives ints on JAX

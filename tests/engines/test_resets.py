@@ -19,9 +19,10 @@ from engines.cases import (
     ExpectedBidirectional,
     assert_pulled,
     examples,
+    tried,
 )
 from engines.gradients import double_precision, pull_back, random_like
-from engines.pieces import RATES, ExpectedPieces, Given, given_states, make_resets
+from engines.pieces import HOW_OFTEN, RATES, ExpectedPieces, Given, given_states, make_resets
 from ostinato import layers
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell, SimpleRNN
 from support import array, assert_close, numpy
@@ -83,8 +84,7 @@ def check(case: Case, rate, has_fresh, layer, dtype="float64", tolerance=None, t
 
 
 @pytest.mark.usefixtures("_engine")
-@given(cases.cases(), RATES, st.booleans())
-@examples(30)
+@tried(30, rate=HOW_OFTEN, has_fresh=[False, True])
 def test_layers_give_what_pieces_give_alone(case, rate, has_fresh):
     with double_precision():
         check(case, rate, has_fresh, case.layer(layers, dtype="float64"))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from ostinato import native
+from support import in_long
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAMS = (
@@ -55,6 +56,23 @@ def test_is_short(name):
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 120
 
 
+# What their pages say of these takes long to see: tests in `make long` do.
+BRIEFLY = {
+    "mnist_rows": ["--digits", "1200", "--epochs", "1"],
+    "accelerate_model": ["--digits", "600", "--epochs", "1", "--rounds", "1"],
+    "japanese_vowels": ["--epochs", "2"],
+    "missing_values": ["--epochs", "1"],
+}
+
+
+@needs_aeon
+@pytest.mark.parametrize("name", BRIEFLY)
+def test_runs_to_its_end(run, tmp_path, name):
+    run(name, *BRIEFLY[name])
+    assert is_picture(next(tmp_path.rglob(f"{name}.png")))
+
+
+@in_long
 def test_mnist_rows_killed_and_run_again_ends_as_if_it_had_not_been(run, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = ("--digits", "4000", "--epochs", "5")
@@ -107,6 +125,7 @@ def rows(folder):
         return list(csv.reader(file))[1:]
 
 
+@in_long
 @needs_aeon
 def test_japanese_vowels_need_their_masks(run, tmp_path):
     found = run("japanese_vowels", "--epochs", "15")
@@ -130,6 +149,7 @@ def test_basic_motions_are_known_sooner_than_by_the_baselines(run, tmp_path):
     assert is_picture(tmp_path / "basic_motions.png")
 
 
+@in_long
 def test_an_accelerated_model_is_the_same_and_faster(run, tmp_path):
     found = run("accelerate_model", "--digits", "4000", "--epochs", "3", "--rounds", "2")
     assert found["accuracy"] > found["naive"]
@@ -155,6 +175,7 @@ def test_a_number_has_to_be_above_zero(run, capsys):
     assert "expected a whole number above zero, got 0" in capsys.readouterr().err
 
 
+@in_long
 @needs_aeon
 def test_missing_values_is_named_by_a_cell_of_ones_own_that_also_streams(run, tmp_path, capsys):
     found = run("missing_values", "--epochs", "40")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ostinato
+from support import in_long
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAMS = ("forecast", "characters", "encoder_decoder", "walking_home")
@@ -84,6 +85,14 @@ def test_a_walker_told_where_episodes_begin_finds_home_and_one_that_is_not_does_
     assert_is_picture(tmp_path / "walking_home.png")
 
 
+# What its page says takes long to see: the test below does, in `make long`.
+def test_encoder_decoder_runs_to_its_end(load, tmp_path):
+    options = ["--epochs", "1", "--numbers", "1000", "--unseen", "50"]
+    load("encoder_decoder").main([*options, "--output", str(tmp_path)])
+    assert_is_picture(tmp_path / "encoder_decoder.png")
+
+
+@in_long
 def test_characters_costs_fewer_bits_than_pairs_and_writes_the_same_by_both_ways(
     load, tmp_path, capsys
 ):
@@ -103,6 +112,7 @@ def test_bits_by_ngrams_of_a_text_that_can_be_counted_by_hand(load):
     assert two == pytest.approx((1 - math.log2(5 / 6)) / 2)
 
 
+@in_long
 def test_encoder_decoder_writes_most_unseen_numbers_without_a_fault(load, tmp_path, capsys):
     options = ["--epochs", "7", "--unseen", "500", "--output", str(tmp_path)]
     right = load("encoder_decoder").main(options)

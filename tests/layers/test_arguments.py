@@ -19,7 +19,10 @@ from ostinato.layers import (
     SimpleRNN,
     StackedRNNCells,
 )
-from support import IS_OLDEST_KERAS
+from support import IS_OLDEST_KERAS, elsewhere_in_long
+
+pytestmark = elsewhere_in_long
+
 
 CLASSES = [getattr(layers, name) for name in layers.__all__ if name != "Shape"]
 

@@ -9,6 +9,7 @@ import ostinato
 from ostinato import native
 from ostinato.doors import door
 from ostinato.layers import GRU, LSTM, Bidirectional
+from support import crossed
 
 HERE = keras.config.backend()
 pytestmark = [
@@ -26,10 +27,16 @@ def as_floats(masks):
     return np.stack([np.asarray(mask, "float32") for mask in masks])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("rate", [0.1, 0.25, 0.3, 0.5, 0.9, 1e-9, 1 - 1e-7])
-@pytest.mark.parametrize(("count", "shape"), [(1, (3, 5)), (4, (7, 33)), (3, (2, 3, 4))])
-def test_masks_are_those_of_keras(count, shape, rate, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "rate", "drawn"),
+    crossed(
+        ["float32", "bfloat16", "float16"],
+        [0.1, 0.25, 0.3, 0.5, 0.9, 1e-9, 1 - 1e-7],
+        [(1, (3, 5)), (4, (7, 33)), (3, (2, 3, 4))],
+    ),
+)
+def test_masks_are_those_of_keras(dtype, rate, drawn):
+    count, shape = drawn
     ours, theirs = (keras.random.SeedGenerator(7) for _ in range(2))
     for _ in range(2):
         drawn = door.dropout_masks(ours, count, shape, rate, dtype)

@@ -7,7 +7,7 @@ from keras import ops
 
 import ostinato
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell, SimpleRNNCell, StackedRNNCells
-from support import IS_OLDEST_KERAS, CellOfUnits, array, assert_close, numpy
+from support import IS_OLDEST_KERAS, CellOfUnits, array, assert_close, crossed, numpy
 
 X = array(0, 3, 5, 4)
 BATCH = 1 if IS_OLDEST_KERAS else len(X)  # by which Keras divides what an activity costs
@@ -52,9 +52,10 @@ def loss_of(layer, *args, **kwargs):
     return sum(float(numpy(ops.sum(loss))) for loss in layer.losses)
 
 
-@pytest.mark.parametrize("options", [{}, {"unroll": True}, {"go_backwards": True}])
-@pytest.mark.parametrize("mask", [None, MASK])
-@pytest.mark.parametrize("declares", [True, False])
+@pytest.mark.parametrize(
+    ("declares", "mask", "options"),
+    crossed([True, False], [None, MASK], [{}, {"unroll": True}, {"go_backwards": True}]),
+)
 def test_a_call_has_the_sum_over_time(declares, mask, options):
     layer = RNN(Adding(3, declares), return_sequences=True, **options)
     backwards = "go_backwards" in options

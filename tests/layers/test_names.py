@@ -8,10 +8,11 @@ import pytest
 
 import ostinato
 from ostinato import layers
-from support import array, assert_close
+from support import array, assert_close, sample
 
 FRAMES = {f"ConvLSTM{rank}D": array(0, 2, 5, *[4] * rank, 3) for rank in (1, 2, 3)}
-NAMES = [name for name in layers.__all__ if name != "Shape"]
+ALL = [name for name in layers.__all__ if name != "Shape"]
+NAMES = sample(ALL, "GRU", "LSTMCell", "Bidirectional")
 # Keras's ConvLSTM cell is of a class that it doesn't export, with names of its own.
 OF_CONV_CELL = {
     *("rank", "spatial_dims", "input_dim", "kernel_shape", "input_conv", "recurrent_conv"),

@@ -23,6 +23,7 @@ from engines.gradients import double_precision
 from native.runs import CASES, KINDS, Case, assert_close, expected
 from ostinato import native
 from ostinato.doors import door, jax_native
+from support import in_turn
 
 if native.why_not() is not None:
     pytest.skip(f"no native engine: {native.why_not()}", allow_module_level=True)
@@ -64,8 +65,7 @@ def differentiable(case):
 # Values and gradients.
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("case", "dtype"), in_turn(CASES, ["float32", "float64"]), ids=repr)
 def test_values_and_gradients(case, dtype):
     wanted, tolerance = expected(case), {"float32": 1e-5, "float64": 1e-10}[dtype]
     with double_precision():

@@ -18,6 +18,7 @@ from native.routine_cases import CASES, RoutineCase, plain
 from native.runs import assert_close
 from ostinato import native
 from ostinato.doors import door
+from support import in_turn
 
 if native.why_not() is not None:
     pytest.skip(f"no native engine: {native.why_not()}", allow_module_level=True)
@@ -59,8 +60,7 @@ def places(case):
     return tuple(i for i, name in enumerate(case.arrays) if name in case.differentiable)
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("case", "dtype"), in_turn(CASES, ["float32", "float64"]), ids=repr)
 def test_values_and_gradients(case, dtype):
     tolerance = {"float32": 1e-5, "float64": 1e-12}[dtype]
     with double_precision():

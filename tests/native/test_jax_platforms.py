@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from itertools import product
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import ostinato
 from ostinato import layers, native
+from support import sample
 
 if keras.config.backend() != "jax":
     pytest.skip("JAX's door", allow_module_level=True)
@@ -22,7 +24,10 @@ X = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
 MASK = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]], bool)
 
 
-@pytest.fixture(params=["a process of the GPU", "a process of the CPU"])
+PROCESSES = ["a process of the GPU", "a process of the CPU"]
+
+
+@pytest.fixture(params=sample(PROCESSES, PROCESSES[0]))
 def _process(request, monkeypatch, with_cuda):
     if request.param == "a process of the GPU":
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -115,10 +120,17 @@ def test_seeds_move_once_and_dropout_is_the_same_everywhere():
         np.asarray(each.value)
 
 
+@pytest.mark.parametrize(
+    ("_process", "make"),
+    sample(
+        [*product(PROCESSES, [layers.LSTM, layers.GRU])],
+        *[(PROCESSES[0], layers.LSTM), (PROCESSES[1], layers.GRU)],
+    ),
+    indirect=["_process"],
+)
 @pytest.mark.usefixtures("_process")
-@pytest.mark.parametrize("make", [lambda: layers.LSTM(3), lambda: layers.GRU(3)])
 def test_jax_s_transformations_see_through_the_choice(make):
-    layer = built(make)
+    layer = built(lambda: make(3))
     both, weights = step_of(layer)
     many = np.stack([X, -X])
 
@@ -233,6 +245,7 @@ def test_seeds_stay_the_same_everywhere_in_a_map_over_a_mesh():
         np.testing.assert_allclose(one, other.reshape(one.shape), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("_process", PROCESSES, indirect=True)
 @pytest.mark.usefixtures("_process")
 def test_an_export_for_several_platforms_needs_nothing_of_ours():
     layer = built(lambda: layers.LSTM(3))

@@ -24,6 +24,7 @@ from native.on_tensorflow import (
 from native.runs import CASES, KINDS, Case, assert_close, expected
 from ostinato import layers, native
 from ostinato.doors import door
+from support import in_turn
 
 if native.why_not() is not None:
     pytest.skip(f"no native engine: {native.why_not()}", allow_module_level=True)
@@ -37,9 +38,11 @@ def _loaded():
 # Values and gradients.
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("case", "dtype", "training"),
+    in_turn(CASES, ["float32", "float64"], [True, False]),
+    ids=repr,
+)
 def test_values_and_gradients(case, dtype, training):
     wanted, tolerance = expected(case), {"float32": 1e-5, "float64": 1e-10}[dtype]
     operands = tensors(case, dtype)

@@ -19,6 +19,7 @@ from ostinato import layers, native
 from ostinato.doors import door, tensorflow_native
 from ostinato.signatures import signature
 from programs.cells import Dense
+from support import in_turn
 
 if native.why_not() is not None:
     pytest.skip(f"no native engine: {native.why_not()}", allow_module_level=True)
@@ -41,9 +42,11 @@ def wanted_of(case, operands):
     return results, tape.gradient(loss, asked)
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("case", "dtype", "training"),
+    in_turn(CASES, ["float32", "float64"], [True, False]),
+    ids=repr,
+)
 def test_values_and_gradients(case, dtype, training):
     tolerance = {"float32": 1e-5, "float64": 1e-12}[dtype]
     operands = tensors(case, dtype)

@@ -12,8 +12,12 @@ from ostinato import native
 from ostinato.programs.derivative import derivative
 from ostinato.programs.graph import Graph, program_of
 from programs.by_hand import Compiled, check, given_for
+from support import on_one_backend
 
-pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no native engine")
+pytestmark = [
+    on_one_backend,
+    pytest.mark.skipif(native.why_not() is not None, reason="no native engine"),
+]
 
 SHAPE = (2, 3, 4)
 

@@ -10,8 +10,12 @@ from ostinato.programs.graph import Graph, program_of
 from programs.by_hand import Compiled, check, given_for, run_interpreted
 from programs.interpreter import FUNCTIONS, UNARY
 from programs.random_programs import Maker
+from support import on_one_backend
 
-pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no native engine")
+pytestmark = [
+    on_one_backend,
+    pytest.mark.skipif(native.why_not() is not None, reason="no native engine"),
+]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -8,6 +8,7 @@ from keras import layers, ops
 import ostinato
 from ostinato.programs.evaluation import evaluate
 from ostinato.programs.tracing import Like, Untraceable, trace
+from support import in_turn
 
 ROWS, TIMESTEPS, WIDTH = 3, 5, 4
 
@@ -120,14 +121,17 @@ MASKED = {
     "within": lambda: Residual(ostinato.layers.GRUCell(WIDTH, **DROPS, seed=2)),
 }
 
+DRAWING = {
+    "seeded": lambda: Noisy(True),
+    "bare": lambda: Noisy(False),
+    "unseeded": Unseeded,
+    **MASKED,
+}
 
-@pytest.mark.parametrize("go_backwards", [False, True])
-@pytest.mark.parametrize(
-    "make",
-    [lambda: Noisy(True), lambda: Noisy(False), Unseeded, *MASKED.values()],
-    ids=["seeded", "bare", "unseeded", *MASKED],
-)
-def test_the_engine_gives_what_the_portable_loop_does(make, go_backwards):
+
+@pytest.mark.parametrize(("name", "go_backwards"), in_turn([*DRAWING], [False, True]))
+def test_the_engine_gives_what_the_portable_loop_does(name, go_backwards):
+    make = DRAWING[name]
     x = np.random.default_rng(0).standard_normal((ROWS, TIMESTEPS, WIDTH)).astype("float32")
     mask = np.arange(TIMESTEPS) < np.array([[TIMESTEPS], [3], [0]])
     found = []

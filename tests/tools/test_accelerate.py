@@ -14,6 +14,9 @@ from zoo import ZOO, B, D, T, U, X
 import ostinato
 from ostinato import accelerate, restore
 from ostinato.cli import main
+from support import in_turn, sample
+
+POLICIES = ["mixed_float16", "mixed_bfloat16", "float64"]
 
 
 def classes(layer):
@@ -41,7 +44,9 @@ def recurrent_of(package, model):
 # --- the zoo --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", ZOO, ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", sample(ZOO, zoo.masked, zoo.subclassed), ids=lambda make: make.__name__
+)
 def test_there_and_back_with_the_training_going_on(make):
     """One test, since most of its time goes into tracing the steps of three models."""
     model, x, y = trained(make)
@@ -74,7 +79,9 @@ def test_there_and_back_with_the_training_going_on(make):
 
 
 @pytest.mark.parametrize(
-    "make", [zoo.sequential, zoo.cells, zoo.shared, zoo.masked], ids=lambda make: make.__name__
+    "make",
+    sample([zoo.sequential, zoo.cells, zoo.shared, zoo.masked], zoo.cells),
+    ids=lambda make: make.__name__,
 )
 def test_files(make, tmp_path):
     custom = {"double": zoo.double, "Halved": zoo.Halved}
@@ -95,19 +102,18 @@ def test_files(make, tmp_path):
 # --- what a model may be --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("built", [False, True])
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: layers.LSTM(U, name="alone"),
-        lambda: layers.RNN([layers.GRUCell(U), layers.LSTMCell(2)]),
-        lambda: layers.Bidirectional(layers.SimpleRNN(U), merge_mode=None),
-        lambda: keras.Sequential([layers.GRU(U, return_sequences=True), layers.LSTM(U)]),
-        lambda: zoo.Subclassed(U),
-        lambda: zoo.Block(U),
-        lambda: zoo.LateBlock(U),
-    ],
-)
+BY_THEMSELVES = [
+    lambda: layers.LSTM(U, name="alone"),
+    lambda: layers.RNN([layers.GRUCell(U), layers.LSTMCell(2)]),
+    lambda: layers.Bidirectional(layers.SimpleRNN(U), merge_mode=None),
+    lambda: keras.Sequential([layers.GRU(U, return_sequences=True), layers.LSTM(U)]),
+    lambda: zoo.Subclassed(U),
+    lambda: zoo.Block(U),
+    lambda: zoo.LateBlock(U),
+]
+
+
+@pytest.mark.parametrize(("make", "built"), in_turn(BY_THEMSELVES, [False, True]))
 def test_a_layer_or_model_by_itself_built_or_not(make, built):
     model = make()
     if built:
@@ -165,7 +171,7 @@ def test_states_of_stateful_layers_go_along():
     assert all(layer.states for layer in back.layers if hasattr(layer, "states"))
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize("policy", sample(POLICIES, "mixed_bfloat16"))
 def test_dtype_policies(policy):
     keras.config.set_dtype_policy(policy)
     try:

@@ -9,6 +9,7 @@ from keras import layers, ops
 from zoo import B, D, T, U, X
 
 from ostinato import accelerate
+from support import sample
 
 Y = np.full((B, 1), 0.3, "float32")
 
@@ -42,7 +43,7 @@ COMPILED = {
 }
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", sample(COMPILED, "schedule", "steps"))
 def test_what_it_was_compiled_with(name):
     options = {key: make() for key, make in COMPILED[name].items()}
     model, x, y = trained(zoo.own_layers, **options)

@@ -8,8 +8,11 @@ from keras import layers, ops
 import ostinato
 from ostinato import Shape
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional
+from support import elsewhere_in_long
 from tools.stream_zoo import ZOO, gru, lstm, read, stack
 from tools.streamed import VOCABULARY, N, T, assert_nests_close, cut, data_for, floats
+
+pytestmark = elsewhere_in_long
 
 
 class Subclassed(keras.Model):

@@ -9,6 +9,7 @@ from keras import layers, ops
 
 import ostinato
 from ostinato.layers import RNN
+from support import sample
 from tools.stream_zoo import OfAllRows, give_weights, lstm, of_all_rows, read, stack
 from tools.streamed import VOCABULARY, N, T, data_for, floats, run_whole
 
@@ -95,6 +96,7 @@ class TestWeights:
             stream.refresh()
         assert stream.run(data).shape == (T, 3)
 
+    @pytest.mark.parametrize("model", sample(MODELS, "a cell", "a mask"), indirect=True)
     def test_while_the_model_trains(self, model):
         data, outcomes = data_for(model), []
         stream = ostinato.stream(model)

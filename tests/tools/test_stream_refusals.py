@@ -8,6 +8,10 @@ from keras import layers, ops
 import ostinato
 from ostinato import native
 from ostinato.layers import GRU, LSTM, RNN
+from support import elsewhere_in_long
+
+pytestmark = elsewhere_in_long
+
 
 FEATURES, STEPS = 3, 5
 X = np.random.default_rng(0).standard_normal((2, STEPS, FEATURES)).astype("float32")

@@ -13,7 +13,7 @@ from keras import layers
 import ostinato
 from ostinato import native
 from ostinato.layers import LSTM, RNN, GRUCell, LSTMCell
-from support import on_one_backend
+from support import WHOLE, elsewhere_in_long, on_one_backend, sample
 from tools.stream_zoo import (
     ZOO,
     OfAllRows,
@@ -27,6 +27,7 @@ from tools.stream_zoo import (
 )
 from tools.streamed import VOCABULARY, N, T, cut, data_for, floats, run_whole
 
+ROWS = [[0, 3], (2,), np.array([1, 1]), 3, [], {0, 2}, range(4)]
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 needs_native = pytest.mark.skipif(native.why_not() is not None, reason="no native engine here")
 
@@ -60,7 +61,7 @@ def own(units, name):
     return RNN(Own(units), return_sequences=True, name=name)
 
 
-@pytest.fixture(params=[None, Own, OfAllRows])
+@pytest.fixture(params=sample([None, Own, OfAllRows], OfAllRows))
 def model(request):
     """Models whose streams the native engine runs, and one that Keras runs."""
     above = gru(3, name="b") if request.param is None else RNN(request.param(3), name="b")
@@ -82,7 +83,7 @@ class TestSeveral:
         stream.reset()
         np.testing.assert_array_equal(stream.run(data), first)
 
-    @pytest.mark.parametrize("rows", [[0, 3], (2,), np.array([1, 1]), 3, [], {0, 2}, range(4)])
+    @pytest.mark.parametrize("rows", ROWS if WHOLE else ROWS[:1])
     def test_reset_of_rows(self, model, rows):
         stream, data = ostinato.stream(model, streams=N), data_for(model, 0.0)
         first = stream.run(data)
@@ -95,6 +96,7 @@ class TestSeveral:
         np.testing.assert_array_equal(mixed[anew], first[anew])
         np.testing.assert_array_equal(mixed[~anew], going_on[~anew])
 
+    @elsewhere_in_long
     @pytest.mark.parametrize(
         "rows", [[4], [-1], [0, 9], [True, False, True, False], [1.0], ["0"], 1.5, True]
     )
@@ -111,6 +113,7 @@ class TestSeveral:
         assert type(stream.streams) is int
         np.testing.assert_array_equal(stream.run(data), expected)
 
+    @elsewhere_in_long
     @pytest.mark.parametrize("streams", [0, -1, 1.5, "2", True, np.int64(0), np.True_])
     def test_a_number_that_is_none(self, model, streams):
         with pytest.raises(ValueError, match="expected a positive number of streams or None"):
@@ -161,6 +164,7 @@ class TestState:
         np.testing.assert_array_equal(stream.state["a"][1], -h)
         np.testing.assert_array_equal(stream.state["b"][0], before["b"][0])
 
+    @elsewhere_in_long
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
@@ -183,6 +187,7 @@ class TestState:
             stream.state = wrong
         keras.tree.map_structure(np.testing.assert_array_equal, stream.state, before)
 
+    @elsewhere_in_long
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [

@@ -7,6 +7,10 @@ from keras import layers as keras_layers
 from keras import ops
 
 from ostinato import from_torch, layers, to_torch
+from support import elsewhere_in_long
+
+pytestmark = elsewhere_in_long
+
 
 torch = pytest.importorskip("torch")
 
