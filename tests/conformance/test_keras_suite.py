@@ -8,6 +8,7 @@ import keras
 import pytest
 
 from conformance import keras_suite
+from support import elsewhere_in_long
 
 # (class as named here, test) -> why it can't hold on ours. Older versions of Keras lack some.
 FUSED = "it asks Bidirectional's private methods whether Keras may call cuDNN for both ways at once"
@@ -15,6 +16,8 @@ EXCEPTIONS = {
     ("bidirectional_SimpleRNNTest", "test_fused_lstm_eligibility"): FUSED,
     ("bidirectional_SimpleRNNTest", "test_fused_gru_eligibility"): FUSED,
 }
+# Steps of training that take seconds to compile; ConvLSTM1D's are the same in another rank.
+LONG = [(f"conv_lstm{rank}d_ConvLSTM{rank}DTest", "test_basics") for rank in (2, 3)]
 
 
 def classes_with_exceptions():
@@ -28,6 +31,8 @@ def classes_with_exceptions():
         if method is not None:
             failing = pytest.mark.xfail(strict=True, reason=reason)
             setattr(classes[name], test, failing(method))
+    for name, test in LONG:
+        setattr(classes[name], test, elsewhere_in_long(getattr(classes[name], test)))
     return classes
 
 

@@ -29,6 +29,7 @@ from ostinato.cuda import driver, kernels
 from ostinato.cuda.layout import BLOCK, CLUSTER, GRID
 from ostinato.doors import door, jax_cuda, jax_cudnn
 from ostinato.layers import planning
+from support import sample
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(5, 4, 3)).astype("float32")
@@ -105,8 +106,9 @@ def test_values_and_gradients_are_those_of_scan(case, card, library):
         assert scale > 0
 
 
-@pytest.mark.parametrize("call", [{}, {"resets": RESETS}], ids=["plain", "resets"])
-def test_transforms_fold_the_batch_or_take_the_scan(call, card, library):
+@pytest.mark.parametrize("with_resets", sample([False, True], True))
+def test_transforms_fold_the_batch_or_take_the_scan(with_resets, card, library):
+    call = {"resets": RESETS} if with_resets else {}
     card(8, GRID)
     layer = layers.GRU(9, return_sequences=True, truncate=3 if call else None)
     layer.build(X.shape)

@@ -22,7 +22,7 @@ from ostinato.layers import (
     LSTMCell,
     SimpleRNN,
 )
-from support import on_one_backend, sample
+from support import elsewhere_in_long, on_one_backend, sample
 
 needs_native = pytest.mark.skipif(native.why_not() is not None, reason="no native engine here")
 # Half a step of digits is up to 1/8192 of a vector's largest number (native/core/int8.h).
@@ -168,6 +168,7 @@ def test_a_stateful_layer_goes_on():
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
+@elsewhere_in_long
 def test_its_file_is_a_quarter_the_size(tmp_path):
     model = sequential(LSTM(300, return_sequences=True), Bidirectional(GRU(200)))
     model.save(tmp_path / "float32.keras")
