@@ -236,3 +236,18 @@ def test_stacked_cells_run_backwards_as_keras_do(both, masked):
     theirs.set_weights(ours.get_weights())
     mask = np.array([[1, 1, 1, 1, 0], [0, 1, 0, 1, 1]], bool) if masked else None
     assert_close(ours(x, mask=mask), theirs(x, mask=mask))
+
+
+@on_one_backend
+def test_the_last_outputs_and_the_losses_of_both_directions_are_kerass():
+    def make(library):
+        return library.Bidirectional(library.GRU(3, activity_regularizer="l2"))
+
+    ours, theirs = make(ostinato.layers), make(keras.layers)
+    x, mask = array(0, 2, 5, 4), np.array([[1, 1, 1, 0, 0], [0, 1, 0, 1, 1]], bool)
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+    theirs.set_weights(ours.get_weights())
+    assert_close(ours(x, mask=mask), theirs(x, mask=mask))
+    assert len(ours.losses) == 2
+    assert_close(sum(ours.losses), sum(theirs.losses))
