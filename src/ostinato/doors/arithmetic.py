@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 from keras import ops
 
 Tensors = tuple[Any, ...]
@@ -28,11 +27,6 @@ def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def refused_while_compiling(reason: str) -> None:
     """Nothing: tracing runs Python as it is, and its errors are the caller's."""
-
-
-def read(variable: keras.Variable, dtype: str) -> Any:
-    """A variable's value in a dtype."""
-    return keras.ops.convert_to_tensor(variable, dtype=dtype)
 
 
 def remembered(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,7 +19,6 @@ from ostinato.doors.arithmetic import (
     multiply_add,
     opaque,
     packed,
-    read,
     refused_while_compiling,
     remembered,
     threads,
@@ -171,6 +170,12 @@ def _untraced() -> Any:
     """JAX's state where nothing is traced, as it is in a new thread."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(get_opaque_trace_state).result()
+
+
+def read(variable: keras.Variable, dtype: str) -> Any:
+    """A variable's value in a dtype; keras.ops.convert_to_tensor takes 3 us to find it has it."""
+    value = variable.value
+    return value if value.dtype == dtype else value.astype(dtype)
 
 
 def zeros(shape: tuple[Any, ...], dtype: str, like: Any) -> Any:
