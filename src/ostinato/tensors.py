@@ -60,7 +60,8 @@ def cast_floats(structure: Structure, dtype: str) -> Structure:
 
     def cast(tensor: Tensor) -> Tensor:
         tensor = tensor if ops.is_tensor(tensor) else ops.convert_to_tensor(tensor)
-        return to_dtype(tensor, float_or_own(tensor, dtype))
+        own = dtype_name(tensor.dtype)
+        return ops.cast(tensor, dtype) if own != dtype and "float" in own else tensor
 
     return map_leaves(cast, structure)
 

@@ -137,3 +137,26 @@ def test_torch_compile_takes_the_whole_layer(name, gradients):
     with torch.set_grad_enabled(gradients):
         compiled = torch.compile(lambda x: layer(x), backend="aot_eager", fullgraph=True)
         assert_near(numpy([compiled(x)]), numpy([layer(x)]), 1e-6, "outputs")
+
+
+@pytest.mark.parametrize("engine", ["scan", "fused"])
+def test_final_states_of_no_timesteps_are_two_tensors(engine):
+    with use_engine(engine):
+        _, h, c = layers.LSTM(U, return_state=True)(torch.zeros(B, 0, D))
+    h += 1
+    assert not c.any()
+
+
+class WritingCell(layers.LSTMCell):
+    def call(self, inputs, states, training=False):
+        h, c = states
+        h += 1
+        return h, [h, c]
+
+
+def test_a_cell_of_ones_own_may_write_into_its_states():
+    layer = layers.RNN(WritingCell(U), return_state=True)
+    with torch.no_grad(), use_engine("scan"):
+        _, h, c = layer(torch.zeros(B, T, D))
+    assert (h == T).all()
+    assert not c.any()

@@ -106,13 +106,13 @@ class Fused:
     ) -> list[Answer]:
         """Runs built-in cells over their sequences, all at the same time, in one call."""
         runs = [_prepared(*pair) for pair in zip(tasks, recipes, strict=True)]
+        twin = Twin(tuple([type(task.cell) for task in tasks]))
+        if len(runs) == 1:
+            results = list(door.native_run((runs[0].spec,), runs[0].operands, twin))
+            return [_answer(results, tasks[0], recipes[0])]
         specs = tuple(run.spec for run in runs)
         if joined:
             specs = _side_by_side(specs[0], specs[1], *(run.units for run in runs))
-        twin = Twin(tuple([type(task.cell) for task in tasks]))
-        if len(runs) == 1:
-            results = list(door.native_run(specs, runs[0].operands, twin))
-            return [_answer(results, tasks[0], recipes[0])]
         results = iter(door.native_run(specs, tuple(x for run in runs for x in run.operands), twin))
         by_run = [[next(results) for _ in range(spec.results)] for spec in specs]
         if joined:

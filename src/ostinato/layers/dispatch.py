@@ -171,26 +171,33 @@ def _run_by_device(
 
 
 def _run_planned(tasks: Sequence[Task], plans: Sequence[Plan], joined: bool) -> list[Answer]:
-    """Runs cells by their plans."""
-    answers: dict[int, Answer] = {}
-    chosen_engines = {found.engine: None for found in plans}
+    """Runs cells by their plans, those of each engine in one call of it."""
+    first = plans[0].engine
     # What a call has beside its cells (resets, truncate) may have taken it to an engine that can't.
-    joins = joined and all(engine and engine.runs_together for engine in chosen_engines)
-    joins = joins and len(chosen_engines) == 1
-    for engine in chosen_engines:
-        if engine is None:
-            continue
-        if not engine.on_kernels:
-            refuse_unknown_timesteps_in_onnx(tasks[0].context.owner)
+    joins = joined and first is not None and first.runs_together
+    if (joins or not joined) and all(found.engine is first for found in plans):
+        return _run_on_engine(tasks, plans, joins)
+    answers: dict[int, Answer] = {}
+    for engine in dict.fromkeys(found.engine for found in plans):
         here = [index for index, found in enumerate(plans) if found.engine is engine]
-        chosen = [tasks[index] for index in here]
-        made = engine.run(chosen, [plans[index].recipe for index in here], joins)
+        made = _run_on_engine([tasks[index] for index in here], [plans[index] for index in here])
         answers.update(zip(here, made, strict=True))
     in_order = [answers[index] for index in range(len(tasks))]
-    if joined and not joins:
+    if joined:
         both = ops.concatenate([outputs for outputs, _ in in_order], axis=-1)
         in_order = [(both, states) for _, states in in_order]
     return in_order
+
+
+def _run_on_engine(
+    tasks: Sequence[Task], plans: Sequence[Plan], joined: bool = False
+) -> list[Answer]:
+    """Runs cells whose plans have the same engine, in one call of it."""
+    engine = plans[0].engine
+    assert engine is not None  # `plan_for` has raised where there's none
+    if not engine.on_kernels:
+        refuse_unknown_timesteps_in_onnx(tasks[0].context.owner)
+    return engine.run(tasks, [found.recipe for found in plans], joined)
 
 
 def _check_constants(task: Task) -> None:

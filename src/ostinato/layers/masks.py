@@ -6,7 +6,7 @@ from typing import Any
 from keras import ops, tree
 
 from ostinato.cells.contract import output_sizes, state_sizes
-from ostinato.structure import Shape, Structure
+from ostinato.structure import Shape, Structure, is_tensor_like
 from ostinato.tensors import agree, shape_of, to_dtype
 
 
@@ -37,6 +37,8 @@ def shared_mask(mask: Structure) -> Any:
     """
     if mask is None:
         return None
+    if is_tensor_like(mask):
+        return of_timesteps(mask)
     masks: list[Any] = []
     for given in tree.flatten(mask):
         if given is not None and not any(given is other for other in masks):
@@ -80,6 +82,8 @@ def for_results(cell: Any, mask: Any, return_state: bool) -> Any:
     if mask is None and not return_state:
         return None  # said at once: Keras asks in every call
     outputs = output_sizes(cell) or Shape(1)
+    if isinstance(outputs, Shape) and not return_state:
+        return mask
     # Keras's losses take a mask (B, T) only for outputs (B, T, units). Beside such an output a
     # leaf of another rank goes without, so that a model of both trains.
     has_vector = any(len(size) == 1 for size in tree.flatten(outputs))

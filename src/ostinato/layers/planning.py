@@ -123,13 +123,12 @@ def question_about(
             None, not_builtin, forced=_forced(), loop=loop, has_mask=has_mask, resets=resets
         )
         return question if call is None else _with_program(question, cell, xs, call)
-    question = _about_builtin(cell, xs, loop, has_mask, training)._replace(resets=resets)
+    question = _about_builtin(cell, xs, loop, has_mask, training, resets)
+    if call is None or question.int8:
+        return question
     own = any(each.name is None for each in question.activations)
     own = own or question.forced == OF_CARDS or _falls_to_cards(question)
-    if call is not None and own and not question.int8:
-        return _with_program(question, cell, xs, call)
-    weights = "its weights are in int8, and " if question.int8 else ""
-    return question._replace(no_program=f"{weights}{_NO_PROGRAM}")
+    return _with_program(question, cell, xs, call) if own else question
 
 
 def _falls_to_cards(question: Question) -> bool:
@@ -148,13 +147,16 @@ def _kind_of(resets: Resets | None) -> int:
 
 # Of built-in cells; all the same for every question, as text.
 _NO_PROGRAM = "the kernels of a built-in cell are those of the engine 'fused'"
+_NONE_OF_INT8 = f"its weights are in int8, and {_NO_PROGRAM}"
 
 
 def _about_builtin(
-    cell: Any, xs: Structure, loop: Loop, has_mask: bool, training: bool
+    cell: Any, xs: Structure, loop: Loop, has_mask: bool, training: bool, resets: int
 ) -> Question:
+    """Of a built-in cell, as one for which no program is looked for."""
     is_tensor = is_tensor_like(xs)
-    reason, dtype = _native_why_not(), cell.compute_dtype
+    reason, dtype, int8 = _native_why_not(), cell.compute_dtype, is_int8(cell)
+    # All at once, as `_replace` takes 2 us.
     question = Question(
         cell._cell_kind,
         None,
@@ -162,13 +164,15 @@ def _about_builtin(
         cell.bias is not None if cell.built else cell.use_bias,
         dtype,
         not reason and _in_bfloat16(dtype),
-        is_int8(cell),
+        int8,
         len(xs.shape) if is_tensor else None,
         reason,
         door.native_why_not(xs) if is_tensor and not reason else None,
         _forced(),
         loop,
         has_mask,
+        resets,
+        no_program=_NONE_OF_INT8 if int8 else _NO_PROGRAM,
         recurrent_dropout=training and bool(cell.recurrent_dropout),
         checkpoints=_checkpoints(),
     )
@@ -201,6 +205,7 @@ def _with_program(question: Question, cell: Any, xs: Structure, call: Call) -> Q
     native_reason = _native_why_not()
     dtype = _dtype_of(cell, flat[0])
     question = question._replace(
+        no_program=None,
         native=native_reason,
         framework=None if native_reason else door.native_why_not(flat[0]),
         dtype=dtype,

@@ -224,9 +224,9 @@ class RNN(KeepsStates):
         flip_outputs: bool = False,
     ) -> Task:
         """What a call has to run, checked; the arguments are those of `call`."""
-        owner = name_of(self)
+        owner, cell = name_of(self), self.cell  # once: PyTorch takes 0.8 us to find a layer's layer
         if training:
-            refuse_training(owner, *cells_of(self.cell))
+            refuse_training(owner, *cells_of(cell))
         if self.stateful:
             check_stateful_export(owner, leaves(sequences)[0].shape[0])
         initial_state, mask = self._rnn_checked(sequences, initial_state, mask)
@@ -242,14 +242,14 @@ class RNN(KeepsStates):
             self._rnn_truncate or 0,
         )
         context = CallContext(training, constants, owner, self.compute_dtype)
-        from_zeros = initial_state is None and self._rnn_starts_from_zeros()
+        from_zeros = initial_state is None and self._rnn_starts_from_zeros(cell)
         states = (
-            self._rnn_zeros(batch_size, first)
+            _zero_states(cell, batch_size, first)
             if from_zeros
             else self._rnn_starting_states(initial_state, batch_size)
         )
         kept = self.stateful or self.return_state
-        task = Task(self.cell, sequences, states, mask, loop, context, from_zeros, kept)
+        task = Task(cell, sequences, states, mask, loop, context, from_zeros, kept)
         if resets is not None or fresh_state is not None:
             begins = self._rnn_resets(sequences, resets, fresh_state, batch_size)
             task = task._replace(resets=begins)
@@ -281,19 +281,14 @@ class RNN(KeepsStates):
         expected = state_sizes(self.cell)
         return read_states(name_of(self), "fresh_state", fresh_state, expected, rows)
 
-    def _rnn_starts_from_zeros(self) -> bool:
+    def _rnn_starts_from_zeros(self, cell: Any) -> bool:
         """Whether a call that is given no states starts from zeros, as with built-in cells."""
         return (
             not self.stateful
-            and isinstance(self.cell, BuiltinCell)
-            and is_ours(self.cell.get_initial_state)
+            and isinstance(cell, BuiltinCell)
+            and is_ours(cell.get_initial_state)
             and is_ours(self.get_initial_state)
         )
-
-    def _rnn_zeros(self, batch_size: Any, like: Tensor) -> list[Tensor]:
-        """A built-in cell's zero states, on another tensor's device; shared, so not for users."""
-        dtype, units = self.cell.compute_dtype, spread(self.cell.state_size)
-        return [door.zeros((batch_size, size), dtype, like) for size in units]
 
     def _rnn_checked(
         self, sequences: Structure, initial_state: Structure, mask: Any
@@ -422,3 +417,11 @@ class RNN(KeepsStates):
         check_entry(cls.__name__, config, "cell")
         cell = keras.saving.deserialize_keras_object(of_ours(config.pop("cell")), custom_objects)
         return cls(cell, **config)
+
+
+def _zero_states(cell: Any, batch_size: Any, like: Tensor) -> list[Tensor]:
+    """A built-in cell's zero states, on another tensor's device; shared, so not for users."""
+    shapes, dtype = [(batch_size, size) for size in spread(cell.state_size)], cell.compute_dtype
+    if is_ours(call_method(cell)):  # which writes into none: one for all (3.5 us each on PyTorch)
+        return [door.zeros(shapes[0], dtype, like)] * len(shapes)
+    return [door.zeros(shape, dtype, like) for shape in shapes]
