@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from benchmarks import cells, cliff, targets, verdicts
+from benchmarks import prepare as eager_calls
 
 from ostinato.bench import command, contenders, measuring, results, tables
 from ostinato.bench.cases import KINDS, Case, select
@@ -18,6 +19,7 @@ from ostinato.bench.measuring import Measured, Pace
 from ostinato.bench.prepared import prepare
 from ostinato.bench.process import ContenderFailedError, OutOfTimeError, Process, processes
 from ostinato.cli import main
+from ostinato.doors import door
 from support import crossed, sample
 
 HERE = keras.config.backend()
@@ -48,6 +50,15 @@ def test_half_of_the_padded_timesteps_are_valid():
 @pytest.mark.parametrize("half", [cliff._right, cliff._left])
 def test_half_of_the_timesteps_are_valid_in_the_cliffs_padding(half):
     assert half(Case("LSTM", "M", "train"))["mask"].mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_preparing_a_call_is_measured_without_the_operation(monkeypatch):
+    operation, count = door.native_run, []
+    monkeypatch.setattr(door, "native_run", lambda *given: count.append(1) or operation(*given))
+    calls = eager_calls._calls(Case("GRU", "S", "infer"), whole=False)
+    times = eager_calls._times(calls, 1, whole=False)
+    assert len(count) == len(calls) == 4  # once each, for its results
+    assert all(len(found) == 1 and found[0] > 0 for found in times.values())
 
 
 def test_names_name_one_contender_each():
