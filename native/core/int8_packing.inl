@@ -67,28 +67,25 @@ inline void pack_int8(const Int8Kernel& from, I depth, I U, I gates, const I* ga
   }
 }
 
-// The largest magnitude among the n numbers of a row in blocks of L, `stride` apart; NaN where one is.
-inline float largest_magnitude(const float* row, I stride, I n) {
+// The largest magnitude among the n numbers of a row in blocks of L, `stride` apart, as the bits of a float:
+// as whole numbers these are in the same order, and NaN comes after all others.
+inline uint32_t largest_magnitude(const float* row, I stride, I n) {
   constexpr I L = F32::kLanes;
-  F32::V most{};
+  F32::M most{};
   for (I b = 0; b * L < n; ++b) {
-    const F32::V x = absolute<F32>(load_part<F32>(row + b * stride, n - b * L));
-    most = (x > most) | (x != x) ? x : most;
+    const F32::M bits = (F32::M)load_part<F32>(row + b * stride, n - b * L) & splat_int<F32>(0x7fffffff);
+    most = bits > most ? bits : most;
   }
-  float lanes[L], largest = 0;
-  store<F32>(lanes, most);
-  for (I i = 0; i < L && largest == largest; ++i)
-    if (!(lanes[i] <= largest)) largest = lanes[i];
-  return largest;
+  int32_t lanes[L], largest = 0;
+  __builtin_memcpy(lanes, &most, sizeof(most));
+  for (I i = 0; i < L; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
+  return static_cast<uint32_t>(largest);
 }
 
 // A row's digits, and its step. Numbers of less than 2^-114, all of a row, count as zeros.
 inline void make_digits(const float* row, I stride, I n, uint8_t* digits, I digit_stride, float* step) {
   constexpr I L = F32::kLanes;
-  const float largest = largest_magnitude(row, stride, n);
-  uint32_t bits;
-  __builtin_memcpy(&bits, &largest, 4);
-  const uint32_t exponent = bits >> 23 & 255;
+  const uint32_t exponent = largest_magnitude(row, stride, n) >> 23;
   const bool counts = exponent >= 13 && exponent < 255;
   // 2^(13 - 1 - e) and its inverse, of 2^e <= largest < 2^(e + 1); NaN where that's no number.
   const uint32_t up = counts ? (266 - exponent) << 23 : 0;

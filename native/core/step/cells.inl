@@ -147,7 +147,6 @@ struct StepCell {
       const I most = c.cols > 1 ? 1 : 4;
       over_sets(blocks_of(panels, most), [&](I set, I thread) { run_panels(set * most, thread); });
     }
-    if (!is_dense()) hand_on();
   }
 
   // The panels that are computed together, from p on.
@@ -209,11 +208,14 @@ struct StepCell {
   }
 
   // The new states take the old ones' places and the output goes out, in the rows that take part.
-  void hand_on() const {
+  void hand_on(Step& s) const {
     const I all = panels * N * L;
     if (step.mask_in == nullptr) {
-      for (I s = 0; s < c.states; ++s) __builtin_memcpy(state(s), next(s), sizeof(S) * all);
-      __builtin_memcpy(step.out, next(0), sizeof(S) * all);
+      for (I i = 0; i < c.states; ++i) {
+        void* const old = s.state[i];
+        s.state[i] = s.next[i], s.next[i] = old;
+      }
+      __builtin_memcpy(step.out, state(0), sizeof(S) * all);
       return;
     }
     for (I r = 0; r < N; ++r) {
@@ -221,7 +223,7 @@ struct StepCell {
       step.started[r] |= valid;
       const bool shown = valid || (step.started[r] && !step.op.zero_output_for_mask);
       for (I at = r * L; at < all; at += N * L) {
-        for (I s = 0; valid && s < c.states; ++s) store<R>(state(s) + at, load<R>(next(s) + at));
+        for (I i = 0; valid && i < c.states; ++i) store<R>(state(i) + at, load<R>(next(i) + at));
         store<R>(to(step.out) + at, shown ? load<R>(state(0) + at) : V{});
       }
     }

@@ -158,7 +158,7 @@ struct Steps {
 
   // --- a timestep ---
 
-  static void run_step(const Step& s, const StepMemory& m) {
+  static void run_step(Step& s, const StepMemory& m) {
     const I N = m.N;
     switch (s.op.code) {
       case step_embed: return embed(s, N);
@@ -175,7 +175,11 @@ struct Steps {
       case step_routine: return routine(s, N);
       case step_window: return Windows<R>::window(s, m);
       case step_pool: return Windows<R>::pool(s, m);
-      default: return StepCell<R>(s, N, m.scratch, m.timestep % 2 != 0, m.hurried, m.alone).run();
+      default: {
+        const StepCell<R> cell(s, N, m.scratch, m.timestep % 2 != 0, m.hurried, m.alone);
+        cell.run();
+        if (!cell.is_dense()) cell.hand_on(s);
+      }
     }
   }
 
