@@ -172,9 +172,9 @@ def _untraced() -> Any:
         return thread.submit(get_opaque_trace_state).result()
 
 
-def read(variable: keras.Variable, dtype: str) -> Any:
+def read(variable: Any, dtype: str) -> Any:
     """A variable's value in a dtype; keras.ops.convert_to_tensor takes 3 us to find it has it."""
-    value = variable.value
+    value = variable.value if isinstance(variable, keras.Variable) else variable  # a twin's weight
     return value if value.dtype == dtype else value.astype(dtype)
 
 

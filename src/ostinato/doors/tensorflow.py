@@ -167,12 +167,12 @@ def for_checkpoints(variables: Sequence[keras.Variable]) -> Any:
     return _ForCheckpoints(variables)
 
 
-def read(variable: keras.Variable, dtype: str) -> Any:
+def read(variable: Any, dtype: str) -> Any:
     """A variable's value in a dtype, as TensorFlow's variable where it has it.
 
     Keras's function takes 2 us to find that it does, and gives the Keras variable.
     """
-    value = variable.value
+    value = variable.value if isinstance(variable, keras.Variable) else variable
     return value if value.dtype.name == dtype else tf.cast(value, dtype)
 
 
