@@ -34,9 +34,11 @@ def sample(whole, *some):
 
     `whole` is a list or a dict, and `some` are its items or its keys.
     """
+    if WHOLE:
+        return list(whole)
     left = [each for each in some if each not in whole]
     assert not left, f"{left} isn't among {list(whole)}"
-    return list(whole) if WHOLE else [each for each in whole if each in some]
+    return [each for each in whole if each in some]
 
 
 def crossed(*axes):
