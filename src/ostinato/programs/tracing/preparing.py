@@ -128,8 +128,11 @@ def run(
 ) -> dict[int, Tensor]:
     """The values of sources and steps, by their numbers."""
     values: dict[int, Tensor] = {}
+    # Kernels take what a framework has for a variable; Keras's functions may ask for more than
+    # TensorFlow's own has.
+    read = ops.convert_to_tensor if steps else door.read
     for number, source in sources.items():
-        values[number] = _read(source, cell, constants)
+        values[number] = _value_of(source, cell, constants, read)
     for step in steps:
         result = step.function(*_filled(step.args, values), **_filled(step.kwargs, values))
         made = list(result) if isinstance(result, (list, tuple)) else [result]
@@ -137,12 +140,14 @@ def run(
     return values
 
 
-def _read(source: Source, cell: Any, constants: Sequence[Tensor]) -> Tensor:
+def _value_of(
+    source: Source, cell: Any, constants: Sequence[Tensor], read: Callable[[Any, str], Tensor]
+) -> Tensor:
     if source.constant is not None:
         return ops.cast(constants[source.constant], source.dtype)
     if source.tensor is not None:
         return source.tensor
     thing = follow(cell, source.ways[0])
     if isinstance(thing, keras.Variable):
-        return door.read(thing, source.dtype)
+        return read(thing, source.dtype)
     return ops.cast(thing, source.dtype)
