@@ -203,13 +203,16 @@ def each(make: Callable[[Any, int], Step], model: Any, streams: int) -> tuple[St
     ), streams / len(few)
 
 
-def contenders(model: Any, streams: int) -> dict[str, tuple[Step, float]]:
+def contenders(model: Any, streams: int, int8: bool) -> dict[str, tuple[Step, float]]:
     """By name: a frame of all streams, and how many times that is."""
     import ostinato
 
     ours = ostinato.stream(model, streams=streams)
     if ours.why_not_native:
         raise SystemExit(f"benchmarks.streams: {ours.why_not_native}")
+    if int8:
+        quantized = ostinato.quantize(ostinato.stream(model, streams=streams))
+        return {"ostinato.stream": (ours.step, 1.0), "ostinato.stream, int8": (quantized.step, 1.0)}
     return {
         "ostinato.stream": (ours.step, 1.0),
         "onnxruntime, each": each(onnx_step, model, streams),
@@ -219,7 +222,9 @@ def contenders(model: Any, streams: int) -> dict[str, tuple[Step, float]]:
     }
 
 
-def measure(kind: str, units: int, streams: int, frames: int, others: int) -> list[str]:
+def measure(
+    kind: str, units: int, streams: int, frames: int, others: int, int8: bool = False
+) -> list[str]:
     """A row of the table for each: milliseconds a frame, median and 99th of a hundred.
 
     Raises:
@@ -227,13 +232,13 @@ def measure(kind: str, units: int, streams: int, frames: int, others: int) -> li
     """
     model = detector(kind, units)
     xs = np.random.default_rng(0).standard_normal((WARM, streams, FEATURES), dtype="float32")
-    steps, rows, expected = contenders(model, streams), [], None
+    steps, rows, expected = contenders(model, streams, int8), [], None
     for name, (step, times) in steps.items():
-        count = frames if name == "ostinato.stream" else others
+        count = frames if name.startswith("ostinato.stream") else others
         for x in xs:
             y = step(x)
         expected = y if expected is None else expected
-        if not np.allclose(y, expected[: len(y)], atol=1e-4):
+        if not np.allclose(y, expected[: len(y)], atol=2e-2 if name.endswith("int8") else 1e-4):
             raise RuntimeError(f"{name} gives other outputs at {kind} {units}.")
         spent = []
         for i in range(count):
@@ -254,12 +259,13 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=10_000)
     parser.add_argument("--frames", type=int, default=200, help="of ours; p99 wants 100 or more")
     parser.add_argument("--others", type=int, default=8, help="frames of the others")
+    parser.add_argument("--int8", action="store_true", help="ours alone, in float32 and in int8")
     asked = parser.parse_args()
     print(f"{asked.streams} streams, ms a frame of all on one core; a frame is {FRAME:.0f} ms")
     print("| layers | | median | p99 | GFLOP/s |\n|---|---|---|---|---|", flush=True)
     for kind in asked.kinds:
         for units in asked.units:
-            measure(kind, units, asked.streams, asked.frames, asked.others)
+            measure(kind, units, asked.streams, asked.frames, asked.others, asked.int8)
 
 
 if __name__ == "__main__":

@@ -175,3 +175,17 @@ def test_no_timesteps_at_all(engine, cell):
         )
     assert tuple(output.shape) == (3, 0, 4)
     assert not numpy(state).any()
+
+
+@pytest.mark.parametrize("engine", [None, "scan"])
+def test_a_built_in_cell_with_a_call_of_its_own_around_calls(engine):
+    class Doubling(LSTMCell):
+        def __call__(self, inputs, states, training=False):
+            outputs, states = super().__call__(ops.relu(inputs), states, training=training)
+            return outputs * 2, states
+
+    cell = Doubling(4)
+    cell.build((3, 4))
+    wanted = keras.layers.RNN(cell, return_sequences=True)(X)
+    with ostinato.use_engine(engine) if engine else contextlib.nullcontext():
+        assert_close(RNN(cell, return_sequences=True)(X), wanted)

@@ -223,6 +223,16 @@ def test_a_map_over_a_mesh_takes_engines_that_are_loops():
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [lambda: layers.RNN(Leaky(3)), lambda: layers.LSTM(3)])
+def test_no_timesteps_at_all_in_a_map_over_a_mesh(make):
+    rows = PartitionSpec("rows")
+    mesh = Mesh(np.array(jax.devices()[:1]), ("rows",))
+    layer = built(make)
+    with ostinato.use_engine("scan"):
+        found = jax.shard_map(layer, mesh=mesh, in_specs=rows, out_specs=rows)(X[:, :0])
+    np.testing.assert_array_equal(found, np.zeros((len(X), 3), "float32"))
+
+
 def test_seeds_stay_the_same_everywhere_in_a_map_over_a_mesh():
     """A cell of one's own that draws: the loop carries its seed, and rows don't change that."""
 

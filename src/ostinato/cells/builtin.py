@@ -69,6 +69,12 @@ def is_ours(method: Any) -> bool:
     return module.partition(".")[0] == __package__.partition(".")[0]
 
 
+def is_called_as_ours(cell: Any) -> bool:
+    """Whether to call a built-in cell is its own mathematics, and no subclass's."""
+    own = type(cell).__call__
+    return is_ours(cell.call) and (own is keras.layers.Layer.__call__ or is_ours(own))
+
+
 def regularizes(cell: Any) -> bool:
     """Whether a cell has an activity regularizer, which takes the outputs of every timestep."""
     return getattr(cell, "activity_regularizer", None) is not None

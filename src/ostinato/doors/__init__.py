@@ -17,7 +17,7 @@ A door is a module with
   as the core's for a small cell.
 - `COMPILES_CUDNN`: whether what compiles Keras's functions of a model takes `cudnn`.
 - `affine(x, kernel, bias)`: `x kernel + bias`; the bias may be None, or a tensor like the product.
-- `read(variable, dtype)`: the value of a Keras variable, or of a tensor in its place, in a dtype.
+- `read(variable, dtype)`: a Keras variable's value in a dtype; or where twins run, a tensor's.
 - `zeros(shape, dtype, like)`: zeros beside another tensor; neither to be given away nor written
   over.
 - `packed(kernel)`: the kernel, laid out for an `affine` at every timestep.

@@ -43,11 +43,13 @@ def varying_throughout(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, 
     if not _is_in_a_map():
         return carry
 
-    def one(carry: Any, xs: Any) -> Any:
-        return body(carry, jax.tree.map(lambda x: x[0], xs))[0]
+    def one(carry: Any, x: Any) -> Any:
+        return body(carry, x)[0]
 
+    # Not the first, as there may be none.
+    x = jax.tree.map(lambda x: zeros_of(x.shape[1:], jax.typeof(x)), xs)
     for _ in jax.tree.leaves(carry):  # what one comes to hold may go on to another
-        later = jax.eval_shape(one, carry, xs)
+        later = jax.eval_shape(one, carry, x)
         spread = jax.tree.map(
             lambda array, then: _spread(array, varying(jax.typeof(then))), carry, later
         )

@@ -230,12 +230,15 @@ def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
     return constant
 
 
+_BREAKS_WITH_A_REASON = torch.__version__ >= (2, 8)  # older ones' function takes none
+
+
 def refused_while_compiling(reason: str) -> None:
     """Ends the graph there: with `fullgraph` that's an error with the reason.
 
     Else torch.compile says of Keras's handling of errors that it can't be traced.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and _BREAKS_WITH_A_REASON:
         torch._dynamo.graph_break(msg=reason)
 
 

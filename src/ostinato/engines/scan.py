@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from ostinato.cells.builtin import BuiltinCell, is_ours, regularizes
+from ostinato.cells.builtin import BuiltinCell, is_called_as_ours, regularizes
 from ostinato.cells.checked import (
     CheckedCell,
     draw_foreign_masks,
@@ -18,7 +18,6 @@ from ostinato.cells.checked import (
     like_a_timestep,
 )
 from ostinato.cells.checks import name_of
-from ostinato.cells.contract import call_method
 from ostinato.engines.interface import Answer, Question, Task
 from ostinato.engines.loop import Recurrence, flat_resets, run_over_time, time_major
 from ostinato.structure import Structure, leaves, map_leaves
@@ -81,7 +80,7 @@ def _check_rows(task: Task) -> None:
 def _recurrence(task: Task, xs: Structure) -> tuple[Recurrence, Structure]:
     """A task's cell made ready for inputs (T, B, ...), and the containers of its outputs."""
     cell, states, context = task.cell, task.states, task.context
-    if isinstance(cell, BuiltinCell) and is_ours(call_method(cell)) and not regularizes(cell):
+    if isinstance(cell, BuiltinCell) and is_called_as_ours(cell) and not regularizes(cell):
         return _lean(task, xs), 0
     checked = CheckedCell(
         cell,

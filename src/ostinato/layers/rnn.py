@@ -7,7 +7,7 @@ import keras
 from keras import tree
 
 from ostinato.cells.building import build_cell, output_shapes
-from ostinato.cells.builtin import BuiltinCell, is_ours
+from ostinato.cells.builtin import BuiltinCell, is_called_as_ours, is_ours
 from ostinato.cells.checks import check_cell, name_of, read_states
 from ostinato.cells.contract import call_method, state_sizes, takes_states
 from ostinato.doors import door
@@ -422,6 +422,6 @@ class RNN(KeepsStates):
 def _zero_states(cell: Any, batch_size: Any, like: Tensor) -> list[Tensor]:
     """A built-in cell's zero states, on another tensor's device; shared, so not for users."""
     shapes, dtype = [(batch_size, size) for size in spread(cell.state_size)], cell.compute_dtype
-    if is_ours(call_method(cell)):  # which writes into none: one for all (3.5 us each on PyTorch)
+    if is_called_as_ours(cell):  # which writes into none: one for all (3.5 us each on PyTorch)
         return [door.zeros(shapes[0], dtype, like)] * len(shapes)
     return [door.zeros(shape, dtype, like) for shape in shapes]
