@@ -207,7 +207,8 @@ struct StepCell {
     multiply(product, N, together, z, c.cols * L, c.cols * panel);
   }
 
-  // The new states take the old ones' places and the output goes out, in the rows that take part.
+  // The new states take the old ones' places and the output goes out, in the rows that take part. `s` is
+  // `step`, whose pointers trade places; nothing else here changes it.
   void hand_on(Step& s) const {
     const I all = panels * N * L;
     if (step.mask_in == nullptr) {

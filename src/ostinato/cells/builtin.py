@@ -69,10 +69,14 @@ def is_ours(method: Any) -> bool:
     return module.partition(".")[0] == __package__.partition(".")[0]
 
 
+def is_a_users(method: Any) -> bool:
+    """Whether a method is a subclass's own, and neither ours nor what Keras's Layer calls."""
+    return method is not keras.layers.Layer.__call__ and not is_ours(method)
+
+
 def is_called_as_ours(cell: Any) -> bool:
     """Whether to call a built-in cell is its own mathematics, and no subclass's."""
-    own = type(cell).__call__
-    return is_ours(cell.call) and (own is keras.layers.Layer.__call__ or is_ours(own))
+    return not is_a_users(cell.call) and not is_a_users(type(cell).__call__)
 
 
 def regularizes(cell: Any) -> bool:
@@ -102,7 +106,5 @@ def _why_not_builtin(cls: Any) -> str | None:
             return f"there is no native kernel of {cls.__name__}"
         owner = "Keras's own " if package == "keras" else ""
         return f"{owner}{cls.__name__} is not a built-in cell of ostinato.layers"
-    plain = keras.layers.Layer.__call__
-    methods = {name: getattr(cls, name) for name in _MATHEMATICS}
-    own = [name for name, method in methods.items() if method is not plain and not is_ours(method)]
+    own = [name for name in _MATHEMATICS if is_a_users(getattr(cls, name))]
     return f"{cls.__name__} has its own {' and '.join(map(repr, own))}" if own else None

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers, tree
 
-from ostinato.cells.builtin import is_ours
+from ostinato.cells.builtin import is_a_users
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import state_sizes
 from ostinato.layers import RNN, Bidirectional, TimeDistributed
@@ -89,7 +89,7 @@ def _why_not_run_apart(layer: RNN) -> str | None:
     """Why a recurrent layer isn't its cell at each timestep, with states that each row has."""
     methods = {"call": layer.call, "__call__": type(layer).__call__}
     for name, method in methods.items():
-        if not is_ours(method) and method is not layers.Layer.__call__:
+        if is_a_users(method):
             return f"has its own {name!r}, which may do anything with a sequence"
     if any(isinstance(size, SharedShape) for size in tree.flatten(state_sizes(layer.cell))):
         return "has a state without rows, which streams that begin at any time can't share"
