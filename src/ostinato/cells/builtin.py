@@ -63,9 +63,9 @@ def is_int8(layer: Any) -> bool:
     return getattr(layer, "quantization_mode", None) == "int8"
 
 
-def is_ours(method: Any) -> bool:
-    """Whether a built-in cell's method is the one it came with, and not a subclass's own."""
-    module: str = method.__module__
+def is_ours(found: Any) -> bool:
+    """Whether a class, or a method of a built-in cell, is Ostinato's, and no user's own."""
+    module: str = found.__module__
     return module.partition(".")[0] == __package__.partition(".")[0]
 
 

@@ -57,6 +57,8 @@ A door is a module with
   of float32 from bfloat16s; else None.
 - `threads()`: how many threads the framework's own operations may use, and how to give it one, for
   `explain`; None where it doesn't tell.
+- `is_bare(x)`: whether x is a tensor, and no more than it seems, of a call that's run as it's made;
+  never where calls are compiled.
 - `is_exporting()`: whether a model is being exported; on PyTorch, to ONNX.
 - `device_of(x)`: the kind of device that a tensor like x is on, or goes to while a function is
   traced: "cpu", "cuda" (NVIDIA's), or the framework's own name of another.

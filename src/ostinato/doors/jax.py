@@ -71,6 +71,7 @@ __all__ = [
     "dropout_masks",
     "for_checkpoints",
     "gates",
+    "is_bare",
     "is_exporting",
     "lean",
     "loop",
@@ -214,6 +215,11 @@ def _assign(variables: Sequence[keras.Variable], values: Tensors) -> None:
 
 def for_checkpoints(variables: Sequence[keras.Variable]) -> None:
     """Nothing: only TensorFlow's checkpoints look for variables by themselves."""
+
+
+def is_bare(x: Any) -> bool:
+    """False: calls are compiled."""
+    return False
 
 
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -49,6 +49,7 @@ __all__ = [
     "dropout_masks",
     "for_checkpoints",
     "gates",
+    "is_bare",
     "is_exporting",
     "lean",
     "loop",
@@ -186,6 +187,11 @@ def zeros(shape: tuple[Any, ...], dtype: str, like: Any) -> Any:
 @functools.lru_cache(maxsize=32)
 def _kept_zeros(shape: tuple[int, ...], dtype: str) -> Any:
     return tf.zeros(shape, dtype)
+
+
+def is_bare(x: Any) -> bool:
+    """False: calls are compiled."""
+    return False
 
 
 def lean(function: Callable[..., Any]) -> Callable[..., Any]:

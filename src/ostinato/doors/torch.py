@@ -77,6 +77,7 @@ __all__ = [
     "dropout_masks",
     "for_checkpoints",
     "gates",
+    "is_bare",
     "is_exporting",
     "lean",
     "loop",
@@ -210,6 +211,16 @@ def device_of(x: Any) -> str:
     """The kind of device that a tensor is on; tensors without numbers count as the CPU's."""
     kind: str = x.device.type
     return "cpu" if kind == "meta" else kind
+
+
+def is_bare(x: Any) -> bool:
+    """Whether x is a dense tensor with numbers, outside torch.compile."""
+    return (
+        type(x) is torch.Tensor
+        and x.layout is torch.strided
+        and not (x.is_meta or x.is_nested)
+        and not torch.compiler.is_compiling()
+    )
 
 
 def is_exporting() -> bool:

@@ -40,7 +40,7 @@ class BuiltinRNN(RNN):
 
     _rnn_cell_class: ClassVar[Callable[..., GatedCell]]
     _rnn_cell_name: ClassVar[str]
-    _rnn_input_axes: ClassVar[int] = 3
+    _rnn_input_spec = keras.layers.InputSpec(ndim=3)
 
     activation = OfCell()
     use_bias = OfCell()
@@ -70,7 +70,6 @@ class BuiltinRNN(RNN):
             raise RefusedArgument(type(self).__name__, error.detail) from error.__cause__
         super().__init__(cell, **of_loop, **layer_arguments)
         set_arguments(self, arguments)
-        self.input_spec = keras.layers.InputSpec(ndim=self._rnn_input_axes)
 
     def get_config(self) -> dict[str, Any]:
         """The config of Keras's layer: its arguments, without the cell's own config."""

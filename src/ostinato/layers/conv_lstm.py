@@ -386,18 +386,18 @@ class ConvLSTM(BuiltinRNN):
 class ConvLSTM1D(ConvLSTM):
     """Of inputs (B, T, S, D); arguments and results as `ConvLSTM` says."""
 
-    _rnn_cell_class, _rnn_input_axes = ConvLSTM1DCell, 4
+    _rnn_cell_class, _rnn_input_spec = ConvLSTM1DCell, keras.layers.InputSpec(ndim=4)
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
 class ConvLSTM2D(ConvLSTM):
     """Of inputs (B, T, height, width, D); arguments and results as `ConvLSTM` says."""
 
-    _rnn_cell_class, _rnn_input_axes = ConvLSTM2DCell, 5
+    _rnn_cell_class, _rnn_input_spec = ConvLSTM2DCell, keras.layers.InputSpec(ndim=5)
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
 class ConvLSTM3D(ConvLSTM):
     """Of inputs (B, T, depth, height, width, D); arguments and results as `ConvLSTM` says."""
 
-    _rnn_cell_class, _rnn_input_axes = ConvLSTM3DCell, 6
+    _rnn_cell_class, _rnn_input_spec = ConvLSTM3DCell, keras.layers.InputSpec(ndim=6)

@@ -1,7 +1,7 @@
 """The RNN layer: a loop over time around any cell."""
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import tree
@@ -22,6 +22,7 @@ from ostinato.layers.checks import (
     check_unroll,
     read_constants,
 )
+from ostinato.layers.direct_call import call_directly, is_direct
 from ostinato.layers.dispatch import cells_of, keeps_from_xla, run
 from ostinato.layers.exporting import check_stateful_export
 from ostinato.layers.masks import for_results, read_mask, shared_mask, turned
@@ -82,6 +83,8 @@ class RNN(KeepsStates):
         ValueError: for inputs, states, a mask or a cell that don't fit; it names the layer.
     """
 
+    _rnn_input_spec: ClassVar[keras.layers.InputSpec | None] = None  # any nest
+
     def __init__(
         self,
         cell: Any,
@@ -109,7 +112,7 @@ class RNN(KeepsStates):
         self.cell = cell
         set_arguments(self, arguments)
         self.supports_masking = True
-        self.input_spec = None
+        self.input_spec = self._rnn_input_spec
         self._rnn_checked_calls = CheckedCalls()
         self._rnn_state_dtypes: list[str] | None = None  # of what get_initial_state gives
         # The shapes of the inputs that it was built for, of nested ones in their order.
@@ -163,6 +166,8 @@ class RNN(KeepsStates):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer; one that takes a single tensor refuses a container of them."""
+        if len(args) == 1 and is_direct(self, args[0], kwargs):
+            return call_directly(self, args[0], kwargs)
         if args:
             check_given(self, args[0])
         return super().__call__(*args, **kwargs)
