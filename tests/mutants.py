@@ -1,12 +1,17 @@
-"""Which changes of the code no test notices: mutants, drawn at random, one at a time.
+"""Which changes of the code no test notices: mutants, by Cosmic Ray, of whole areas.
 
-    pip install cosmic-ray
-    KERAS_BACKEND=torch .venv/bin/python tests/mutants.py plan engines --sample 20 --seed 1
+    pip install cosmic-ray coverage
+    export KERAS_BACKEND=torch OMP_NUM_THREADS=1
+    .venv/bin/python tests/mutants.py map                       # some 10 minutes, once
+    .venv/bin/python tests/mutants.py live plan.py engines      # goes on where it ended
+    .venv/bin/python tests/mutants.py anew plan.py engines      # what runs at import; after `live`
+    .venv/bin/python tests/mutants.py once plan.py engines      # with tests/no_backend, the rest
+    .venv/bin/python tests/mutants.py report plan.py engines --survivors
 
-Cosmic Ray makes the changes. Each is tried in a fork of a process that has imported Keras and
-PyTorch and nothing of ours, which takes a tenth of a process of its own; so this runs on PyTorch,
-which bears a fork before its first computation. Nothing on disk is changed: a child compiles the
-mutant in place of the file. What a test starts as a process of its own doesn't see it.
+`map` keeps which tests run which lines. `live` forks a process that has collected all tests: a
+child swaps a mutant's code into the live functions and runs the tests of its line. A fork before
+PyTorch's first computation is safe, which the other backends don't bear. Nothing on disk is changed
+but the folder of results. What a test starts as a process of its own sees no mutant.
 
 A survivor is a change without consequences (of speed alone, or of a message's words), or a test
 that's missing.
@@ -14,133 +19,109 @@ that's missing.
 
 import argparse
 import collections
-import difflib
-import importlib.machinery
 import os
 import random
-import signal
+import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from mutation.campaign import Campaign, Journal
+from mutation.mutants import PACKAGE, mutants_of
+from mutation.report import outcomes, print_counts, print_survivors
+from mutation.tests_of import Map, tests_of, tests_of_uses
+
 TESTS = Path(__file__).resolve().parent
-PACKAGE = TESTS.parent / "src" / "ostinato"
-# What is changed, and the tests that are nearest to it, the quickest first.
-AREAS = {
-    "plan": (["plan.py"], ["test_plan.py", "engines/test_fused.py"]),
-    "engines": (["engines"], ["test_plan.py", "engines", "layers/test_precision.py"]),
-    "layers": (["layers"], ["layers", "test_plan.py", "engines/test_fused.py"]),
-    "conversion": (["conversion"], ["tools/test_accelerate.py", "tools"]),
-    "streaming": (["streaming"], ["tools/test_stream.py", "tools"]),
-    "programs": (
-        ["programs"],
-        ["programs/test_derivatives.py", "programs/test_routines.py", "programs"],
-    ),
-}
+
+AREAS = ("plan.py", "engines", "layers", "conversion", "streaming", "programs")
+# They start processes, train for long or are about other backends' compilers.
+LEFT_OUT = ("docs", "guide", "examples", "cuda", "tools/test_bench.py", "tools/test_gpu_script.py")
+ON_TORCH = ["tests", "-m", "not slow", *(f"--ignore=tests/{name}" for name in LEFT_OUT)]
+ONCE = ["tests/no_backend"]
+QUIET = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:terminalreporter", "--tb=native"]
 
 
-def files_of(area: str) -> list[Path]:
-    """The sources of an area."""
-    places = [PACKAGE / name for name in AREAS[area][0]]
-    return [
-        file for place in places for file in sorted([place, *place.rglob("*.py")]) if file.is_file()
-    ]
+def areas_mutants(areas: list[str], left_out: collections.Counter) -> list:
+    """Every mutant of files or folders of the package."""
+    files = []
+    for area in areas:
+        place = PACKAGE / area
+        found = [place] if place.is_file() else sorted(place.rglob("*.py"))
+        files += [str(file.relative_to(PACKAGE)) for file in found]
+    return [mutant for file in files for mutant in mutants_of(file, left_out)]
 
 
-def mutants_of(file: Path) -> list[tuple[Path, str, int]]:
-    """Every change that Cosmic Ray could make: the file, the operator, which of its places."""
-    from cosmic_ray import plugins
-    from cosmic_ray.ast import ast_nodes, get_ast
-
-    nodes = [*ast_nodes(get_ast(file.read_text(encoding="utf-8")))]
-    found = []
-    for name in plugins.operator_names():
-        operator = plugins.get_operator(name)
-        if not operator.arguments():
-            places = sum(1 for node in nodes for _ in operator().mutation_positions(node))
-            found += [(file, name, place) for place in range(places)]
-    return found
+def write_map(folder: Path):
+    """Runs all tests, and keeps which lines they run."""
+    for name, tests in (("torch", ON_TORCH), ("once", ONCE)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        variables = {"PYTHONPATH": str(TESTS), "OSTINATO_COVERING": str(folder / name)}
+        command = ["pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "-p", "mutation.covering"]
+        subprocess.run([sys.executable, "-m", *command, *tests], env={**os.environ, **variables})
 
 
-def mutated(file: Path, name: str, place: int) -> str:
-    """The file's text with one change."""
-    from cosmic_ray import plugins
-    from cosmic_ray.mutating import mutate_code
+def run(how: str, todo: list, folder: Path, options: argparse.Namespace):
+    """Tries mutants: how is "live", "anew" or "once"."""
+    of = Map(folder / ("once" if how == "once" else "torch"))
+    journal = Journal(folder / f"{how}.jsonl")
+    todo = [mutant for mutant in todo if mutant.key not in journal.records]
+    print(f"{how}: {len(todo)} mutants, beside {len(journal.records)} done", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        quiet = [*QUIET, "--assert=plain", f"--basetemp={temporary}/tests"]
+        if how == "anew":
+            from mutation.anew import Anew
 
-    return mutate_code(file.read_text(encoding="utf-8"), plugins.get_operator(name)(), place)
+            campaign = Campaign(todo, tests_of_uses, of, journal, of.seconds.keys())
+            Anew(campaign, quiet, options.jobs, options.budget).run()
+            return
+        from mutation.live import Live
 
+        def campaign_with(known):
+            return Campaign(todo, tests_of, of, journal, known)
 
-def test_in_child(file: Path, text: str, tests: list[str], seconds: float) -> str:
-    """What becomes of a mutant: killed, survived, or out of time."""
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
-        get_code = importlib.machinery.SourceFileLoader.get_code
-
-        def of_mutant(loader, name):
-            if Path(loader.path) == file:
-                return compile(text, loader.path, "exec")
-            return get_code(loader, name)
-
-        importlib.machinery.SourceFileLoader.get_code = of_mutant
-        paths = [str(TESTS / test) for test in tests]
-        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *paths])))
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return "survived" if status == 0 else "killed"
-        time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "out of time"
+        plugin = Live(campaign_with, options.jobs, options.budget)
+        pytest.main([*quiet, *(ONCE if how == "once" else ON_TORCH)], plugins=[plugin])
 
 
-test_in_child.__test__ = False
-
-
-def shown(before: str, after: str) -> str:
-    """The lines that differ."""
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
-    return "\n".join(line for line in lines if not line.startswith(("---", "+++")))
-
-
-def main() -> int:
+def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("areas", nargs="+", choices=AREAS)
-    parser.add_argument("--sample", type=int, default=20, help="mutants of each area")
+    parser.add_argument("what", choices=("map", "live", "anew", "once", "report"))
+    parser.add_argument("areas", nargs="*", default=AREAS, help="files or folders of the package")
+    parser.add_argument("--folder", type=Path, default=Path("build/mutants"), help="of results")
+    parser.add_argument("--sample", type=int, help="at most so many mutants, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=300, help="limit of one mutant's tests")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--budget", type=float, default=6, help="seconds of tests of a mutant")
+    parser.add_argument("--survivors", action="store_true", help="shows each")
     options = parser.parse_args()
     if os.environ.get("KERAS_BACKEND") != "torch":
         parser.error("expected KERAS_BACKEND=torch: the other backends can't be forked")
-    sys.path.insert(0, str(TESTS))
-    import keras  # noqa: F401 (imported for the children)
+    return options
 
-    counts = collections.Counter()
-    for area in options.areas:
-        every = [mutant for file in files_of(area) for mutant in mutants_of(file)]
-        drawn = random.Random(options.seed).sample(every, min(options.sample, len(every)))
-        print(f"\n{area}: {len(drawn)} of {len(every)} mutants", flush=True)
-        unchanged = every[0][0].read_text(encoding="utf-8")
-        if test_in_child(every[0][0], unchanged, AREAS[area][1], 4 * options.seconds) != "survived":
-            print("its tests fail without any change, or take too long: nothing can be said")
-            return 1
-        for file, name, place in drawn:
-            text = mutated(file, name, place)
-            outcome = test_in_child(file, text, AREAS[area][1], options.seconds)
-            counts[area, outcome] += 1
-            what = name.rpartition("/")[2]
-            print(f"{outcome}: {file.relative_to(PACKAGE)}: {what}", flush=True)
-            if outcome != "killed":
-                print(shown(file.read_text(encoding="utf-8"), text), flush=True)
-    for (area, outcome), count in sorted(counts.items()):
-        print(f"{area}: {count} {outcome}")
+
+def main() -> int:
+    options = read_arguments()
+    options.folder = options.folder.resolve()
+    os.chdir(TESTS.parent)
+    if options.what == "map":
+        write_map(options.folder)
+        return 0
+    left_out = collections.Counter()
+    mutants = areas_mutants(options.areas, left_out)
+    if options.sample:
+        mutants = random.Random(options.seed).sample(mutants, options.sample)
+    known = outcomes(options.folder)
+    if options.what == "report":
+        print_counts(mutants, known, left_out)
+        if options.survivors:
+            print_survivors(mutants, known)
+        return 0
+    left = {"anew": ("at import",), "once": ("survived", "no test", "at import")}
+    if options.what in left:
+        mutants = [m for m in mutants if known.get(m.key, {}).get("outcome") in left[options.what]]
+    run(options.what, mutants, options.folder, options)
     return 0
 
 
