@@ -198,6 +198,21 @@ def test_both_directions_are_one_call_where_the_states_can_be_kept(
     assert [spec.directions for spec in calls] == ([2] if count == 1 else [1, 1])
 
 
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.parametrize("zero", [False, True])
+def test_both_directions_put_out_for_masked_timesteps_what_scan_does(calls, return_sequences, zero):
+    mask = np.array([[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0]], bool)
+    inner = layers.LSTM(3, return_sequences=return_sequences, dtype=DTYPE)
+    layer = layers.Bidirectional(inner, dtype=DTYPE)
+    layer.forward_layer.zero_output_for_mask = zero
+    layer.backward_layer.zero_output_for_mask = zero
+    x = in_dtype(np.random.default_rng(0).normal(size=(5, 4, 2)))
+    got = numbers(layer(x, mask=mask))
+    assert [spec.directions for spec in calls] == [2]
+    with ostinato.use_engine("scan"):
+        np.testing.assert_allclose(got, numbers(layer(x, mask=mask)), atol=TOLERANCE)
+
+
 def test_of_lstm_alone_a_feature_more_and_only_where_its_carry_is_asked_for(calls):
     x, mask = np.zeros((2, 3, 4)), np.array([[True, False, True]] * 2)
     for cls, arguments, features in [
@@ -422,14 +437,17 @@ def test_compaction(batch, time, seed):
         valid = ys[row][mask[row]]
         np.testing.assert_array_equal(moved[row, : len(valid)], valid)
         assert not moved[row, len(valid) :].any()
+        outputs = moved.copy()  # of a run: of the timesteps passed over they may be anything
+        outputs[row, len(valid) :] = 7
+        outputs = ops.convert_to_tensor(outputs)
         for backwards in (False, True):
             run = range(time)[::-1] if backwards else range(time)
             held, expected = np.zeros(2), np.zeros((time, 2))
             for step in run:
                 held = ys[row, step] if mask[row, step] else held
                 expected[step] = held
-            back = moves.put_back(ops.convert_to_tensor(moved), False, backwards)
+            back = moves.put_back(outputs, False, backwards)
             np.testing.assert_array_equal(ops.convert_to_numpy(back)[row], expected)
-            zeroed = moves.put_back(ops.convert_to_tensor(moved), True, backwards)
+            zeroed = moves.put_back(outputs, True, backwards)
             expected[~mask[row]] = 0
             np.testing.assert_array_equal(ops.convert_to_numpy(zeroed)[row], expected)

@@ -274,6 +274,8 @@ def test_kerass_own_quantize_says_why_not():
     with pytest.raises(NotImplementedError, match=r"expected the mode 'int8'.*got 'float8'"):
         model.layers[0].cell.quantize("float8")
     small = ostinato.quantize(sequential(LSTM(4), keras.layers.Dense(8)))
+    with pytest.raises(NotImplementedError, match=r"expected the mode 'int8'.*got 'float8'"):
+        small.layers[0].cell.quantize("float8")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         small.quantize("int8")  # what is in int8 already stays so

@@ -241,7 +241,12 @@ def test_what_is_refused():
     layer = ConvLSTM2D(2, 2)
     layer.build((None, None, 4, 4, 1))
     refuses("(4, 4, 1)", layer, array(0, 2, 3, 5, 4, 1))
-    refuses("(2, 1, 4, 1)", layer.cell, array(0, 2, 1, 4, 1), layer.get_initial_state(2))
+    h = layer.get_initial_state(2)
+    wanted = "(batch, size 1, size 2, channels) at a timestep, built for (None, 4, 4, 1);"
+    refuses(f"{wanted} got (2, 1, 4, 1)", layer.cell, array(0, 2, 1, 4, 1), h)
+    refuses(["states[0]", "(3, 3, 3, 2)"], layer.cell, array(0, 3, 4, 4, 1), h)
+    first = layers.ConvLSTM1DCell(2, 2, data_format="channels_first")
+    refuses("(batch, channels, size 1) at a timestep; got (2, 4)", first, array(0, 2, 4), [])
     states = [array(0, 2, 1, 1, 2), array(0, 2, 3, 3, 2)]
     refuses("initial_state[0]", layer, array(0, 2, 3, 4, 4, 1), initial_state=states)
     refuses("states[0]", layer.cell, array(0, 2, 4, 4, 1), states)

@@ -67,8 +67,12 @@ def test_a_seed_gives_kerass_masks(kind):
 
 
 def test_a_rate_of_one_drops_everything():
-    layer = SimpleRNN(6, dropout=1.0, use_bias=False)
+    layer = SimpleRNN(6, dropout=1.0, use_bias=False, seed=1)
     assert not numpy(layer(X, training=True)).any()
+    half = SimpleRNN(6, dropout=0.5, seed=1)
+    half(X, training=True)
+    drawn = [numpy(each.cell.seed_generator.state) for each in (layer, half)]
+    np.testing.assert_array_equal(*drawn)  # so what is drawn next doesn't depend on the rate
 
 
 def test_a_wrapped_cell_trains_with_dropout_under_fit():

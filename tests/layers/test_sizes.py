@@ -92,16 +92,28 @@ def test_inputs_and_constants_of_another_batch_or_length():
     matrix = array(4, 2, 3)  # has no batch axis
     shown = RNN(Picks())(x, constants=[matrix])
     assert_close(shown, x.sum(1) + 4 * matrix[1])
+    bias = array(5, 1)[:, None].repeat(2, 0)[:, 0]  # two numbers; and one is no row of a batch
+    assert_close(RNN(Picks())(x, constants=[bias]), x.sum(1) + 4 * bias[1])
+    assert_close(RNN(AddsFirst())(x, constants=[bias[:1]]), x.sum(1) + 4 * bias[0])
+    alone = layer({"a": x[:1], "b": other[:1]}, constants=[constant[:1]])
+    assert_close(alone, constant[:1] * (x * other).sum(1)[:1])
 
 
 class Picks(keras.layers.Layer):
     """A cell with a table as its constant."""
 
     state_size = output_size = 3
+    place = 1
 
     def call(self, inputs, states, constants):
-        h = states[0] + inputs + constants[0][1]
+        h = states[0] + inputs + constants[0][self.place]
         return h, [h]
+
+
+class AddsFirst(Picks):
+    """Its constant is one number."""
+
+    place = 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)

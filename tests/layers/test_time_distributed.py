@@ -180,6 +180,8 @@ def test_documents_of_unknown_sizes(sizes):
     words = TimeDistributed(k.Embedding(9, 3, mask_zero=True))(inputs)
     read = TimeDistributed(GRU(4, return_sequences=True))(words)
     sentences = TimeDistributed(Bidirectional(GRU(3)))(read)
+    assert read.shape == (None, *sizes, 4)
+    assert sentences.shape == (None, sizes[0], 6)
     last = LSTM(2)
     model = keras.Model(inputs, last(sentences))
     model.compile("sgd", "mse")
