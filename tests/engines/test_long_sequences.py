@@ -11,6 +11,7 @@ from keras import ops
 import ostinato
 from engines.gradients import pull_back
 from ostinato import layers, native
+from ostinato.doors import door
 from ostinato.settings import forced_engine
 from support import in_turn, sample
 
@@ -241,6 +242,38 @@ def test_truncated_gradients_are_those_of_pieces(name, engine):
                 states,
             )
             assert_same(got, expected, lambda a, b: np.testing.assert_allclose(a, b, 2e-5, 2e-5))
+
+
+@native_only
+def test_checkpoints_are_reckoned_with_from_sizes_in_bytes(monkeypatch):
+    """The kernel pads units to 16; a program of one's own keeps its values as they are."""
+    from ostinato.engines import compiled, fused
+
+    asked, used, run = [], [], door.native_run
+    for engine in (compiled, fused):
+        monkeypatch.setattr(engine, "timesteps_between", lambda *of: asked.append(of) or 32)
+    monkeypatch.setattr(
+        door,
+        "native_run",
+        lambda specs, *rest: used.append(specs[0].checkpoint) or run(specs, *rest),
+    )
+    x = np.zeros((2, 24, D), "float32")  # sizes of this test alone: answers are remembered
+    layers.LSTM(18, truncate=16)(x)
+    layers.GRU(16, dtype="float64", truncate=16)(x)
+    own(truncate=16)(x)
+    layers.RNN(OwnCell(dtype="float64"), truncate=16, dtype="float64")(x)
+    padded, double = 32 * 4, 16 * 8
+    columns = [native.kinds()[name].saved_columns for name in ("lstm", "gru")]
+    assert used.count(32) == 4  # beside trials of the program
+    assert asked[:2] == [
+        (None, 16, (2, 24), columns[0] * padded, 2 * padded),
+        (None, 16, (2, 24), columns[1] * double, 1 * double),
+    ]
+    (*single, kept, carried), twice = asked[2:]
+    assert single == [None, 16, (2, 24)]
+    assert carried == 2 * U * 4
+    assert kept >= 2 * U * 4
+    assert twice == (*single, 2 * kept, 2 * carried)
 
 
 def test_it_truncates():

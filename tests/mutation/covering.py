@@ -27,8 +27,13 @@ def forget():
     for name, module in [*sys.modules.items()]:
         if name.startswith(CACHED):
             for value in [*vars(module).values()]:
-                if getattr(value, "__module__", None) == name and hasattr(value, "cache_clear"):
-                    value.cache_clear()
+                for cached in (value, *_held_by(value)):  # PyTorch's `remembered` holds one
+                    if hasattr(cached, "cache_clear") and cached.__module__ == name:
+                        cached.cache_clear()
+
+
+def _held_by(value):
+    return [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
 
 
 class Covering:
