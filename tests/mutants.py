@@ -4,6 +4,7 @@
     export KERAS_BACKEND=torch OMP_NUM_THREADS=1
     .venv/bin/python tests/mutants.py map                       # some 10 minutes, once
     .venv/bin/python tests/mutants.py live plan.py engines      # goes on where it ended
+    .venv/bin/python tests/mutants.py live plan.py engines --again --budget 20
     .venv/bin/python tests/mutants.py anew plan.py engines      # what runs at import; after `live`
     .venv/bin/python tests/mutants.py once plan.py engines      # with tests/no_backend, the rest
     .venv/bin/python tests/mutants.py report plan.py engines --survivors
@@ -66,7 +67,7 @@ def run(how: str, todo: list, folder: Path, options: argparse.Namespace):
     """Tries mutants: how is "live", "anew" or "once"."""
     of = Map(folder / ("once" if how == "once" else "torch"))
     journal = Journal(folder / f"{how}.jsonl")
-    todo = [mutant for mutant in todo if mutant.key not in journal.records]
+    todo = [mutant for mutant in todo if not _is_done(journal.records.get(mutant.key), options)]
     print(f"{how}: {len(todo)} mutants, beside {len(journal.records)} done", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         quiet = [*QUIET, "--assert=plain", f"--basetemp={temporary}/tests"]
@@ -85,15 +86,23 @@ def run(how: str, todo: list, folder: Path, options: argparse.Namespace):
         pytest.main([*quiet, *(ONCE if how == "once" else ON_TORCH)], plugins=[plugin])
 
 
+def _is_done(record: dict | None, options: argparse.Namespace) -> bool:
+    """Whether a mutant needn't be tried; with `--again` those must whose tests took too long."""
+    cut_short = record and record["outcome"] == "survived" and record["ran"] < record["of"]
+    return record is not None and not (options.again and cut_short)
+
+
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=("map", "live", "anew", "once", "report"))
     parser.add_argument("areas", nargs="*", default=AREAS, help="files or folders of the package")
     parser.add_argument("--folder", type=Path, default=Path("build/mutants"), help="of results")
-    parser.add_argument("--sample", type=int, help="at most so many mutants, drawn at random")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, help="in an order drawn at random: a sample, if stopped"
+    )
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--budget", type=float, default=6, help="seconds of tests of a mutant")
+    parser.add_argument("--budget", type=float, default=1, help="seconds of tests of a mutant")
+    parser.add_argument("--again", action="store_true", help="survivors of a smaller budget, too")
     parser.add_argument("--survivors", action="store_true", help="shows each")
     options = parser.parse_args()
     if os.environ.get("KERAS_BACKEND") != "torch":
@@ -110,8 +119,8 @@ def main() -> int:
         return 0
     left_out = collections.Counter()
     mutants = areas_mutants(options.areas, left_out)
-    if options.sample:
-        mutants = random.Random(options.seed).sample(mutants, options.sample)
+    if options.seed is not None:
+        random.Random(options.seed).shuffle(mutants)
     known = outcomes(options.folder)
     if options.what == "report":
         print_counts(mutants, known, left_out)

@@ -93,7 +93,7 @@ def test_reset_without_values_starts_anew(reset):
 
 @pytest.mark.parametrize("reset", ["reset_state", "reset_states"])
 def test_reset_with_values_sets_them(reset):
-    layer, values = LSTM(4, stateful=True), [array(1, 4, 4), array(2, 4, 4)]
+    layer, values = LSTM(5, stateful=True), [array(1, 4, 5), array(2, 4, 5)]
     getattr(layer, reset)(values)  # before it's built
     assert_close(kept(layer), values)
     first = numpy(layer(X))
@@ -104,7 +104,7 @@ def test_reset_with_values_sets_them(reset):
 
 
 def lstm_like(layer):
-    other = LSTM(4)
+    other = LSTM(layer.units)
     other.build(X.shape)
     other.set_weights(layer.get_weights())
     return other

@@ -51,13 +51,16 @@ def test_json_of_keras_3_and_what_is_none(tmp_path):
     assert type(fast.layers[0]) is layers.Bidirectional
     got, expected = (ops.convert_to_numpy(each(x)) for each in (fast, model))
     np.testing.assert_allclose(got, expected, atol=1e-6)
-    with pytest.raises(ValueError, match=r"load_model: expected `weights` to be an .h5 file"):
-        load_model(path, weights=tmp_path / "checkpoint")
+    (tmp_path / "text.h5").write_text("no weights")
+    for name in ("checkpoint", "none.h5", "text.h5", "model.json"):
+        with pytest.raises(ValueError, match=r"load_model: expected `weights` to be an .h5 file"):
+            load_model(path, weights=tmp_path / name)
     with pytest.raises(ValueError, match=r"load_model: `weights` goes with a .json file"):
         load_model(whole(tmp_path / "model.h5"), weights=tmp_path / "model.h5")
-    path.write_text("{}")
-    with pytest.raises(ValueError, match=r"load_model: .*: expected what a model's `to_json`"):
-        load_model(path)
+    for text in ("{}", '{"class_name": "Sequential"}', '{"config": {}}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"load_model: .*: expected what a model's `to_json`"):
+            load_model(path)
     with pytest.raises(ValueError, match=r"load_model: .*: expected a .json file, found none"):
         load_model(tmp_path / "none.json")
 
