@@ -45,6 +45,12 @@ class Campaign:
         self._held = collections.defaultdict(list)  # by the test that killed them, not yet seen so
         self._to_see = collections.deque()
 
+    def modules(self) -> list[str]:
+        """Of all mutants the modules, by name."""
+        files = dict.fromkeys(mutant.file for mutant in self._todo)
+        names = (file.removesuffix(".py").removesuffix("/__init__") for file in files)
+        return [f"ostinato.{name.replace('/', '.')}" for name in names]
+
     def __iter__(self):
         return self
 

@@ -1,6 +1,7 @@
 """A plugin of pytest: once all tests are collected, each mutant in a fork, its code swapped in."""
 
 import gc
+import importlib
 import sys
 
 import cosmic_ray.mutating  # noqa: F401 (here, and not in each fork)
@@ -30,6 +31,8 @@ class Live:
         self.campaign: Campaign = self.make_campaign(set(self.items))
         if "keras" in sys.modules:  # not with tests/no_backend
             sys.modules["keras"].utils.set_random_seed(0)  # imports TensorFlow: 4 s
+        for name in self.campaign.modules():
+            importlib.import_module(name)  # else tests would do so, and find no mutant
         self.functions = live_functions(str(PACKAGE))
         forget()
         gc.collect()

@@ -53,6 +53,7 @@ class Forks:
         self.at_once = at_once
         self._running: dict[int, tuple] = {}  # a child's pidfd: job, pid, pipe, its idle time
         self._poll = select.poll()
+        self._looked = time.monotonic()
 
     def run(self, jobs: Iterable, act: Callable, done: Callable):
         """Has `act(job)` in a fork give a dict, for `done(job, dict)`, for each job.
@@ -104,13 +105,15 @@ class Forks:
         done(job, {**(json.loads(text) if text else lost), "seconds": cpu})
 
     def _end_idle(self, done):
-        """Ends children that have done nothing for half a minute, and aren't stopped."""
+        """Ends children that have done nothing for a minute, and aren't stopped."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, 1.0), now  # less where we were stopped
         for ended, (_, child, _, idle) in [*self._running.items()]:
             fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
             state, used = fields[0], fields[11:15]
             if used != idle[1] or state == "T":
                 idle[:] = [0, used]
-            idle[0] += 1
+            idle[0] += passed
             if idle[0] > 60:
                 self._end(ended, done, "idle")
 
