@@ -122,6 +122,8 @@ def test_a_train_step_of_ones_own():
     fast = accelerate(model)
     assert fast.helper.__self__ is fast
     assert fast.noise is not model.noise
+    seen = [float(each.seen.result()) for each in (model, fast)]
+    assert seen[0] == seen[1] > 0  # so far
     assert_same_training(model, fast, X, Y)
 
 

@@ -63,6 +63,12 @@ def state_from_the_sequences():
     return keras.Model(x, layers.GRU(5)(x, initial_state=x[:, 0]))
 
 
+def rows_of_the_batch():
+    x, h = sequences(), keras.Input((2, 5))
+    gru = layers.GRU(5, return_sequences=True)(x, initial_state=h[1:, 0])
+    return keras.Model([x, h], layers.GRU(5)(gru, initial_state=h[1:, 1]))
+
+
 def both_outputs():
     x = sequences()
     first = lstm()(x)
@@ -97,11 +103,11 @@ def states_of_one_stacked():
     return keras.Model(x, [second, ops.stack([h, c], axis=1)])
 
 
-def states_on_another_axis():
+def states_on(axis):
     x = sequences()
     first, h, _ = lstm(return_state=True)(x)
     second, g, _ = lstm(return_state=True)(first)
-    return keras.Model(x, [second, ops.stack([h, g], axis=2)])
+    return keras.Model(x, [second, ops.stack([h, g], axis=axis)])
 
 
 def with_a_mask():
@@ -133,6 +139,7 @@ def subclassed():
         (partly_from_outside, "each with its own that are inputs of the model"),
         (one_state_for_two, "each with its own that are inputs of the model"),
         (states_out_of_order, "each with its own that are inputs of the model"),
+        (rows_of_the_batch, "each with its own that are inputs of the model"),
         (state_from_the_sequences, "each with its own that are inputs of the model"),
         (both_outputs, "what its last layer gives, .* its output 0 is something else"),
         (both_outputs_last_first, "its output 1 is something else"),
@@ -140,7 +147,10 @@ def subclassed():
         (indexed, "its output 0 is something else"),
         (indexed_before, r"LSTM layer '.*' of model '.*' runs over something else"),
         (states_of_one_stacked, "its output 1 is something else"),
-        (states_on_another_axis, "its output 1 is something else"),
+        (lambda: states_on(0), "its output 1 is something else"),
+        (lambda: states_on(2), "its output 1 is something else"),
+        (lambda: states_on(-1), "its output 1 is something else"),
+        (lambda: states_on(-3), "its output 1 is something else"),
         (with_a_mask, "is called with a mask, constants or training=True"),
         (subclassed, "a `call` of its own"),
         (lambda: keras.Sequential([lstm()]), "model 'sequential.*': expected a built model"),
@@ -174,7 +184,14 @@ def used_elsewhere():
 
 @pytest.mark.parametrize(
     ("make", "count"),
-    [(last_with_states, 1), (states_in_and_out, 1), (dropout_between, 2), (used_elsewhere, 1)],
+    [
+        (last_with_states, 1),
+        (states_in_and_out, 1),
+        (dropout_between, 2),
+        (used_elsewhere, 1),
+        (lambda: states_on(1), 2),
+        (lambda: states_on(-2), 2),
+    ],
 )
 def test_graphs_that_to_torch_takes(make, count):
     model = make()
@@ -257,6 +274,14 @@ def test_a_class_is_no_module(source):
     message = f"expected a torch.nn module or a state dict, got the class {source.__name__}"
     with pytest.raises(ValueError, match=message):
         from_torch(source)
+
+
+@pytest.mark.parametrize("rate", [None, 0, 0.3, 1])
+def test_a_state_dict_has_the_rate_that_is_given(rate):
+    state = torch.nn.LSTM(3, 5, num_layers=3, dropout=0.5).state_dict()
+    found = from_torch(state, dropout=rate).layers
+    rates = [each.rate for each in found if isinstance(each, keras_layers.Dropout)]
+    assert rates == ([rate] * 2 if rate else [])
 
 
 @pytest.mark.parametrize("rate", [5, -0.1, "a", True, [0.5], float("nan")])

@@ -290,6 +290,15 @@ def sequential(*parts):
     return keras.Sequential([keras.Input((None, 3)), *parts])
 
 
+def lstm():
+    return layers.LSTM(5, return_sequences=True)
+
+
+def all_of(*parts):
+    """Layers, with a number standing for the Dropout of that rate."""
+    return [keras_layers.Dropout(part) if isinstance(part, float) else part for part in parts]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -308,6 +317,10 @@ def sequential(*parts):
             "layers of one kind",
         ),
         (lambda: sequential(layers.LSTM(5), keras_layers.Dropout(0.1)), "Dropout between"),
+        (
+            lambda: sequential(*all_of(lstm(), 0.1, lstm(), 0.2, lstm())),
+            r"got .* with the rates \[0.1, 0.2\]",
+        ),
         (branches, "run one over the other, but GRU layer"),
         (lambda: 7, "expected a layer of ostinato.layers"),
     ],
@@ -321,6 +334,8 @@ def test_dropout_within_a_layer_is_left_out_with_a_warning():
     layer = built(layers.GRU(5, dropout=0.1, recurrent_dropout=0.2))
     with pytest.warns(UserWarning, match=r"dropout=0.1 and recurrent_dropout=0.2 are left out"):
         to_torch(layer)
+    with pytest.warns(UserWarning, match=r"dropout=0.0 and recurrent_dropout=0.2 are left out"):
+        to_torch(built(layers.LSTM(5, recurrent_dropout=0.2)))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         to_torch(built(layers.GRU(5)))
