@@ -109,13 +109,24 @@ class Forks:
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, 1.0), now  # less where we were stopped
         for ended, (_, child, _, idle) in [*self._running.items()]:
-            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-            state, used = fields[0], fields[11:15]
+            state, used = _state_and_cpu_time(child)
             if used != idle[1] or state == "T":
                 idle[:] = [0, used]
             idle[0] += passed
             if idle[0] > 60:
                 self._end(ended, done, "idle")
+
+
+def _state_and_cpu_time(child: int) -> tuple[str, int]:
+    """Of a child the letter of its state, and the ticks that it and what it has started have run."""
+    state, used = "", 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            fields = file.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == child:  # its session
+                used += sum(map(int, fields[11:15]))
+                state = fields[0] if file.parent.name == str(child) else state
+    return state, used
 
 
 def _quiet():

@@ -117,6 +117,15 @@ def test_states_of_others(model, tmp_path):
         stream.load_state(path)
     with pytest.raises(ValueError, match="expected the states"):
         ostinato.stream(stack(lstm(5, name="other"))).load_state(path)
+    about, arrays = parts(path.read_bytes())
+    for changed in (
+        {**arrays, f"state{len(arrays)}": arrays["state0"]},
+        {**arrays, "more": arrays["state0"]},
+        {name: array for name, array in arrays.items() if name != "state0"},
+    ):
+        write(tmp_path / "changed", about, changed)
+        with pytest.raises(ValueError, match="expected the states of as many layers"):
+            ostinato.stream(model).load_state(tmp_path / "changed")
     ostinato.stream(model).save(path)
     with pytest.raises(ValueError, match="expected states that `save_state` wrote"):
         stream.load_state(path)

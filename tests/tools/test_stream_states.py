@@ -172,6 +172,7 @@ class TestState:
             ({"c": []}, r"expected a dict by layer of \['a', 'b'\], got \['c'\]"),
             ({"a": [np.zeros(5)]}, r"state of a: expected 2 arrays, got 1"),
             ({"a": [np.zeros(5), np.zeros(4)]}, r"of shape \(5,\), got \(4,\)"),
+            ({"a": [np.zeros(5), np.zeros(6)]}, r"of shape \(5,\), got \(6,\)"),
             ({"a": [np.zeros((1, 5)), np.zeros(5)]}, r"of shape \(5,\), got \(1, 5\)"),
             ({"a": [np.zeros(5, complex), np.zeros(5)]}, r"of a: .*float32, got complex128"),
             ({"a": [["a"] * 5, np.zeros(5)]}, r"of a: .* and float32, got <U1"),
