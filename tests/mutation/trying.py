@@ -118,7 +118,7 @@ class Forks:
 
 
 def _state_and_cpu_time(child: int) -> tuple[str, int]:
-    """Of a child the letter of its state, and the ticks that it and what it has started have run."""
+    """Of a child the letter of its state; the ticks that it and what it has started have run."""
     state, used = "", 0
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
