@@ -29,6 +29,11 @@ def build():
     return model, torch.optim.Adam(model.parameters(), _parallel.RATE)
 
 
+# Sums over processes, kept to the end. Else the group's thread may be the last to let go of a loss,
+# for which it wants Python's lock; who ends the group holds that, and waits (PyTorch 2.13, gloo).
+SUMS = []
+
+
 def stepping(module, adam, processes=1):
     """A function that trains on a batch, and gives the loss over all processes."""
 
@@ -40,7 +45,8 @@ def stepping(module, adam, processes=1):
         adam.step()
         loss = loss.detach()
         if processes > 1:
-            distributed.all_reduce(loss)
+            SUMS.append(distributed.all_reduce(loss, async_op=True))
+            SUMS[-1].wait()
         return loss / processes
 
     return step
@@ -53,9 +59,7 @@ def work(epochs):
     model, adam = build()
     step = stepping(DistributedDataParallel(model), adam, processes)
     together = _parallel.train(step, _parallel.Data(rank, processes), epochs)
-    # A group that ends right after its last sum may wait for itself for ever (PyTorch 2.13, gloo):
-    # its thread wants Python's lock to let go of the sum's tensors, and who ends it holds that.
-    distributed.barrier()
+    distributed.barrier()  # nobody leaves while another still waits for a sum
     distributed.destroy_process_group()
     if rank == 0:
         alone = _parallel.train(stepping(*build()), _parallel.Data(), epochs)
