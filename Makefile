@@ -11,6 +11,8 @@ PYTHON ?= python3
 JOBS ?= 2
 PYTEST ?=
 GUIDE ?=
+# Of options crossed at random, in the core's tests.
+CASES ?= 100
 BENCH ?=
 # This exact release, and first: its wheel may be the small one for CPUs, where a later one, or a
 # range, brings gigabytes of CUDA.
@@ -31,7 +33,7 @@ NOT_ON_OLDEST := native cuda docs guide examples tools/test_bench.py tools/test_
 	tools/test_stream_files.py tools/test_stream_errors.py tools/test_stream_refusals.py \
 	engines/test_jax_transforms.py engines/test_jax_derivatives.py engines/test_torch_modes.py \
 	engines/test_activation_names.py test_plan.py test_cli.py
-BACKENDS := jax torch tensorflow
+BACKENDS := tensorflow jax torch # the slowest first
 # Of `make gpu-carry`: the Python of the machine with a GPU, and what Keras and the checks need there.
 GPU_PYTHON ?= python3.12
 GPU_NEEDS := absl-py h5py hypothesis markdown-it-py mdurl ml-dtypes namex optree packaging pygments rich \
@@ -50,6 +52,7 @@ PIP_INSTALL := $(PIP) install --quiet
 # As an option, not as PIP_CONSTRAINT, which would hold for the packages that the build needs, too.
 CONSTRAINED := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
+WORKERS := $(patsubst 1,0,$(JOBS)) # of pytest-xdist: one is no better than none, and has to be asked
 comma := ,
 define core_tests
 $(BIN)/cmake -S . -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
@@ -61,15 +64,22 @@ endef
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: guide test lint types native test-core test-once sanitize sanitize-quick format \
-	wheel docs constraints bench gpu gpu-carry long long-gpu clean $(BACKENDS:%=long-%) \
+	wheel docs constraints bench gpu gpu-carry long long-core long-gpu clean $(BACKENDS:%=long-%) \
 	$(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+ifndef SIDE_BY_SIDE
 .NOTPARALLEL:
+endif
 .DELETE_ON_ERROR:
 
 guide: $(GUIDE_READY)
 	.venv-guide/bin/ostinato guide $(GUIDE)
 
-test: lint types test-core sanitize-quick test-once $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%)
+# Two parts at a time, the longest first, each with half of the processes: each process has to import its
+# framework and to collect all tests first, and at a part's end some wait for the last.
+PARTS := lint types $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%) test-core sanitize-quick test-once
+test: $(READY) $(OLDEST)/ready
+	@$(MAKE) --no-print-directory SIDE_BY_SIDE=1 JOBS=$(shell expr $(JOBS) / 2) \
+		-j$(if $(filter 0 1,$(JOBS)),1,2) $(if $(filter output-sync,$(.FEATURES)),-Otarget) $(PARTS)
 
 # Ruff's cache keeps an import order that was right when `support` lay elsewhere, so what passed here
 # failed in a fresh clone. Without it the whole takes 0.04 s.
@@ -85,40 +95,43 @@ types: $(READY)
 # What needs no backend. In the rest pytest leaves this folder out.
 test-once: $(READY)
 	@printf '\n== Tests that need no backend\n'
-	$(BIN)/pytest -q -n $(JOBS) tests/no_backend $(PYTEST)
+	$(BIN)/pytest -q -n $(WORKERS) tests/no_backend $(PYTEST)
 
 $(BACKENDS:%=test-%): test-%: $(READY)
 	@printf '\n== Tests on %s\n' $*
-	KERAS_BACKEND=$* $(BIN)/pytest -q -n $(JOBS) $(PYTEST)
+	KERAS_BACKEND=$* $(BIN)/pytest -q -n $(WORKERS) $(PYTEST)
 
 $(BACKENDS:%=oldest-%): oldest-%: $(READY) $(OLDEST)/ready
 	@printf '\n== Tests on %s with Keras %s\n' $* $(OLDEST_KERAS)
-	OSTINATO_EXAMPLES=0.25 KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -q -n $(JOBS) -m "not slow" \
+	OSTINATO_EXAMPLES=0.25 KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -q -n $(WORKERS) -m "not slow" \
 		$(NOT_ON_OLDEST:%=--ignore=tests/%) \
 		$(if $(filter-out torch,$*),$(ON_OLDEST_WITH_TORCH:%='--ignore-glob=tests/%')) $(PYTEST)
 
 # Everything on every backend: of what hardly differs `test` has a sample on those that compile. And the
 # examples, as long as their pages have them.
-long: $(BACKENDS:%=long-%)
+long: long-core $(BACKENDS:%=long-%)
+
+long-core:
+	@$(MAKE) --no-print-directory test-core CASES=1000
 
 $(BACKENDS:%=long-%): long-%: $(READY)
 	@printf '\n== All tests on %s\n' $*
-	OSTINATO_LONG=1 KERAS_BACKEND=$* $(BIN)/pytest -q -n $(JOBS) $(PYTEST)
+	OSTINATO_LONG=1 KERAS_BACKEND=$* $(BIN)/pytest -q -n $(WORKERS) $(PYTEST)
 
 # What surrounds the engines for a GPU, at more length than there's time for in `test`: thousands of random
 # cases around cuDNN, and NVRTC's code for every configuration of the CUDA kernel.
 long-gpu: $(READY)
 	@printf '\n== Random cases around cuDNN\n'
-	OSTINATO_FUZZ=1000 KERAS_BACKEND=torch $(BIN)/pytest -q -n $(JOBS) tests/engines/test_cudnn.py $(PYTEST)
+	OSTINATO_FUZZ=1000 KERAS_BACKEND=torch $(BIN)/pytest -q -n $(WORKERS) tests/engines/test_cudnn.py $(PYTEST)
 	@printf '\n== Every configuration of the CUDA kernel\n'
-	OSTINATO_EVERY=1 KERAS_BACKEND=torch $(BIN)/pytest -q -n $(JOBS) tests/cuda -k every $(PYTEST)
+	OSTINATO_EVERY=1 KERAS_BACKEND=torch $(BIN)/pytest -q -n $(WORKERS) tests/cuda -k every $(PYTEST)
 
 # Keras as it will be, of last night. What fails says what has to be mended here, or told to Keras.
 nightly-%: $(READY)
 	@printf '\n== Tests on %s with the nightly Keras\n' $*
 	rm -rf .keras-nightly
 	$(BIN)/python $(PIP_INSTALL) --no-deps --target .keras-nightly keras-nightly
-	KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/.keras-nightly $(BIN)/pytest -q -n $(JOBS) -m "not slow" \
+	KERAS_BACKEND=$* PYTHONPATH=$(CURDIR)/.keras-nightly $(BIN)/pytest -q -n $(WORKERS) -m "not slow" \
 		$(NOT_ON_OLDEST:%=--ignore=tests/%) $(PYTEST)
 
 # The native engine alone, again: without isolation, in a folder that's kept.
@@ -131,7 +144,7 @@ test-core: $(READY)
 ifeq ($(shell command -v $(CXX)),)
 	@test -z "$$OSTINATO_REQUIRE_NATIVE" && echo 'skipped: no C++ compiler'
 else
-	$(call core_tests,core,)
+	$(call core_tests,core,-DOSTINATO_CASES=$(CASES))
 endif
 
 # In a minute: few cases, on the kernels for any CPU alone, and without the thread sanitizer.

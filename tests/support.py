@@ -41,6 +41,11 @@ def sample(whole, *some):
     return [each for each in whole if each in some]
 
 
+def one_in(number, whole):
+    """For parametrize: of a list or a dict every so manieth; in `make long` all of it."""
+    return list(whole) if LONG else list(whole)[::number]
+
+
 def crossed(*axes):
     """For parametrize: the full cross; on backends that compile, each pair of values at least."""
     return [*product(*axes)] if WHOLE or len(axes) < 2 else pairwise(axes)

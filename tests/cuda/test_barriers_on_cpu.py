@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from itertools import product
 
 import keras
 import pytest
@@ -20,6 +21,7 @@ import torch
 from keras import ops
 
 from ostinato.cuda.layout import BLOCK, CLUSTER, GRID
+from support import one_in
 
 
 class TwiceAsWide(keras.layers.Layer):
@@ -103,7 +105,7 @@ def made(case):
     return layer, x, [torch.ones(3, units)] * count
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", one_in(2, SITES))
 def test_a_barrier_that_is_gone_is_noticed(site, card, monkeypatch):
     case, barrier = SITES[site]
     layer, x, states = made(case)
@@ -118,8 +120,9 @@ def test_a_barrier_that_is_gone_is_noticed(site, card, monkeypatch):
     assert any(noticed)
 
 
-@pytest.mark.parametrize("case", [GATED, NORMALIZED, WIDE], ids=["gated", "normalized", "wide"])
-@pytest.mark.parametrize("barrier", [BLOCK, CLUSTER, GRID])
+@pytest.mark.parametrize(
+    ("case", "barrier"), one_in(2, product([GATED, NORMALIZED, WIDE], [BLOCK, CLUSTER, GRID]))
+)
 def test_with_all_of_them_any_order_is_right(case, barrier, card, monkeypatch):
     layer, x, states = made(case)
     wanted = results(layer, x, states, "scan")

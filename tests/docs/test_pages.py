@@ -1,4 +1,4 @@
-"""Every page of the documentation is a program that runs, on the backend of KERAS_BACKEND."""
+"""Every page of the documentation is a program that runs: on PyTorch; in `make long`, on each."""
 
 import io
 import os
@@ -37,15 +37,14 @@ def has_code(page):
 
 
 HERE = keras.config.backend()
-RUN = [p for p in PAGES if has_code(p) and p.name not in ON_JAX]
-if not WHOLE:  # each page on PyTorch, and on one of the others
-    RUN = RUN[("jax", "tensorflow").index(HERE) :: 2]
-RUN += [p for p in PAGES if p.name in ON_JAX] * (HERE == "jax")
+RUN = [
+    page for page in PAGES if has_code(page) and (HERE == "jax" if page.name in ON_JAX else WHOLE)
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("half", [0, 1])  # two processes, as `make test` has
-def test_pages_run(half):
+@pytest.mark.skipif(not RUN, reason="on PyTorch, and in `make long`")
+def test_pages_run():
     environment = {
         # A page's tensors are small: threads only wait for one another where the cores are shared.
         "OMP_NUM_THREADS": "1",
@@ -53,7 +52,7 @@ def test_pages_run(half):
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
     }
     done = subprocess.run(
-        [sys.executable, pages.__file__, *map(str, RUN[half::2])],
+        [sys.executable, pages.__file__, *map(str, RUN)],
         env=environment,
         capture_output=True,
         text=True,

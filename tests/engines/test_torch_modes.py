@@ -7,7 +7,7 @@ from keras import ops
 
 from engines.cases import assert_near
 from ostinato import layers, use_engine
-from support import CellOfUnits
+from support import LONG, CellOfUnits
 
 if keras.config.backend() != "torch":
     pytest.skip("modes of PyTorch", allow_module_level=True)
@@ -126,7 +126,7 @@ class Summing(CellOfUnits):
         return h, [h]
 
 
-@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("gradients", [False, True] if LONG else [True])
 @pytest.mark.parametrize("name", ["simple_rnn", "lstm", "gru", "a cell of one's own"])
 def test_torch_compile_takes_the_whole_layer(name, gradients):
     """As one graph, also without the kernels."""

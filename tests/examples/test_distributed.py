@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from support import on_one_backend
+from support import in_long, on_one_backend
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BACKENDS = ("jax", "torch", "tensorflow")
@@ -55,6 +55,7 @@ def test_two_processes(run):
     check(*run(2, *options))
 
 
+@in_long
 @pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="MirroredStrategy")
 def test_two_devices(run):
     check(*run(1, "--devices=2"))

@@ -6,6 +6,7 @@ import io
 import re
 from html.parser import HTMLParser
 
+import keras
 import pytest
 
 pytest.importorskip("jinja2")
@@ -16,6 +17,10 @@ from ostinato.guide import course, report
 from ostinato.guide.course import SECTIONS
 from ostinato.guide.digits import shipped
 from ostinato.guide.section import Fact, Findings, Picture, Result, Row, Run, Section
+from support import LONG
+
+if keras.config.backend() == "tensorflow" and not LONG:
+    pytest.skip("on JAX and PyTorch, and in `make long`", allow_module_level=True)
 
 
 class Page(HTMLParser):

@@ -161,7 +161,7 @@ def test_what_is_prepared_can_be_compiled():
     elif keras.config.backend() == "tensorflow":
         import tensorflow as tf
 
-        compiled = tf.function(prepared)(memory[0])
+        compiled = tf.function(prepared, autograph=False)(memory[0])  # as Keras does
     else:
         import torch
 

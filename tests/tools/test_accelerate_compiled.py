@@ -9,7 +9,7 @@ from keras import layers, ops
 from zoo import B, D, T, U, X
 
 from ostinato import accelerate
-from support import sample
+from support import elsewhere_in_long, sample
 
 Y = np.full((B, 1), 0.3, "float32")
 
@@ -43,7 +43,7 @@ COMPILED = {
 }
 
 
-@pytest.mark.parametrize("name", sample(COMPILED, "schedule", "steps"))
+@pytest.mark.parametrize("name", sample(COMPILED, "steps"))
 def test_what_it_was_compiled_with(name):
     options = {key: make() for key, make in COMPILED[name].items()}
     model, x, y = trained(zoo.own_layers, **options)
@@ -54,6 +54,7 @@ def test_what_it_was_compiled_with(name):
     assert_same_training(model, fast, x, y)
 
 
+@elsewhere_in_long
 def test_losses_and_metrics_by_output():
     model = zoo.shared()
     x, y = zoo.batches(model)

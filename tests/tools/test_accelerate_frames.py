@@ -10,6 +10,7 @@ from keras import layers
 import ostinato
 from ostinato import accelerate, restore
 from ostinato.conversion import left_alone
+from support import elsewhere_in_long
 
 
 class MyGRU(layers.GRU):
@@ -43,6 +44,7 @@ def packages(model):
     return found
 
 
+@elsewhere_in_long
 def test_there_and_back_with_the_training_going_on():
     model, rng = frames(), np.random.default_rng(0)
     x, y = (rng.normal(size=size).astype("float32") for size in ((6, 4, 6, 5, 1), (6, 2)))

@@ -146,8 +146,8 @@ def test_the_same_in_a_bare_process(tmp_path, kind):
     if missing(kind):
         pytest.skip(f"Keras's exporter needs {missing(kind)}")
     made = {}
-    for name, make in MODELS.items():
-        model, file = make(), f"{name}{'.onnx' if kind == 'onnx' else ''}"
+    for name in sample(MODELS, "masked", "states"):
+        model, file = MODELS[name](), f"{name}{'.onnx' if kind == 'onnx' else ''}"
         outputs_of(model, inputs_for(name, 0))  # Keras exports no model that was never called
         model.export(tmp_path / file, format=kind, verbose=False)
         made[file] = model
