@@ -26,13 +26,14 @@ OLDEST_KERAS := 3.10.0
 ON_OLDEST_WITH_TORCH := tools/test_accelerate* tools/test_stream* tools/test_keras2* tools/test_load_model* \
 	tools/test_left_alone* tools/test_torch_weights* programs/test_[!t]* programs/test_tracing.py \
 	programs/test_tracing_r* layers/test_names* layers/test_conv_lstm* layers/test_precision* \
-	layers/test_serialization* engines/test_bfloat16* engines/test_cost* engines/test_cudnn* engines/test_int8* \
-	engines/test_long_sequences* engines/test_public_cells* engines/test_resets*
+	layers/test_serialization* engines/test_against_r* engines/test_cost* engines/test_public_cells* \
+	engines/test_resets*
 NOT_ON_OLDEST := native cuda docs guide examples tools/test_bench.py tools/test_gpu_script.py \
 	tools/test_torch_refusals.py tools/test_quantize.py tools/test_stream_c.py tools/test_stream_rows.py \
 	tools/test_stream_files.py tools/test_stream_errors.py tools/test_stream_refusals.py \
 	engines/test_jax_transforms.py engines/test_jax_derivatives.py engines/test_torch_modes.py \
-	engines/test_activation_names.py test_plan.py test_cli.py
+	engines/test_activation_names.py engines/test_bfloat16.py engines/test_cudnn.py engines/test_int8.py \
+	engines/test_long_sequences.py test_plan.py test_cli.py
 BACKENDS := tensorflow jax torch # the slowest first
 # Of `make gpu-carry`: the Python of the machine with a GPU, and what Keras and the checks need there.
 GPU_PYTHON ?= python3.12

@@ -5,6 +5,7 @@ than all of Ostinato's own Python. With it torch.nn.LSTM's inference at S took 0
 Elsewhere calls are compiled, and pay it once.
 """
 
+import functools
 from typing import Any
 
 import keras
@@ -54,8 +55,9 @@ def call_directly(layer: Any, given: Any, keywords: dict[str, Any]) -> Any:
     if mask is None:
         return call(given, **keywords)
     results = call(given, **{**keywords, "mask": mask})
-    if layer.return_sequences:
-        masks = layer.compute_mask(given, mask)
+    of_output = mask if _a_given_mask_goes_on() else getattr(given, _MASK, None)
+    if layer.return_sequences and of_output is not None:
+        masks = layer.compute_mask(given, of_output)
         output, mask = (results[0], masks[0]) if layer.return_state else (results, masks)
         setattr(output, _MASK, mask)
     return results
@@ -65,6 +67,13 @@ def _mask_of(given: Any, keywords: dict[str, Any]) -> Any:
     """The mask of a call: the one given, or else the one that came with the inputs, or None."""
     mask = keywords.get("mask")
     return getattr(given, _MASK, None) if mask is None else mask
+
+
+@functools.cache
+def _a_given_mask_goes_on() -> bool:
+    """Whether Keras passes on a mask that came by keyword; 3.10 only passes on the inputs' own."""
+    mask = keras.ops.ones((1, 2), dtype="bool")
+    return hasattr(keras.layers.Softmax()(keras.ops.ones((1, 2)), mask=mask), _MASK)
 
 
 @remembered
