@@ -198,6 +198,20 @@ def test_both_directions_are_one_call_where_the_states_can_be_kept(
     assert [spec.directions for spec in calls] == ([2] if count == 1 else [1, 1])
 
 
+@every_kind
+@pytest.mark.parametrize(
+    "back", [layers.LSTM(4, go_backwards=True), layers.GRU(3, go_backwards=True)]
+)
+def test_directions_that_differ_are_calls_of_their_own(calls, back):
+    back = type(back).from_config({**back.get_config(), "dtype": DTYPE})
+    layer = layers.Bidirectional(layers.LSTM(3, dtype=DTYPE), backward_layer=back, dtype=DTYPE)
+    x = in_dtype(np.random.default_rng(0).normal(size=(2, 4, 5)))
+    got = numbers(layer(x))
+    assert [spec.directions for spec in calls] == [1, 1]
+    with ostinato.use_engine("scan"):
+        np.testing.assert_allclose(got, numbers(layer(x)), atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.parametrize("zero", [False, True])
 def test_both_directions_put_out_for_masked_timesteps_what_scan_does(calls, return_sequences, zero):

@@ -243,6 +243,7 @@ def test_going_back_a_stateful_layer_carries_states_over_no_beginning(make, has_
     layer, whole = make(5, stateful=True, **options), make(5, **options)
     resets = RESETS.copy()
     resets[:, 3] = [True, False, True]
+    resets[1, 4] = True  # one later than where the second piece begins
     call = {"fresh_state": [array(seed, 3, 5) for seed in (8, 9)]} if has_fresh else {}
     layer.build((3, 3, 4)), whole.build(X.shape)
     whole.set_weights(layer.get_weights())

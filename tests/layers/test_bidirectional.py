@@ -251,3 +251,11 @@ def test_the_last_outputs_and_the_losses_of_both_directions_are_kerass():
     assert_close(ours(x, mask=mask), theirs(x, mask=mask))
     assert len(ours.losses) == 2
     assert_close(sum(ours.losses), sum(theirs.losses))
+
+
+def test_one_unit_is_spread_over_the_other_directions():
+    for units in ((1, 5), (5, 1)):
+        forward, backward = (GRU(n, go_backwards=bool(at)) for at, n in enumerate(units))
+        layer = Bidirectional(forward, "sum", backward_layer=backward)
+        assert layer.compute_output_shape((2, 3, 4)) == (2, 5)
+        assert layer(array(0, 2, 3, 4)).shape == (2, 5)

@@ -8,6 +8,7 @@ from keras import ops
 
 from layers.refusals import refuses
 from ostinato.layers import GRU, LSTM, Bidirectional, TimeDistributed
+from ostinato.layers.folding import Fold, Unfold
 from support import IS_OLDEST_KERAS, array, assert_close, numpy
 
 X = array(0, 3, 4, 5, 2)
@@ -170,6 +171,14 @@ def test_a_mask_goes_to_the_layer_and_on():
     np.testing.assert_array_equal(numpy(nested), np.ones_like(WORDS))
     both = TimeDistributed(k.Add())
     np.testing.assert_array_equal(numpy(both.compute_mask([X, X], [MASK, MASK])), MASK)
+
+
+def test_symbolic_shapes_of_timesteps_as_rows():
+    like = keras.KerasTensor((2, 3, 4))
+    assert Fold().compute_output_spec(like).shape == (6, 4)
+    assert Fold().compute_output_spec(keras.KerasTensor((2, None, 4))).shape == (None, 4)
+    rows = keras.KerasTensor((6, 5, 7))
+    assert Unfold().compute_output_spec(rows, like).shape == (2, 3, 5, 7)
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (None, None)])
