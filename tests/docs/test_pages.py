@@ -8,11 +8,10 @@ import sys
 import tokenize
 from pathlib import Path
 
-import keras
 import page as pages
 import pytest
 
-from support import WHOLE
+from support import LONG, WHOLE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -20,9 +19,8 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
 ]
 TRANSLATION = "guide.pt.md"  # not run: a test proves that it's the program of guide.md
-# Once, on JAX: README's code, which runs everywhere; and what is mostly Keras 2's, on TensorFlow
-# (tools/test_keras2.py loads its files on every backend).
-ON_JAX = ("index.md", "coming-from-keras2.md")
+# Mostly Keras 2's, on TensorFlow; tools/test_keras2.py loads its files on every backend.
+KERAS_2 = "coming-from-keras2.md"
 # What runs, what it prints, and what neither runs nor is Python.
 LANGUAGES = ("python", "output", "sh", "text", "c")  # C: tools/test_stream_c.py
 LINK = re.compile(r"\[[^\]]*\]\((?!https?://|mailto:)(?P<file>[^)#\s]*)#?(?P<anchor>[^)\s]*)\)")
@@ -36,10 +34,7 @@ def has_code(page):
     return page.name != TRANSLATION and any(block.runs for block in pages.blocks(page))
 
 
-HERE = keras.config.backend()
-RUN = [
-    page for page in PAGES if has_code(page) and (HERE == "jax" if page.name in ON_JAX else WHOLE)
-]
+RUN = [page for page in PAGES if has_code(page) and (LONG if page.name == KERAS_2 else WHOLE)]
 
 
 @pytest.mark.slow

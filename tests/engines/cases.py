@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import reference
 import reference_activations
 from reference import Options, Weights
-from support import WHOLE, pairwise
+from support import LONG, WHOLE, pairwise
 
 FUZZ = int(os.environ.get("OSTINATO_FUZZ") or 0)
 SHARE = float(os.environ.get("OSTINATO_EXAMPLES") or 1)
@@ -26,10 +26,10 @@ def examples(count):
     """Hypothesis's settings: the same examples every time, or OSTINATO_FUZZ new ones.
 
     `count` is for JAX, which compiles each for 0.2 s, and for TensorFlow, where each operation
-    takes a while: half of it in `make test`. PyTorch runs more in less time.
+    takes a while; PyTorch runs more in less time. `make test` has half of it.
     """
-    eager = {"jax": 1, "torch": 4, "tensorflow": 2}[keras.config.backend()]
-    eager *= 1 if WHOLE else 1 / (2 * eager)
+    eager = {"jax": 1, "torch": 4, "tensorflow": 2 if LONG else 1}[keras.config.backend()]
+    eager *= 1 if LONG else 0.5
     return settings(
         max_examples=FUZZ or max(1, round(count * eager * SHARE)),
         derandomize=not FUZZ,

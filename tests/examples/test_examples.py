@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ostinato import native
-from support import in_long
+from support import in_long, one_in
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAMS = (
@@ -66,7 +66,7 @@ BRIEFLY = {
 
 
 @needs_aeon
-@pytest.mark.parametrize("name", BRIEFLY)
+@pytest.mark.parametrize("name", one_in(2, BRIEFLY))
 def test_runs_to_its_end(run, tmp_path, name):
     run(name, *BRIEFLY[name])
     assert is_picture(next(tmp_path.rglob(f"{name}.png")))

@@ -44,9 +44,7 @@ def recurrent_of(package, model):
 # --- the zoo --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "make", sample(ZOO, zoo.masked, zoo.subclassed), ids=lambda make: make.__name__
-)
+@pytest.mark.parametrize("make", sample(ZOO, zoo.subclassed), ids=lambda make: make.__name__)
 def test_there_and_back_with_the_training_going_on(make):
     """One test, since most of its time goes into tracing the steps of three models."""
     model, x, y = trained(make)

@@ -68,6 +68,7 @@ def test_losses_and_metrics_by_output():
     assert_same_training(model, accelerate(model), x, y)
 
 
+@elsewhere_in_long
 def test_a_learning_rate_that_was_changed():
     model, *_ = trained(zoo.own_layers)
     model.optimizer.learning_rate = 1e-4
@@ -75,6 +76,7 @@ def test_a_learning_rate_that_was_changed():
     assert int(accelerate(model).optimizer.iterations) == 2
 
 
+@elsewhere_in_long
 def test_an_optimizer_built_for_other_weights_starts_anew_and_says_so():
     model, *_ = trained(zoo.sequential)
     model.layers[-1].trainable = False

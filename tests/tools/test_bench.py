@@ -20,7 +20,7 @@ from ostinato.bench.prepared import prepare
 from ostinato.bench.process import ContenderFailedError, OutOfTimeError, Process, processes
 from ostinato.cli import main
 from ostinato.doors import door
-from support import crossed, sample
+from support import crossed, on_one_backend, sample
 
 HERE = keras.config.backend()
 OURS, KERAS = f"ostinato-{HERE}", f"keras-{HERE}"
@@ -246,6 +246,7 @@ def test_nothing_is_begun_when_the_case_is_out_of_time():
     assert not any(one.too_slow for one in found)
 
 
+@on_one_backend
 def test_a_process_that_fails_or_takes_too_long_says_why_and_starts_again():
     with processes([NAMES[OURS]]) as (process,):
         with pytest.raises(ContenderFailedError, match="expected a prepared case before a round"):
