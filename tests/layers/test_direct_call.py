@@ -85,7 +85,6 @@ def test_results_and_masks_are_those_of_keras(kind, options, grad, through_keras
     masked._keras_mask = mask()
     calls = [
         lambda: layer(x),
-        lambda: layer(x, training=True),
         lambda: layer(x, training=None, mask=mask()),
         lambda: layer(masked),
         lambda: layer(masked, initial_state=states),
@@ -105,16 +104,19 @@ def test_results_and_masks_are_those_of_keras(kind, options, grad, through_keras
             assert_same(direct, whole)
 
 
-def test_models_call_their_layers_so(through_keras):
-    inputs = keras.Input((T,), dtype="int32")
-    x = keras.layers.Embedding(5, D, mask_zero=True)(inputs)
-    x = layers.LSTM(U, return_sequences=True, name="first")(x)
-    model = keras.Model(inputs, layers.GRU(U, name="second")(x))
+def test_masks_go_from_layer_to_layer(through_keras):
+    embedding = keras.layers.Embedding(5, D, mask_zero=True)
+    first, second = layers.LSTM(U, return_sequences=True), layers.GRU(U)
     tokens = torch.tensor([[1, 2, 0, 0, 0], [0, 0, 0, 0, 0], [4, 3, 2, 1, 0]])
+
+    def call():
+        return second(first(embedding(tokens)))
+
+    call()
     through_keras.clear()
-    direct = model(tokens)
-    assert not {"first", "second"} & set(through_keras)
-    assert_same(direct, by_keras(lambda: model(tokens)))
+    direct = call()
+    assert through_keras == [embedding.name]
+    assert_same(direct, by_keras(call))
 
 
 class Doubled(layers.LSTM):
@@ -248,3 +250,109 @@ def test_transformations_of_pytorch_see_the_same():
 
     for call in (torch.func.grad(loss), torch.func.vmap(lambda x: layer(x[None])[0])):
         assert torch.allclose(call(x), by_keras(lambda call=call: call(x)), atol=1e-6)
+
+
+class After(Within):
+    """Calls something after the layer within, and gives it no `training`."""
+
+    def __init__(self, layer, after, **kwargs):
+        super().__init__(layer, **kwargs)
+        self.after = after
+
+    def call(self, x, training=False, within=None):
+        keywords = {} if within is None else {"training": within}
+        return self.after(self.layer(x, **keywords))
+
+
+@pytest.mark.parametrize(("training", "within"), [(None, True), (True, False), (True, None)])
+def test_layers_after_it_are_told_what_keras_tells_them(training, within):
+    layer, x = made()
+
+    def call():
+        dropout = keras.layers.Dropout(0.5, seed=1)
+        return After(layer, dropout)(x, training=training, within=within)
+
+    assert_same(call(), by_keras(call))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_layers_in_functions_of_the_user_s_are_told_what_keras_tells_them(training):
+    def results():
+        dropout = keras.layers.Dropout(0.5, seed=1)
+        one, x = made(activation=lambda z: dropout(keras.ops.tanh(z)))
+        other, _ = made(kernel_initializer="ones")
+        other.register_forward_hook(lambda module, args, output: dropout(output))
+        keras.utils.set_random_seed(0)
+        for layer in (one, other):
+            layer.set_weights([array(i, *w.shape) for i, w in enumerate(layer.get_weights())])
+        return [layer(x, training=training) for layer in (one, other)]
+
+    assert_same(results(), by_keras(results))
+
+
+def test_losses_are_those_of_the_last_call():
+    layer, x = made()
+    layer.register_forward_hook(lambda module, args, output: module.add_loss(output.sum()))
+    layer(x)
+    layer(x)
+    assert len(layer.losses) == 1
+
+
+@pytest.mark.parametrize("with_states", [False, True])
+@pytest.mark.parametrize("keywords", [{}, {"training": True}, {"mask": mask()}])
+def test_hooks_are_given_the_keywords_that_keras_gives(keywords, with_states):
+    layer, x = made()
+    states = {"initial_state": states_of(layer)} if with_states else {}
+    seen = []
+
+    def note(module, args, given):
+        seen.append({name: type(value) for name, value in given.items()})
+
+    layer.register_forward_pre_hook(note, with_kwargs=True)
+    layer(x, **keywords, **states)
+    by_keras(lambda: layer(x, **keywords, **states))
+    assert seen[0] == seen[1]
+
+
+def test_masks_that_hooks_or_layers_decide_on_stay():
+    layer, x = made(return_sequences=True)
+    x._keras_mask = mask()
+
+    def marked(module, args, output):
+        output._keras_mask = ~mask()
+
+    with layer.register_forward_hook(marked):
+        assert torch.equal(layer(x)._keras_mask, ~mask())
+    with layer.register_forward_hook(lambda module, args, output: {"output": output}):
+        assert torch.equal(layer(x)["output"]._keras_mask, mask())
+    layer.supports_masking = False
+    with pytest.warns(UserWarning, match="does not support masking"):
+        assert getattr(layer(x), "_keras_mask", None) is None
+
+
+def test_how_keras_passes_masks_on_is_found_out_unseen():
+    """No name of the user's layers is taken for it, and no policy of theirs keeps it from it."""
+    from ostinato.layers import direct_call
+
+    layer, x = made(return_sequences=True)
+    direct_call._a_given_mask_goes_on.cache_clear()
+    keras.backend.clear_session()
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("int8_from_float32")
+    try:
+        layer(x, mask=mask())
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert keras.layers.Softmax().name == "softmax"
+
+
+def test_a_layer_as_an_activation_goes_through_keras(through_keras):
+    layer, x = made(activation=keras.layers.PReLU())
+    layer(x)
+    assert layer.name in through_keras
+
+
+def test_training_that_is_no_bool_is_read_by_keras():
+    layer, x = made()
+    with pytest.raises(RuntimeError, match="Boolean value of Tensor"):
+        layer(x, training=np.array([True, False]))

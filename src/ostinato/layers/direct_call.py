@@ -38,18 +38,19 @@ def is_direct(layer: Any, given: Any, keywords: dict[str, Any]) -> bool:
         spec is type(layer)._rnn_input_spec
         and (spec is None or len(given.shape) == spec.ndim)
         and layer.activity_regularizer is None
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
         and vars(layer).keys().isdisjoint(_CALLED_BY_KERAS)
         and _trains_as_it_infers(layer.cell)
         and bool(layer.autocast)
         # Where variables are read in another dtype here, this is that dtype.
         and dtype_name(given.dtype) == layer.compute_dtype == layer.cell.kernel.dtype
         and keras.distribution.distribution() is None
-        and _are_plain(keywords, given)
+        and _are_plain(layer, given, keywords)
     )
 
 
 def call_directly(layer: Any, given: Any, keywords: dict[str, Any]) -> Any:
-    """Calls what `Layer.__call__` does: PyTorch's hooks, rematerialization, then `call`."""
+    """Calls what `Layer.__call__` does: what PyTorch does around a module, then `call`."""
     call = super(keras.layers.Layer, layer).__call__
     mask = _mask_of(given, keywords)
     if mask is None:
@@ -73,7 +74,9 @@ def _mask_of(given: Any, keywords: dict[str, Any]) -> Any:
 def _a_given_mask_goes_on() -> bool:
     """Whether Keras passes on a mask that came by keyword; 3.10 only passes on the inputs' own."""
     mask = keras.ops.ones((1, 2), dtype="bool")
-    return hasattr(keras.layers.Softmax()(keras.ops.ones((1, 2)), mask=mask), _MASK)
+    # By name and dtype: it counts among no user's layers, and follows no policy set for these.
+    layer = keras.layers.Softmax(name="softmax", dtype="float32")
+    return hasattr(layer(keras.ops.ones((1, 2)), mask=mask), _MASK)
 
 
 @remembered
@@ -89,16 +92,29 @@ def _trains_as_it_infers(cell: Any) -> bool:
         why_not_builtin(cell) is None
         and not (cell.dropout or cell.recurrent_dropout)
         and not is_int8(cell)
+        # A layer within a user's function asks Keras whether it's training.
+        and _is_keras_s(cell.activation)
+        and _is_keras_s(getattr(cell, "recurrent_activation", cell.activation))
     )
 
 
-def _are_plain(keywords: dict[str, Any], given: Any) -> bool:
-    """Whether nothing among a call's keywords, nor its mask, has to be converted."""
+def _is_keras_s(function: Any) -> bool:
+    module: str = getattr(function, "__module__", None) or ""
+    return module.partition(".")[0] == "keras" and not isinstance(function, keras.layers.Layer)
+
+
+def _are_plain(layer: Any, given: Any, keywords: dict[str, Any]) -> bool:
+    """Whether nothing among a call's keywords, nor its mask, has to be converted or dropped."""
     if not keywords.keys() <= {"training", "initial_state", "mask"}:
         return False
-    mask = _mask_of(given, keywords)
-    if mask is not None and not (door.is_bare(mask) and dtype_name(mask.dtype) == "bool"):
+    # One that is given goes to all that's called after it within the same layer.
+    if keywords.get("training") is not None:
         return False
+    for mask in (keywords.get("mask"), getattr(given, _MASK, None)):
+        if mask is not None and not (
+            layer.supports_masking and door.is_bare(mask) and dtype_name(mask.dtype) == "bool"
+        ):
+            return False
     states = keywords.get("initial_state")
     if states is None:
         return True
