@@ -90,6 +90,7 @@ def _trains_as_it_infers(cell: Any) -> bool:
     """Whether a cell is a built-in one to which it makes no difference if it's training."""
     return (
         why_not_builtin(cell) is None
+        and _is_ours_alone(type(cell))
         and not (cell.dropout or cell.recurrent_dropout)
         and not is_int8(cell)
         # A layer within a user's function asks Keras whether it's training.
