@@ -22,9 +22,10 @@ _CALLED_BY_KERAS = ("call", "compute_mask")  # as functions of one layer's own
 def is_direct(layer: Any, given: Any, keywords: dict[str, Any]) -> bool:
     """Whether all that Keras would do before and after the `call` of a layer comes to nothing.
 
-    That is to convert the inputs, to build, to find out whether it's training, to set the dtype
-    that variables are read in, to lay out the outputs over devices, and to record losses. Masks
-    are fetched and passed on by `call_directly`.
+    That is to convert the inputs, to build, to set the dtype that variables are read in, to lay out
+    the outputs over devices, to record losses, and to tell whatever else is called whether it's
+    training: hooks, layers in a user's function, those after this one. Masks are fetched and passed
+    on by `call_directly`.
 
     Args:
         layer: A layer whose `input_spec` its class has as `_rnn_input_spec`.
