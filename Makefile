@@ -25,7 +25,7 @@ CONSTRAINTS ?=
 OLDEST_KERAS := 3.10.0
 ON_OLDEST_WITH_TORCH := tools/test_accelerate* tools/test_stream* tools/test_keras2* tools/test_load_model* \
 	tools/test_left_alone* tools/test_torch_weights* programs/test_[!t]* programs/test_tracing.py \
-	programs/test_tracing_r* layers/test_names* layers/test_conv_lstm* layers/test_precision* \
+	programs/test_tracing_r* layers/test_conv_lstm* layers/test_precision* \
 	layers/test_serialization* engines/test_against_r* engines/test_cost* engines/test_public_cells* \
 	engines/test_resets*
 NOT_ON_OLDEST := native cuda docs guide examples tools/test_bench.py tools/test_gpu_script.py \
@@ -33,8 +33,8 @@ NOT_ON_OLDEST := native cuda docs guide examples tools/test_bench.py tools/test_
 	tools/test_stream_files.py tools/test_stream_errors.py tools/test_stream_refusals.py \
 	engines/test_jax_transforms.py engines/test_jax_derivatives.py engines/test_torch_modes.py \
 	engines/test_activation_names.py engines/test_bfloat16.py engines/test_cudnn.py engines/test_int8.py \
-	engines/test_long_sequences.py test_plan.py test_cli.py
-BACKENDS := tensorflow jax torch # the slowest first
+	engines/test_long_sequences.py layers/test_names.py test_plan.py test_cli.py
+BACKENDS := torch jax tensorflow # the slowest first
 # Of `make gpu-carry`: the Python of the machine with a GPU, and what Keras and the checks need there.
 GPU_PYTHON ?= python3.12
 GPU_NEEDS := absl-py h5py hypothesis markdown-it-py mdurl ml-dtypes namex optree packaging pygments rich \
@@ -76,8 +76,10 @@ guide: $(GUIDE_READY)
 	.venv-guide/bin/ostinato guide $(GUIDE)
 
 # Two parts at a time, the longest first, each with half of the processes: each process has to import its
-# framework and to collect all tests first, and at a part's end some wait for the last.
-PARTS := lint types $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%) test-core sanitize-quick test-once
+# framework and to collect all tests first, and at a part's end some wait for the last. One thread of
+# PyTorch's each: it computes on none until all have come, a fifth of the time of small layers.
+PARTS := lint types $(BACKENDS:%=test-%) $(BACKENDS:%=oldest-%) sanitize-quick test-once
+test: export OMP_NUM_THREADS ?= 1
 test: $(READY) $(OLDEST)/ready
 	@$(MAKE) --no-print-directory SIDE_BY_SIDE=1 JOBS=$(shell expr $(JOBS) / 2) \
 		-j$(if $(filter 0 1,$(JOBS)),1,2) $(if $(filter output-sync,$(.FEATURES)),-Otarget) $(PARTS)
@@ -148,14 +150,16 @@ else
 	$(call core_tests,core,-DOSTINATO_CASES=$(CASES))
 endif
 
-# In a minute: few cases, on the kernels for any CPU alone, and without the thread sanitizer.
+# Both at once, in short, for `test`: few cases, and the sanitizers watch the core and its kernels for any
+# CPU; those for newer ones, and the tests themselves, are compiled in half the time without.
+sanitize-quick: export ASAN_OPTIONS := malloc_context_size=0
 sanitize-quick: $(READY)
-	@printf '\n== Tests of the native core with AddressSanitizer and UBSan, in short\n'
+	@printf '\n== Tests of the native core, with AddressSanitizer and UBSan, in short\n'
 ifeq ($(shell command -v $(CXX)),)
 	@test -z "$$OSTINATO_REQUIRE_NATIVE" && echo 'skipped: no C++ compiler'
 else
-	$(call core_tests,asan-quick,-DOSTINATO_SANITIZE=address$(comma)undefined -DOSTINATO_CASES=5 \
-		-DOSTINATO_BASELINE_ONLY=ON)
+	$(call core_tests,asan-quick,-DOSTINATO_SANITIZE=address$(comma)undefined -DOSTINATO_CASES=20 \
+		-DOSTINATO_SANITIZE_IN_SHORT=ON)
 endif
 
 # The core and its tests once more, watched for errors of memory, undefined behaviour and races.
