@@ -57,7 +57,7 @@ bool has_v4() {
 bool has_v4_vnni() { return has_v4() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
-#if defined(OSTINATO_HAS_V4_BF16)
+#if defined(OSTINATO_HAS_V4_BF16) || defined(OSTINATO_HAS_V4_AMX)
 // AVX512_BF16: leaf 7, subleaf 1, EAX bit 5.
 bool has_v4_bf16() {
   unsigned a = 0, b, c, d;

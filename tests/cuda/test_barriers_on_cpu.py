@@ -105,7 +105,7 @@ def made(case):
     return layer, x, [torch.ones(3, units)] * count
 
 
-@pytest.mark.parametrize("site", one_in(2, SITES))
+@pytest.mark.parametrize("site", one_in(3, SITES))
 def test_a_barrier_that_is_gone_is_noticed(site, card, monkeypatch):
     case, barrier = SITES[site]
     layer, x, states = made(case)

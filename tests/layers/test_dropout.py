@@ -146,7 +146,6 @@ IN_KERAS = {
             (SimpleRNNCell, "Bidirectional", "inputs"),
         ],
         (LSTMCell, "stack", "both"),
-        (SimpleRNNCell, "Bidirectional", "inputs"),
     ),
 )
 def test_our_cells_in_kerass_rnn_have_kerass_losses(cls, around, options):
