@@ -103,6 +103,14 @@ def test_reset_with_values_sets_them(reset):
     assert_close(first, lstm_like(layer)(X, initial_state=values))
 
 
+def test_a_layer_that_is_made_stateful_later_takes_the_rows_of_the_states_that_are_set():
+    layer = LSTM(4)
+    layer.build((None, 6, 3))
+    layer.stateful = True
+    layer.reset_state([np.full((2, 4), 0.5, "float32"), np.ones((2, 4), "float32")])
+    assert [numpy(state).tolist() for state in layer.states] == [[[0.5] * 4] * 2, [[1.0] * 4] * 2]
+
+
 def lstm_like(layer):
     other = LSTM(layer.units)
     other.build(X.shape)

@@ -9,7 +9,8 @@ from keras import layers, ops, tree
 
 import ostinato
 from ostinato.layers import GRU, RNN
-from tools.stream_zoo import OfAllRows, Own
+from ostinato.streaming import looking_back
+from tools.stream_zoo import OfAllRows, Own, lstm, stack
 from tools.streamed import floats, run_whole
 
 
@@ -27,6 +28,25 @@ def test_what_a_layers_options_say(layer):
     x = floats(2, 5, 3)
     made = ostinato.stream(model, streams=2).run(x)
     np.testing.assert_allclose(made, run_whole(model, x), rtol=1e-4, atol=1e-6)
+
+
+def test_a_mean_counts_in_two_numbers_also_where_keras_runs_it(monkeypatch):
+    """Beyond what a float counts exactly: here, beyond 4."""
+    monkeypatch.setattr(looking_back, "COUNTED_BY", 4)
+    model = stack(layers.UnitNormalization(), layers.GlobalAveragePooling1D())
+    stream, x = ostinato.stream(model), floats(11, 3)
+    assert stream.why_not_native
+    wanted = [run_whole(model, x[None, :end])[0] for end in range(1, 12)]
+    np.testing.assert_allclose(stream.run(x), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_more_streams_where_keras_runs_them():
+    model = stack(layers.UnitNormalization(), lstm(4))
+    stream, x = ostinato.stream(model, streams=2), floats(5, 6, 3)
+    assert stream.why_not_native
+    assert stream.precision == "float32"
+    assert stream.open(3) == [2, 3, 4]
+    np.testing.assert_allclose(stream.run(x), run_whole(model, x), rtol=1e-6, atol=1e-6)
 
 
 def test_a_chunk_that_fails_in_the_middle_changes_no_state(monkeypatch):

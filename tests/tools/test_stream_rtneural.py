@@ -55,6 +55,12 @@ def of_two():
     return give_weights(keras.Model(x, layers.Add()([layers.Dense(3)(x), x])))
 
 
+def larger(scale, offset=0.0):
+    """Of a value, and of it scaled: a PReLU where that's a slope of at most 1, and no more."""
+    x = keras.Input((None, 3))
+    return keras.Model(x, layers.Maximum()([x, layers.Rescaling(scale, offset)(x)]))
+
+
 def of_two_outputs():
     x = keras.Input((None, 3))
     return keras.Model(x, [x, layers.Dense(2)(x)])
@@ -73,6 +79,8 @@ def of_two_outputs():
         (lambda: stack(layers.GlobalAveragePooling1D()), "no pooling"),
         (lambda: stack(layers.DepthwiseConv1D(1)), "no pooling, nor windows"),
         (lambda: read(layers.Embedding(VOCABULARY, 3)), "ids"),
+        (lambda: larger(2.0), "one after another|no merging layers"),
+        (lambda: larger(0.5, 0.1), "one after another|no merging layers"),
         (of_two, "one after another|no merging layers"),
         (of_two_outputs, "one input of numbers and one output, .* got 1 inputs and 2 outputs"),
         (lambda: stack(layers.Dropout(0.5)), "a layer that does something"),
