@@ -77,12 +77,12 @@ guide: $(GUIDE_READY)
 
 # Two parts at a time, the longest first, each with half of the processes: each process has to import its
 # framework and to collect all tests first, and at a part's end some wait for the last. One thread of
-# PyTorch's each: it computes on none until all have come, a fifth of the time of small layers.
+# PyTorch's each: several wait for each other, which is a fifth of the time of small layers beside other work.
 PARTS := lint types $(BACKENDS:%=test-%) sanitize-quick oldest-tensorflow oldest-torch oldest-jax test-once
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY) $(OLDEST)/ready
 	@$(MAKE) --no-print-directory SIDE_BY_SIDE=1 JOBS=$(shell expr $(JOBS) / 2) \
-		-j$(if $(filter 0 1,$(JOBS)),1,3) $(if $(filter output-sync,$(.FEATURES)),-Otarget) $(PARTS)
+		-j$(if $(filter 0 1,$(JOBS)),1,2) $(if $(filter output-sync,$(.FEATURES)),-Otarget) $(PARTS)
 
 # Ruff's cache keeps an import order that was right when `support` lay elsewhere, so what passed here
 # failed in a fresh clone. Without it the whole takes 0.04 s.
