@@ -60,8 +60,7 @@ def run(script, **environment):
     return done.stdout.strip()
 
 
-def test_no_thread_of_its_own():
-    """And a child after a fork has threads of its own."""
+def test_no_thread_of_its_own_but_in_a_child_after_a_fork():
     # On a busy machine PyTorch's may come late, and then the engine does start one.
     assert any(run(BEGIN + FORK + "print(started)") == "0" for _ in range(5))
 
@@ -82,6 +81,7 @@ torch.set_num_threads(2)
 print(alone, native.threads())
 """
     assert run(count, OSTINATO_NUM_THREADS="") == "1 2"
+    assert run(count, OSTINATO_NUM_THREADS="3") == "3 3"
 
 
 def test_a_library_without_openmp():

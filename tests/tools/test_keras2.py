@@ -21,7 +21,7 @@ import ostinato
 from ostinato import layers, load_model
 from ostinato.cli import main
 from ostinato.conversion.keras2_configs import translated
-from support import IS_OLDEST_KERAS, LONG, CellOfUnits, on_one_backend
+from support import IS_OLDEST_KERAS, CellOfUnits, on_one_backend, one_in
 
 # Importing it would bring TensorFlow into the tests of every backend.
 if importlib.util.find_spec("tf_keras") is None:
@@ -167,7 +167,7 @@ def test_json_with_weights_in_another_file(files, name, ending):
 
 
 @on_one_backend
-@pytest.mark.parametrize("suffix", [".h5", ".keras"] if LONG else [".keras"])
+@pytest.mark.parametrize("suffix", one_in(2, [".keras", ".h5"]))
 def test_masks_by_keras_2s_rules_survive_a_file_and_a_restore(files, tmp_path, suffix):
     skip_attention_on_the_oldest("beside")
     model = loaded(files / f"beside{suffix}")

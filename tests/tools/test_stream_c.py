@@ -15,7 +15,7 @@ from docs import page
 from engines.gradients import double_precision
 from ostinato import native
 from ostinato.layers import RNN, GRUCell, LSTMCell
-from support import LONG, on_one_backend
+from support import on_one_backend, one_in
 from tools import c_streams
 from tools.c_streams import SANITIZED, STRICT
 from tools.stream_zoo import KINDS, ZOO, ahead, give_weights, gru, lstm, pointwise, read, stack
@@ -125,7 +125,7 @@ def in_python(stream, data, reset_at):
     return [np.concatenate(pair, 1) for pair in pieces]
 
 
-@pytest.mark.parametrize("way", WAYS if LONG else ("gcc",))
+@pytest.mark.parametrize("way", one_in(len(WAYS), WAYS))
 def test_equals_the_stream(streams, way):
     folder, found = streams
     all_written = [each for _, _, each in found.values()]
