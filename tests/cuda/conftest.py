@@ -3,8 +3,14 @@
 import pytest
 
 
+@pytest.fixture(scope="session")
+def kernels_folder(tmp_path_factory):
+    """Where kernels' text is compiled, for all tests: many run the same."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.fixture
-def card(tmp_path, monkeypatch):
+def card(kernels_folder, monkeypatch):
     """By `card(units, barrier, edit)`: kernels of so many units a block, their text edited."""
     import on_cpu
 
@@ -17,7 +23,7 @@ def card(tmp_path, monkeypatch):
     monkeypatch.setattr(torch_cuda, "_stream_of", lambda x: 0)
 
     def use(units, barrier, edit=lambda text: text):
-        monkeypatch.setattr(kernels, "_TOOLCHAIN", on_cpu.toolchain(tmp_path, edit))
+        monkeypatch.setattr(kernels, "_TOOLCHAIN", on_cpu.toolchain(kernels_folder, edit))
         monkeypatch.setattr(kernels, "layout", on_cpu.forced(units, barrier))
 
     return use

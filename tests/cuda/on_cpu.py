@@ -1,10 +1,8 @@
 """Kernels' text compiled for the CPU under shim.h, in the place of NVRTC, driver and card."""
 
 import ctypes
-import functools
 import hashlib
 import subprocess
-import tempfile
 from pathlib import Path
 
 from ostinato.cuda import driver, kernels, layout
@@ -25,23 +23,22 @@ class RefusedError(RuntimeError):
     """A thread has trapped, or all wait."""
 
 
-@functools.cache
-def precompiled() -> tempfile.TemporaryDirectory:
-    """A folder with the shim's header compiled: more than half of the time that a kernel takes."""
-    folder = tempfile.TemporaryDirectory()
-    header = ("-x", "c++-header", SHIM, "-o", Path(folder.name, f"{SHIM.name}.gch"))
-    subprocess.run(["g++", *FLAGS, *header], check=True)
-    return folder
+def precompile(directory: Path) -> None:
+    """Has the shim's header compiled there: more than half of the time that a kernel takes."""
+    compiled = directory / f"{SHIM.name}.gch"
+    if not compiled.exists():
+        subprocess.run(["g++", *FLAGS, "-x", "c++-header", SHIM, "-o", compiled], check=True)
 
 
 def built(text: str, directory: Path) -> Path:
-    """A library of a kernel's text."""
+    """A library of a kernel's text, made once in a directory."""
     whole = f"#include <{SHIM.name}>\n#define KERNEL static void\n{text}\n{ENTRY}"
     path = directory / hashlib.sha256(whole.encode()).hexdigest()[:16]
     library = path.with_suffix(".so")
     if not library.exists():
         path.with_suffix(".cpp").write_text(whole)
-        folders = (f"-I{precompiled().name}", f"-I{SHIM.parent}")
+        precompile(directory)
+        folders = (f"-I{directory}", f"-I{SHIM.parent}")
         command = ["g++", *FLAGS, *folders, "-shared", "-o", library, path.with_suffix(".cpp")]
         subprocess.run(command, check=True)
     return library

@@ -36,8 +36,8 @@ CARDS = (Card(80, 108, 166912), Card(90, 132, 232448), Card(100, 148, 232448))
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 @pytest.mark.parametrize("barrier", [GRID, CLUSTER])
-def test_a_layer_runs_through_the_driver(barrier, no_driver, tmp_path, monkeypatch):
-    cubin = on_cpu.toolchain(tmp_path).cubin
+def test_a_layer_runs_through_the_driver(barrier, no_driver, kernels_folder, monkeypatch):
+    cubin = on_cpu.toolchain(kernels_folder).cubin
     real = kernels.Toolchain(driver.card, cubin, driver.load, driver.launch)
     monkeypatch.setattr(kernels, "_TOOLCHAIN", real)
     monkeypatch.setattr(kernels, "layout", on_cpu.forced(8, barrier))

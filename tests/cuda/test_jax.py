@@ -44,11 +44,11 @@ def library(tmp_path_factory):
 
 
 @pytest.fixture
-def card(library, tmp_path, monkeypatch):
+def card(library, kernels_folder, monkeypatch):
     """A card that is none, by `card(units, barrier)`; kernels are lowered for the CPU then."""
     for each in (driver._opened, driver.card):
         each.cache_clear()
-    for replacement in jax_card.replaced(tmp_path):
+    for replacement in jax_card.replaced(kernels_folder):
         monkeypatch.setattr(*replacement)
 
     def use(*layout):
@@ -173,11 +173,11 @@ def test_the_custom_call_is_lowered_for_cuda_alone(card):
     assert "ostinato_cuda(" not in traced.lower(lowering_platforms=("cpu",)).as_text()
 
 
-def test_each_device_runs_its_rows_of_a_sharded_batch(tmp_path):
+def test_each_device_runs_its_rows_of_a_sharded_batch(kernels_folder):
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)}
     script = Path(__file__).with_name("sharded_on_jax.py")
-    command = [sys.executable, script, tmp_path]
+    command = [sys.executable, script, kernels_folder]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 

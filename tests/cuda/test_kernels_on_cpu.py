@@ -180,10 +180,10 @@ def test_vmap_makes_the_mapped_axis_part_of_the_batch(card, monkeypatch):
     assert len(launches) == 3  # one for all; then there and back
 
 
-def test_it_needs_none_of_our_native_code(tmp_path):
+def test_it_needs_none_of_our_native_code(kernels_folder):
     script = Path(__file__).with_name("without_native.py")
     environment = {**os.environ, "PYTHONPATH": str(script.parent)}
-    command = [sys.executable, script, tmp_path]
+    command = [sys.executable, script, kernels_folder]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -13,7 +13,7 @@ from keras import ops
 import ostinato
 from engines.gradients import double_precision
 from ostinato import from_torch, layers, to_torch
-from support import sample
+from support import LONG, sample
 
 torch = pytest.importorskip("torch")
 
@@ -194,6 +194,8 @@ def test_a_module_that_holds_one_and_its_state_dict():
         )
 
 
+@pytest.mark.skipif(keras.config.backend() == "torch", reason="Keras runs on PyTorch here")
+@pytest.mark.skipif(keras.config.backend() != "jax" and not LONG, reason="on JAX; `make long`: both")
 def test_a_state_dict_of_arrays_needs_no_torch(tmp_path):
     state = {name: numpy(tensor) for name, tensor in torch.nn.GRU(3, 5).state_dict().items()}
     np.savez(tmp_path / "gru.npz", **state)
@@ -203,8 +205,6 @@ def test_a_state_dict_of_arrays_needs_no_torch(tmp_path):
         f"print(ostinato.from_torch(dict(np.load({str(tmp_path / 'gru.npz')!r}))).units)\n"
         "ostinato.to_torch(ostinato.layers.LSTM(2))"
     )
-    if keras.config.backend() == "torch":
-        pytest.skip("Keras runs on PyTorch here")
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
     )
