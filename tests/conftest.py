@@ -9,15 +9,16 @@ import os
 import tempfile
 from pathlib import Path
 
-from xla import quick_flags
+from xla import quick_flags, share_context
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is loaded
 os.environ.setdefault("OSTINATO_POISON", "1")  # scratch memory full of NaN: unwritten values show
-# JAX compiles every eager scan anew, in 0.1 s; a cache on disk makes that 0.02 s.
+# JAX compiles every eager scan anew, in 0.1 s; a cache on disk makes that 0.02 s. To keep there
+# what takes less costs more than it saves.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(), "ostinato-jax-cache"))
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("XLA_FLAGS", quick_flags())
 # Where in Python each operation stands, in every program: nobody reads it here.
@@ -48,6 +49,8 @@ def pytest_configure(config):
     within = _within_no_backend(config)
     if any(within) and not all(within):
         raise pytest.UsageError("tests/no_backend imports no framework: run it by itself.")
+    if os.environ.get("KERAS_BACKEND") == "jax" and not any(within):
+        share_context()
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -6,7 +6,6 @@ import io
 import re
 from html.parser import HTMLParser
 
-import keras
 import pytest
 
 pytest.importorskip("jinja2")
@@ -17,10 +16,10 @@ from ostinato.guide import course, report
 from ostinato.guide.course import SECTIONS
 from ostinato.guide.digits import shipped
 from ostinato.guide.section import Fact, Findings, Picture, Result, Row, Run, Section
-from support import LONG
+from support import WHOLE
 
-if keras.config.backend() != "jax" and not LONG:
-    pytest.skip("on JAX, as `make guide`, and in `make long`", allow_module_level=True)
+if not WHOLE:
+    pytest.skip("on PyTorch, and in `make long`", allow_module_level=True)
 
 
 class Page(HTMLParser):

@@ -195,7 +195,7 @@ def test_a_module_that_holds_one_and_its_state_dict():
 
 
 @pytest.mark.skipif(keras.config.backend() == "torch", reason="Keras runs on PyTorch here")
-@pytest.mark.skipif(keras.config.backend() != "jax" and not LONG, reason="on JAX; `make long`: both")
+@pytest.mark.skipif(keras.config.backend() == "tensorflow" and not LONG, reason="in `make long`")
 def test_a_state_dict_of_arrays_needs_no_torch(tmp_path):
     state = {name: numpy(tensor) for name, tensor in torch.nn.GRU(3, 5).state_dict().items()}
     np.savez(tmp_path / "gru.npz", **state)
