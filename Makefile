@@ -59,7 +59,7 @@ comma := ,
 define core_tests
 $(BIN)/cmake -S . -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
 	-DOSTINATO_PYTHON=OFF -DOSTINATO_TESTS=ON $(2)
-$(BIN)/cmake --build build/$(1)
+$(BIN)/cmake --build build/$(1) --parallel $(JOBS)
 $(BIN)/ctest --test-dir build/$(1) --output-on-failure --parallel $(JOBS)
 endef
 

@@ -141,7 +141,7 @@ def assert_same(found, name, call, expected):
 
 
 # ONNX of one model is below.
-@pytest.mark.parametrize("kind", sample(FORMATS[BACKEND], "tf_saved_model"))
+@pytest.mark.parametrize("kind", sample(FORMATS[BACKEND], FORMATS[BACKEND][0]))
 def test_the_same_in_a_bare_process(tmp_path, kind):
     if missing(kind):
         pytest.skip(f"Keras's exporter needs {missing(kind)}")
