@@ -27,8 +27,9 @@ ON_OLDEST_WITH_TORCH := tools/test_accelerate* tools/test_stream* tools/test_ker
 	tools/test_left_alone* tools/test_torch_weights* programs/test_[!t]* programs/test_tracing.py \
 	programs/test_tracing_r* layers/test_conv_lstm* layers/test_precision* \
 	layers/test_serialization* layers/test_bidirectional* layers/test_time_distributed* \
-	layers/test_errors* engines/test_against_r* engines/test_cost* engines/test_public_cells* \
-	engines/test_resets* engines/test_fused*
+	layers/test_errors* layers/test_sizes* layers/test_cell_quirks* layers/test_dropout_masks* \
+	engines/test_against_r* engines/test_cost* engines/test_public_cells* engines/test_resets* \
+	engines/test_fused*
 NOT_ON_OLDEST := native cuda docs guide examples tools/test_bench.py tools/test_gpu_script.py \
 	tools/test_torch_refusals.py tools/test_quantize.py tools/test_stream_c.py tools/test_stream_rows.py \
 	tools/test_stream_files.py tools/test_stream_errors.py tools/test_stream_refusals.py \

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from support import elsewhere_in_long, in_long, on_one_backend
+from support import in_long, on_one_backend
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BACKENDS = ("jax", "torch", "tensorflow")
@@ -49,7 +49,7 @@ def check(alone, together):
     assert alone[1] < 0.95 * alone[0]
 
 
-@elsewhere_in_long
+@in_long
 def test_two_processes(run):
     # On JAX with two devices each: one process's devices alone are in native/sharded_on_jax.py.
     options = ["--devices=2"] if keras.config.backend() == "jax" else []
