@@ -21,8 +21,8 @@ IS_OLDEST_KERAS = keras.__version__.startswith("3.10.")
 ON_ONE_BACKEND = keras.config.backend() == "torch"
 on_one_backend = pytest.mark.skipif(not ON_ONE_BACKEND, reason="the same on every backend")
 
-# What a backend could change, but hardly does, runs on PyTorch with the newest Keras. Elsewhere
-# `make test` has a sample of it, and `make long` all.
+# What a backend could change, but hardly does, runs on PyTorch with the newest Keras. Of the rest
+# `make test` has a sample, and `make long`, where Keras is the newest, all.
 LONG = os.environ.get("OSTINATO_LONG", "0") not in ("", "0")
 WHOLE = (ON_ONE_BACKEND and not IS_OLDEST_KERAS) or LONG
 in_long = pytest.mark.skipif(not LONG, reason="in `make long`")

@@ -169,7 +169,7 @@ def cases_with_dropout():
 def tried(count, *, dropout=False, **more):
     """Decorates a test of a case, and of a value of each list in `more`.
 
-    At random, as `examples(count)` says. On backends that compile, fewer: any two values of two
+    At random, as `examples(count)` says. Where it isn't the whole, fewer: any two values of two
     options meet in one of them.
     """
     if WHOLE or FUZZ:

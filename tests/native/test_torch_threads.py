@@ -66,13 +66,18 @@ def test_no_thread_of_its_own_but_in_a_child_after_a_fork():
 
 
 def test_as_many_as_it_is_told_of_its_own_where_pytorch_has_fewer():
-    script = BEGIN + "from ostinato import native; print(started, native.threads())"
-    assert run(script, OSTINATO_NUM_THREADS="3", OMP_NUM_THREADS="1") == "2 3"
+    count = """
+from ostinato import native
+alone = native.threads()
+torch.set_num_threads(2)
+print(started, alone, native.threads())
+"""
+    assert run(BEGIN + count, OSTINATO_NUM_THREADS="3", OMP_NUM_THREADS="1") == "2 3 3"
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: one thread anyway")
 def test_as_many_as_pytorch_has_where_it_is_told_no_number():
-    script = """
+    count = """
 import torch
 import ostinato.layers
 from ostinato import native
@@ -81,7 +86,7 @@ alone = native.threads()
 torch.set_num_threads(2)
 print(alone, native.threads())
 """
-    assert run(script, OSTINATO_NUM_THREADS="") == "1 2"
+    assert run(count, OSTINATO_NUM_THREADS="") == "1 2"
 
 
 def test_a_library_without_openmp():
