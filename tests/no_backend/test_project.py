@@ -23,15 +23,15 @@ def targets() -> set[str]:
     return plain | {f"{name}-{backend}" for name in patterns for backend in BACKENDS}
 
 
-def expanded(command: str, matrix: dict) -> list[str]:
-    """A command for each value of the workflow's matrix that it names."""
-    (names,) = [{*re.findall(r"\$\{\{ matrix\.(\w+) \}\}", command)}]
-    commands = [command]
-    for name in names:
+def expanded(text: str, matrix: dict) -> list[str]:
+    """A text for each value of the workflow's matrix that it names."""
+    texts = [text]
+    for name in {*re.findall(r"\$\{\{ matrix\.(\w+) \}\}", text)}:
         values = [*matrix.get(name, []), *(one.get(name) for one in matrix.get("include", []))]
+        assert any(values), f"the matrix has no {name}, which would be empty in: {text}"
         hole = "${{ matrix." + name + " }}"
-        commands = [one.replace(hole, str(value)) for one in commands for value in values if value]
-    return commands
+        texts = [one.replace(hole, str(value)) for one in texts for value in values if value]
+    return texts
 
 
 def made(command: str) -> list[str]:
@@ -47,6 +47,7 @@ def test_a_workflow_makes_what_there_is_to_make(path):
     for name, job in workflow["jobs"].items():
         assert job["timeout-minutes"] <= 90, name
         matrix = job.get("strategy", {}).get("matrix", {})
+        expanded(str(job), matrix)  # what it's called and runs on, too
         for step in job["steps"]:
             assert ("run" in step) != ("uses" in step), f"{name}: {step}"
             for command in expanded(step.get("run", ""), matrix):
