@@ -15,6 +15,7 @@ from docs import page
 from engines.gradients import double_precision
 from ostinato import native
 from ostinato.layers import RNN, GRUCell, LSTMCell
+from ostinato.streaming.c99.cells import columns_of
 from support import on_one_backend, one_in
 from tools import c_streams
 from tools.c_streams import SANITIZED, STRICT
@@ -322,6 +323,13 @@ def test_streams_that_have_no_c(tmp_path):
     with pytest.raises(FileNotFoundError):
         ostinato.stream(lstm_alone()).save_c(tmp_path / "nowhere" / "voice.c")
     assert not list(tmp_path.iterdir())
+
+
+def test_every_built_in_kind_has_c_and_another_is_refused_by_name():
+    columns = {name: columns_of(name) - kind.gates for name, kind in native.kinds().items()}
+    assert set(columns.values()) <= {0, 1}, columns  # GRU's candidate has two
+    with pytest.raises(ValueError, match="'coupled_lstm' has no C"):
+        columns_of("coupled_lstm")
 
 
 def test_a_stream_from_a_file_and_names_that_would_end_a_comment(tmp_path):

@@ -145,7 +145,13 @@ _KINDS: dict[str, tuple[Callable[[Source, Cell], list[str]], int]] = {
 
 
 def columns_of(kind: str) -> int:
-    """How many numbers a unit z takes."""
+    """How many numbers a unit z takes.
+
+    Raises:
+        ValueError: if nobody has written the kind as C.
+    """
+    if kind not in _KINDS:
+        raise ValueError(f"the built-in cell {kind!r} has no C")
     return _KINDS[kind][1]
 
 
