@@ -309,7 +309,7 @@ def PooledBuffer(nbytes: int) -> Any:  # noqa: N802 - makes one, and is named as
 
 
 def Program(dtype: int, spec: Sequence[int], weights: Sequence[View]) -> Any:  # noqa: N802 - likewise
-    """A timestep of a model, in the terms of native/core/program.h.
+    """A timestep of a model, in the terms of native/core/step/program.h.
 
     Raises:
         ValueError: The spec or a weight isn't what it should be.

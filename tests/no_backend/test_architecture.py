@@ -1,4 +1,4 @@
-"""The house rules of DESIGN.md, read off the package's source."""
+"""The house rules (CONTRIBUTING.md, "Rules"), read off the package's source."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What a timestep is made of, in the terms of native/core/step.h: plain values and NumPy arrays."""
+"""What a timestep is made of, as native/core/step/step.h has it: plain values and NumPy arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
