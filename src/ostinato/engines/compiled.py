@@ -5,16 +5,13 @@ reason. The loop over time, masks and the order of time are the core's, as for b
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
 
-from keras import ops, tree
+from keras import ops
 
 from ostinato import native
-from ostinato.cells.checked import held_masks, holds_masks, like_a_timestep
-from ostinato.cells.contract import output_sizes
 from ostinato.checkpoints import timesteps_between
 from ostinato.doors import door, remembered
 from ostinato.engines.interface import IN_BFLOAT16, Answer, Loop, Question, Task
@@ -23,17 +20,19 @@ from ostinato.engines.loop import (
     Recurrence,
     chosen,
     flat_resets,
+    loop_flags,
     moved,
     run_over_time,
     time_major,
 )
 from ostinato.engines.obstacles import FLOATS
+from ostinato.engines.of_programs import answer_of, with_masks, with_rows
 from ostinato.programs.compiling import Compiled, run_dtype
 from ostinato.programs.evaluation import evaluate
 from ostinato.programs.graph import Program
 from ostinato.routines import RoutineSpec
-from ostinato.structure import leaves, map_leaves
-from ostinato.tensors import Tensor, Tensors, dtype_name, size_of, to_dtype
+from ostinato.structure import leaves
+from ostinato.tensors import Tensors, size_of, to_dtype
 
 # A loop is left the cell where it's estimated to take less than this part of our time: most
 # estimates are within a half of what's measured.
@@ -122,12 +121,6 @@ def _why_the_loop(compiled: Compiled, rows: int, trains: bool) -> list[str]:
     return [f"the backend's own loop is as fast for so small a cell and {batch}: {told}"]
 
 
-def loop_flags(loop: Loop) -> tuple[bool, ...]:
-    """What a run depends on, as `Compiled.spec` takes it."""
-    flags = (loop.zero_output_for_mask, loop.go_backwards, loop.flip_outputs)
-    return (*flags, loop.return_sequences)
-
-
 def _run(task: Task, recipe: Recipe) -> Answer:
     compiled = recipe.compiled
     dtype = run_dtype(recipe.dtype)
@@ -165,31 +158,6 @@ def _run(task: Task, recipe: Recipe) -> Answer:
     return answer_of(task, compiled, results[:count], results[count:])
 
 
-def answer_of(
-    task: Task, compiled: Compiled, outputs: Sequence[Tensor], final: Sequence[Tensor]
-) -> Answer:
-    """A task's answer from what its program gave: the dtypes and containers of the cell's own."""
-    is_declared = output_sizes(task.cell) is not None  # then the layer makes room, of its dtype
-    made = [
-        to_dtype(output, task.context.dtype if is_declared or "float" in own else own)
-        for output, own in zip(outputs, compiled.output_dtypes, strict=True)
-    ]
-    pairs = zip(final, leaves(task.states), strict=False)
-    states = tuple(to_dtype(result, dtype_name(state.dtype)) for result, state in pairs)
-    like = compiled.traced.outputs_like
-    return made[0] if isinstance(like, str) else tree.pack_sequence_as(like, made), states
-
-
-def with_masks(task: Task) -> AbstractContextManager[None]:
-    """Inside, the cell holds masks of the sequence.
-
-    Outside training, too: the random numbers of later calls depend on it.
-    """
-    if not holds_masks(task.cell):
-        return nullcontext()
-    return held_masks(task.cell, map_leaves(like_a_timestep, task.xs), task.states)
-
-
 @remembered
 def _training(spec: RoutineSpec) -> RoutineSpec:
     return replace(spec, training=1)
@@ -203,14 +171,6 @@ def _with_checkpoints(
     kept, states = routines.saved * size, routines.carried * size
     every = timesteps_between(asked, spec.truncate, (batch, timesteps), kept, states)
     return replace(spec, checkpoint=every) if every else spec
-
-
-def with_rows(state: Tensor, batch_size: Any) -> Tensor:
-    """A state of the batch, where it's of one row that stands for all."""
-    shape = tuple(state.shape)
-    if shape[0] == 1 and not (isinstance(batch_size, int) and batch_size == 1):
-        return ops.broadcast_to(state, (batch_size, *shape[1:]))
-    return state
 
 
 class Twin(NamedTuple):

@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from ostinato import native
-from ostinato.cuda import driver, nvrtc, stamp
 from ostinato.cuda.apart import Apart, apart
 from ostinato.cuda.around import afterwards, beforehand
 from ostinato.cuda.kernels import How, Kernels, card_of
 from ostinato.cuda.layout import BFLOAT16, FLOAT32
 from ostinato.cuda.passes import Passes
 from ostinato.doors import door, opaque
-from ostinato.engines.compiled import answer_of, with_masks, with_rows
 from ostinato.engines.interface import IN_BFLOAT16, Answer, Loop, Question, Task
 from ostinato.engines.loop import (
     FlatResets,
@@ -29,6 +27,7 @@ from ostinato.engines.loop import (
     run_over_time,
 )
 from ostinato.engines.obstacles import FLOATS
+from ostinato.engines.of_programs import answer_of, with_masks, with_rows
 from ostinato.programs.compiling import Compiled, named
 from ostinato.programs.evaluation import evaluate
 from ostinato.programs.graph import Program
@@ -124,18 +123,6 @@ class Cuda:
 
 
 ENGINE = Cuda()
-
-
-@opaque
-def why_no_cuda() -> str | None:
-    """What the process lacks, or None."""
-    return driver.why_not() or nvrtc.why_not()
-
-
-@opaque
-def is_checked(card: int) -> bool:
-    """Whether the kernels have been seen to be right on a card."""
-    return stamp.is_there(card, door.cuda_launcher())
 
 
 def _form(question: Question) -> Form:

@@ -57,6 +57,12 @@ class FlatResets(NamedTuple):
     fresh: Tensors | None = None
 
 
+def loop_flags(loop: Loop) -> tuple[bool, ...]:
+    """What a run of a program depends on, as its `Compiled.spec` takes it."""
+    flags = (loop.zero_output_for_mask, loop.go_backwards, loop.flip_outputs)
+    return (*flags, loop.return_sequences)
+
+
 def flat_resets(task: Task) -> FlatResets | None:
     """A task's resets for the loop."""
     if task.resets is None:

@@ -9,10 +9,13 @@ if TYPE_CHECKING:
 
 # Fastest first; the last runs anything. Names alone, as the command line has no framework yet.
 NAMES = ("fused", "compiled", "cudnn", "cuda", "scan")
-PORTABLE = NAMES[-1]
-OF_PROGRAMS = "compiled"  # the one for which a cell is made into a program
-NVIDIA = "cuda"  # the kind of device
-OF_CARDS = "cuda"  # the same on a GPU, also of built-in cells
+# What they're called by, where others have to speak of one.
+OF_BUILTIN = "fused"  # of built-in cells, on the core
+OF_PROGRAMS = "compiled"  # of cells that are made into programs, on the core
+OF_CARDS = "cuda"  # of cells that are made into programs, built-in ones too, on a GPU
+PORTABLE = NAMES[-1]  # of any cell, anywhere
+
+NVIDIA = "cuda"  # no engine, but the kind of device
 
 
 @functools.cache

@@ -8,11 +8,10 @@ from keras import ops
 
 from ostinato.cuda import driver, stamp
 from ostinato.doors import door
-from ostinato.engines.cuda import why_no_cuda
 from ostinato.engines.table import OF_CARDS
 from ostinato.gpu_check.comparing import compare
 from ostinato.gpu_check.configurations import Configuration, configurations
-from ostinato.layers.planning import EngineError
+from ostinato.layers.planning import EngineError, why_no_cuda
 from ostinato.settings import asked_precision
 
 Tell = Callable[[str], None]

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 from ostinato import native
 from ostinato.cells.builtin import BuiltinCell, is_int8, why_not_builtin
+from ostinato.cuda import driver, nvrtc, stamp
 from ostinato.doors import door, opaque, remembered
 from ostinato.engines.activations import activation_name
-from ostinato.engines.compiled import loop_flags
-from ostinato.engines.cuda import is_checked, why_no_cuda
 from ostinato.engines.interface import Activation, Loop, Question, Resets, Task
-from ostinato.engines.table import OF_CARDS, OF_PROGRAMS, PORTABLE
+from ostinato.engines.loop import loop_flags
+from ostinato.engines.table import OF_BUILTIN, OF_CARDS, OF_PROGRAMS, PORTABLE
 from ostinato.plan import Plan, plan
 from ostinato.programs.compiling import compiled, described, named, shapes_are_known
 from ostinato.settings import asked_checkpoints, asked_precision, forced_engine
@@ -45,6 +45,18 @@ def _products_on_cards(dtype: str) -> str:
         return dtype
     found: str = asked_precision() or door.cuda_products()
     return found
+
+
+@opaque
+def why_no_cuda() -> str | None:
+    """What the process lacks for the kernels for a card, or None."""
+    return driver.why_not() or nvrtc.why_not()
+
+
+@opaque
+def is_checked(card: int) -> bool:
+    """Whether these kernels have been seen to be right on a card."""
+    return stamp.is_there(card, door.cuda_launcher())
 
 
 class EngineError(ValueError):
@@ -146,7 +158,7 @@ def _kind_of(resets: Resets | None) -> int:
 
 
 # Of built-in cells; all the same for every question, as text.
-_NO_PROGRAM = "the kernels of a built-in cell are those of the engine 'fused'"
+_NO_PROGRAM = f"the kernels of a built-in cell are those of the engine {OF_BUILTIN!r}"
 _NONE_OF_INT8 = f"its weights are in int8, and {_NO_PROGRAM}"
 
 

@@ -7,9 +7,8 @@ from typing import Any
 from keras import ops
 
 from ostinato.doors import door
-from ostinato.engines import compiled as compiled_engine
-from ostinato.engines import fused
 from ostinato.engines.obstacles import FLOATS
+from ostinato.engines.table import OF_PROGRAMS
 from ostinato.layers.dispatch import cells_with_states
 from ostinato.layers.planning import question_about
 from ostinato.plan import plan
@@ -59,10 +58,11 @@ def _each(layer: Any, width: int, heeds_forced: bool) -> Iterator[StreamedCell |
         if not heeds_forced:
             question = question._replace(forced=None)
         answer, initial = plan(question), tuple(leaves(states))
-        if answer.engine is fused.ENGINE:
+        # Without a program, which wasn't looked for, only a built-in cell runs on the core.
+        if answer.engine is not None and answer.engine.on_kernels:
             width = cell.units
             yield StreamedCell(cell, initial, None, width)
-        elif question.int8 or question.forced not in (None, compiled_engine.ENGINE.name):
+        elif question.int8 or question.forced not in (None, OF_PROGRAMS):
             yield answer.why_not()
         else:
             program = _program_of(cell, states, width, layer.compute_dtype)
