@@ -56,7 +56,7 @@ bool take_backward_memory(BackLayer<R>& l, Arena& arena) {
     }
     m.d_kernel = m.d_weights[0].piece, m.d_recurrent = m.d_weights[1].piece;
     m.d_bias = m.d_weights[2].piece, m.d_late = m.d_weights[3].piece;
-    m.private_size = BackwardMember<R>::private_size(count);
+    m.private_size = BackScratch<R>::size(count);
     m.private_ = arena.take<S>(l.members * m.private_size);
   }
   return !arena.failed;

@@ -78,3 +78,34 @@ struct BackwardPlaces {
   }
   I row_of(I r) const { return l.schedule.row_of[rows.first + r]; }
 };
+
+// A member's own, of tiles as they're computed, and of the mask at a timestep.
+template <class R>
+struct BackScratch {
+  typedef typename R::S S;
+  typedef typename R::Int Int;
+  static constexpr I L = R::kLanes;
+
+  S *value, *slope, *work, *old, *tile;
+  S* d_tile;  // of pairs, dz of a tile before it's rounded
+  Int *valid, *shown;
+
+  BackScratch(S* next, I count) {
+    const I block = block_of(count);
+    valid = reinterpret_cast<Int*>(next), next += blocks_of(count, L) * L;
+    shown = reinterpret_cast<Int*>(next), next += blocks_of(count, L) * L;
+    work = next, next += 2 * block * L;
+    old = next, next += 2 * block * L;
+    tile = next, next += 4 * block * L;
+    value = next, next += 4 * block * L;
+    slope = next, next += 4 * block * L;
+    d_tile = next;
+  }
+
+  static I size(I count) {
+    const I tiles = R::kPairs ? 4 : 3;
+    return 2 * blocks_of(count, L) * L + (2 + 2 + 4 * tiles) * block_of(count) * L + 64 * L;
+  }
+
+  static I block_of(I count) { return count < kRowBlock ? count : kRowBlock; }
+};

@@ -1,7 +1,8 @@
 // The forward pass: each member of a group runs its panels through all timesteps.
 
 template <class R>
-struct ForwardMember {
+struct ForwardMember : ForwardProducts<R> {
+  typedef ForwardProducts<R> Products;
   typedef typename R::S S;
   typedef typename R::V V;
   typedef typename R::Int Int;
@@ -9,78 +10,18 @@ struct ForwardMember {
   typedef typename R::Real Real;
   static constexpr I L = R::kLanes, W = R::kWords;
 
-  const Layer<R>& l;
-  const CellLayout& c;
-  const Rows& rows;
-  const GroupMemory<R>& memory;
-  const I member, members;
+  using Products::c, Products::dropped, Products::l, Products::member, Products::members;
+  using Products::memory, Products::operand, Products::own, Products::project_both;
+  using Products::project_chunk, Products::project_inputs, Products::project_state, Products::rows;
+  using Products::shown, Products::spare, Products::state, Products::tile, Products::tile_at;
+  using Products::tile_panel_stride, Products::valid, Products::work, Products::x_of;
+
   Barrier* barrier;
   const bool is_again;  // for `run_again` alone: it writes no results
-  const Part own;
-  S *tile, *spare, *work;
-  Int *valid, *shown;
 
   ForwardMember(const Layer<R>& layer, I group, I member, I members, Barrier* barrier,
                 bool is_again = false)
-      : l(layer), c(layer.layout), rows(layer.schedule.groups[group]),
-        memory(layer.memory[group]), member(member), members(members), barrier(barrier),
-        is_again(is_again),
-        own(part_of(layer.panels, rows.count, member, members, splits_rows(layer))) {
-    const I block = block_of(layer, rows.count);
-    S* next = memory.private_ + member * memory.private_size;
-    valid = reinterpret_cast<Int*>(next), next += blocks_of(rows.count, L) * L;
-    shown = reinterpret_cast<Int*>(next), next += blocks_of(rows.count, L) * L;
-    work = next, next += block * L;
-    tile = next, next += 4 * block * L;
-    spare = next;
-  }
-
-  // Rows of a tile, at most: of few rows several panels may be one.
-  static I block_of(const Layer<R>& l, I count) {
-    return count < kRowBlock && l.chunk == 1 ? count : kRowBlock;
-  }
-
-  static I private_size(const Layer<R>& l, I count) {
-    const I block = block_of(l, count);
-    return 2 * blocks_of(count, L) * L + (1 + 4 + 4) * block * L + 64 * L;
-  }
-
-  // Where panels are computed together, they stay whole; and where a product comes late. Few rows stay
-  // together, too: their sums are the same then with however many members.
-  static bool splits_rows(const Layer<R>& l) {
-    return l.layout.cols > 1 && !l.layout.has_late() && l.chunk == 1;
-  }
-
-  // --- where things are ---
-
-  S* state(I s, I t, I panel) const {
-    if (l.run->spec.training) return l.kept_state(s, t, panel, rows.first);
-    return memory.states + (((t & 1) * c.states + s) * l.panels + panel) * rows.count * L;
-  }
-  // The state's as the products take it without dropout, and the distance to the next panel's.
-  const S* state_operand(I t) const { return R::kPairs ? operand(0, t, 0) : state(0, t, 0); }
-  I operand_stride() const {
-    return (!R::kPairs && l.run->spec.training ? l.B : rows.count) * W;
-  }
-  S* operand(I gate, I t, I panel) const {
-    const I copies = state_operands<R>(l.run->spec);
-    return memory.operands + (((t & 1) * copies + gate) * l.panels + panel) * rows.count * W;
-  }
-  const S* recurrent_mask(I gate, I panel) const {
-    return l.recurrent_masks + ((gate * l.panels + panel) * l.B + rows.first) * L;
-  }
-  // The tile of a panel for rows from r on, and the distance to the next panel's, and from there to the
-  // next timestep's.
-  S* tile_at(I t, I panel, I r) const {
-    if (l.keeps_tiles) return l.kept_tile(t, panel, rows.first) + r * c.cols * L;
-    if (memory.tiles == nullptr) return tile;
-    return memory.tiles + ((t % l.chunk * l.panels + panel) * rows.count + r) * c.cols * L;
-  }
-  I tile_panel_stride(I block) const {
-    return (l.keeps_tiles ? l.B : memory.tiles != nullptr ? rows.count : block) * c.cols * L;
-  }
-  S* x_of(I t) const { return memory.x[t / l.chunk & 1]; }
-  I x_block() const { return rows.count * l.chunk * W; }
+      : Products(layer, group, member, members), barrier(barrier), is_again(is_again) {}
 
   void wait() const {
     if (barrier != nullptr) barrier->wait();
@@ -108,12 +49,6 @@ struct ForwardMember {
       S* to = operand(g, t, panel);
       for (I r = first; r < last; ++r) store_operand<R>(to + r * W, dropped(g, t, panel, r), l.U - panel * L);
     }
-  }
-
-  // A row of it with a gate's dropout mask on it, if any.
-  OSTINATO_INLINE V dropped(I gate, I t, I panel, I r) const {
-    const V h = load<R>(state(0, t, panel) + r * L);
-    return l.run->spec.recurrent_masks ? h * load<R>(recurrent_mask(gate, panel) + r * L) : h;
   }
 
   // Rows whose last timestep was t - 1: their final states, and their outputs from t on.
@@ -195,84 +130,6 @@ struct ForwardMember {
   }
 
   // --- one timestep ---
-
-  // The tiles of `together` panels from p on: bias and the product with `count` rows of inputs.
-  void project_inputs(const S* x, I p, I together, I count, S* z, I ldz, I z_panel) const {
-    const I cols = c.cols;
-    for (I q = 0; q < together; ++q) {
-      const S* bias = l.bias + (p + q) * cols * L;
-      for (I column = 0; column < cols; ++column) {
-        const V value = load<R>(bias + column * L);
-        S* to = z + q * z_panel + column * L;
-        for (I i = 0; i < count; ++i) store<R>(to + i * ldz, value);
-      }
-    }
-    const I ldb = together * c.x_cols * L;
-    const S* w = l.kernel + p * l.x_depth * c.x_cols * L;
-    Product<R> product = {x, x_block(), W, 1, l.x_depth, w, ldb, l.ahead};
-    if (l.run->spec.input_masks <= 1) {
-      multiply(product, count, together * c.x_cols, z, ldz, cols > 1 ? L : z_panel);
-      return;
-    }
-    for (I column = 0; column < c.x_cols; ++column) {
-      product.a = x + c.gate_of_x[column] * l.d_blocks * x_block();
-      product.b = w + column * L;
-      multiply(product, count, 1, z + column * L, ldz, L);
-    }
-  }
-
-  // The same of this member's panels for the chunk that begins at t: each row's timesteps at once.
-  void project_chunk(I t) const {
-    const I end = t + l.chunk < l.T ? t + l.chunk : l.T;
-    for (I p = own.first; p < own.last;) {
-      const I together = panels_together(c.cols, p, own.last);
-      const Span some = own.of(p, {0, rows.count});
-      for (I r = some.first; r < some.last; ++r) {
-        I first = t, last = end;  // rows begin or end once
-        while (first < last && rows.running[first] <= r) ++first;
-        while (last > first && rows.running[last - 1] <= r) --last;
-        if (first == last) continue;
-        const S* x = x_of(t) + (r * l.chunk + first - t) * W;
-        const I z_panel = tile_panel_stride(rows.count);
-        project_inputs(x, p, together, last - first, tile_at(first, p, r), z_panel * l.panels, z_panel);
-      }
-      p += together;
-    }
-  }
-
-  // The same for the state's product.
-  void project_state(I t, I p, I together, I r, I count, S* z, I z_panel) const {
-    const I cols = c.cols;
-    const S* u = l.recurrent + p * l.h_depth * c.h_cols * L;
-    Product<R> product = {state_operand(t) + r * W, operand_stride(), W, 1, l.h_depth, u,
-                          together * c.h_cols * L, l.ahead};
-    if (rows.count == 1 && product.a_block == W) product.block = l.h_depth;  // dense: one loop, not many
-    z += c.h_first * L;
-    if (l.run->spec.recurrent_masks == 0) {
-      multiply(product, count, together * c.h_cols, z, cols * L, cols > 1 ? L : z_panel);
-      return;
-    }
-    product.a_block = rows.count * W;
-    for (I column = 0; column < c.h_cols; ++column) {
-      product.a = operand(c.gate_of_h[column], t, 0) + r * W;
-      product.b = u + column * L;
-      multiply(product, count, cols > 1 ? 1 : together, z + column * L, cols * L, z_panel);
-    }
-  }
-
-  // Both at once.
-  void project_both(I t, I p, I together, I r, I count, S* z, I z_panel) const {
-    const Pair<R> pair = {x_of(t) + r * W,
-                          l.kernel + p * l.x_depth * c.x_cols * L,
-                          state_operand(t) + r * W,
-                          l.recurrent + p * l.h_depth * c.h_cols * L,
-                          l.bias + p * c.cols * L,
-                          x_block(),
-                          operand_stride(),
-                          l.x_depth,
-                          l.h_depth};
-    l.cell.project(pair, count, together, z, z_panel);
-  }
 
   Tile<Real> tile_of(I t, I p, I r, I count, S* z) const {
     Tile<Real> result = {count, c.cols * L, z, spare, {}, {}, work};
@@ -497,30 +354,3 @@ struct ForwardMember {
     }
   }
 };
-
-template <class R>
-bool take_forward_memory(Layer<R>& l, Arena& arena) {
-  typedef typename R::S S;
-  constexpr I L = R::kLanes;
-  const RunSpec& spec = l.run->spec;
-  const I copies = spec.input_masks > 1 ? spec.input_masks : 1;
-  l.chunk = chunk_of(blocks_of(l.B, l.schedule.group_count), l.T);
-  l.pairs = l.pairs && l.chunk == 1;
-  l.memory = arena.take<GroupMemory<R>>(l.schedule.group_count);
-  if (arena.failed) return false;
-  for (I g = 0; g < l.schedule.group_count; ++g) {
-    GroupMemory<R>& m = l.memory[g];
-    const I count = l.schedule.groups[g].count, all = l.panels * count * L;
-    for (S*& x : m.x) x = arena.take<S>(copies * l.d_blocks * count * l.chunk * R::kWords);
-    m.states = spec.training ? nullptr : arena.take<S>(2 * l.layout.states * all);
-    const I operands = state_operands<R>(spec);
-    m.operands = operands ? arena.take<S>(2 * operands * l.panels * count * R::kWords) : nullptr;
-    const bool has_late = l.layout.has_late();
-    m.late = has_late ? arena.take<S>(all) : nullptr;
-    const bool has_tiles = (has_late || l.chunk > 1) && !l.keeps_tiles;
-    m.tiles = has_tiles ? arena.take<S>(l.chunk * l.layout.cols * all) : nullptr;
-    m.private_size = ForwardMember<R>::private_size(l, count);
-    m.private_ = arena.take<S>(l.members * m.private_size);
-  }
-  return !arena.failed;
-}
