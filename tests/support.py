@@ -44,7 +44,7 @@ def sample(whole, *some):
 
 
 def one_in(number, whole):
-    """For parametrize: of a list or a dict every so manieth; in `make long` all of it."""
+    """For parametrize: of a list or a dict every `number`-th; in `make long` all of it."""
     return list(whole) if LONG else list(whole)[::number]
 
 

@@ -87,8 +87,8 @@ constexpr size_t kSpecFields = 19;
 //     (B, T, U + V); the next, of V units, has ys_before = U and is given none;
 //   the S final states, each (B, U);
 //   saved (saved_times(spec, T), B, saved_columns(spec) * P) if training: what `backward` needs, of no other
-//     meaning. With `checkpoint`, a power of two from kLeastCheckpoint on, those are the states before every so
-//     manieth timestep; `backward` computes the timesteps between once more, as many at a time. Its results
+//     meaning. With a `checkpoint` of k, a power of two from kLeastCheckpoint on, those are the states before
+//     every k-th timestep; `backward` computes the timesteps between once more, k at a time. Its results
 //     are the same to the bit.
 // All floats have one dtype: f32 or f64; or bf16, where the spec says so and `computes_bfloat16`, and
 // `saved` then has twice the columns, as it holds float32s. Inputs are only read; outputs are written whole, and none
@@ -116,7 +116,7 @@ std::string backward(const int64_t* spec, size_t spec_size, const Tensor* inputs
 // Columns of P values a timestep and row that `saved` holds: activated gates and states, in two columns
 // each of bfloat16_tensors; with `checkpoint` the states alone.
 int64_t saved_columns(const RunSpec& run);
-// Of how many timesteps that is: all and one more; with `checkpoint` those before every so manieth.
+// Of how many timesteps that is: all and one more; with a `checkpoint` of k those before every k-th.
 int64_t saved_times(const RunSpec& run, int64_t T);
 constexpr int64_t kLeastCheckpoint = 32;
 

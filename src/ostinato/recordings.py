@@ -1,4 +1,4 @@
-"""Recordings of unlike lengths as batches of chunks, for layers that carry their states on.
+"""Recordings of different lengths as batches of chunks, for layers that carry their states on.
 
 Shape letters: B rows of a batch, T timesteps of a chunk.
 """
@@ -198,7 +198,7 @@ def chunks(
     batch_size: int,
     seed: int | None = None,
 ) -> Chunks:
-    """Recordings of unlike lengths as batches of chunks, in which stateful layers go on.
+    """Recordings of different lengths as batches of chunks, in which stateful layers go on.
 
     The recordings are laid end to end in `batch_size` rows, and these are cut every `timesteps`:
     little is padded, only after a row's last recording. Where one begins, `resets` is True. For a

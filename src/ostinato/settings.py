@@ -110,8 +110,8 @@ def use_checkpoints(every: SupportsIndex | str) -> Iterator[None]:
     """Has layers keep less for their gradients, in the `with` block, and compute the rest again.
 
     In training a layer keeps its gates and states of all timesteps. With checkpoints it keeps the
-    states of every so manieth one, and the backward pass computes the timesteps between again, a
-    stretch at a time. Results and gradients are the same to the bit; a training step takes up to
+    states of every k-th timestep only, and the backward pass computes those in between again, k at
+    a time. Results and gradients are the same to the bit; a training step takes up to
     1.3 times as long. It concerns the engines "fused" and "compiled"; others keep what they keep.
 
     It holds for this thread (or task), and for what is traced inside, as `use_engine` does.

@@ -1,4 +1,4 @@
-"""`ostinato.chunks`: recordings of unlike lengths, in batches in which stateful layers go on."""
+"""`ostinato.chunks`: recordings of different lengths, in batches in which stateful layers go on."""
 
 import keras
 import numpy as np

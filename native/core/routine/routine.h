@@ -87,8 +87,8 @@
 // CARRY is its initial operand; all other results are zero then. `precision` is of_tensors, or
 // bfloat16_products: of float32 tensors what PRODUCTs and OUTERs multiply is rounded to bfloat16.
 //
-// With `checkpoint`, a power of two as in ostinato.h, a routine for training has carries that are kept, all of
-// them, and its SAVED is (windows, B, all carries' sizes): the carries before every so manieth step. A routine
+// With a `checkpoint` of k, as in ostinato.h, a routine for training has carries that are kept, all of
+// them, and its SAVED is (windows, B, all carries' sizes): the carries before every k-th step. A routine
 // that goes back takes that, and runs the one that `again` names (0, 0 else) once more, window by window; its
 // inputs are those of that routine, then its own from the SAVED on: its operands before that are those of
 // the other but for the initial ones of carries. `truncate`, of a routine that goes back: its carries are

@@ -76,12 +76,12 @@ class Question(NamedTuple):
         device: What kind of device the tensors are on: "cpu", "cuda", or as the framework calls it.
         cudnn: Why the framework can't call cuDNN on such tensors, or None. Asked only where they
             aren't for the CPU's engines, or an engine is forced.
-        cuda: Why the kernels of the engine for a card can't be called, or None. Asked only where
-            that engine is forced, or the tensors aren't on the CPU.
-        checked: Whether these kernels have been seen to be right on that card.
+        cuda: Why Ostinato's CUDA kernels can't be called, or None. Asked only where their engine is
+            forced, or the tensors aren't on the CPU.
+        checked: Whether those kernels have been seen to be right on that card.
         card: Which card the tensors are on.
         checkpoints: What the user asks for with `use_checkpoints`, or None.
-        products: What that engine computes products from: "float32", "tf32" or "bfloat16".
+        products: What those kernels compute products from: "float32", "tf32" or "bfloat16".
     """
 
     kind: str | None

@@ -102,7 +102,7 @@ def read_constants(owner: str, given: Structure, batch_size: int | None) -> list
 
 
 def check_given(layer: Any, given: Any) -> None:
-    """Refuses, as inputs, sequences of unlike lengths, sparse ones, and several results of a layer.
+    """Refuses, as inputs, sequences of different lengths, sparse ones, and a layer's several results.
 
     Args:
         layer: The layer; one with an `input_spec` takes a single tensor of so many axes.
@@ -110,7 +110,7 @@ def check_given(layer: Any, given: Any) -> None:
     """
     owner = name_of(layer)
     for tensor in (given, *given) if isinstance(given, (list, tuple)) else (given,):
-        kind = _unlike_lengths(tensor)
+        kind = _of_different_lengths(tensor)
         if kind == SPARSE:
             raise ValueError(
                 f"{owner}: expected inputs that are dense, got {SPARSE}. Make it dense first, by "
@@ -140,8 +140,8 @@ def check_given(layer: Any, given: Any) -> None:
         )
 
 
-def _unlike_lengths(given: Any) -> str | None:
-    """What something is that holds sequences of unlike lengths, or is sparse; None of all else."""
+def _of_different_lengths(given: Any) -> str | None:
+    """What holds sequences of different lengths, or is sparse, in words; None of all else."""
     if isinstance(given, np.ndarray):
         return "an array of objects" if given.dtype == object else None
     kind = _ragged_kind(type(given))

@@ -118,7 +118,7 @@ class TimeDistributed(keras.layers.Wrapper):
     # --- calling ----------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the layer; refuses sequences of unlike lengths."""
+        """Calls the layer; refuses sequences of different lengths."""
         if args:
             check_given(self, args[0])
         return super().__call__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""A number for a thing, which no other ever has: an id may be another's by and by."""
+"""A number for a thing that no other thing ever gets; an id may be reused once a thing is gone."""
 
 import itertools
 import weakref

@@ -178,7 +178,7 @@ def inputs(
         time: The axis of timesteps, if there's one.
 
     Raises:
-        ValueError: It's nested otherwise, of another shape or dtype, or of unlike lengths.
+        ValueError: It's nested otherwise, of another shape or dtype, or of different lengths.
     """
     leaves = match(nest, values)
     if leaves is None:
