@@ -36,8 +36,8 @@ class Case:
 
     Attributes:
         kind: One of `KINDS`.
-        size: A name in `SIZES`. "M-padded" is M with rows of different lengths, half of all
-            timesteps in all; "guide" is the guide's model, which only `fit` runs.
+        size: A name in `SIZES`. "M-padded" is M with rows of different lengths, padded: half
+            of all timesteps are valid; "guide" is the guide's model, which only `fit` runs.
         mode: One of `MODES`.
     """
 

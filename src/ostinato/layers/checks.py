@@ -102,7 +102,7 @@ def read_constants(owner: str, given: Structure, batch_size: int | None) -> list
 
 
 def check_given(layer: Any, given: Any) -> None:
-    """Refuses, as inputs, sequences of different lengths, sparse ones, and a layer's several results.
+    """Refuses sequences of different lengths, sparse ones, and several results of one layer.
 
     Args:
         layer: The layer; one with an `input_spec` takes a single tensor of so many axes.
