@@ -7,8 +7,8 @@ from keras import layers as k
 from keras import ops
 
 from layers.refusals import refuses
-from ostinato.layers import GRU, LSTM, Bidirectional, TimeDistributed
-from ostinato.layers.folding import Fold, Unfold
+from ostinato.layers import GRU, LSTM, RNN, Bidirectional, TimeDistributed
+from ostinato.layers.folding import Fold, OverTime, Unfold
 from support import IS_OLDEST_KERAS, array, assert_close, numpy, one_in
 
 X = array(0, 3, 4, 5, 2)
@@ -173,12 +173,49 @@ def test_a_mask_goes_to_the_layer_and_on():
     np.testing.assert_array_equal(numpy(both.compute_mask([X, X], [MASK, MASK])), MASK)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GRU(3, return_sequences=True, return_state=True, go_backwards=True),
+        lambda: Bidirectional(GRU(3, return_sequences=True), merge_mode=None),
+        lambda: k.Bidirectional(k.GRU(3, return_sequences=True)),
+    ],
+)
+def test_a_mask_of_timesteps_is_that_of_all_that_a_recurrent_layer_reads_in_one(make):
+    inner, whole = make(), np.broadcast_to(MASK[..., None], WORDS.shape)
+    layer = TimeDistributed(inner)
+    results = layer(X, mask=MASK)
+    assert_close(results, layer(X, mask=whole))
+    masks = layer.compute_mask(X, MASK)
+    masks = masks if isinstance(masks, list) else [masks]
+    assert len(masks) == len(keras.tree.flatten(results))
+    for mask in map(numpy, masks):
+        np.testing.assert_array_equal(mask, whole if mask.ndim == 3 else MASK)
+    symbols = keras.KerasTensor((None, None, 5, 2)), keras.KerasTensor((None, None), dtype="bool")
+    assert len(keras.tree.flatten(layer.compute_mask(*symbols))) == len(masks)
+
+
+def test_of_nested_inputs_a_timestep_counts_where_both_masks_say_so():
+    class Sums(keras.layers.Layer):
+        state_size = output_size = 2
+
+        def call(self, inputs, states):
+            return (h := states[0] + inputs["a"] * inputs["b"]), [h]
+
+    layer = TimeDistributed(RNN(Sums(), return_sequences=True))
+    nest, masks = {"a": X, "b": X + 1}, {"a": MASK, "b": WORDS}
+    assert_close(layer(nest, mask=masks), layer(nest, mask=WORDS))  # which are all in MASK
+    np.testing.assert_array_equal(numpy(layer.compute_mask(nest, masks)), WORDS)
+
+
 def test_symbolic_shapes_of_timesteps_as_rows():
     like = keras.KerasTensor((2, 3, 4))
     assert Fold().compute_output_spec(like).shape == (6, 4)
     assert Fold().compute_output_spec(keras.KerasTensor((2, None, 4))).shape == (None, 4)
     rows = keras.KerasTensor((6, 5, 7))
     assert Unfold().compute_output_spec(rows, like).shape == (2, 3, 5, 7)
+    mask = keras.KerasTensor((6,), dtype="bool")
+    assert OverTime().compute_output_spec(mask, rows).shape == (6, 5)
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (None, None)])

@@ -38,6 +38,15 @@ def unfolded(tensor: Tensor, inputs: Structure) -> Tensor:
     return ops.reshape(tensor, (*lead_of(inputs), *_sizes(tensor)[1:]))
 
 
+def over_time(mask: Tensor, rows: Tensor) -> Tensor:
+    """A mask (N,) of rows (N, T, ...) as one of their timesteps, (N, T); another as it is."""
+    if len(mask.shape) > 1:
+        return mask
+    if isinstance(mask, keras.KerasTensor):
+        return OverTime()(mask, rows)
+    return ops.broadcast_to(mask[:, None], (size_of(rows, 0), size_of(rows, 1)))
+
+
 def _sizes(tensor: Tensor) -> list[Any]:
     return [size_of(tensor, axis) for axis in range(len(tensor.shape))]
 
@@ -68,3 +77,16 @@ class Unfold(keras.Operation):
     def compute_output_spec(self, x: Any, like: Any) -> Any:
         """Of the shape (B, T, ...)."""
         return keras.KerasTensor((*like.shape[:2], *x.shape[1:]), dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="ostinato")
+class OverTime(keras.Operation):
+    """`over_time` of symbolic tensors, since `ops.broadcast_to` takes no unknown sizes."""
+
+    def call(self, mask: Tensor, rows: Tensor) -> Tensor:
+        """(N,) as (N, T), with N and T of rows (N, T, ...)."""
+        return over_time(mask, rows)
+
+    def compute_output_spec(self, mask: Any, rows: Any) -> Any:
+        """Of the shape (N, T)."""
+        return keras.KerasTensor(rows.shape[:2], dtype=mask.dtype)

@@ -15,7 +15,7 @@ from ostinato.engines.loop import Recurrence, run_over_time
 from ostinato.layers.arguments import start_layer
 from ostinato.layers.checks import check_entry, check_given, check_sequences
 from ostinato.layers.direction import result_shapes
-from ostinato.layers.folding import folded, known_lead, lead_of, unfolded
+from ostinato.layers.folding import folded, known_lead, lead_of, over_time, unfolded
 from ostinato.layers.masks import shared_mask
 from ostinato.layers.serialization import of_ours
 from ostinato.layers.within import updates_itself, with_all_within
@@ -29,7 +29,7 @@ from ostinato.structure import (
     map_leaves,
     map_shapes,
 )
-from ostinato.tensors import Stepped, Tensor, Tensors, agree, cast_floats, shape_of, size_of
+from ostinato.tensors import Stepped, Tensor, Tensors, agree, cast_floats, shape_of
 
 
 @keras.saving.register_keras_serializable(package="ostinato")
@@ -203,23 +203,21 @@ class TimeDistributed(keras.layers.Wrapper):
         """The layer's call on rows, with what it takes."""
         keywords = self._td_keywords(training)
         if mask is not None and "mask" in parameters_of(self.layer.call):
-            keywords["mask"] = self._td_spread(mask, leaves(inputs)[0])
+            keywords["mask"] = self._td_over_time(mask, inputs)
         return self.layer(inputs, **keywords)
 
     def _td_keywords(self, training: Any) -> dict[str, Any]:
         taken = training is not None and "training" in parameters_of(self.layer.call)
         return {"training": training} if taken else {}
 
-    def _td_spread(self, mask: Structure, rows: Tensor) -> Structure:
+    def _td_over_time(self, mask: Structure, rows: Structure) -> Structure:
         """A mask of rows as one of the timesteps that a recurrent layer has itself."""
-        layer = self.layer
-        is_recurrent = hasattr(layer, "return_sequences") and hasattr(layer, "go_backwards")
+        is_recurrent = hasattr(self.layer, "return_sequences") and any(
+            hasattr(self.layer, name) for name in ("go_backwards", "backward_layer")
+        )
         if not is_recurrent:
             return mask
-        shape = (size_of(rows, 0), size_of(rows, 1))
-        return _map_masks(
-            lambda m: ops.broadcast_to(m[:, None], shape) if len(m.shape) == 1 else m, mask
-        )
+        return _map_masks(lambda m: over_time(m, leaves(rows)[0]), mask)
 
     def _td_checked(self, inputs: Structure, mask: Structure) -> tuple[Structure, Structure]:
         """Inputs and mask, refused where they disagree; None as a mask if there's none at all."""
@@ -253,10 +251,11 @@ class TimeDistributed(keras.layers.Wrapper):
         """The layer's own mask for each timestep, (B, T, ...); else which timesteps count."""
         given = [m for m in tree.flatten(mask) if m is not None]
         of_time = shared_mask(mask)
-        rows = _map_masks(folded, mask if given else None)
         if not self.layer.supports_masking:
             return of_time
-        found = self.layer.compute_mask(map_leaves(folded, inputs), rows)
+        of_rows = map_leaves(folded, inputs)
+        rows = self._td_over_time(_map_masks(folded, mask), of_rows) if given else None
+        found = self.layer.compute_mask(of_rows, rows)
         if found is None:
             return of_time
         pairs = list(zip(tree.flatten(rows), tree.flatten(mask), strict=True)) if given else []
