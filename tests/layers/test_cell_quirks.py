@@ -189,3 +189,48 @@ def test_a_built_in_cell_with_a_call_of_its_own_around_calls(engine):
     wanted = keras.layers.RNN(cell, return_sequences=True)(X)
     with ostinato.use_engine(engine) if engine else contextlib.nullcontext():
         assert_close(RNN(cell, return_sequences=True)(X), wanted)
+
+
+class Counts(keras.layers.Layer):
+    """Declares no output size, and counts its timesteps in a variable."""
+
+    state_size = 4
+
+    def build(self, input_shape):
+        self.count = self.add_weight(initializer="zeros", trainable=False, name="count")
+
+    def call(self, inputs, states):
+        self.count.assign(self.count + 1.0)
+        h = states[0] + self.count * inputs
+        return h, [h]
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_a_variable_is_changed_once_a_timestep(unroll):
+    """Also by a cell that is run once more before, to see what comes out."""
+    layer = RNN(Counts(), unroll=unroll)
+    assert_close(layer(X), (X * np.arange(1.0, 6.0)[:, None]).sum(1))
+    assert_close(layer(X[:, :2]), 6 * X[:, 0] + 7 * X[:, 1])
+    assert_close(layer(X[:, :0]), np.zeros((3, 4)))
+    assert float(numpy(layer.cell.count.value)) == 7
+
+
+def test_moving_averages_of_a_cell_that_declares_no_output_size():
+    class Normalizes(keras.layers.Layer):
+        state_size = 4
+
+        def build(self, input_shape):
+            self.norm = keras.layers.BatchNormalization(momentum=0.5)
+            self.norm.build(input_shape)
+
+        def call(self, inputs, states, training=False):
+            h = states[0] + self.norm(inputs, training=training)
+            return h, [h]
+
+    layer, average = RNN(Normalizes()), np.zeros(4)
+    model = keras.Sequential([keras.Input((None, 4)), layer])
+    model.compile("sgd", "mse")
+    model.fit(X, np.zeros((3, 4)), verbose=0)
+    for t in range(5):
+        average = (average + X[:, t].mean(0)) / 2
+    assert_close(layer.cell.norm.moving_mean.value, average)

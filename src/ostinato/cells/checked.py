@@ -10,7 +10,7 @@ from keras import ops, tree
 from ostinato.cells.building import output_shapes
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import call_method, output_and_states, output_sizes, takes
-from ostinato.doors.losses import LossesTaken
+from ostinato.doors.losses import NothingKept
 from ostinato.nests import leaf_paths
 from ostinato.structure import Structure, describe, map_shapes, repack
 from ostinato.tensors import Stepped, Tensor, Tensors, agree, cast_floats, shape_of
@@ -51,8 +51,8 @@ class CheckedCell:
         """Zeros like one timestep's outputs; a cell that doesn't declare its size is run once."""
         declared = output_sizes(self._cell)
         if declared is None:
-            first = tree.map_structure(lambda x: x[0], xs)
-            with LossesTaken():  # and forgotten: it's no timestep
+            first = tree.map_structure(_a_timestep, xs)
+            with NothingKept():
                 output, _ = self._pair(self._call(first, self._states, **self._keywords))
             self._check_tensors("output", output)
             return tree.map_structure(ops.zeros_like, cast_floats(output, self._dtype))
@@ -111,6 +111,11 @@ class CheckedCell:
 
 def _cast_like(values: Iterable[Tensor], like: Iterable[Tensor]) -> Tensors:
     return tuple(ops.cast(value, old.dtype) for value, old in zip(values, like, strict=True))
+
+
+def _a_timestep(x: Tensor) -> Tensor:
+    """A timestep like those of inputs (T, B, ...): the first, or zeros where there may be none."""
+    return ops.zeros(ops.shape(x)[1:], dtype=x.dtype) if x.shape[0] in (None, 0) else x[0]
 
 
 def like_a_timestep(x: Tensor) -> Tensor:

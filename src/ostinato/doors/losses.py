@@ -54,6 +54,19 @@ class LossesTaken(keras.StatelessScope):
             variable.assign(value)
 
 
+class NothingKept(LossesTaken):
+    """Around a timestep that only shows what comes out: it isn't one of the sequence.
+
+    Its losses are forgotten, and what it assigns to variables, an average's or a counter's. Seeds
+    move, as they do with Keras's loop, which runs a cell once more, too.
+    """
+
+    def __exit__(self, *exception: Any) -> None:
+        kept = {k: v for k, v in self._updates.items() if "seed_generator_state" in v[0].path}
+        self._updates = kept
+        super().__exit__(*exception)
+
+
 def dtype_of_sum(tensors: Iterable[Tensor]) -> str:
     """What losses are summed in, where such tensors are computed with: float32, or float64."""
     dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
