@@ -271,6 +271,33 @@ def test_a_program_made_in_inference_mode_trains():
     assert layer.cell.kernel.value.grad is not None
 
 
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="PyTorch's device without numbers")
+def test_a_program_made_while_a_model_is_run_for_its_shapes_has_numbers(recwarn):
+    """As `fit` runs it at first."""
+
+    class Scales(keras.layers.Layer):
+        state_size = output_size = 5
+
+        def __init__(self):
+            super().__init__()
+            self.norm = keras.layers.BatchNormalization()
+
+        def build(self, shape):
+            self.norm.build(shape)
+
+        def call(self, inputs, states):
+            h = states[0] + self.norm(inputs, training=False) * ops.arange(5, dtype="float32")
+            return h, [h]
+
+    layer = RNN(Scales())
+    model = keras.Sequential([keras.Input((3, 5)), layer])
+    model.compile("sgd", "mse")
+    model.fit(X, np.zeros((2, 5)), verbose=0)
+    (row,) = ostinato.explain(layer)
+    assert row.engine == "compiled", row.why_not_faster
+    assert not [str(w.message) for w in recwarn if "isn't compiled" in str(w.message)]
+
+
 def test_a_program_is_proven_once_for_all_cells_that_have_it(monkeypatch):
     class Same(Cell):
         pass

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -125,11 +126,21 @@ _IN_PLACE: dict[Any, Callable[..., Any]] = {
 def at_once() -> Iterator[None]:
     """Inside, operations on what isn't being traced run now, for numbers that outlive the trace.
 
-    What inference_mode makes can't be differentiated by later, so it's left for a while. What is
+    What inference_mode makes can't be differentiated by later, and what is made while Keras runs a
+    model for its shapes, as `fit` does first, has no numbers; so both are left for a while. What is
     drawn here leaves PyTorch's stream of random numbers as it was.
     """
-    with torch.random.fork_rng(devices=()), torch.inference_mode(False), torch.no_grad():
+    has_numbers = not keras.ops.zeros(()).is_meta
+    device = contextlib.nullcontext() if has_numbers else keras.device(_device_of_keras())
+    with device, torch.random.fork_rng(devices=()), torch.inference_mode(False), torch.no_grad():
         yield
+
+
+@functools.cache
+def _device_of_keras() -> str:
+    """The device on which Keras makes tensors where none is asked for, as it is in a new thread."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: str(keras.ops.zeros(()).device)).result()
 
 
 def loop(
