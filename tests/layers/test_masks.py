@@ -1,9 +1,12 @@
 """Masks: hold, zero, propagation, and masks that travel with the inputs."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 
+import ostinato
 from ostinato import Shape
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell
 from support import array, assert_close, numpy
@@ -42,6 +45,18 @@ def test_zero_output_for_mask_zeroes_every_masked_step(make, unroll):
     assert_close(output, np.where(MASK[..., None], numpy(layer(X, mask=MASK)), 0))
     layer.zero_output_for_mask, layer.return_sequences = True, False
     assert_close(layer(X, mask=MASK), output[:, -1])
+
+
+@pytest.mark.parametrize("engine", ["scan", None])
+def test_a_mask_of_no_timesteps(engine):
+    layer = LSTM(4, return_state=True, zero_output_for_mask=True)
+    states, none = [array(seed, 4, 4) for seed in (1, 2)], MASK[:, :0]
+    with ostinato.use_engine(engine) if engine else contextlib.nullcontext():
+        for given in ({}, {"resets": none}, {"resets": none, "fresh_state": states}):
+            output, *kept = numpy(layer(X[:, :0], mask=none, initial_state=states, **given))
+            assert not output.any()
+            assert_close(kept, states)
+            layer.zero_output_for_mask = not layer.zero_output_for_mask
 
 
 def test_masks_of_embedding_and_masking_reach_the_loop():

@@ -5,6 +5,7 @@ from itertools import product
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from ostinato.layers import (
     GRU,
@@ -16,7 +17,7 @@ from ostinato.layers import (
     SimpleRNN,
     SimpleRNNCell,
 )
-from support import array, assert_close, numpy, sample
+from support import CellOfUnits, array, assert_close, numpy, sample
 
 X = array(0, 3, 5, 4)
 MAKERS = {
@@ -121,6 +122,26 @@ def test_half_precision_starts_from_float32_rounded(initializer, dtype):
     for half, whole in zip(weights(dtype), weights("float32"), strict=True):
         assert half.dtype == dtype
         assert np.array_equal(as_float32(half), as_float32(keras.ops.cast(whole, dtype)))
+
+
+@pytest.mark.parametrize("of_cell", ["mixed_bfloat16", "float32"])
+@pytest.mark.parametrize("of_layer", ["mixed_bfloat16", "float32"])
+def test_a_cell_is_asked_for_its_output_in_its_own_dtype(of_layer, of_cell):
+    """It declares no size, so it's run on symbols; TensorFlow adds no unlike dtypes."""
+
+    class Sums(CellOfUnits):
+        def call(self, inputs, states):
+            h = ops.matmul(inputs, self.kernel) + states[0]
+            return h, [h]
+
+    one = RNN(Sums(3, dtype=of_cell), dtype=of_layer)
+    several = RNN([Sums(3, dtype=of_cell), Sums(2, dtype=of_layer)], dtype=of_layer)
+    inputs = keras.Input((5, 4))
+    compute = keras.dtype_policies.get(of_layer).compute_dtype
+    for layer, units in ((one, 3), (several, 2)):
+        output = layer(inputs)
+        assert (tuple(output.shape), output.dtype) == ((None, units), compute)
+        assert keras.backend.standardize_dtype(layer(X).dtype) == compute
 
 
 def states_of(layer):

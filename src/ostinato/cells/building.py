@@ -1,5 +1,6 @@
 """What is made of a cell before its first timestep: its layers, its output's shape, its states."""
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -97,7 +98,8 @@ def traced_output(cell: Any, input_shape: Structure) -> Structure:
     states = tree.map_structure(
         lambda size: keras.KerasTensor(with_batch(size, batch_size), dtype=dtype), state_sizes(cell)
     )
-    result = keras.layers.Layer.compute_output_spec(cell, inputs, states)
+    run: Any = _InItsDtype(cell)
+    result = run(inputs, states)
     output, _ = output_and_states(name_of(cell), cell, result)
     for path, leaf in zip(leaf_paths(output), tree.flatten(output), strict=True):
         if not getattr(leaf, "shape", ()):
@@ -106,6 +108,26 @@ def traced_output(cell: Any, input_shape: Structure) -> Structure:
                 f"got {describe(leaf)}."
             )
     return output
+
+
+class _InItsDtype(keras.layers.Layer):
+    """A symbolic run of a cell that reads variables in its own dtype, whatever layer is around it.
+
+    In which dtype variables are read only the `__call__` of a layer says.
+    """
+
+    def __init__(self, cell: Any) -> None:
+        super().__init__(name=cell.name, dtype=cell.dtype_policy, autocast=cell.autocast)
+        self._of_cell = partial(keras.layers.Layer.compute_output_spec, cell)
+        self.built = True
+
+    def call(self, inputs: Structure, states: Structure) -> Any:
+        """The same; it's only called on symbols, though."""
+        return self.compute_output_spec(inputs, states)
+
+    def compute_output_spec(self, inputs: Structure, states: Structure) -> Any:
+        """The cell's output and new states."""
+        return self._of_cell(inputs, states)
 
 
 def output_shapes(cell: Any, input_shape: Structure) -> Structure:

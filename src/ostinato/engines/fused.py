@@ -229,4 +229,5 @@ def _last(flags: Tensor, go_backwards: bool) -> Tensor:
     """The last timestep of the run where a flag (B, T) is true, counted from 1; 0 where none is."""
     flags = ops.flip(flags, axis=1) if go_backwards else flags
     numbers = ops.cumsum(ops.ones_like(flags, dtype="int32"), axis=1)
-    return ops.max(ops.where(flags, numbers, ops.zeros_like(numbers)), axis=1)
+    found = ops.where(flags, numbers, ops.zeros_like(numbers))
+    return ops.max(ops.pad(found, ((0, 0), (1, 0))), axis=1)  # of no timesteps there's a 0, too

@@ -141,7 +141,7 @@ def _scan_state_as_output(
 def _shown(mask: Tensor, loop: Loop) -> Tensor:
     """Where the output isn't zero: at valid steps, or from a row's first valid step on."""
     if loop.zero_output_for_mask:
-        return mask if loop.return_sequences else mask[-1]
+        return mask if loop.return_sequences else ops.any(mask[-1:], axis=0)
     if not loop.return_sequences:
         return ops.any(mask, axis=0)
     return ops.cumsum(ops.cast(mask, "int32"), axis=0) > 0
