@@ -111,10 +111,8 @@ def sizes(size: Any, owner: str) -> Structure:
     """
     # Keras wraps containers that are set as attributes of a layer (TensorFlow even in tuple
     # proxies); rebuilding them by hand gives keras.tree types it knows.
-    if hasattr(size, "as_list"):
-        return Shape(*size.as_list())
-    if is_torch_size(size):
-        return Shape(*size)
+    if hasattr(size, "as_list") or is_torch_size(size):
+        return _shape_in(size, owner)
     if is_namedtuple(size):
         return type(size)(*(sizes(item, owner) for item in size))
     if isinstance(size, tuple):
@@ -129,6 +127,13 @@ def sizes(size: Any, owner: str) -> Structure:
         f"{owner}: expected positive ints or shapes, alone or nested in tuples, lists and dicts, "
         f"got {size!r}."
     )
+
+
+def _shape_in(size: Any, owner: str) -> Shape:
+    try:
+        return Shape(*(size.as_list() if hasattr(size, "as_list") else size))
+    except (TypeError, ValueError) as error:  # TensorFlow's shape of unknown rank has no list
+        raise ValueError(f"{owner}: expected a shape of positive ints, got {size!r}.") from error
 
 
 def is_torch_size(value: object) -> bool:
@@ -157,6 +162,10 @@ def map_shapes(function: Callable[[tuple[int | None, ...]], Any], shapes: Struct
         return function(tuple(shapes))
     if isinstance(shapes, Mapping):
         return {key: map_shapes(function, shape) for key, shape in shapes.items()}
+    if not isinstance(shapes, (tuple, list)):
+        raise ValueError(
+            f"expected a shape, such as (None, 10, 8), or a nest of shapes, got {shapes!r}."
+        )
     mapped = [map_shapes(function, shape) for shape in shapes]
     if is_namedtuple(shapes):
         return type(shapes)(*mapped)

@@ -48,6 +48,11 @@ def float_or_own(tensor: Tensor, dtype: str) -> str:
     return dtype if "float" in own else own
 
 
+def loses_fractions(dtype: Any, as_dtype: Any) -> bool:
+    """Whether floats of one dtype would lose their fractions in another, of whole numbers."""
+    return "float" in dtype_name(dtype) and dtype_name(as_dtype).startswith(("int", "uint"))
+
+
 def to_dtype(tensor: Tensor, dtype: str) -> Tensor:
     """A tensor in a dtype; in no time where it has it (ops.cast takes 5 us on PyTorch)."""
     if not ops.is_tensor(tensor):

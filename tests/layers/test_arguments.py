@@ -63,6 +63,7 @@ def test_other_unknown_arguments():
     for cls in (GRU, SimpleRNN):
         refuses([cls.__name__, "`seed`", "'x'"], cls, 4, seed="x")
     refuses(["SimpleRNN", "colour"], SimpleRNN, 4, colour="red")
+    refuses(["GRU: Unknown argument `cell`"], GRU, 4, cell=LSTMCell(4))
     refuses(["LSTM", "units"], LSTM)
 
 

@@ -115,6 +115,86 @@ def test_the_cell_of_a_conv_lstm(options):
     assert model.predict(frames, verbose=0).shape == expected[0].shape
 
 
+class Begun(keras.layers.Layer):
+    """A cell around another, whose methods it takes whatever they take."""
+
+    state_size = output_size = 4
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def get_initial_state(self, *args, **kwargs):
+        return self.inner.get_initial_state(*args, **kwargs)
+
+    def call(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+
+class Clock(keras.layers.Layer):
+    """A state that begins with a Python number, the time."""
+
+    output_size = 4
+    state_size = property(lambda self: [4, Shape()])
+
+    def get_initial_state(self, batch_size=None):
+        return [ops.zeros((batch_size, 4)), 0]
+
+    def call(self, inputs, states):
+        total, time = states
+        return total + time * inputs, [total + inputs, time + 0.5]
+
+
+def test_a_cell_around_another_that_takes_any_arguments():
+    cell = keras.layers.GRUCell(4)
+    ours = RNN(Begun(cell), return_sequences=True)
+    assert_close(ours(X), keras.layers.RNN(cell, return_sequences=True)(X))
+    inputs = keras.Input((5, 4))
+    assert_close(keras.Model(inputs, ours(inputs))(X), ours(X), 1e-6)
+
+
+def test_a_state_that_begins_with_a_python_number():
+    ours, inputs = RNN(Clock(), return_sequences=True), keras.Input((5, 4))
+    expected = X.cumsum(1) - X + 0.5 * np.arange(5)[:, None] * X
+    assert_close(ours(X), expected.astype("float32"))
+    assert_close(keras.Model(inputs, ours(inputs))(X), ours(X), 1e-6)
+
+
+class Whole(keras.layers.Layer):
+    """Initial states of whole numbers, and new ones with fractions."""
+
+    state_size = output_size = 4
+    begin = "int32"
+
+    def get_initial_state(self, batch_size=None):
+        return [ops.zeros((batch_size, 4), self.begin)]
+
+    def call(self, inputs, states):
+        h = ops.cast(states[0], "float32") + inputs
+        return h, [h]
+
+
+@pytest.mark.parametrize("engine", [None, "scan"])
+@pytest.mark.parametrize("begin", ["int32", "uint8"])
+def test_fractions_of_states_that_begin_as_whole_numbers_are_not_lost(begin, engine):
+    cell = Whole()
+    cell.begin = begin
+    with ostinato.use_engine(engine) if engine else contextlib.nullcontext():
+        refuses(["RNN layer", "Whole layer", "new state[0] of float32", begin], RNN(cell), X)
+
+
+@pytest.mark.parametrize("given", [None, "none", (x for x in ())])
+def test_what_is_no_initial_state(given):
+    class Odd(OneRow):
+        def get_initial_state(self, batch_size=None):
+            return given
+
+    refuses(["Odd layer", "expected get_initial_state"], RNN(Odd()), X)
+
+
 class Drawn(keras.layers.Layer):
     """Starts from random numbers."""
 

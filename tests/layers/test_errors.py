@@ -1,5 +1,7 @@
 """What is refused, and in which words: the layer, what it expected, what it got."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from ostinato.layers import (
     GRUCell,
     LSTMCell,
     StackedRNNCells,
+    TimeDistributed,
 )
 from ostinato.layers.planning import EngineError
-from support import DictCell, NestedCell, array
+from support import DictCell, NestedCell, array, assert_close, numpy
 
 X = array(0, 4, 5, 3)
 
@@ -292,6 +295,95 @@ def test_constants_for_a_cell_that_takes_none():
     refuses(["LSTM layer", "constants"], LSTM(4), X, constants=[X])
 
 
+class Shifted(keras.layers.Layer):
+    """A cell that takes a constant."""
+
+    state_size = output_size = 3
+
+    def call(self, inputs, states, constants):
+        h = inputs + states[0] + constants[0]
+        return h, [h]
+
+
+@pytest.mark.parametrize("given", [0.5, "a", [None], [[1.0, 2.0, 3.0]], {"a": 1}])
+@pytest.mark.parametrize("engine", [None, "scan"])
+def test_constants_that_are_no_tensors(given, engine):
+    with use_engine(engine) if engine else contextlib.nullcontext():
+        words = ["RNN layer 'shifts'", "expected constants[0]", "to be a tensor or an array"]
+        refuses(words, RNN(Shifted(), name="shifts"), X, constants=given)
+
+
+def test_constants_in_a_nest_run_on_the_portable_engine():
+    class Named(Shifted):
+        def call(self, inputs, states, constants):
+            return super().call(inputs, states, [constants[0]["a"]])
+
+    constant = array(1, 4, 3)
+    expected = RNN(Shifted())(X, constants=constant)
+    assert_close(RNN(Named())(X, constants={"a": constant}), expected)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LSTM(2, name="a"),
+        lambda: RNN(GRUCell(2), name="a"),
+        lambda: Bidirectional(GRU(2), name="a"),
+        lambda: TimeDistributed(keras.layers.Dense(2), name="a"),
+    ],
+)
+def test_arguments_of_a_call_that_are_mistyped(make):
+    layer = make()
+    refuses(["layer 'a'", "`trainin`", "`training`"], layer, X, trainin=True)
+    refuses(["layer 'a'", "no argument `colour`."], layer, X, colour=True)
+    if not isinstance(layer, TimeDistributed):
+        refuses(["layer 'a'", "did you mean `initial_state`?"], layer, X, intial_states=[X[:, 0]])
+    for given in (None, 1.0, "text"):
+        refuses(["layer 'a'", "expected a tensor or an array, got"], layer, given)
+
+
+def test_arguments_of_a_call_that_a_subclass_takes():
+    class Scaled(GRU):
+        def call(self, sequences, initial_state=None, scale=1.0, **kwargs):
+            return super().call(sequences, initial_state, **kwargs) * scale
+
+    layer = Scaled(2)
+    assert_close(layer(X, scale=2.0, mask=np.ones((4, 5), bool)), 2.0 * numpy(layer(X)))
+
+
+@pytest.mark.parametrize("make", [lambda: LSTM(2), lambda: RNN(GRUCell(2), name="lstm")])
+def test_inputs_of_complex_numbers(make):
+    refuses(["layer 'lstm", "expected inputs of real numbers"], make(), X.astype("complex64"))
+
+
+def test_shapes_of_other_things():
+    for shape in (None, 5, "abc"):
+        for method in (LSTM(2).build, LSTM(2).compute_output_shape):
+            refuses("expected a shape, such as (None, 10, 8)", method, shape)
+    for size in (AsList([None, 3]), AsList("ab"), AsList(5)):
+        cell = GRUCell(2)
+        cell.state_size = size
+        refuses(["state_size of GRUCell layer", "expected a shape of positive ints"], RNN, cell)
+    layer = TimeDistributed(keras.layers.Dense(2), name="a")
+    refuses(["layer 'a'", "(batch, timesteps, ...)"], layer.compute_output_shape, (3,))
+
+
+class AsList:
+    """A shape as TensorFlow's, with anything in it."""
+
+    def __init__(self, dimensions):
+        self.dimensions = dimensions
+
+    def as_list(self):
+        return self.dimensions
+
+
+@pytest.mark.parametrize("states", [None, [], [[X[:, 0]]] * 3, {"a": X[:, 0]}])
+def test_a_stack_called_bare_with_other_states(states):
+    stack = StackedRNNCells([GRUCell(3), LSTMCell(3)], name="two")
+    refuses(["layer 'two'", "one entry for each of its 2 cells"], stack.call, X[:, 0], states)
+
+
 def test_states_set_on_a_layer_that_keeps_none():
     refuses(["LSTM layer", "stateful=True"], LSTM(4).reset_state, [X])
     layer = LSTM(4, stateful=True)
@@ -369,6 +461,9 @@ def test_initial_states_for_no_batch():
 
 
 def test_configs_without_what_they_are_about():
+    refuses(
+        ["Bidirectional", "entry 'layer'", "['name']"], Bidirectional.from_config, {"name": "x"}
+    )
     refuses(["RNN", "'cell'", "['units']"], RNN.from_config, {"units": 3})
     refuses(["StackedRNNCells", "'cells'", "[]"], StackedRNNCells.from_config, {})
 

@@ -114,13 +114,25 @@ def test_keras_s_plain_names_are_ours(name):
     assert left_out <= {"inner_loop"} | MASK_METHODS | private
 
 
+OF_KERAS_S_CONSTRUCTOR = ("state_size", "single_state", "states")
+
+
+def taken_from(name):
+    """Keras's class; of those without it, and of wrappers, one that has all these names."""
+    alone = is_cell(name) or name in ("Bidirectional", "TimeDistributed")
+    every = type("All", (), dict.fromkeys(OF_KERAS_S_CONSTRUCTOR))
+    return every if alone else getattr(keras.layers, name)
+
+
 def hostile(name):
     """A subclass that sets every plain name which neither Keras's class has nor ours adds."""
     base = getattr(layers, name)
     taken = KERAS_NAMES[name] | WE_ADD
     free = {word for words in EVERY_NAME.values() for word in words} | WORDS
     free |= {word for words in KERAS_NAMES.values() for word in words}
-    free = sorted(word for word in free - taken if is_plain(word))
+    free = [word for word in free - taken if is_plain(word)]
+    # Keras's constructor sets these, and no class of Keras's has them: a subclass may, too.
+    free += [word for word in OF_KERAS_S_CONSTRUCTOR if not hasattr(taken_from(name), word)]
 
     class Hostile(base):
         def __init__(self, *args, **kwargs):

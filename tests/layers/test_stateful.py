@@ -6,6 +6,7 @@ from itertools import product
 import keras
 import numpy as np
 import pytest
+from refusals import refuses
 
 import ostinato
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, LSTMCell, SimpleRNN
@@ -363,6 +364,25 @@ def test_kept_states_of_another_batch_size_are_refused(tmp_path):
     assert_close(stateless.get_weights(), model.get_weights())
     with pytest.raises(ValueError, match=r"expected states.* of shape \(2, 3\), got \(4, 3\)"):
         stateful_model(LSTM(3, stateful=True), batch=2).load_weights(path)
+
+
+def test_those_of_a_layer_within_another_too(tmp_path):
+    """Keras looks into a layer's properties for layers that it could load: it mustn't find any."""
+    model, path = stateful_model(Bidirectional(GRU(3, stateful=True))), tmp_path / "a.weights.h5"
+    model(X)
+    with ostinato.saving_states():
+        model.save_weights(path)
+    with pytest.raises(ValueError, match=r"expected states.* of shape \(2, 3\), got \(4, 3\)"):
+        stateful_model(Bidirectional(GRU(3, stateful=True)), batch=2).load_weights(path)
+
+
+def test_states_are_set_as_an_attribute_too():
+    layer = GRU(3, stateful=True)
+    layer.states = None  # as a subclass's constructor may
+    layer(X)
+    layer.states = [array(1, 4, 3)]
+    assert_close(layer.states, [array(1, 4, 3)])
+    refuses(["GRU layer", "states[0]", "(4, 3)"], setattr, layer, "states", [array(1, 2, 3)])
 
 
 @pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="TensorFlow's checkpoints")

@@ -13,7 +13,16 @@ from ostinato.cells.contract import call_method, output_and_states, output_sizes
 from ostinato.doors.losses import NothingKept
 from ostinato.nests import leaf_paths
 from ostinato.structure import Structure, describe, map_shapes, repack
-from ostinato.tensors import Stepped, Tensor, Tensors, agree, cast_floats, shape_of
+from ostinato.tensors import (
+    Stepped,
+    Tensor,
+    Tensors,
+    agree,
+    cast_floats,
+    dtype_name,
+    loses_fractions,
+    shape_of,
+)
 
 
 class CheckedCell:
@@ -71,6 +80,8 @@ class CheckedCell:
             output, new = self._pair(self._call(*packed, **self._keywords))
             flat_output = self._fit("output", "output_size", outputs, output, checked)
             flat_new = self._fit("new state", "state_size", self._states, new, checked)
+            if not checked:
+                self._check_whole(flat_new)
             checked = True
             return _cast_like(flat_output, like), _cast_like(flat_new, states)
 
@@ -99,6 +110,17 @@ class CheckedCell:
                         f"{tuple(leaf.shape)}, but its {attribute} says {tuple(wanted.shape)}."
                     )
         return flat
+
+    def _check_whole(self, new: list[Any]) -> None:
+        """Refuses floats for the new states of whole numbers, which would lose their fractions."""
+        states = zip(leaf_paths(self._states), tree.flatten(self._states), new, strict=True)
+        for path, old, state in states:
+            if loses_fractions(state.dtype, old.dtype):
+                raise ValueError(
+                    f"{self._owner}: {name_of(self._cell)} returned new state{path} of "
+                    f"{dtype_name(state.dtype)}, but its initial state is of "
+                    f"{dtype_name(old.dtype)}, as states stay: begin with floats."
+                )
 
     def _check_tensors(self, what: str, value: Structure) -> None:
         for path, leaf in zip(leaf_paths(value), tree.flatten(value), strict=True):

@@ -1,11 +1,13 @@
 """The contract of a cell: what is read off it before it's called, and what it returns."""
 
 import inspect
+import numbers
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
 from ostinato.cells.checks import name_of
@@ -75,12 +77,13 @@ def _sizes_in_stack(cell: Any) -> Structure:
 def _sizes_by_states(cell: Any, initial: Structure) -> Structure:
     if initial is None or any(None in getattr(s, "shape", ()) for s in tree.flatten(initial)):
         initial = _Starting(cell).compute_output_spec()
-    if _is_open(cell.state_size):
+    are_tensors = all(hasattr(state, "shape") for state in tree.flatten(initial))
+    if _is_open(cell.state_size) and are_tensors:
         initial = initial if isinstance(initial, (tuple, list, dict)) else [initial]
         return tree.map_structure(_size_of_state, initial)
     declared = _declared_sizes(cell)
     fitted = repack(declared, initial)
-    if fitted is None:
+    if fitted is None or not are_tensors:
         return declared  # it's refused where the states are needed
     return tree.map_structure(
         lambda size, state: size if len(state.shape) == 1 + len(size) else _size_of_state(state),
@@ -107,11 +110,23 @@ def _size_of_state(state: Any) -> Shape:
 
 
 def own_initial_states(cell: Any, batch_size: Any, dtype: str) -> Structure:
-    """What a cell's own `get_initial_state` gives; Keras 2's took inputs, batch_size and dtype."""
+    """What a cell's own `get_initial_state` gives; Keras 2's took inputs, batch_size and dtype.
+
+    One that takes `**kwargs` gets the batch size alone, as from Keras 3. A Python number is a state
+    of floats that all rows share.
+    """
     own = cell.get_initial_state
     keywords = {"batch_size": batch_size, "inputs": None, "dtype": dtype}
     parameters = parameters_of(own)
-    return own(**{name: value for name, value in keywords.items() if name in parameters})
+    given = {name: value for name, value in keywords.items() if name in parameters}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        given["batch_size"] = batch_size
+    return tree.map_structure(_as_array, own(**given))
+
+
+def _as_array(state: Any) -> Any:
+    is_number = isinstance(state, numbers.Real) and not hasattr(state, "shape")
+    return np.asarray(state, "float32") if is_number else state
 
 
 def _makes_states(cell: Any) -> bool:

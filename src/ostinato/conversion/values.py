@@ -62,7 +62,8 @@ class Variables:
 
 def states_of(layer: Any) -> list[Any]:
     """The variables in which a recurrent layer keeps its states from batch to batch."""
-    return [v for v in tree.flatten(getattr(layer, "states", None)) if v is not None]
+    states = tree.flatten(getattr(layer, "states", None))
+    return [state for state in states if isinstance(state, keras.Variable)]
 
 
 def seeds_of(layer: Any) -> list[Any]:

@@ -114,6 +114,17 @@ def attribute(name: str) -> str:
     return f"_rnn_{name}" if name in _OURS_ALONE else name
 
 
+class Shown:
+    """A property in whose place a subclass may set an attribute of its own, as Keras's may."""
+
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self._read = read
+        self.__doc__ = read.__doc__
+
+    def __get__(self, layer: Any, owner: type) -> Any:
+        return self if layer is None else self._read(layer)
+
+
 def set_arguments(layer: Any, given: dict[str, Any]) -> None:
     """Reads given arguments and sets them as attributes of a layer or cell."""
     for name, value in given.items():

@@ -10,7 +10,7 @@ from keras import ops, tree
 from ostinato.cells.checks import name_of
 from ostinato.cells.contract import output_sizes
 from ostinato.layers.arguments import start_layer
-from ostinato.layers.checks import check_given
+from ostinato.layers.checks import check_entry, check_given, check_keywords
 from ostinato.layers.direction import (
     count_states,
     keywords_for,
@@ -78,7 +78,7 @@ class Bidirectional(keras.layers.Layer):
         self._verify_layer_config()
         self.merge_mode = merge_mode
         self._bi_verify_sizes()
-        for direction in self._bi_directions:
+        for direction in self._bi_both():
             # A held output would be merged with another timestep's of the other direction.
             if hasattr(direction, "zero_output_for_mask"):
                 direction.zero_output_for_mask = direction.return_sequences
@@ -108,7 +108,7 @@ class Bidirectional(keras.layers.Layer):
     def _bi_verify_sizes(self) -> None:
         sizes = [
             output_sizes(layer.cell) if isinstance(layer, RNN) else None
-            for layer in self._bi_directions
+            for layer in self._bi_both()
         ]
         if None not in sizes:  # else `compute_output_shape` sees what they don't declare
             check_merge(name_of(self), self.merge_mode, *sizes)
@@ -119,7 +119,7 @@ class Bidirectional(keras.layers.Layer):
         initial_state_shape: Structure = None,
     ) -> None:
         """Builds both layers."""
-        for direction in self._bi_directions:
+        for direction in self._bi_both():
             if not direction.built:
                 direction.build(sequences_shape)
         if self._bi_initial_weights:
@@ -129,6 +129,8 @@ class Bidirectional(keras.layers.Layer):
         """Calls the layer, as in RNN."""
         if args:
             check_given(self, args[0])
+        if kwargs:
+            check_keywords(self, kwargs)
         return super().__call__(*args, **kwargs)
 
     def call(
@@ -192,21 +194,22 @@ class Bidirectional(keras.layers.Layer):
 
     def _bi_state_counts(self, given: int) -> tuple[int, int]:
         """How many tensors each direction's states are, of so many that are given for both."""
-        one, other = map(count_states, self._bi_directions)
+        one, other = map(count_states, self._bi_both())
         if one is None:
             one = given // 2 if other is None else max(given - other, 0)
         return one, (max(given - one, 0) if other is None else other)
 
-    @property
-    def _bi_directions(self) -> tuple[Any, Any]:
+    # No property: Keras looks into those for layers to load, and would take what a layer refuses in
+    # one place for loaded in the other.
+    def _bi_both(self) -> tuple[Any, Any]:
         return self.forward_layer, self.backward_layer
 
     def _bi_can_run_together(self, sequences: Structure, training: bool) -> bool:
         """Whether one engine runs both directions at once, and the layers do nothing more."""
         return (
-            all(_is_plain(layer) for layer in self._bi_directions)
+            all(_is_plain(layer) for layer in self._bi_both())
             and self.forward_layer.compute_dtype == self.backward_layer.compute_dtype
-            and run_together([layer.cell for layer in self._bi_directions], sequences, training)
+            and run_together([layer.cell for layer in self._bi_both()], sequences, training)
         )
 
     def _bi_can_join(self) -> bool:
@@ -215,7 +218,7 @@ class Bidirectional(keras.layers.Layer):
         return (
             joins
             and self.compute_dtype == self.forward_layer.compute_dtype
-            and can_join(*(layer.cell for layer in self._bi_directions))
+            and can_join(*(layer.cell for layer in self._bi_both()))
         )
 
     def _bi_run_together(
@@ -229,12 +232,12 @@ class Bidirectional(keras.layers.Layer):
         given = {**given, "training": bool(given["training"])}
         forward, backward = (
             layer._rnn_task(sequences, **own, **given, flip_outputs=layer is self.backward_layer)
-            for layer, own in zip(self._bi_directions, states, strict=True)
+            for layer, own in zip(self._bi_both(), states, strict=True)
         )
         # One of each for both, so that engines see it; checks in graphs make each task its own.
         backward = backward._replace(xs=forward.xs, mask=forward.mask)
         found = run(forward, backward, joined=joined)
-        ran = zip(self._bi_directions, found, (forward, backward), strict=True)
+        ran = zip(self._bi_both(), found, (forward, backward), strict=True)
         return [layer._rnn_results(answer, task.resets) for layer, answer, task in ran]
 
     def _bi_run_apart(
@@ -243,7 +246,7 @@ class Bidirectional(keras.layers.Layer):
         """Calls the layers one after the other, with the same result."""
         forward, backward = (
             layer(sequences, **keywords_for(layer, {**given, **own}))
-            for layer, own in zip(self._bi_directions, states, strict=True)
+            for layer, own in zip(self._bi_both(), states, strict=True)
         )
         if not self.return_sequences:
             return [forward, backward]
@@ -264,7 +267,7 @@ class Bidirectional(keras.layers.Layer):
         initial_state_shape: Structure = None,
     ) -> Any:
         """The shapes of the results, in their containers."""
-        shapes = [result_shapes(layer, sequences_shape) for layer in self._bi_directions]
+        shapes = [result_shapes(layer, sequences_shape) for layer in self._bi_both()]
         return tree.map_structure(shape_of, self._bi_merged_specs(*shapes))
 
     def _bi_merged_specs(self, forward: Any, backward: Any) -> Any:
@@ -300,7 +303,7 @@ class Bidirectional(keras.layers.Layer):
         states = self._bi_states(initial_state, fresh_state)
         specs = (
             layer.compute_output_spec(sequences, **keywords_for(layer, {**given, **own}))
-            for layer, own in zip(self._bi_directions, states, strict=True)
+            for layer, own in zip(self._bi_both(), states, strict=True)
         )
         return self._bi_merged_specs(*(tree.map_structure(shape_of, spec) for spec in specs))
 
@@ -310,11 +313,11 @@ class Bidirectional(keras.layers.Layer):
         It's in the order of the outputs, which is that of the forward layer's.
         """
         mask = each_of_timesteps(mask)
-        forward, backward = (output_masks(layer, sequences, mask) for layer in self._bi_directions)
+        forward, backward = (output_masks(layer, sequences, mask) for layer in self._bi_both())
         masks = forward if self.merge_mode is not None else [*forward, *map(turned, backward)]
         if not self.return_state:
             return masks[0] if len(masks) == 1 else masks
-        counts = map(count_states, self._bi_directions)
+        counts = map(count_states, self._bi_both())
         return [*masks, *[None] * sum(1 if count is None else count for count in counts)]
 
     def reset_state(self, states: Structure = None) -> None:
@@ -329,7 +332,7 @@ class Bidirectional(keras.layers.Layer):
         """
         if not self.stateful:
             raise AttributeError(f"{name_of(self)}: Layer must be stateful.")
-        for layer, given in zip(self._bi_directions, self._bi_split(states), strict=True):
+        for layer, given in zip(self._bi_both(), self._bi_split(states, "states"), strict=True):
             reset_states(layer, given)
 
     def reset_states(self, states: Structure = None) -> None:
@@ -339,7 +342,7 @@ class Bidirectional(keras.layers.Layer):
     @property
     def states(self) -> tuple[Any, ...] | None:
         """The kept states of the forward layer and then of the backward layer, or None."""
-        forward, backward = (getattr(layer, "states", None) for layer in self._bi_directions)
+        forward, backward = (getattr(layer, "states", None) for layer in self._bi_both())
         if forward is None or backward is None:
             return None
         return (*spread(forward), *spread(backward))
@@ -357,6 +360,7 @@ class Bidirectional(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Bidirectional":
         """Builds the layer from its config or from that of Keras's layer."""
         config = copy.deepcopy(config)
+        check_entry(cls.__name__, config, "layer")
         for name in ("layer", "backward_layer"):
             if config.get(name) is not None:
                 config[name] = keras.saving.deserialize_keras_object(

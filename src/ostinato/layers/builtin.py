@@ -57,6 +57,8 @@ class BuiltinRNN(RNN):
     recurrent_dropout = OfCell()
 
     def __init__(self, arguments: dict[str, Any], layer_arguments: dict[str, Any]) -> None:
+        if "cell" in layer_arguments:
+            raise RefusedArgument(type(self).__name__, "Unknown argument `cell`: it makes its own.")
         of_cell = {name: arguments.pop(name) for name in argument_names(self._rnn_cell_class)}
         of_loop = {name: arguments.pop(name) for name in LOOP}
         try:

@@ -1,12 +1,14 @@
 """What a layer refuses, before any work is done; each error names the layer."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from keras import tree
 
 from ostinato.cells.checks import STACKED, name_of
+from ostinato.cells.contract import parameters_of
 from ostinato.nests import leaf_paths
 from ostinato.structure import Structure, describe
 from ostinato.tensors import Dimensions, agree
@@ -84,21 +86,40 @@ def read_constants(owner: str, given: Structure, batch_size: int | None) -> list
     """What was given as `constants`, in the list that a cell gets.
 
     Raises:
-        ValueError: if one of them has a single row, which would be spread over a larger batch.
+        ValueError: if one of them is no tensor, or has a single row, which would be spread over a
+            larger batch.
     """
     if given is None:
         return None
     constants = list(given) if isinstance(given, (tuple, list)) else [given]
-    if batch_size in (None, 1):
-        return constants
     for path, constant in zip(leaf_paths(constants), tree.flatten(constants), strict=True):
-        shape = tuple(getattr(constant, "shape", ()))
-        if len(shape) > 1 and shape[0] == 1:
+        if not hasattr(constant, "shape"):
+            raise ValueError(
+                f"{owner}: expected constants{path} to be a tensor or an array, got {constant!r}."
+            )
+        shape = tuple(constant.shape)
+        if batch_size not in (None, 1) and len(shape) > 1 and shape[0] == 1:
             raise ValueError(
                 f"{owner}: expected constants{path} with the batch size of the inputs, "
                 f"{batch_size}, got one of shape {shape}."
             )
     return constants
+
+
+def check_keywords(layer: Any, keywords: Mapping[str, Any]) -> None:
+    """Refuses what a layer's call doesn't take, as Keras would, which doesn't say whose call it is.
+
+    Raises:
+        TypeError: for such a keyword; it suggests one that is spelled alike.
+    """
+    taken = parameters_of(layer.call)
+    # Keras leaves out whether it's training where a `call` doesn't ask.
+    unknown = [name for name in keywords if name not in taken and name != "training"]
+    if not unknown or any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        return
+    alike = difflib.get_close_matches(unknown[0], taken, n=1)
+    hint = f": did you mean `{alike[0]}`?" if alike else "."
+    raise TypeError(f"{name_of(layer)}: its call takes no argument `{unknown[0]}`{hint}")
 
 
 def check_given(layer: Any, given: Any) -> None:
@@ -126,6 +147,8 @@ def check_given(layer: Any, given: Any) -> None:
             f"{owner}: expected a tensor or an array, got a {type(given).__name__} of numbers or "
             f"of lists. {PAD}"
         )
+    if not isinstance(given, (list, tuple, dict)) and not hasattr(given, "shape"):
+        raise ValueError(f"{owner}: expected a tensor or an array, got {describe(given)}.")
     if layer.input_spec is None:
         return
     if isinstance(given, (list, tuple, dict)):

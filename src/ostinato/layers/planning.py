@@ -248,6 +248,8 @@ def _program_of(
 ) -> tuple[str | None, str | None]:
     tensors = [(x, 2) for x in leaves(xs)]
     tensors += [(x, 1) for x in (*leaves(call.states), *leaves(list(call.constants or [])))]
+    if call.constants is not None and not all(map(is_tensor_like, call.constants)):
+        return None, "its constants are nested"
     if any(len(tensor.shape) < axes for tensor, axes in tensors):
         return None, "one of its states has no rows"
     if not shapes_are_known([tensor.shape[axes:] for tensor, axes in tensors]):

@@ -12,12 +12,13 @@ from ostinato.cells.checks import check_cell, name_of, read_states
 from ostinato.cells.contract import call_method, state_sizes, takes_states
 from ostinato.doors import door
 from ostinato.engines.interface import Answer, CallContext, Loop, Resets, Task
-from ostinato.layers.arguments import own_arguments, set_arguments, start_layer
+from ostinato.layers.arguments import Shown, own_arguments, set_arguments, start_layer
 from ostinato.layers.checks import (
     check_batch,
     check_entry,
     check_features,
     check_given,
+    check_keywords,
     check_sequences,
     check_unroll,
     read_constants,
@@ -122,7 +123,7 @@ class RNN(KeepsStates):
         if keeps_from_xla(cell):
             self.supports_jit = False
 
-    @property
+    @Shown
     def state_size(self) -> list[Any] | Any:
         """The cell's state_size; a list for an int or a tuple, as in Keras."""
         size = tree.map_structure(
@@ -130,7 +131,7 @@ class RNN(KeepsStates):
         )
         return list(size) if isinstance(size, tuple) and not is_namedtuple(size) else size
 
-    @property
+    @Shown
     def single_state(self) -> bool:
         """Whether the cell's state_size is one size, in no container."""
         size = self.cell.state_size
@@ -170,6 +171,8 @@ class RNN(KeepsStates):
             return call_directly(self, args[0], kwargs)
         if args:
             check_given(self, args[0])
+        if kwargs:
+            check_keywords(self, kwargs)
         return super().__call__(*args, **kwargs)
 
     def call(
@@ -236,6 +239,11 @@ class RNN(KeepsStates):
             check_stateful_export(owner, leaves(sequences)[0].shape[0])
         initial_state, mask = self._rnn_checked(sequences, initial_state, mask)
         first = leaves(sequences)[0]
+        if isinstance(cell, BuiltinCell) and "complex" in dtype_name(first.dtype):
+            raise ValueError(
+                f"{owner}: expected inputs of real numbers, got {dtype_name(first.dtype)}: give "
+                "their real and imaginary parts, or absolute values, as features."
+            )
         constants = read_constants(owner, constants, first.shape[0])
         batch_size = size_of(first, 0)
         loop = Loop(

@@ -19,7 +19,7 @@ from ostinato.layers.arguments import start_layer
 from ostinato.layers.checks import check_entry
 from ostinato.layers.dropout_protocol import MaskHolder
 from ostinato.layers.serialization import of_ours
-from ostinato.structure import Structure, map_shapes, repack, with_batch
+from ostinato.structure import Structure, describe, map_shapes, repack, with_batch
 from ostinato.tensors import Tensor, shape_of
 
 
@@ -82,6 +82,11 @@ class StackedRNNCells(keras.layers.Layer, CellOfCells, MaskHolder):
         Returns:
             The last cell's output and the list of the cells' new states.
         """
+        if not isinstance(states, (list, tuple)) or len(states) != len(self.cells):
+            raise ValueError(
+                f"{name_of(self)}: expected states in a list of one entry for each of its "
+                f"{len(self.cells)} cells, got {describe(states)}."
+            )
         new_states = []
         for cell, state in zip(self.cells, states, strict=True):
             given = {

@@ -111,7 +111,16 @@ class KeepsStates(keras.layers.Layer):
         are had back from it here.
         """
         hand_back(name_of(self), self._rnn_kept_states.flat())
-        return self._rnn_kept_states.variables
+        kept = self._rnn_kept_states.variables
+        return vars(self).get("_rnn_own_states") if kept is None else kept
+
+    @states.setter
+    def states(self, states: Any) -> None:
+        """Sets the kept states; of a layer that keeps none, an attribute of a subclass's own."""
+        if not self.stateful:
+            self._rnn_own_states = states
+        elif states is not None:
+            self.reset_state(states)
 
     @property
     def variables(self) -> list[keras.Variable]:

@@ -13,7 +13,7 @@ from ostinato.doors import door, opaque
 from ostinato.engines.interface import Loop
 from ostinato.engines.loop import Recurrence, run_over_time
 from ostinato.layers.arguments import start_layer
-from ostinato.layers.checks import check_entry, check_given, check_sequences
+from ostinato.layers.checks import check_entry, check_given, check_keywords, check_sequences
 from ostinato.layers.direction import result_shapes
 from ostinato.layers.folding import folded, known_lead, lead_of, over_time, unfolded
 from ostinato.layers.masks import shared_mask
@@ -91,8 +91,8 @@ class TimeDistributed(keras.layers.Wrapper):
 
     def compute_output_shape(self, input_shape: Structure) -> Structure:
         """The shapes of the outputs, (B, T, ...), in the layer's containers."""
-        lead = known_lead(map_shapes(keras.KerasTensor, input_shape))
         found = result_shapes(self.layer, self._td_timestep(input_shape))
+        lead = known_lead(map_shapes(keras.KerasTensor, input_shape))
         return map_shapes(lambda shape: (*lead, *shape[1:]), found)
 
     def compute_output_spec(
@@ -121,6 +121,8 @@ class TimeDistributed(keras.layers.Wrapper):
         """Calls the layer; refuses sequences of different lengths."""
         if args:
             check_given(self, args[0])
+        if kwargs:
+            check_keywords(self, kwargs)
         return super().__call__(*args, **kwargs)
 
     def call(

@@ -25,7 +25,7 @@ from ostinato.programs.tracing.rules import rule_of
 from ostinato.programs.tracing.run import Run, Signature, run_on_symbols
 from ostinato.programs.tracing.translation import Translation
 from ostinato.structure import SharedShape, Structure, describe, leaves, repack
-from ostinato.tensors import Tensor, Tensors, agree, to_dtype
+from ostinato.tensors import Tensor, Tensors, agree, loses_fractions, to_dtype
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,9 @@ def _translation_of(cell: Any, members: Members, run_: Run, dtype: str) -> tuple
         for event in found:
             t.take(event, rule_of)
         outputs = [_result(t, item, f"output {at}") for at, item in enumerate(flat_output)]
+        for item, state in zip(states, leaves(run_.states), strict=True):
+            if loses_fractions(item.dtype, state.dtype):
+                raise Untraceable(f"a state of {state.dtype} becomes one of {item.dtype}")
         new = [
             _result(t, item, f"state {at}", is_bool="bool" in state.dtype)
             for at, (item, state) in enumerate(zip(states, leaves(run_.states), strict=True))
