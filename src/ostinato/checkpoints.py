@@ -17,6 +17,7 @@ EXPECTED = (
 # that, and the states that are kept weigh next to nothing by then.
 _MOST = 128
 _WHERE_UNKNOWN = 128
+_MOST_BYTES = 1 << 62  # no machine has as many, and a float may be infinite
 # No sequence is as long, and an operation's attribute holds it.
 _LONGEST = 1 << 40
 
@@ -39,7 +40,7 @@ def checked(value: Any, source: str) -> str:
 def _memory(text: str) -> int | None:
     """An amount of memory in bytes, or None where the text is none."""
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(B|[KMGT]I?B)", text)
-    return int(float(found[1]) * _UNITS[found[2]]) if found else None
+    return int(min(float(found[1]) * _UNITS[found[2]], _MOST_BYTES)) if found else None
 
 
 def timesteps_between(

@@ -222,6 +222,12 @@ def chunks(
     for name, value in (("timesteps", timesteps), ("batch_size", batch_size)):
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"ostinato.chunks: expected {name} of at least 1, got {value!r}.")
+    if seed is not None and (
+        not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0
+    ):
+        raise ValueError(
+            f"ostinato.chunks: expected seed to be an int from 0 on or None, got {seed!r}."
+        )
     lengths = _lengths("recordings", recordings)
     if not lengths or not all(lengths):
         raise ValueError("ostinato.chunks: expected recordings of at least one timestep.")

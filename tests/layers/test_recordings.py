@@ -80,6 +80,8 @@ def test_batches_out_of_order_are_refused(recordings):
     [
         ({"timesteps": 0}, "expected timesteps of at least 1, got 0"),
         ({"batch_size": True}, "expected batch_size of at least 1, got True"),
+        ({"seed": "a"}, "expected seed to be an int from 0 on or None, got 'a'"),
+        ({"seed": -1}, "expected seed to be"),
         ({"recordings": []}, "expected recordings of at least one timestep"),
         ({"recordings": [np.zeros((0, 2))]}, "expected recordings of at least one timestep"),
         ({"targets": [np.zeros((4, 1))]}, "expected a target for each recording"),

@@ -25,6 +25,10 @@ AMOUNTS = {
 }
 
 
+def test_more_memory_than_a_float_can_say():
+    assert timesteps_between(checked("9" * 400 + "GB", "here"), 0, (2, 1), KEPT, STATES) == 0
+
+
 @pytest.mark.parametrize("text", AMOUNTS)
 def test_an_amount_of_memory_is_read(text):
     row = AMOUNTS[text] / 2  # of two rows and one timestep

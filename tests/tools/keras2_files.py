@@ -169,7 +169,11 @@ MODELS = {
     "stacked_cells": lambda: sequential(
         layers.RNN([layers.LSTMCell(U), layers.GRUCell(U), layers.SimpleRNNCell(5)])
     ),
-    "masking": lambda: sequential(layers.Masking(), layers.LSTM(U), shape=(None, D)),
+    "masking": lambda: sequential(
+        layers.Masking(),  # the initializer is called as a layer is
+        layers.LSTM(U, recurrent_initializer=keras.initializers.Identity(0.5)),
+        shape=(None, D),
+    ),
     "embedding": lambda: sequential(
         layers.Embedding(11, 3, mask_zero=True), layers.GRU(U), shape=(None,), dtype="int32"
     ),

@@ -261,6 +261,20 @@ def test_a_mask_beside_initial_states_is_pointed_out():
         restore(fast)
 
 
+def test_a_mask_that_is_turned_is_pointed_out():
+    back = layers.GRU(U, go_backwards=True, return_sequences=True, name="back")
+    masked = keras.Sequential([keras.Input((T, D)), layers.Masking(), back, layers.GRU(U)])
+    for convert, model in ((accelerate, masked), (restore, accelerated_quietly(masked))):
+        with pytest.warns(UserWarning, match=f"{convert.__name__}: run backwards.*: 'back'"):
+            convert(model)
+
+
+def accelerated_quietly(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return accelerate(model)
+
+
 def test_the_command_shows_what_a_file_would_become(tmp_path, capsys):
     zoo.own_layers().save(tmp_path / "model.keras")
     assert main(["explain", str(tmp_path / "model.keras")]) == 0

@@ -433,6 +433,16 @@ def test_a_file_that_numbers_cannot_go_into(measured_at_once, tmp_path, capsys, 
     assert not measured_at_once
 
 
+def test_a_folder_that_is_a_file_is_refused_before_the_measuring(
+    measured_at_once, tmp_path, capsys
+):
+    (tmp_path / "taken").write_text("")
+    files = ["--json", str(tmp_path / "a.json"), "--output", str(tmp_path / "taken")]
+    assert main(["bench", "--quick", "--contenders", OURS, *files]) == 2
+    assert "File exists" in capsys.readouterr().err
+    assert not measured_at_once
+
+
 def test_contenders_that_run_none_of_the_cases(measured_at_once, capsys):
     assert main(["bench", "--modes", "fit", "--contenders", "sgemm-jax", "torch.nn"]) == 1
     assert "torch.nn runs none." in capsys.readouterr().out

@@ -311,7 +311,7 @@ def test_the_format_is_what_the_name_says(tmp_path):
     for name in ("x.onnx", "X.ONNX"):
         ostinato.export(model, tmp_path / name)
         assert (tmp_path / name).is_file()
-    for name in ("x.keras", "x.h5", "x.pt"):
+    for name in ("x.keras", "x.h5", "x.pt", "x.c", "x.JSON", "x.stream", "x.pb"):
         with pytest.raises(ValueError, match=rf"export: expected the name of a folder.*'.*{name}'"):
             ostinato.export(model, tmp_path / name)
         assert not (tmp_path / name).exists()

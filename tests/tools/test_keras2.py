@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from keras import ops
 import ostinato
 from ostinato import layers, load_model
 from ostinato.cli import main
+from ostinato.conversion import loading
 from ostinato.conversion.keras2_configs import translated
 from support import IS_OLDEST_KERAS, CellOfUnits, on_one_backend, one_in
 
@@ -134,6 +136,22 @@ def test_layers_on_cudnn(files, name):
 
 
 @on_one_backend
+def test_kernels_of_a_conv_lstm_arent_those_of_cudnn(tmp_path):
+    """Of one filter and a kernel of two its bias has the size of theirs."""
+    arrays = {
+        "kernel:0": np.ones((2, 2, 3, 4)),
+        "recurrent_kernel:0": np.arange(16.0).reshape(2, 2, 1, 4),
+        "bias:0": np.ones(4),
+    }
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, array in arrays.items():
+            file[f"layer/{name}"] = array
+        loading._renew_all_cudnn(file)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(file[f"layer/{name}"], array)
+
+
+@on_one_backend
 @pytest.mark.parametrize("name", ["lstm", "gru_reset_after", "bidirectional", "stacked_cells"])
 @pytest.mark.parametrize("ending", [".weights.h5", "_weights.h5", ".h5"])
 def test_weights_alone(files, name, ending):
@@ -197,6 +215,11 @@ def test_masks_by_keras_2s_rules_survive_a_file_and_a_restore(files, tmp_path, s
             "SpatialDropout1D",
             {"rate": 0.1, "noise_shape": [1]},
             "layer 'one': .* argument 'noise_shape'",
+        ),
+        (
+            "Lambda",
+            {"function": "f", "function_type": "function", "mask": "g", "mask_type": "function"},
+            "Lambda layer 'one': it makes a mask",
         ),
     ],
 )

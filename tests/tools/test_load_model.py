@@ -66,6 +66,33 @@ def test_json_of_keras_3_and_what_is_none(tmp_path):
 
 
 @on_one_backend
+def test_json_with_code_in_it(tmp_path):
+    double = keras.layers.Lambda(lambda x: 2 * x)
+    path = tmp_path / "model.json"
+    path.write_text(keras.Sequential([keras.Input((7, 3)), double]).to_json())
+    with pytest.raises(ValueError, match="safe_mode=False"):
+        load_model(path)
+    assert ops.convert_to_numpy(load_model(path, safe_mode=False)(np.ones((1, 7, 3)))).all() == 1
+    for weights in (5, b"weights.h5"):
+        with pytest.raises(ValueError, match=r"load_model: expected `weights` to be .* path"):
+            load_model(path, weights=weights)
+
+
+@on_one_backend
+def test_a_layer_of_keras_2_that_runs_backwards_over_masked_inputs(tmp_path):
+    gru = {"units": 2, "go_backwards": True, "return_sequences": True, "name": "back"}
+    parts = [("Masking", {"name": "mask", "batch_input_shape": [None, 7, 3]}), ("GRU", gru)]
+    config = {
+        "name": "model",
+        "layers": [{"class_name": name, "config": own} for name, own in parts],
+    }
+    old = {"class_name": "Sequential", "keras_version": "2.15.0", "config": config}
+    (tmp_path / "model.json").write_text(json.dumps(old))
+    with pytest.warns(UserWarning, match="load_model: run backwards.*: 'back'. Keras 2 passes"):
+        load_model(tmp_path / "model.json")
+
+
+@on_one_backend
 def test_a_model_of_ours_is_not_copied(tmp_path):
     model = ostinato.accelerate(keras_model())
     model.save(tmp_path / "model.keras")

@@ -241,6 +241,8 @@ def test_what_is_no_path(model, path):
     for read in (ostinato.Stream.load, ostinato.stream(model).load_state):
         with pytest.raises(ValueError, match=f"expected the path of .* wrote, got {path}"):
             read(path)
+    with pytest.raises(ValueError, match=f"save: expected the path of a file, got {path}"):
+        ostinato.stream(model).save(path)
 
 
 def test_a_file_that_is_not_there(tmp_path):

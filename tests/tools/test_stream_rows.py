@@ -234,6 +234,11 @@ def test_other_arguments_that_are_refused():
         stream.run(floats(4, 5, 3), resets=np.zeros((4, 4), bool))
     with pytest.raises(ValueError, match="expected each stream once, got 3 twice"):
         stream.step(x[:3], rows=[3, 0, 3])
+    for rows in ({3, 0}, {3: 0, 0: 1}, frozenset({1, 2})):
+        with pytest.raises(
+            ValueError, match=r"expected rows in the order of the arrays, .* a \w+\."
+        ):
+            stream.step(x[:2], rows=rows)
     stream.close(2)
     with pytest.raises(ValueError, match="expected open streams, got 2, which is closed"):
         stream.step(x[:1], rows=[2])

@@ -138,6 +138,8 @@ def run(options: argparse.Namespace, command: str | None = None) -> int:
     try:
         results = Results(numbers_file(options))
         results.check()  # better refused now than after minutes of measuring
+        if options.output:
+            options.output.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         print(f"bench: {str(error).removeprefix('bench: ')}", file=sys.stderr)
         return 2

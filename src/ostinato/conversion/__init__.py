@@ -2,7 +2,7 @@
 
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +85,7 @@ def left_alone(model: Any, *, by: Any = accelerate) -> list[LeftAlone]:
         ValueError: if `model` isn't a Keras model or layer, or `by` is something else.
     """
     directions = {accelerate: ACCELERATE, restore: RESTORE}
-    if by not in directions:
+    if not callable(by) or by not in directions:
         raise ValueError(f"left_alone: expected `by` to be accelerate or restore, got {by!r}.")
     return _left_by(model, directions[by])
 
@@ -123,19 +123,49 @@ def _convert(model: Any, direction: Direction) -> Any:
 
 
 def _warn_of_masks(model: Any, copier: Copier, direction: Direction) -> None:
-    """Says where the copy may compute something else: the one place in which Keras is wrong."""
+    """Says where the copy may compute something else: the two places in which Keras is wrong."""
     inside = [layer for _, layer in layers_within(model, direction)]
-    makes_masks = any(
-        getattr(layer, "mask_zero", False) or isinstance(layer, keras.layers.Masking)
-        for layer in inside
-    )
-    if makes_masks and copier.given_states:
+    warn_of_turned_masks(direction.operation, "Keras 3", inside, stacklevel=5)
+    if _make_masks(inside) and copier.given_states:
         names = ", ".join(repr(layer.name) for layer in copier.given_states.values())
         warnings.warn(
             f"{direction.operation}: called with initial states: {names}. Where the inputs of such "
             "a layer carry a mask, Keras 3 drops it and Ostinato applies it, so the results for "
             "padded rows differ.",
             stacklevel=4,
+        )
+
+
+def _make_masks(layers: Iterable[Any]) -> bool:
+    return any(
+        getattr(layer, "mask_zero", False) or isinstance(layer, keras.layers.Masking)
+        for layer in layers
+    )
+
+
+def warn_of_turned_masks(
+    operation: str, before: str, layers: Sequence[Any], stacklevel: int
+) -> None:
+    """Warns of layers that run backwards, where their masks aren't what they were.
+
+    Args:
+        operation: What users call.
+        before: Whose layers they were.
+        layers: All the layers of a model; recurrent ones as one each.
+        stacklevel: Of the warning: how many calls away the user is.
+    """
+    backwards = [
+        repr(layer.name)
+        for layer in layers
+        if getattr(layer, "go_backwards", False) is True
+        and getattr(layer, "return_sequences", False) is True
+    ]
+    if backwards and _make_masks(layers):
+        warnings.warn(
+            f"{operation}: run backwards, with return_sequences: {', '.join(backwards)}. {before} "
+            "passes their inputs' mask on as it came, and Ostinato turns it, as the outputs are: "
+            "the results for padded rows differ where a layer after them reads it.",
+            stacklevel=stacklevel,
         )
 
 

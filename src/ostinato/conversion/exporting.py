@@ -25,7 +25,12 @@ _FORMATS = {
     ".pt2": "torch",
     ".xml": "openvino",
 }  # by the end of a file's name
-_NOT_EXPORTED = (".keras", ".h5", ".hdf5", ".pt", ".pth")  # other kinds of files have these ends
+# Other kinds of files have these ends, and who writes them.
+_NOT_EXPORTED = {
+    **dict.fromkeys((".keras", ".h5"), " `model.save` writes Keras's files."),
+    **dict.fromkeys((".c", ".json", ".stream"), " A stream writes such: `ostinato.stream(model)`."),
+    **dict.fromkeys((".hdf5", ".pt", ".pth", ".pb", ".npz", ".safetensors"), ""),
+}
 
 
 def export(
@@ -116,10 +121,10 @@ def _format_of(filepath: Any, given: str | None) -> str:
             f"{os.fspath(filepath)!r}, whose {suffix!r} says {named!r}."
         )
     if given is None and suffix in _NOT_EXPORTED:
-        hint = " `model.save` writes Keras's files." if suffix in (".keras", ".h5") else ""
         raise ValueError(
             "export: expected the name of a folder, for a SavedModel, or of a file that ends in "
-            f"{', '.join(_FORMATS)}, got {os.fspath(filepath)!r}.{hint}"
+            f"{', '.join(_FORMATS)}, got {os.fspath(filepath)!r}."
+            f"{_NOT_EXPORTED[suffix]}"
         )
     return given or named or SAVED_MODEL
 

@@ -156,7 +156,9 @@ class _Translation:
         _fit_arguments(config)
         if config["class_name"] in _BUILT_ANEW:
             config.pop("build_config", None)  # its shape isn't what Keras 3's `build` takes
-        if self.has_masks and not is_whole and config["class_name"] in keras2_masks.CLASSES:
+        # By a name, since there's an initializer that is called Identity, too.
+        is_layer = not is_whole and "name" in config["config"]
+        if self.has_masks and is_layer and config["class_name"] in keras2_masks.CLASSES:
             cls = keras2_masks.CLASSES[config["class_name"]]
             name = keras.saving.get_registered_name(cls)
             config.update(module=cls.__module__, class_name=cls.__name__, registered_name=name)
@@ -174,13 +176,22 @@ class _Translation:
 
 
 def _fit_lambda(own: dict[str, Any]) -> None:
-    """A Lambda's functions in Keras 3's words: code, in a list, or a name."""
+    """A Lambda's functions in Keras 3's words: code, in a list, or a name.
+
+    Raises:
+        ValueError: if it makes a mask, which Keras 3 reads from no file.
+    """
+    if own.get("mask") is not None:
+        raise ValueError(
+            f"load_model: Lambda layer {own.get('name')!r}: it makes a mask, by its argument "
+            "`mask`, which Keras 3 reads from no file. Make a layer with a `compute_mask` of it."
+        )
     for key in ("function", "output_shape"):
         if own.get(f"{key}_type") == "lambda":
             # Keras takes all three as the code, too, and then knows JSON's lists for tuples.
             code = {"code": own[key], "defaults": None, "closure": None}
             own[key] = {"class_name": "__lambda__", "config": code}
-    for gone in ("function_type", "module", "output_shape_type", "output_shape_module"):
+    for gone in ("function_type", "module", "output_shape_type", "output_shape_module", "mask"):
         own.pop(gone, None)
 
 

@@ -14,9 +14,9 @@ import h5py  # Keras depends on it, so it's here wherever Keras is
 import keras
 import numpy as np
 
-from ostinato.conversion import accelerate
+from ostinato.conversion import accelerate, warn_of_turned_masks
 from ostinato.conversion.keras2_configs import names_in, translated, translated_training
-from ostinato.models.directions import ACCELERATE
+from ostinato.models.directions import ACCELERATE, RESTORE
 from ostinato.models.layers_within import layers_within
 
 _H5 = (".h5", ".hdf5")
@@ -50,7 +50,8 @@ def load_model(
             model has new weights.
 
     Returns:
-        The model. Layers that stay Keras's are listed in a warning, as by `accelerate`.
+        The model. Layers that stay Keras's are listed in a warning, as by `accelerate`; in another
+        those that run backwards over masked inputs, whose masks Keras 2 didn't turn.
 
     Raises:
         OSError: if there's no such .h5 file.
@@ -87,7 +88,7 @@ def load_unchanged(
             f"load_model: `weights` goes with a .json file, got {path}, which has its own."
         )
     if path.suffix == _JSON:
-        return _from_json(path, custom_objects or {}, weights)
+        return _from_json(path, custom_objects or {}, weights, safe_mode)
     options = {"custom_objects": custom_objects, "compile": compile, "safe_mode": safe_mode}
     _check_kind(path)
     if not _is_of_keras_2(path):
@@ -95,11 +96,22 @@ def load_unchanged(
     with tempfile.TemporaryDirectory() as folder:
         renewed = Path(folder, path.name)
         (_renew_h5 if path.suffix in _H5 else _renew_zip)(path, renewed, custom_objects or {})
-        return keras.saving.load_model(renewed, **options)
+        return _with_warning(keras.saving.load_model(renewed, **options), stacklevel=5)
 
 
-def _from_json(path: Path, custom_objects: Mapping[str, Any], weights: Any) -> Any:
+def _with_warning(model: Any, stacklevel: int) -> Any:
+    """A model of Keras 2, in which there may be masks that aren't what they were."""
+    inside = [layer for _, layer in layers_within(model, RESTORE)]
+    warn_of_turned_masks("load_model", "Keras 2", inside, stacklevel)
+    return model
+
+
+def _from_json(path: Path, custom_objects: Mapping[str, Any], weights: Any, safe_mode: bool) -> Any:
     """A model by what `to_json` said of it, of Keras 2 or 3, and its weights."""
+    if not isinstance(weights, (str, os.PathLike, type(None))):
+        raise ValueError(
+            f"load_model: expected `weights` to be the path of a file, got {weights!r}."
+        )
     if not path.is_file():
         raise ValueError(f"load_model: {path}: expected a .json file, found none.")
     config = _json(path, "to_json", path.read_bytes())
@@ -109,13 +121,18 @@ def _from_json(path: Path, custom_objects: Mapping[str, Any], weights: Any) -> A
             f"{sorted(config)[:6]}."
         )
     if not _is_old(config.get("keras_version", "3" if "module" in config else "1")):
-        model = keras.models.model_from_json(json.dumps(config), custom_objects)
+        model = keras.saving.deserialize_keras_object(config, custom_objects, safe_mode=safe_mode)
     else:
         new = json.loads(_in_new_words(_translation(custom_objects), path, "to_json", config))
-        kind = keras.Sequential if new["class_name"] == "Sequential" else keras.Model
         with keras.saving.custom_object_scope(custom_objects):
             own = keras.saving.get_registered_object(config["class_name"])
-            model = (own or kind).from_config(new["config"])
+            if own is not None:
+                model = own.from_config(new["config"])
+            else:
+                kind = "Sequential" if new["class_name"] == "Sequential" else "Model"
+                known = {"module": "keras", "class_name": kind, "config": new["config"]}
+                model = keras.saving.deserialize_keras_object(known, safe_mode=safe_mode)
+        _with_warning(model, stacklevel=6)
     if weights is not None:
         _read_weights(model, Path(weights))
     return model
@@ -266,14 +283,15 @@ def _renew_all_cudnn(weights: Any) -> None:
 def _renew_cudnn(group: Any) -> None:
     """Brings the weights of a layer on cuDNN into the order of the others.
 
-    They are told by their bias, (2 * gates * units,): no other layer's is like that. Of the input
-    kernel each gate is stored transposed, row by row; of the recurrent kernel transposed.
+    They are told by their bias, (2 * gates * units,), beside a recurrent kernel (units, gates *
+    units): no other layer's are like that. (A ConvLSTM's kernel has more axes.) Of the input kernel
+    each gate is stored transposed, row by row; of the recurrent kernel transposed.
     """
     names = ("kernel:0", "recurrent_kernel:0", "bias:0")
     if not all(name in group for name in names):
         return
     kernel, recurrent, bias = (group[name][()] for name in names)
-    if bias.shape != (2 * recurrent.shape[1],):
+    if recurrent.ndim != 2 or bias.shape != (2 * recurrent.shape[1],):
         return
     gates = recurrent.shape[1] // recurrent.shape[0]
     pair = bias.reshape(2, -1)

@@ -73,6 +73,19 @@ def numbers_of_rows(owner: str, rows: Any, count: int) -> np.ndarray:
     return numbers.astype(np.int64, order="C")
 
 
+def in_an_order(owner: str, rows: Any) -> None:
+    """Refuses what has none for the rows of an array, such as a set.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if isinstance(rows, (set, frozenset, dict)):
+        raise ValueError(
+            f"{owner}: expected rows in the order of the arrays, in a list say, got a "
+            f"{type(rows).__name__}."
+        )
+
+
 def each_once(owner: str, rows: np.ndarray) -> None:
     """Refuses rows of which one is named twice.
 

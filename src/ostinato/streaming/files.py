@@ -233,6 +233,8 @@ def _port_of(text: str) -> Port:
 
 
 def _write(path: PathLike, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"save: expected the path of a file, got {path!r}.")
     with Path(path).open("wb") as file:  # np.savez would add .npz to a bare name
         np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
 

@@ -296,7 +296,7 @@ class Stream:
         Where some streams are closed, the open ones are numbered anew in the file.
 
         Raises:
-            ValueError: if Keras runs it, which a file can't hold, or none is open.
+            ValueError: if Keras runs it, which a file can't hold, none is open, or it's no path.
         """
         if self._runner.program is None:
             raise ValueError(
@@ -409,6 +409,7 @@ class Stream:
 
     def _go(self, values: Nest, time: tuple[str, ...], rows: Any, resets: Any) -> Nest:
         """Runs a timestep, or with `time` ("T",) some, of some streams or of all."""
+        checks.in_an_order(self._owner, rows)
         with self._turns:
             chosen = self._rows.chosen(self._owner, rows)
             lead = self._rows.lead
