@@ -1,5 +1,7 @@
 """from_torch and to_torch: what they refuse, and that the errors say why."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -314,6 +316,27 @@ def test_a_prefix_where_there_is_nothing():
             from_torch(source, prefix="x")
     with pytest.raises(ValueError, match=r"one recurrent module .* got 2: \['a', 'b'\]\. Choose o"):
         from_torch(two)
+
+
+@pytest.mark.parametrize("name", ["return_sequences", "return_state", "initial_state"])
+def test_flags_are_true_or_false(name):
+    """The states themselves, say, would pass for True."""
+    for value in ("yes", 2, [np.zeros((1, 5))]):
+        with pytest.raises(ValueError, match=f"from_torch: expected `{name}` to be True or False"):
+            from_torch(torch.nn.GRU(3, 5), **{name: value})
+
+
+def test_a_forward_of_its_own_is_pointed_out():
+    class Doubled(torch.nn.GRU):
+        def forward(self, *args):
+            return [2 * each for each in super().forward(*args)]
+
+    with pytest.warns(UserWarning, match="from_torch: Doubled has a `forward` of its own"):
+        from_torch(torch.nn.ModuleList([Doubled(3, 5)]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_torch(type("Same", (torch.nn.GRU,), {})(3, 5))
+        from_torch(Doubled(3, 5).state_dict())
 
 
 def test_a_prefix_is_a_string():

@@ -1,12 +1,14 @@
 """PyTorch's recurrent modules as ours: `from_torch`."""
 
 import numbers
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from ostinato import layers
@@ -58,6 +60,9 @@ def from_torch(
             misshapen, or another argument isn't as above.
     """
     _check_options(prefix, nonlinearity, dropout)
+    _check_flags(
+        return_sequences=return_sequences, return_state=return_state, initial_state=initial_state
+    )
     module = _module_in(source, prefix)
     # What else a module has in it, as a subclass of nn.LSTM may, isn't looked at.
     weights = read_weights(source, prefix) if module is None else _weights_of(module)
@@ -83,6 +88,12 @@ def _check_options(prefix: Any, nonlinearity: Any, dropout: Any) -> None:
         raise ValueError(
             f"from_torch: expected `dropout` to be a number from 0 to 1, got {dropout!r}."
         )
+
+
+def _check_flags(**flags: Any) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_, type(None))):
+            raise ValueError(f"from_torch: expected `{name}` to be True or False, got {value!r}.")
 
 
 def _module_in(source: Any, prefix: str | None) -> Any:
@@ -162,7 +173,20 @@ def _is_recurrent(module: Any) -> bool:
     return bool(names & {"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"})
 
 
+def _warn_of_own_forward(module: Any) -> None:
+    """Says that a subclass computes something else than PyTorch's class, which is left out."""
+    classes = type(module).__mro__
+    own = next(cls for cls in classes if "forward" in vars(cls))
+    if own.__module__.partition(".")[0] != "torch":
+        warnings.warn(
+            f"from_torch: {own.__name__} has a `forward` of its own, which isn't converted: the "
+            "result computes what PyTorch's class does with these weights.",
+            stacklevel=4,
+        )
+
+
 def _weights_of(module: Any) -> TorchWeights:
+    _warn_of_own_forward(module)
     return read_weights(module.state_dict(), prefix="")
 
 

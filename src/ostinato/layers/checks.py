@@ -9,7 +9,7 @@ from keras import tree
 
 from ostinato.cells.checks import STACKED, name_of
 from ostinato.cells.contract import parameters_of
-from ostinato.nests import leaf_paths
+from ostinato.nests import flatten, leaf_paths
 from ostinato.structure import Structure, describe
 from ostinato.tensors import Dimensions, agree
 
@@ -92,7 +92,7 @@ def read_constants(owner: str, given: Structure, batch_size: int | None) -> list
     if given is None:
         return None
     constants = list(given) if isinstance(given, (tuple, list)) else [given]
-    for path, constant in zip(leaf_paths(constants), tree.flatten(constants), strict=True):
+    for path, constant in zip(leaf_paths(constants), flatten(constants), strict=True):
         if not hasattr(constant, "shape"):
             raise ValueError(
                 f"{owner}: expected constants{path} to be a tensor or an array, got {constant!r}."
