@@ -99,15 +99,20 @@ def traced_output(cell: Any, input_shape: Structure) -> Structure:
         lambda size: keras.KerasTensor(with_batch(size, batch_size), dtype=dtype), state_sizes(cell)
     )
     run: Any = _InItsDtype(cell)
-    result = run(inputs, states)
-    output, _ = output_and_states(name_of(cell), cell, result)
+    return run(inputs, states)[0]
+
+
+def _traced_pair(cell: Any, inputs: Structure, states: Structure) -> tuple[Any, Any]:
+    """What a cell's `call` gives of symbols; refuses what's no pair of tensors, before Keras."""
+    result = keras.layers.Layer.compute_output_spec(cell, inputs, states)
+    output, new_states = output_and_states(name_of(cell), cell, result)
     for path, leaf in zip(leaf_paths(output), tree.flatten(output), strict=True):
         if not getattr(leaf, "shape", ()):
             raise ValueError(
                 f"{name_of(cell)}: expected `call` to return output{path} of shape (batch, ...), "
                 f"got {describe(leaf)}."
             )
-    return output
+    return output, new_states
 
 
 class _InItsDtype(keras.layers.Layer):
@@ -118,7 +123,7 @@ class _InItsDtype(keras.layers.Layer):
 
     def __init__(self, cell: Any) -> None:
         super().__init__(name=cell.name, dtype=cell.dtype_policy, autocast=cell.autocast)
-        self._of_cell = partial(keras.layers.Layer.compute_output_spec, cell)
+        self._of_cell = partial(_traced_pair, cell)
         self.built = True
 
     def call(self, inputs: Structure, states: Structure) -> Any:
