@@ -99,20 +99,20 @@ def traced_output(cell: Any, input_shape: Structure) -> Structure:
         lambda size: keras.KerasTensor(with_batch(size, batch_size), dtype=dtype), state_sizes(cell)
     )
     run: Any = _InItsDtype(cell)
-    return run(inputs, states)[0]
+    return run(inputs, states)
 
 
-def _traced_pair(cell: Any, inputs: Structure, states: Structure) -> tuple[Any, Any]:
-    """What a cell's `call` gives of symbols; refuses what's no pair of tensors, before Keras."""
+def _output_of_call(cell: Any, inputs: Structure, states: Structure) -> Structure:
+    """The output that a cell's `call` gives of symbols; refuses what's no tensor, before Keras."""
     result = keras.layers.Layer.compute_output_spec(cell, inputs, states)
-    output, new_states = output_and_states(name_of(cell), cell, result)
+    output, _ = output_and_states(name_of(cell), cell, result)
     for path, leaf in zip(leaf_paths(output), tree.flatten(output), strict=True):
         if not getattr(leaf, "shape", ()):
             raise ValueError(
                 f"{name_of(cell)}: expected `call` to return output{path} of shape (batch, ...), "
                 f"got {describe(leaf)}."
             )
-    return output, new_states
+    return output
 
 
 class _InItsDtype(keras.layers.Layer):
@@ -123,7 +123,7 @@ class _InItsDtype(keras.layers.Layer):
 
     def __init__(self, cell: Any) -> None:
         super().__init__(name=cell.name, dtype=cell.dtype_policy, autocast=cell.autocast)
-        self._of_cell = partial(_traced_pair, cell)
+        self._of_cell = partial(_output_of_call, cell)
         self.built = True
 
     def call(self, inputs: Structure, states: Structure) -> Any:
@@ -131,7 +131,7 @@ class _InItsDtype(keras.layers.Layer):
         return self.compute_output_spec(inputs, states)
 
     def compute_output_spec(self, inputs: Structure, states: Structure) -> Any:
-        """The cell's output and new states."""
+        """The cell's output."""
         return self._of_cell(inputs, states)
 
 
