@@ -74,6 +74,24 @@ def test_states_and_masks_of_another_batch_or_length(make, engine):
                 run(*given)
 
 
+def test_states_and_masks_of_keras_s_layers_in_both_directions():
+    """By themselves these spread a mask or a state of one row over the batch."""
+    layer = Bidirectional(keras.layers.GRU(3))
+    layer.build((None, None, 2))
+
+    def call(x, mask, h):
+        return layer(x, mask=mask, initial_state=[h, h])
+
+    run = traced(call, X, MASK, H)
+    assert_close(run(X, MASK, H), call(X, MASK, H))
+    for given in [(X, MASK, H[:1]), (X, MASK[:1], H), (X, MASK[:, :2], H), (X, MASK, H[:, :1])]:
+        with pytest.raises(Exception, match="expected"):
+            run(*given)
+    symbols = [keras.KerasTensor(a.shape, dtype=str(a.dtype)) for a in (X, MASK, H[:1])]
+    with pytest.raises(ValueError, match=r"GRU layer .*initial_state.* of shape \(3, 3\), got"):
+        call(*symbols)
+
+
 def test_inputs_and_constants_of_another_batch_or_length():
     layer = RNN(Scaled(), name="nest")
     other, constant = array(2, 3, 4, 3), array(3, 3, 3)

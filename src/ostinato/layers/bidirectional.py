@@ -245,7 +245,7 @@ class Bidirectional(keras.layers.Layer):
     ) -> list[Any]:
         """Calls the layers one after the other, with the same result."""
         forward, backward = (
-            layer(sequences, **keywords_for(layer, {**given, **own}))
+            layer(sequences, **keywords_for(layer, sequences, {**given, **own}))
             for layer, own in zip(self._bi_both(), states, strict=True)
         )
         if not self.return_sequences:
@@ -302,7 +302,7 @@ class Bidirectional(keras.layers.Layer):
         given = {"training": training, "mask": mask, "constants": constants, "resets": resets}
         states = self._bi_states(initial_state, fresh_state)
         specs = (
-            layer.compute_output_spec(sequences, **keywords_for(layer, {**given, **own}))
+            layer.compute_output_spec(sequences, **keywords_for(layer, sequences, {**given, **own}))
             for layer, own in zip(self._bi_both(), states, strict=True)
         )
         return self._bi_merged_specs(*(tree.map_structure(shape_of, spec) for spec in specs))

@@ -15,6 +15,7 @@ from ostinato.cells.checks import name_of, read_states
 from ostinato.cells.contract import output_sizes, parameters_of, state_sizes, takes
 from ostinato.layers.masks import turned
 from ostinato.layers.rnn import RNN
+from ostinato.layers.sizes import fitting
 from ostinato.structure import Shape, Structure, map_shapes
 from ostinato.tensors import shape_of
 
@@ -25,26 +26,34 @@ def count_states(layer: Any) -> int | None:
     """How many tensors a layer's states are; None where it doesn't tell."""
     if isinstance(layer, RNN):
         return len(tree.flatten(state_sizes(layer.cell)))
+    states = _states_of_one_row(layer)
+    return None if states is None else len(tree.flatten(states))
+
+
+def _states_of_one_row(layer: Any) -> Structure:
+    """The states that a layer which isn't ours starts from, for one row; None where it's silent."""
     make = getattr(layer, "get_initial_state", None)
     if make is None or not layer.built or "batch_size" not in parameters_of(make):
         return None
-    return len(tree.flatten(make(batch_size=1)))
+    return make(batch_size=1)
 
 
 # What a layer may be called with beside its sequences; it's refused where the layer can't take it.
 _WANTED = ("initial_state", "constants", "resets", "fresh_state")
 
 
-def keywords_for(layer: Any, given: dict[str, Any]) -> dict[str, Any]:
+def keywords_for(layer: Any, sequences: Structure, given: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of a layer's call.
 
     Args:
         layer: The layer.
+        sequences: Its inputs.
         given: `training` and `mask`, and by name what else the call was given, or None. A layer
             that takes no mask, or doesn't care whether it's training, isn't told, as in Keras.
 
     Raises:
-        ValueError: if there are states, constants or resets, and the layer takes none.
+        ValueError: if there are states, constants or resets, and the layer takes none, or if the
+            mask or the states don't fit its inputs.
     """
     has_mask = any(mask is not None for mask in tree.flatten(given["mask"]))
     values = {**given, "mask": given["mask"] if has_mask else None}
@@ -54,7 +63,25 @@ def keywords_for(layer: Any, given: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"{name_of(layer)}: {name} was given, but its `call` takes no `{name}` argument."
             )
-    return {name: value for name, value in values.items() if takes(layer, name)}
+    taken = {name: value for name, value in values.items() if takes(layer, name)}
+    return taken if isinstance(layer, RNN) else {**taken, **_fitting(layer, sequences, taken)}
+
+
+def _fitting(layer: Any, sequences: Structure, taken: dict[str, Any]) -> dict[str, Any]:
+    """The mask and the states, where a layer that isn't ours might spread those of one row."""
+    mask, states = (taken.get(name) for name in ("mask", "initial_state"))
+    sizes = None if states is None else _sizes_of_states(layer)
+    mask, fitting_states = fitting(name_of(layer), sequences, mask, states, sizes)
+    found = {"mask": mask, "initial_state": fitting_states}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _sizes_of_states(layer: Any) -> Structure:
+    """The sizes of its states, or None where it doesn't tell."""
+    states = _states_of_one_row(layer)
+    if not all(len(getattr(state, "shape", ())) for state in tree.flatten(states)):
+        return None
+    return tree.map_structure(lambda state: Shape(*state.shape[1:]), states)
 
 
 def result_shapes(layer: Any, sequences_shape: Structure) -> Any:

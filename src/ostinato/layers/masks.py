@@ -7,7 +7,7 @@ from keras import ops, tree
 
 from ostinato.cells.contract import output_sizes, state_sizes
 from ostinato.structure import Shape, Structure, is_tensor_like
-from ostinato.tensors import agree, shape_of, to_dtype
+from ostinato.tensors import Tensor, agree, shape_of, to_dtype
 
 
 def of_timesteps(mask: Any) -> Any:
@@ -54,6 +54,14 @@ def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | No
     """
     if mask is None:
         return None
+    shared = shared_mask(check_masks(owner, mask, batch_size, timesteps))
+    return None if shared is None else to_dtype(shared, "bool")
+
+
+def check_masks(
+    owner: str, mask: Any, batch_size: int | None, timesteps: int | None
+) -> list[Tensor]:
+    """The masks in what came as `mask`, refused unless each is (B, T) or (B, T, ...)."""
     expected = (batch_size, timesteps)
     masks = [leaf for leaf in tree.flatten(mask) if leaf is not None]
     # (A RaggedTensor has a shape, and no number of timesteps.)
@@ -68,8 +76,7 @@ def read_mask(owner: str, mask: Any, batch_size: int | None, timesteps: int | No
                 f"{owner}: expected a mask of shape (batch, timesteps) = {expected}, got one of "
                 f"shape {shape}."
             )
-    shared = shared_mask(masks)
-    return None if shared is None else to_dtype(shared, "bool")
+    return masks
 
 
 def turned(mask: Any) -> Any:

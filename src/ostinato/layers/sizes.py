@@ -6,9 +6,15 @@ inputs, or cut, without a word: a last batch of one row, a mask of another seque
 
 from typing import Any
 
+import keras
+from keras import tree
+
+from ostinato.cells.checks import read_states
 from ostinato.cells.contract import state_sizes
 from ostinato.doors import door
 from ostinato.engines.interface import Resets, Task
+from ostinato.layers.folding import known_lead, lead_of
+from ostinato.layers.masks import check_masks
 from ostinato.nests import leaf_paths
 from ostinato.structure import Structure, describe, leaves, pack_like, with_batch
 from ostinato.tensors import shape_of, size_of
@@ -34,10 +40,40 @@ def checked_while_running(
     checks = _Checks(task.context.owner, batch_size, timesteps)
     return task._replace(
         xs=checks.inputs(task.xs, kept),
-        states=(checks.states(task, task.states, "initial_state") if given_states else task.states),
+        states=(
+            checks.states(state_sizes(task.cell), task.states, "initial_state")
+            if given_states
+            else task.states
+        ),
         resets=task.resets if task.resets is None else checks.resets(task, given_fresh),
         mask=task.mask if task.mask is None else checks.mask(task.mask),
         context=task.context._replace(constants=checks.constants(task.context.constants)),
+    )
+
+
+def fitting(
+    owner: str, sequences: Structure, mask: Structure, states: Structure, sizes: Structure
+) -> tuple[Structure, Structure]:
+    """A mask and initial states that fit the inputs of a layer that isn't ours, or are refused.
+
+    Args:
+        owner: The layer, for errors.
+        sequences: Its inputs, each (B, T, ...).
+        mask: A nest of masks, or None.
+        states: The states, or None.
+        sizes: What they are, a structure of `Shape`s; None where the layer doesn't tell.
+    """
+    batch_size, timesteps = known_lead(sequences)
+    check_masks(owner, mask, batch_size, timesteps)
+    states = None if sizes is None else states
+    if states is not None:
+        read_states(owner, "initial_state", states, sizes, batch_size)
+    if isinstance(leaves(sequences)[0], keras.KerasTensor) or door.sizes_are_known():
+        return mask, states
+    checks = _Checks(owner, *lead_of(sequences))
+    return (
+        tree.map_structure(lambda m: None if m is None else checks.mask(m), mask),
+        None if states is None else checks.states(sizes, states, "initial_state"),
     )
 
 
@@ -72,15 +108,16 @@ class _Checks:
         ]
         return pack_like(xs, checked)
 
-    def states(self, task: Task, given: Structure, name: str) -> Structure:
-        sizes = leaves(state_sizes(task.cell))
+    def states(self, sizes: Structure, given: Structure, name: str) -> Structure:
         checked = [
             self._sized(
                 state,
                 with_batch(size, self._batch_size),
                 f"{name}{path} of shape {describe(size)}",
             )
-            for path, state, size in zip(leaf_paths(given), leaves(given), sizes, strict=True)
+            for path, state, size in zip(
+                leaf_paths(given), leaves(given), leaves(sizes), strict=True
+            )
         ]
         return pack_like(given, checked)
 
@@ -91,7 +128,9 @@ class _Checks:
         expected = "resets of shape (batch, timesteps), those of the inputs"
         return task.resets._replace(
             flags=self._sized(flags, sizes, expected),
-            fresh=self.states(task, fresh, "fresh_state") if given_fresh else fresh,
+            fresh=(
+                self.states(state_sizes(task.cell), fresh, "fresh_state") if given_fresh else fresh
+            ),
         )
 
     def mask(self, mask: Any) -> Any:
