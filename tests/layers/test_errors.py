@@ -1,7 +1,5 @@
 """What is refused, and in which words: the layer, what it expected, what it got."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
@@ -306,11 +304,9 @@ class Shifted(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("given", [0.5, "a", [[1.0, 2.0, 3.0]], {"a": 1}])
-@pytest.mark.parametrize("engine", [None, "scan"])
-def test_constants_that_are_no_tensors(given, engine):
-    with use_engine(engine) if engine else contextlib.nullcontext():
-        words = ["RNN layer 'shifts'", "expected constants[0]", "to be a tensor or an array"]
-        refuses(words, RNN(Shifted(), name="shifts"), X, constants=given)
+def test_constants_that_are_no_tensors(given):
+    words = ["RNN layer 'shifts'", "expected constants[0]", "to be a tensor or an array"]
+    refuses(words, RNN(Shifted(), name="shifts"), X, constants=given)
 
 
 def test_constants_in_a_nest_run_on_the_portable_engine():
