@@ -64,6 +64,21 @@ asked_precision = Setting("OSTINATO_PRECISION", ("float32", "bfloat16"))
 asked_checkpoints = _Checkpoints("OSTINATO_CHECKPOINTS", ())
 
 
+def check_whole_number(variable: str, least: int) -> None:
+    """Refuses an environment variable of the native core, which would pass over what is no number.
+
+    Raises:
+        ValueError: if it's neither empty nor a whole number of at least that.
+    """
+    text = os.environ.get(variable, "").strip()
+    if text and not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise ValueError(f"{variable}: expected a whole number of at least {least}, got {text!r}.")
+
+
+check_whole_number("OSTINATO_NUM_THREADS", 1)
+check_whole_number("OSTINATO_POOL_MB", 0)
+
+
 @contextmanager
 def use_engine(name: str) -> Iterator[None]:
     """Forces the engine of every recurrent layer that is called inside the `with` block.

@@ -7,7 +7,14 @@ import threading
 
 import pytest
 
-from ostinato.settings import Setting, asked_precision, forced_engine, use_engine, use_precision
+from ostinato.settings import (
+    Setting,
+    asked_precision,
+    check_whole_number,
+    forced_engine,
+    use_engine,
+    use_precision,
+)
 
 EACH = [
     (use_engine, forced_engine, "OSTINATO_ENGINE", ("fused", "compiled", "cudnn", "cuda", "scan")),
@@ -54,6 +61,27 @@ def test_the_environment_sets_it_for_the_process(use, setting, variable, names, 
     monkeypatch.setenv(variable, "x")
     with pytest.raises(ValueError, match=rf"^{variable}: expected '{names[0]}' or .*, got 'x'\."):
         Setting(variable, names)
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_what_the_core_reads_as_a_number_is_one(least, monkeypatch):
+    for text in ("", " ", str(least), " 12 "):
+        monkeypatch.setenv("OSTINATO_OF_A_TEST", text)
+        check_whole_number("OSTINATO_OF_A_TEST", least)
+    for text in ("all", "1e9", "-1", "2.5", "²", str(least - 1)):
+        monkeypatch.setenv("OSTINATO_OF_A_TEST", text)
+        expected = f"^OSTINATO_OF_A_TEST: expected a whole number of at least {least}, got '{text}'"
+        with pytest.raises(ValueError, match=expected):
+            check_whole_number("OSTINATO_OF_A_TEST", least)
+
+
+def test_the_package_refuses_a_number_of_threads_that_is_none():
+    code = "import ostinato.settings"
+    environment = {**os.environ, "OSTINATO_NUM_THREADS": "all"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "OSTINATO_NUM_THREADS: expected a whole number of at least 1, got 'all'" in answer.stderr
 
 
 def test_the_package_reads_both_variables():
