@@ -147,6 +147,24 @@ def test_forward_and_reverse_mode_agree(name):
     assert_near([slope], [sum((g * d).sum() for g, d in pairs)], 1e-10, "slope")
 
 
+def test_forward_mode_of_a_cell_of_functions_that_keras_computes_in_float32():
+    class Leaky(keras.layers.Layer):
+        state_size = output_size = D
+
+        def call(self, inputs, states):
+            h = keras.ops.tanh(inputs + 0.5 * states[0])
+            return h, [h]
+
+    layer = layers.RNN(Leaky(**F64), **F64)
+    x, along = (jnp.asarray(np.random.default_rng(i).normal(size=(B, T, D))) for i in range(2))
+    with use_engine("compiled"):
+        value, pull = jax.vjp(layer, x)
+        found = jax.jvp(layer, (x,), (along,))
+    assert_near(found[:1], [value], 1e-6, "value")
+    slope = (pull(jnp.ones_like(value))[0] * along).sum()
+    assert_near([found[1].sum()], [slope], 1e-6, "slope")
+
+
 @pytest.mark.parametrize("name", ["dropout", "bidirectional"])
 def test_what_is_exported_is_plain_jax(name):
     """Values and gradients, for a symbolic batch too; the program names nothing of ours."""

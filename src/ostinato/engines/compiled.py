@@ -209,11 +209,15 @@ class Twin(NamedTuple):
             truncate=spec.truncate,
         )
 
-        def step(x: Tensors, h: Tensors) -> tuple[Tensors, Tensors]:
-            return evaluate(program, x, h, constants, weights)
-
         batch_size = size_of(xs[0], 0)
         dtype = str(xs[0].dtype)
+
+        def step(x: Tensors, h: Tensors) -> tuple[Tensors, Tensors]:
+            outputs, new = evaluate(program, x, h, constants, weights)
+            # Of float64 Keras's functions make float32, on JAX.
+            cast = [tuple(to_dtype(value, dtype) for value in values) for values in (outputs, new)]
+            return cast[0], cast[1]
+
         zeros = tuple(
             ops.zeros((batch_size, *shape), dtype=dtype) for shape in program.output_shapes
         )
