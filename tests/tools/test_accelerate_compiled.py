@@ -9,7 +9,7 @@ from keras import layers, ops
 from zoo import B, D, T, U, X
 
 from ostinato import accelerate
-from support import elsewhere_in_long, sample
+from support import elsewhere_in_long, on_one_backend, sample
 
 Y = np.full((B, 1), 0.3, "float32")
 
@@ -97,6 +97,25 @@ def test_a_compile_of_ones_own_is_left_to_its_owner():
     assert type(fast) is Compiled
     assert not fast.compiled
     assert fast.extra == 3
+
+
+@on_one_backend
+def test_a_compile_of_ones_own_that_comes_with_its_config_is_carried_over():
+    class Compiled(keras.Sequential):
+        def compile(self, extra=0, **options):
+            super().compile(**options)
+            self.extra = extra
+
+        def compile_from_config(self, config):
+            self.compile(self.extra, **{k: config[k] for k in ("optimizer", "loss")})
+
+        def get_compile_config(self):
+            return {"optimizer": "sgd", "loss": "mae"}
+
+    model = Compiled([keras.Input((T, D)), layers.LSTM(U)])
+    model.compile(3, optimizer="sgd", loss="mae")
+    fast = accelerate(model)
+    assert (fast.compiled, fast.extra, fast.loss) == (True, 3, "mae")
 
 
 def test_a_train_step_of_ones_own():

@@ -93,6 +93,24 @@ def test_a_layer_of_keras_2_that_runs_backwards_over_masked_inputs(tmp_path):
 
 
 @on_one_backend
+def test_json_is_in_the_words_of_the_keras_that_wrote_it(tmp_path):
+    """`hard_sigmoid` was another function; Keras 1, like Keras 3, says no version."""
+    path, own = tmp_path / "model.json", {"recurrent_activation": "hard_sigmoid"}
+    gates = []
+    shape = {"batch_input_shape": [None, 7, 3], "dtype": "float32"}
+    layer = {"class_name": "LSTM", "config": {"name": "lstm", "units": 4, **own, **shape}}
+    old = json.dumps({"class_name": "Sequential", "config": [layer]})
+    new = keras.Sequential([keras.Input((7, 3)), keras.layers.LSTM(4, **own)]).to_json()
+    for text in (old, new):
+        path.write_text(text)
+        gates.append(load_model(path).layers[0].recurrent_activation)
+    x = np.linspace(-4, 4, 65, dtype="float32")
+    for gate, slope in zip(gates, (1 / 5, 1 / 6), strict=True):
+        got = ops.convert_to_numpy(gate(ops.convert_to_tensor(x)))
+        np.testing.assert_allclose(got, np.clip(slope * x + 0.5, 0, 1), rtol=0, atol=1e-6)
+
+
+@on_one_backend
 def test_a_model_of_ours_is_not_copied(tmp_path):
     model = ostinato.accelerate(keras_model())
     model.save(tmp_path / "model.keras")

@@ -71,6 +71,22 @@ def rows_of_the_batch():
     return keras.Model([x, h], layers.GRU(5)(gru, initial_state=h[1:, 1]))
 
 
+def part_of_a_row():
+    x, h = sequences(), keras.Input((2, 7))
+    return keras.Model([x, h], layers.GRU(5)(x, initial_state=h[:, 0, 2:]))
+
+
+def row_of_an_output():
+    x, h = sequences(), keras.Input((2, 5))
+    gru = layers.GRU(5, return_sequences=True)(x, initial_state=h[:, 0])
+    return keras.Model([x, h], layers.GRU(5)(gru, initial_state=gru[:, 1]))
+
+
+def no_recurrent_layer():
+    x = sequences()
+    return keras.Model(x, keras_layers.Dropout(0.1)(x))
+
+
 def both_outputs():
     x = sequences()
     first = lstm()(x)
@@ -142,7 +158,10 @@ def subclassed():
         (one_state_for_two, "each with its own that are inputs of the model"),
         (states_out_of_order, "each with its own that are inputs of the model"),
         (rows_of_the_batch, "each with its own that are inputs of the model"),
+        (part_of_a_row, "each with its own that are inputs of the model"),
+        (row_of_an_output, "each with its own that are inputs of the model"),
         (state_from_the_sequences, "each with its own that are inputs of the model"),
+        (no_recurrent_layer, r"recurrent layers, one after the other, .*got \['Dropout'\]"),
         (both_outputs, "what its last layer gives, .* its output 0 is something else"),
         (both_outputs_last_first, "its output 1 is something else"),
         (state_alone, "its output 0 is something else"),
@@ -173,6 +192,11 @@ def states_in_and_out():
     return keras.Model([x, h, c], lstm(return_state=True)(x, initial_state=[h, c]))
 
 
+def states_before_the_sequences():
+    x, h = sequences(), keras.Input((5,))
+    return keras.Model([h, x], layers.GRU(5)(x, initial_state=h))
+
+
 def dropout_between():
     x = sequences()
     return keras.Model(x, lstm()(keras_layers.Dropout(0.1)(lstm()(x))))
@@ -189,6 +213,7 @@ def used_elsewhere():
     [
         (last_with_states, 1),
         (states_in_and_out, 1),
+        (states_before_the_sequences, 1),
         (dropout_between, 2),
         (used_elsewhere, 1),
         (lambda: states_on(1), 2),
@@ -200,7 +225,7 @@ def test_graphs_that_to_torch_takes(make, count):
     module = to_torch(model).eval()
     assert module.num_layers == count
     x = np.random.default_rng(3).normal(size=(2, 4, 5)).astype("float32")
-    given = [x, *(np.zeros((2, 5), "float32") for _ in model.inputs[1:])]
+    given = [x if len(i.shape) == 3 else np.zeros((2, 5), "float32") for i in model.inputs]
     ours = model(given if len(given) > 1 else x)
     ours = ops.convert_to_numpy(ours[0] if isinstance(ours, (list, tuple)) else ours)
     with torch.no_grad():
@@ -254,6 +279,10 @@ def with_old_weight_norm():
         (lambda: {0: np.ones(3), **state_dict()}, r"names, got one with the key 0 \(int\)"),
         (lambda: state_dict(weight_ih_l0=np.float32(1)), r"'weight_ih_l0': .*features.* got \(\)"),
         (lambda: state_dict(weight_ih_l0=torch.ones(20)), r"\(20, features\), got \(20,\)"),
+        (
+            lambda: state_dict(weight_hh_l0=torch.ones(20, 0)),
+            r"\(gates \* units, units\).*\(20, 0\)",
+        ),
         (lambda: torch.nn.LSTM(3, 5, device="meta"), "'weight_ih_l0': .*with values.* meta"),
         (
             lambda: state_dict(weight_ih_l0=torch.ones(20, 3).to_sparse()),
@@ -278,7 +307,7 @@ def test_a_class_is_no_module(source):
         from_torch(source)
 
 
-@pytest.mark.parametrize("rate", [None, 0, 0.3, 1])
+@pytest.mark.parametrize("rate", [None, 0, 0.3, 1.0])
 def test_a_state_dict_has_the_rate_that_is_given(rate):
     state = torch.nn.LSTM(3, 5, num_layers=3, dropout=0.5).state_dict()
     found = from_torch(state, dropout=rate).layers
@@ -286,7 +315,7 @@ def test_a_state_dict_has_the_rate_that_is_given(rate):
     assert rates == ([rate] * 2 if rate else [])
 
 
-@pytest.mark.parametrize("rate", [5, -0.1, "a", True, [0.5], float("nan")])
+@pytest.mark.parametrize("rate", [1.5, -0.1, "a", True, [0.5], float("nan")])
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_rate_is_a_number_from_0_to_1(rate, count):
     with pytest.raises(ValueError, match="from_torch: expected `dropout` to be a number from 0 to"):
@@ -316,6 +345,12 @@ def test_a_prefix_where_there_is_nothing():
             from_torch(source, prefix="x")
     with pytest.raises(ValueError, match=r"one recurrent module .* got 2: \['a', 'b'\]\. Choose o"):
         from_torch(two)
+    state = {f"{name}.weight_ih_l0": np.ones(1) for name in "abcdef"}
+    with pytest.raises(ValueError, match=r" or the prefix 'e' or the prefix 'f'\.$"):
+        from_torch(state, prefix="x")
+    state["g.weight_ih_l0"] = np.ones(1)
+    with pytest.raises(ValueError, match=r" or the prefix 'e' or the prefix 'f' or others\.$"):
+        from_torch(state, prefix="x")
 
 
 @pytest.mark.parametrize("name", ["return_sequences", "return_state", "initial_state"])
@@ -361,6 +396,8 @@ def test_modules_in_a_recurrent_module_are_passed_over(of):
     np.testing.assert_array_equal(layer.cell.kernel, module.weight_ih_l0.detach().numpy().T)
     del module.second
     assert type(from_torch(of(module))) is layers.LSTM
+    holder = torch.nn.ModuleDict({"rnn": module})
+    assert type(from_torch(of(holder))) is layers.LSTM
 
 
 def test_layers_of_two_modules_in_one_model():
@@ -390,9 +427,13 @@ def test_half_precision(make, dtype):
 
 @pytest.mark.parametrize("key", ["model_state_dict", "state_dict", "net"])
 def test_a_checkpoint_says_where_its_state_dict_is(key):
-    state = torch.nn.LSTM(3, 4).state_dict()
-    checkpoint = {"epoch": 3, "optimizer_state": {"state": {}}, key: state}
-    with pytest.raises(ValueError, match=rf"from_torch: .*a checkpoint: .*'{key}'.*\[.*\]"):
+    state = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 4)}).state_dict()
+    checkpoint = {"epoch": 3, "optimizer_state": {"state": {0: 1}}, key: state}
+    message = rf"from_torch: .*a checkpoint: .*of the model, from_torch\(checkpoint\['{key}'\]\)\.$"
+    with pytest.raises(ValueError, match=message):
+        from_torch(checkpoint)
+    checkpoint[key] = {"fc.weight": np.ones((2, 2))}
+    with pytest.raises(ValueError, match=r"a checkpoint: .* Give the one of the model\.$"):
         from_torch(checkpoint)
 
 
@@ -404,13 +445,19 @@ def test_layers_beside_the_recurrent_one_are_not_dropped_without_a_word():
             self.fc = torch.nn.Linear(4, 2)
 
     with pytest.raises(
-        ValueError, match=r"Tagger has other layers .*'fc \(Linear\)'.*prefix='body.0'"
+        ValueError,
+        match=r"Tagger has .*: \['body.1 \(ReLU\)', 'fc \(Linear\)'\]\. Say prefix='body.0'",
     ):
         from_torch(Tagger())
     with pytest.raises(ValueError, match=r"other layers .*\['fc.weight', 'fc.bias'\].*'body.0'"):
         from_torch(Tagger().state_dict())
     for source in (Tagger(), Tagger().state_dict()):
         assert from_torch(source, prefix="body.0").units == 4
+
+
+def test_entries_of_other_layers_may_come_first():
+    module = torch.nn.ModuleDict({"words": torch.nn.Embedding(7, 3), "rnn": torch.nn.GRU(3, 4)})
+    assert from_torch(module.state_dict(), prefix="rnn").units == 4
 
 
 def test_a_class_of_ones_own_is_told_by_its_module_not_its_name():

@@ -13,7 +13,7 @@ from keras import ops
 import ostinato
 from engines.gradients import double_precision
 from ostinato import from_torch, layers, to_torch
-from support import LONG, sample
+from support import LONG, on_one_backend, sample
 
 torch = pytest.importorskip("torch")
 
@@ -141,6 +141,13 @@ def test_a_cell(kind):
             np.testing.assert_allclose(ops.convert_to_numpy(a), numpy(b), rtol=0, atol=1e-6)
 
 
+@on_one_backend
+def test_a_cell_keeps_its_nonlinearity_and_that_it_has_no_bias():
+    module = torch.nn.RNNCell(3, 5, bias=False, nonlinearity="relu")
+    back = to_torch(from_torch(module))
+    assert (back.nonlinearity, back.bias) == ("relu", False)
+
+
 def test_what_is_made():
     one = from_torch(torch.nn.GRU(3, 5, bidirectional=True))
     assert type(one) is layers.Bidirectional
@@ -235,6 +242,11 @@ def state_dict(**changes):
     [
         (state_dict(bias_hh_l1=None), r"entries are missing: bias_hh_l1\."),
         (state_dict(weight_hh_l0=None, bias_ih_l0=None), "missing: weight_hh_l0, bias_ih_l0"),
+        (state_dict(bias_ih_l0=None, bias_ih_l1=None), r"missing: bias_ih_l0, bias_ih_l1\."),
+        (
+            {n: w for n, w in state_dict(weight_hh_l1=None).items() if "bias" not in n},
+            r"missing: weight_hh_l1\.",
+        ),
         (state_dict(weight_ih_l0=None), "expected the entries of a recurrent module, such as"),
         (state_dict(scale=torch.ones(3)), r"got also \['scale'\]"),
         (state_dict(weight_ih_l1=torch.ones(20, 3)), r"weight_ih_l1': .* \(20, 5\) .* \(20, 3\)"),
@@ -320,6 +332,16 @@ def all_of(*parts):
         (
             lambda: sequential(*all_of(lstm(), 0.1, lstm(), 0.2, lstm())),
             r"got .* with the rates \[0.1, 0.2\]",
+        ),
+        (lambda: sequential(*all_of(lstm(), lstm(), 0.1, lstm())), r"with the rates \[0.1\]"),
+        (
+            lambda: built(
+                layers.Bidirectional(
+                    layers.LSTM(5),
+                    backward_layer=layers.LSTM(5, use_bias=False, go_backwards=True),
+                )
+            ),
+            "two directions with the same settings, got .*bias=True.* and .*bias=False",
         ),
         (branches, "run one over the other, but GRU layer"),
         (lambda: 7, "expected a layer of ostinato.layers"),

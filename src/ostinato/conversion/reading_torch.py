@@ -12,7 +12,13 @@ import numpy as np
 from keras import ops
 
 from ostinato import layers
-from ostinato.conversion.torch_names import TorchWeights, keras_weights, read_weights, some
+from ostinato.conversion.torch_names import (
+    TorchWeights,
+    has_recurrent_weights,
+    keras_weights,
+    read_weights,
+    some,
+)
 
 _OURS = {"LSTM": "LSTM", "GRU": "GRU", "RNN": "SimpleRNN"}
 _NONLINEARITIES = ("tanh", "relu")
@@ -128,24 +134,23 @@ def _refuse_checkpoint(source: Mapping[Any, Any]) -> None:
     """Refuses a dict that holds a state dict among other things of a training, say."""
     inner = [key for key, value in source.items() if isinstance(value, Mapping) and value]
     if inner:
-        likely = next(
-            (key for key in inner if "model" in str(key) or "state" in str(key)), inner[0]
-        )
+        # Not by its key: the optimizer's is a state dict, too, and may come first.
+        likely = [key for key in inner if has_recurrent_weights(source[key])]
         raise ValueError(
             "from_torch: expected a module or a state dict, got a dict with state dicts in it, a "
-            f"checkpoint: its keys are {some(sorted(map(str, source)))}. Give the one of the "
-            f"model, such as from_torch(checkpoint[{likely!r}])."
+            f"checkpoint: its keys are {some(sorted(map(str, source)))}. Give the one of the model"
+            + (f", from_torch(checkpoint[{likely[0]!r}])." if likely else ".")
         )
 
 
 def _refuse_others(source: Any, recurrent: str) -> None:
     """Refuses a module with layers beside the recurrent one, which the result wouldn't have."""
-    modules = [(path, module) for path, module in source.named_modules() if path != recurrent]
-    inside = f"{recurrent}." if recurrent else ""
+    if not recurrent:
+        return  # it's the source itself
     others = [
         f"{path} ({type(module).__name__})"
-        for path, module in modules
-        if not any(module.children()) and not path.startswith(inside or "\0")
+        for path, module in source.named_modules()
+        if not any(module.children()) and not f"{path}.".startswith(f"{recurrent}.")
     ]
     layers_of_others = tuple(path.partition(" ")[0] + "." for path in others)
     others += [
@@ -155,9 +160,9 @@ def _refuse_others(source: Any, recurrent: str) -> None:
             ("buffer", source.named_buffers()),
         )
         for path, _ in tensors
-        if not path.startswith((inside, *layers_of_others))
+        if not path.startswith((f"{recurrent}.", *layers_of_others))
     ]
-    if recurrent and others:
+    if others:
         raise ValueError(
             f"from_torch: {type(source).__name__} has other layers than the recurrent one, which "
             f"aren't converted: {some(others)}. Say prefix={recurrent!r} to have the "

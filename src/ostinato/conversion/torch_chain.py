@@ -131,7 +131,7 @@ class _Reader:
         """What an operation gives: a row of an input, or a stack; all else is no module's."""
         name, of = type(operation).__name__, self._read(args[:1])
         if name == "GetItem" and [each.what for each in of] == ["input"]:
-            key: Any = args[1] if len(args) == 2 else None
+            key = args[1]
             is_pair = isinstance(key, (list, tuple)) and len(key) == 2  # a list: from a file
             if is_pair and key[0] == slice(None) and isinstance(key[1], int):
                 return _Tensor("row", of[0].of, key[1])

@@ -100,13 +100,18 @@ def read_weights(state: Mapping[str, Any], prefix: str | None = None) -> TorchWe
     return TorchWeights(kind, units, layers, keys == [_CELL], dtypes.pop())
 
 
+def has_recurrent_weights(state: Mapping[Any, Any]) -> bool:
+    """Whether an entry is named as the first of a recurrent module's is."""
+    return any(isinstance(name, str) and _FIRST.fullmatch(name) for name in state)
+
+
 def _keys(found: Mapping[Key, Part], prefix: str) -> list[Key]:
     """The parts that there must be, given those that are there: by layer, forward first."""
     if _CELL not in found:
         back = any(key[1] for key in found)
         numbers = {layer or 0 for layer, _ in found}
         # Where some are missing, one is among the first that many; the last may be far off.
-        numbers.update(range(min(1 + max(numbers), len(numbers))))
+        numbers.update(range(len(numbers)))
         ways = (False, True) if back else (False,)
         return [(layer, way) for layer in sorted(numbers) for way in ways]
     if len(found) > 1:
