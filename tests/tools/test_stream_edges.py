@@ -38,6 +38,8 @@ def test_a_mean_counts_in_two_numbers_also_where_keras_runs_it(monkeypatch):
     assert stream.why_not_native
     wanted = [run_whole(model, x[None, :end])[0] for end in range(1, 12)]
     np.testing.assert_allclose(stream.run(x), wanted, rtol=1e-6, atol=1e-6)
+    ((*_, count),) = stream.state.values()
+    np.testing.assert_array_equal(count, [2, 3])
 
 
 def test_more_streams_where_keras_runs_them():
@@ -46,6 +48,7 @@ def test_more_streams_where_keras_runs_them():
     assert stream.why_not_native
     assert stream.precision == "float32"
     assert stream.open(3) == [2, 3, 4]
+    assert all(part.shape[0] == 5 for parts in stream.state.values() for part in parts)
     np.testing.assert_allclose(stream.run(x), run_whole(model, x), rtol=1e-6, atol=1e-6)
 
 

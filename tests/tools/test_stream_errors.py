@@ -279,6 +279,8 @@ def test_what_was_expected_and_what_came(vectors):
     for nothing, kind in ((None, "NoneType"), ({}, "dict"), (vectors, "Stream")):
         with pytest.raises(ValueError, match=rf"expected x of shape \(3,\) .*, got {kind}\."):
             vectors.step(nothing)
+    with pytest.raises(ValueError, match=r"expected x of shape \(3,\) .*, got \(\) of <U4\."):
+        vectors.step("text")
 
 
 def test_inputs_without_a_name():

@@ -130,13 +130,18 @@ def test_axes_behind_a_last_output_of_two(after):
         lambda: layers.LayerNormalization(axis=1),
         lambda: layers.Rescaling(np.ones((STEPS, 1), "float32")),
         lambda: layers.PReLU(),
+        lambda: layers.EinsumDense("btd,de->bet", (4, STEPS)),
+        lambda: layers.EinsumDense("bud,de->beu", (4, STEPS)),
+        lambda: layers.EinsumDense("bad,de->bea", (4, STEPS)),
+        lambda: layers.EinsumDense("btd,tde->bte", (STEPS, 4)),
+        lambda: layers.EinsumDense("btd,de->bte", (STEPS, 4), bias_axes="te"),
     ],
 )
 def test_what_looks_beyond_a_timestep(layer):
     model = keras.Sequential(
         [keras.Input((STEPS, FEATURES)), GRU(3, return_sequences=True), layer()]
     )
-    with pytest.raises(ValueError, match=r"axis|arrays of shapes|weights for each timestep"):
+    with pytest.raises(ValueError, match=r"axis|arrays of shapes|weights for each"):
         ostinato.stream(model)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import ostinato
 from ostinato import native
+from ostinato.streaming.turns import Turns
 from support import ON_ONE_BACKEND, on_one_backend, sample
 from tools.stream_zoo import ZOO, lstm, stack
 from tools.streamed import assert_nests_close, cut, data_for, floats, run_whole
@@ -326,6 +327,28 @@ def test_a_quantized_stream_has_the_numbers_of_the_one_it_was_made_of():
     assert none.streams == 0
     assert none.open(2) == [0, 1]
     np.testing.assert_allclose(none.run(x[:2]), whole[:2], 1e-5, 1e-6)
+
+
+@on_one_backend
+def test_opening_what_was_closed_makes_no_room():
+    stream, x = ostinato.stream(stack(lstm(9), features=8), streams=3), floats(3, 4, 8)
+    expected = stream.another(3).run(x)
+    stream.run(x)
+    for closed in ([1], [2, 0], [0, 1, 2]):
+        stream.close(closed)
+        assert stream.open(len(closed)) == sorted(closed)
+    assert (stream._rows.room, stream._rows.open) == (3, None)  # all, none of them by its number
+    np.testing.assert_allclose(stream.run(x), expected, 2e-6, 2e-6)
+
+
+@on_one_backend
+def test_a_change_that_waits_comes_before_the_next_call_and_after_it_calls_wait_for_nobody():
+    turns = Turns("stream")
+    with turns.change():
+        assert turns.is_wanted
+    assert not turns.is_wanted
+    with turns:
+        assert turns.use.locked()
 
 
 @on_one_backend

@@ -7,7 +7,7 @@ from keras import layers
 
 import ostinato
 from ostinato import native
-from ostinato.layers import RNN
+from ostinato.layers import RNN, LSTMCell
 from support import on_one_backend
 from tools.rtneural import Model
 from tools.stream_zoo import Own, adapted, give_weights, gru, lstm, read, stack, trained
@@ -35,7 +35,11 @@ MODELS = {
     ),
     "normalizations": adapted,
     "batch normalization": trained,
-    "rescaled": lambda: stack(layers.Rescaling(2.0, -0.5), layers.Activation("leaky_relu")),
+    "rescaled": lambda: stack(
+        layers.Rescaling(2.0, -0.5), layers.Activation("leaky_relu"), layers.Activation("elu")
+    ),
+    "a convolution at the end": lambda: stack(layers.Conv1D(2, 3, padding="causal")),
+    "slopes at the end": lambda: stack(layers.Dense(4), layers.PReLU(shared_axes=[1])),
 }
 
 
@@ -55,10 +59,37 @@ def of_two():
     return give_weights(keras.Model(x, layers.Add()([layers.Dense(3)(x), x])))
 
 
-def larger(scale, offset=0.0):
-    """Of a value, and of it scaled: a PReLU where that's a slope of at most 1, and no more."""
+def merged(other, merge=layers.Maximum):
+    """A value and what a layer makes of it: a PReLU where that's a slope of at most 1, and no more.
+
+    It's the larger of the two that is.
+    """
     x = keras.Input((None, 3))
-    return keras.Model(x, layers.Maximum()([x, layers.Rescaling(scale, offset)(x)]))
+    return keras.Model(x, merge()([x, other(x)]))
+
+
+def larger_of_an_earlier(scaled_first):
+    """Of what was before the layer that is scaled, in either order."""
+    x = keras.Input((None, 3))
+    pair = [layers.Rescaling(0.5)(layers.Dense(3)(x)), x]
+    return keras.Model(x, layers.Maximum()(pair if scaled_first else pair[::-1]))
+
+
+def one_of_two(second_reads_first):
+    """The first output of a model whose second layer is nobody's."""
+    x = keras.Input((None, 3))
+    first = layers.Dense(3)(x)
+    inner = keras.Model(x, [first, layers.Dense(2)(first if second_reads_first else x)])
+    x = keras.Input((None, 3))
+    return keras.Model(x, inner(x)[0])
+
+
+class Carrying(LSTMCell):
+    """Begins with a carry that isn't zero."""
+
+    def get_initial_state(self, batch_size=None):
+        h, c = super().get_initial_state(batch_size)
+        return [h, c + 1.0]
 
 
 def of_two_outputs():
@@ -72,16 +103,43 @@ def of_two_outputs():
         (lambda: stack(gru(3, reset_after=False)), "not GRU with reset_after=False"),
         (lambda: stack(ostinato.layers.SimpleRNN(3)), "not SimpleRNN"),
         (lambda: stack(lstm(3, activation="relu")), "tanh and sigmoid, got relu and sigmoid"),
+        (
+            lambda: stack(lstm(3, recurrent_activation="tanh")),
+            "tanh and sigmoid, got tanh and tanh",
+        ),
         (lambda: stack(layers.Dense(3, "gelu")), "no activation 'gelu', but tanh, relu"),
         (lambda: stack(layers.LayerNormalization()), "no LayerNormalization"),
         (lambda: stack(layers.Masking(), lstm(3)), "a mask"),
         (lambda: stack(RNN(Own(3))), "no cells of one's own"),
         (lambda: stack(layers.GlobalAveragePooling1D()), "no pooling"),
+        (lambda: stack(layers.GlobalAveragePooling1D(), layers.Dense(2)), "no pooling"),
         (lambda: stack(layers.DepthwiseConv1D(1)), "no pooling, nor windows"),
+        (
+            lambda: stack(layers.DepthwiseConv1D(1, use_bias=False), layers.Dense(2)),
+            "no pooling, nor windows",
+        ),
         (lambda: read(layers.Embedding(VOCABULARY, 3)), "ids"),
-        (lambda: larger(2.0), "one after another|no merging layers"),
-        (lambda: larger(0.5, 0.1), "one after another|no merging layers"),
+        (
+            lambda: stack(
+                layers.Conv1D(2, 3, padding="causal"), RNN(Carrying(3), return_sequences=True)
+            ),
+            "begin with states of zero",
+        ),
+        (lambda: merged(layers.Rescaling(1.5)), "one after another|no merging layers"),
+        (lambda: merged(layers.Rescaling(0.5, 0.1)), "one after another|no merging layers"),
+        (lambda: merged(layers.Rescaling(0.5), layers.Minimum), "one after|no merging layers"),
+        (lambda: merged(layers.Rescaling(0.5), layers.Multiply), "one after|no merging layers"),
+        (lambda: merged(layers.LayerNormalization()), "one after|no LayerN"),
+        (lambda: merged(layers.Activation("tanh")), "one after|no merging layers"),
+        (
+            lambda: merged(layers.Dense(3, kernel_initializer="identity")),
+            "one after|no merging layers",
+        ),
+        (lambda: larger_of_an_earlier(True), "one after|no merging layers"),
+        (lambda: larger_of_an_earlier(False), "one after|no merging layers"),
         (of_two, "one after another|no merging layers"),
+        (lambda: one_of_two(True), "its output isn't that of its last layer"),
+        (lambda: one_of_two(False), "its layers aren't one after another"),
         (of_two_outputs, "one input of numbers and one output, .* got 1 inputs and 2 outputs"),
         (lambda: stack(layers.Dropout(0.5)), "a layer that does something"),
         (lambda: stack(layers.UnitNormalization()), "expected a stream on the native engine"),

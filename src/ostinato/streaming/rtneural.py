@@ -82,7 +82,7 @@ class _Chain:
     def _take(self, steps: Sequence[tuple[Operation, list[np.ndarray]]]) -> int:
         """Writes the next layer; how many operations it is."""
         operation, weights = steps[0]
-        if operation.mask_in >= 0 or operation.mask_out >= 0:
+        if operation.mask_out >= 0:  # of what makes it, before whatever reads it
             raise ValueError("it has a mask, which RTNeural hasn't.")
         if operation.first != self._last:
             raise ValueError("its layers aren't one after another, as RTNeural's are.")
