@@ -13,7 +13,7 @@ from engines.gradients import pull_back
 from ostinato import layers, native
 from ostinato.doors import door
 from ostinato.settings import forced_engine
-from support import in_turn, sample
+from support import in_turn, on_one_backend, sample
 
 B, T, D, U = 5, 70, 3, 6
 WHY_NOT = native.why_not() or (forced_engine() == "scan" and "OSTINATO_ENGINE is set")
@@ -285,6 +285,17 @@ def test_it_truncates():
     assert not np.abs(truncated.inputs[0][:, :64]).any()
     assert not any(np.abs(state).any() for state in truncated.states)
     assert_same(plain, truncated, lambda a, b: a.shape == b.shape)
+
+
+@on_one_backend
+@pytest.mark.parametrize("engine", ["the fastest", "scan"])
+def test_truncated_at_each_timestep_the_last_output_is_its_own_inputs_alone(engine):
+    forced = ostinato.use_engine("scan") if engine == "scan" else contextlib.nullcontext()
+    layer = layers.GRU(3, truncate=1)
+    with forced:
+        pulled = pull_back(layer, np.ones((4, 2, 5), "float32"), None, [np.ones((4, 3), "float32")])
+    assert not np.abs(pulled.inputs[0][:, 0]).any()
+    assert np.abs(pulled.inputs[0][:, 1]).min() > 0
 
 
 def test_truncate_is_an_argument_that_configs_keep():

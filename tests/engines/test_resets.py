@@ -155,12 +155,12 @@ def test_a_last_output_is_of_a_valid_timestep_since_the_row_began(go_backwards, 
     mask = np.array([[1, 1, 0, 0, 0], [1, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 0, 1]] * 2) > 0
     resets = np.array([[0, 0, 0, 1, 0]] * 3 + [[0, 1, 0, 0, 0]] + [[0] * 5] * 3 + [[1] * 5]) > 0
     layer = GRU(3, go_backwards=go_backwards, zero_output_for_mask=zero, unroll=False)
-    given = {"mask": mask, "resets": resets, "fresh_state": array(1, 8, 3)}
-    x = array(0, 8, 5, 2)
-    got = numpy(layer(x, **given))
-    with ostinato.use_engine("scan"):
-        assert_close(got, layer(x, **given))
-    assert len({*map(bool, got.any(1))}) == 2  # in some rows there's none, in others one
+    given, x = {"mask": mask, "resets": resets, "fresh_state": array(1, 8, 3)}, array(0, 8, 5, 2)
+    for start in (None, array(2, 8, 3)):
+        got = numpy(layer(x, initial_state=start, **given))
+        with ostinato.use_engine("scan"):
+            assert_close(got, layer(x, initial_state=start, **given))
+        assert len({*map(bool, got.any(1))}) == 2  # in some rows there's none, in others one
 
 
 # By themselves: what pieces give is what the same layer gives for each alone.

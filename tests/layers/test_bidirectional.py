@@ -195,6 +195,27 @@ def test_any_two_layers_keep_their_states(kind):
 
 
 @on_one_backend
+def test_states_of_another_batch_size_are_refused_in_the_name_of_the_direction():
+    layer, *_ = directions("own", stateful=True)
+    layer(array(0, 5, 4, 3))
+    with pytest.raises(ValueError, match=r"Sums layer .*expected states\[0\] .*\(5, 3\).*\(2, 3\)"):
+        layer.reset_state([array(0, 2, 3)] * 2)
+
+
+@on_one_backend
+def test_a_layer_whose_initial_states_are_made_of_its_inputs_as_in_keras_2():
+    class OfInputs(Sums):
+        def get_initial_state(self, inputs):
+            return [ops.zeros_like(inputs[:, 0])]
+
+    layer = Bidirectional(OfInputs(), backward_layer=OfInputs(go_backwards=True))
+    x, states = array(0, 3, 4, 3), [array(1, 3, 3), array(2, 3, 3)]
+    layer(x)
+    expected = by_hand(layer, x, None, ([states[0]], [states[1]]))
+    assert_close(layer(x, initial_state=states), expected)
+
+
+@on_one_backend
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_both_directions_in_another_dtype_than_its_own(dtype):
     inner = GRU(3, return_sequences=True, dtype="float32")

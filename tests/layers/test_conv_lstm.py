@@ -237,7 +237,8 @@ def test_what_is_refused():
     refuses("static input shapes", ConvLSTM2D(2, 2), keras.Input((3, None, 4, 1)))
     refuses("static input shapes", ConvLSTM2D(2, 2), keras.Input((3, 4, 4, None)))
     refuses("ConvLSTM2DCell layer", ConvLSTM2D(2, 5), array(0, 2, 3, 4, 4, 1))  # nothing is left
-    refuses("expected ndim=5", ConvLSTM2D(2, 2), array(0, 2, 3, 4, 1))
+    words = ["expected ndim=5", "of shape (batch, timesteps, ...)"]
+    refuses(words, ConvLSTM2D(2, 2), array(0, 2, 3, 4, 1))
     layer = ConvLSTM2D(2, 2)
     layer.build((None, None, 4, 4, 1))
     refuses("(4, 4, 1)", layer, array(0, 2, 3, 5, 4, 1))

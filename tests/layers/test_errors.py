@@ -105,7 +105,8 @@ def test_states_beside_the_inputs_as_in_keras_2():
     refuses(["LSTM layer", *words, "`initial_state=`"], layer, [X, h, h])
     both = Bidirectional(LSTM(6), name="reader")
     refuses(["Bidirectional layer", *words, "`initial_state=`"], both, [X, h, h])
-    refuses(["2 in a tuple", "(None, 6)"], GRU(6), (keras.Input((5, 3)), keras.Input((6,))))
+    words = ["2 in a tuple", "(None, 6)", "A Sequential can't take the two apart"]
+    refuses(words, GRU(6), (keras.Input((5, 3)), keras.Input((6,))))
     refuses(["timesteps disagree", "`initial_state=`"], RNN(LSTMCell(6)), [X, h, h])
 
 

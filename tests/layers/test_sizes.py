@@ -113,6 +113,10 @@ def test_inputs_and_constants_of_another_batch_or_length():
     bias = array(5, 1)[:, None].repeat(2, 0)[:, 0]  # two numbers; and one is no row of a batch
     assert_close(RNN(Picks())(x, constants=[bias]), x.sum(1) + 4 * bias[1])
     assert_close(RNN(AddsFirst())(x, constants=[bias[:1]]), x.sum(1) + 4 * bias[0])
+    with pytest.raises(
+        ValueError, match=r"constants\[0\] with the batch size of the inputs, 2, got"
+    ):
+        layer({"a": x[:2], "b": other[:2]}, constants=[constant[:1]])
     alone = layer({"a": x[:1], "b": other[:1]}, constants=[constant[:1]])
     assert_close(alone, constant[:1] * (x * other).sum(1)[:1])
 

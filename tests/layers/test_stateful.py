@@ -110,6 +110,19 @@ def test_a_layer_that_is_made_stateful_later_takes_the_rows_of_the_states_that_a
     layer.stateful = True
     layer.reset_state([np.full((2, 4), 0.5, "float32"), np.ones((2, 4), "float32")])
     assert [numpy(state).tolist() for state in layer.states] == [[[0.5] * 4] * 2, [[1.0] * 4] * 2]
+    layer = GRU(4)
+    layer.build((None, 6, 3))
+    layer.stateful = True
+    layer.reset_state([np.ones((2, 4), "float32")])
+    assert [state.shape for state in layer.states] == [(2, 4)]
+    layer = LSTM(4)
+    layer.build((None, 6, 3))
+    layer.stateful = True
+    with pytest.raises(
+        ValueError, match=r"LSTM layer .*states\[1\] of shape \(2, 4\), got \(3, 4\)"
+    ):
+        layer.reset_state([np.ones((2, 4), "float32"), np.ones((3, 4), "float32")])
+    assert not layer._rnn_kept_states.flat()
 
 
 def lstm_like(layer):

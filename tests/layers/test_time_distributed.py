@@ -9,7 +9,7 @@ from keras import ops
 from layers.refusals import refuses
 from ostinato.layers import GRU, LSTM, RNN, Bidirectional, TimeDistributed
 from ostinato.layers.folding import Fold, OverTime, Unfold
-from support import IS_OLDEST_KERAS, array, assert_close, numpy, one_in
+from support import IS_OLDEST_KERAS, array, assert_close, numpy, on_one_backend, one_in
 
 X = array(0, 3, 4, 5, 2)
 MASK = np.array([[1, 1, 0, 1], [0, 1, 1, 0], [1, 1, 1, 1]], bool)
@@ -206,6 +206,20 @@ def test_of_nested_inputs_a_timestep_counts_where_both_masks_say_so():
     nest, masks = {"a": X, "b": X + 1}, {"a": MASK, "b": WORDS}
     assert_close(layer(nest, mask=masks), layer(nest, mask=WORDS))  # which are all in MASK
     np.testing.assert_array_equal(numpy(layer.compute_mask(nest, masks)), WORDS)
+
+
+class Pools(keras.layers.Layer):
+    """Says whether it returns sequences, as attention does, and is no recurrent layer."""
+
+    return_sequences, supports_masking = False, True
+
+    def call(self, inputs, mask=None):
+        return inputs if mask is None else inputs * ops.cast(mask, inputs.dtype)[:, None, None]
+
+
+@on_one_backend
+def test_a_mask_of_rows_comes_as_it_is_to_what_isnt_recurrent():
+    assert_close(TimeDistributed(Pools())(X, mask=MASK), X * MASK[..., None, None])
 
 
 def test_symbolic_shapes_of_timesteps_as_rows():

@@ -14,7 +14,7 @@ from zoo import ZOO, B, D, T, U, X
 import ostinato
 from ostinato import accelerate, restore
 from ostinato.cli import main
-from support import in_turn, sample
+from support import in_turn, on_one_backend, sample
 
 POLICIES = ["mixed_float16", "mixed_bfloat16", "float64"]
 
@@ -167,6 +167,16 @@ def test_states_of_stateful_layers_go_along():
         close(fast(X), expected)
         close(back(X), expected)
     assert all(layer.states for layer in back.layers if hasattr(layer, "states"))
+
+
+@on_one_backend
+def test_a_stateful_layer_that_is_ours_already_has_states_of_its_own_in_the_copy():
+    ours = ostinato.layers.LSTM(U, stateful=True, return_sequences=True)
+    model = keras.Sequential([keras.Input(batch_shape=(B, T, D)), ours, layers.GRU(U)])
+    model(X)
+    fast = accelerate(model)
+    close(model(X), fast(X))
+    assert fast.layers[0].states[0] is not ours.states[0]
 
 
 @pytest.mark.parametrize("policy", sample(POLICIES, "mixed_bfloat16"))

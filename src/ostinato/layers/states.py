@@ -170,7 +170,9 @@ class KeepsStates(keras.layers.Layer):
             name_of(self), "states", states, expected, self._rnn_kept_states.batch_size
         )
         if self._rnn_kept_states.variables is None:
-            self._rnn_create_kept_states(int(tree.flatten(states)[0].shape[0]))
+            rows = int(tree.flatten(states)[0].shape[0])
+            read_states(name_of(self), "states", states, expected, rows)  # all have as many
+            self._rnn_create_kept_states(rows)
         self._rnn_kept_states.assign(tree.map_structure(ops.convert_to_tensor, states))
 
     def reset_states(self, states: Structure = None) -> None:
