@@ -45,7 +45,7 @@ from ostinato.doors.jax_native import native_run, native_why_not
 from ostinato.doors.jax_platforms import by_device, lowered_for, may_be_lowered_for
 from ostinato.doors.jax_scan import affine, scan
 from ostinato.doors.jax_varying import varying_throughout
-from ostinato.doors.losses import LossesTaken, dtype_of_sum, summed
+from ostinato.doors.losses import LossesTaken, dtype_of_sum, kept_of_each, summed
 from ostinato.doors.tracing import is_exporting
 
 __all__ = [
@@ -130,7 +130,8 @@ def loop(
 ) -> tuple[Tensors, Tensors]:
     """Runs `step` over time; see `ostinato.doors`."""
     if _is_eager() and xs[0].shape[0] <= EAGER_TIMESTEPS:
-        return _eager(after(project, step), carry, xs, like)
+        with kept_of_each(after(project, step), add_loss) as step:
+            return _eager(step, carry, xs, like)
     if project is not None:
         return scan(step, project, carry, xs, unroll)
     # A variable that the step updates (a seed, a moving mean) would keep a tracer of the scan:

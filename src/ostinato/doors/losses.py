@@ -5,7 +5,8 @@ loop that is compiled, that would be a tensor of one timestep of the loop, which
 touch. So the losses of a timestep are taken there, and their sum over all timesteps is added after.
 """
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -65,6 +66,34 @@ class NothingKept(LossesTaken):
         kept = {k: v for k, v in self._updates.items() if "seed_generator_state" in v[0].path}
         self._updates = kept
         super().__exit__(*exception)
+
+
+@contextlib.contextmanager
+def kept_of_each(
+    step: Callable[..., Any], add_loss: Callable[[Tensor], None] | None
+) -> Iterator[Callable[..., Any]]:
+    """A step for a loop of Python's, whose losses are all there after the `with` block.
+
+    In a stateless scope a cell that is called from no layer, since a layer's `stateless_call` calls
+    its `call`, forgets at each timestep what it added at the last. Elsewhere it's the step itself.
+
+    Args:
+        step: The step.
+        add_loss: Takes the losses' sum; None where there are none.
+    """
+    losses: list[Tensor] = []
+
+    def taking(*args: Any) -> Any:
+        with LossesTaken() as taken:
+            found = step(*args)
+        losses.extend(taken.losses)
+        return found
+
+    with LossesTaken() as here:
+        collects = here.original_scope is not None and here.collect_losses
+    yield taking if add_loss is not None and collects else step
+    if losses and add_loss is not None:
+        add_loss(summed(losses, dtype_of_sum(losses)))
 
 
 def dtype_of_sum(tensors: Iterable[Tensor]) -> str:
