@@ -22,6 +22,12 @@ def shape_of(tensor: Any) -> Dimensions:
     return tuple(tensor.shape)
 
 
+def has_axes(item: Any) -> bool:
+    """Whether something is a tensor with a known number of axes; TensorFlow's may not tell it."""
+    shape = getattr(item, "shape", None)
+    return shape is not None and getattr(shape, "rank", 0) is not None
+
+
 def size_of(tensor: Tensor, axis: int) -> Any:
     """The size of an axis, an int where it's known."""
     known = tensor.shape[axis]

@@ -197,6 +197,27 @@ def test_symbolic_sizes_on_jax():
 
 
 @pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="TensorFlow's own shapes")
+@pytest.mark.parametrize("wrap", [lambda layer: layer, Bidirectional])
+def test_tensors_of_an_unknown_number_of_axes_are_refused(wrap):
+    """As those are that `tf.numpy_function` gives."""
+    import tensorflow as tf
+
+    layer = wrap(GRU(3))
+    layer.build((None, None, 2))
+
+    def call(x, mask, *states):
+        return layer(x, mask=mask, initial_state=states or None)
+
+    x, mask, h = map(tf.convert_to_tensor, (X, MASK, H))
+    given = [x, mask, *[h] * (2 if isinstance(layer, Bidirectional) else 1)]
+    for at, words in enumerate(("known number of axes", "a mask that is", "to be a tensor")):
+        specs = [tf.TensorSpec(each.shape, each.dtype) for each in given]
+        specs[at] = tf.TensorSpec(None, given[at].dtype)
+        with pytest.raises(ValueError, match=rf"layer '\w+': expected .*{words}"):
+            tf.function(call, input_signature=specs)(*given)
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="TensorFlow's own shapes")
 def test_a_layer_is_built_with_a_shape_of_tensorflow():
     import tensorflow as tf
 

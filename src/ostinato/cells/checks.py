@@ -8,7 +8,7 @@ from keras import tree
 
 from ostinato.nests import leaf_paths
 from ostinato.structure import Structure, describe, repack, with_batch
-from ostinato.tensors import agree, shape_of
+from ostinato.tensors import agree, has_axes, shape_of
 
 STACKED = (
     "Where recurrent layers are stacked, all but the last take return_sequences=True, which gives "
@@ -53,7 +53,7 @@ def read_states(
         )
     triples = zip(leaf_paths(expected), tree.flatten(states), tree.flatten(expected), strict=True)
     for path, state, size in triples:
-        if not hasattr(state, "shape"):
+        if not has_axes(state):
             raise ValueError(f"{owner}: expected {what}{path} to be a tensor, got {state!r}.")
         if not agree(shape_of(state), with_batch(size, batch_size)):
             wanted = with_batch(size, "batch" if batch_size is None else batch_size)

@@ -11,7 +11,7 @@ from ostinato.cells.checks import STACKED, name_of
 from ostinato.cells.contract import parameters_of
 from ostinato.nests import flatten, leaf_paths
 from ostinato.structure import Structure, describe
-from ostinato.tensors import Dimensions, agree
+from ostinato.tensors import Dimensions, agree, has_axes
 
 STATES_BY_NAME = "States don't go beside the inputs, but by name: `initial_state=`."
 RETURNS_STATES = (
@@ -132,6 +132,11 @@ def check_given(layer: Any, given: Any) -> None:
     owner = name_of(layer)
     for tensor in (given, *given) if isinstance(given, (list, tuple)) else (given,):
         kind = _of_different_lengths(tensor)
+        if kind is None and hasattr(tensor, "shape") and not has_axes(tensor):
+            raise ValueError(
+                f"{owner}: expected inputs of a known number of axes, got a tensor of unknown "
+                "shape. Say it by `tf.ensure_shape(x, (None, None, features))`."
+            )
         if kind == SPARSE:
             raise ValueError(
                 f"{owner}: expected inputs that are dense, got {SPARSE}. Make it dense first, by "

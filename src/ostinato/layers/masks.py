@@ -7,7 +7,7 @@ from keras import ops, tree
 
 from ostinato.cells.contract import output_sizes, state_sizes
 from ostinato.structure import Shape, Structure, is_tensor_like
-from ostinato.tensors import Tensor, agree, shape_of, to_dtype
+from ostinato.tensors import Tensor, agree, has_axes, shape_of, to_dtype
 
 
 def of_timesteps(mask: Any) -> Any:
@@ -26,7 +26,7 @@ def of_timesteps(mask: Any) -> Any:
 
 def each_of_timesteps(mask: Structure) -> Structure:
     """A nest of masks, each as one of timesteps; what's no tensor is left to be refused."""
-    return tree.map_structure(lambda m: of_timesteps(m) if hasattr(m, "shape") else m, mask)
+    return tree.map_structure(lambda m: of_timesteps(m) if has_axes(m) else m, mask)
 
 
 def shared_mask(mask: Structure) -> Any:
@@ -65,7 +65,7 @@ def check_masks(
     expected = (batch_size, timesteps)
     masks = [leaf for leaf in tree.flatten(mask) if leaf is not None]
     # (A RaggedTensor has a shape, and no number of timesteps.)
-    if not all(hasattr(leaf, "shape") and not hasattr(leaf, "row_lengths") for leaf in masks):
+    if not all(has_axes(leaf) and not hasattr(leaf, "row_lengths") for leaf in masks):
         raise ValueError(
             f"{owner}: expected a mask that is a tensor or array of shape (batch, timesteps) = "
             f"{expected}, got {type(mask).__name__}."

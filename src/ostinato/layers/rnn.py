@@ -308,7 +308,8 @@ class RNN(KeepsStates):
     ) -> tuple[Any, Any]:
         """The initial states in the containers of the layer's own, and the mask; all checked."""
         of_layer = (self.unroll, self.stateful and self._rnn_kept_states.batch_size)
-        kind = kind_of_call(sequences, initial_state, mask, of_layer)
+        known = door.sizes_are_known()  # else they're looked at once, as the function is traced
+        kind = kind_of_call(sequences, initial_state, mask, of_layer) if known else None
         if kind in self._rnn_checked_calls:
             return initial_state, mask
         states, read = self._rnn_check(sequences, initial_state, mask)
