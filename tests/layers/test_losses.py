@@ -69,14 +69,13 @@ def test_a_long_call_has_the_sum_over_time():
     assert_close(loss_of(layer, x), expected_loss(layer, x), 1e-3)
 
 
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="JAX's way to call a layer")
-@pytest.mark.parametrize("timesteps", [5, 300])
-def test_a_call_without_keras_s_own_around_has_the_sum_over_time(timesteps):
-    layer, x = RNN(Adding(3)), array(2, 3, timesteps, 4) / 50  # compiled if long
+@pytest.mark.parametrize(("timesteps", "unroll"), [(5, False), (300, False), (5, True)])
+def test_a_call_without_keras_s_own_around_has_the_sum_over_time(timesteps, unroll):
+    layer, x = RNN(Adding(3), unroll=unroll), array(2, 3, timesteps, 4) / 50  # compiled if long
     layer.build(x.shape)
     variables = layer.trainable_variables, layer.non_trainable_variables
     values = [[variable.value for variable in of_kind] for of_kind in variables]
-    _, _, losses = layer.stateless_call(*values, x, return_losses=True)
+    _, _, losses = layer.stateless_call(*values, ops.convert_to_tensor(x), return_losses=True)
     assert_close(sum(map(ops.sum, losses)), expected_loss(layer, x), 1e-3)
 
 

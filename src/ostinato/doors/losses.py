@@ -81,6 +81,9 @@ def kept_of_each(
         step: The step.
         add_loss: Takes the losses' sum; None where there are none.
     """
+    if add_loss is None or not _collects():
+        yield step
+        return
     losses: list[Tensor] = []
 
     def taking(*args: Any) -> Any:
@@ -89,11 +92,15 @@ def kept_of_each(
         losses.extend(taken.losses)
         return found
 
-    with LossesTaken() as here:
-        collects = here.original_scope is not None and here.collect_losses
-    yield taking if add_loss is not None and collects else step
-    if losses and add_loss is not None:
+    yield taking
+    if losses:
         add_loss(summed(losses, dtype_of_sum(losses)))
+
+
+def _collects() -> bool:
+    """Whether losses that layers add now go to a stateless scope."""
+    with LossesTaken() as here:
+        return here.original_scope is not None and here.collect_losses
 
 
 def dtype_of_sum(tensors: Iterable[Tensor]) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import torch
 
+from ostinato.doors.losses import kept_of_each
+
 # What operations are made of is PyTorch's, some of it without a promise to stay.
 _LACKS = f"PyTorch {torch.__version__} lacks what our operations are made of: "
 
@@ -154,9 +156,21 @@ def loop(
     variables: Sequence[keras.Variable] = (),
     add_loss: Callable[[Any], None] | None = None,
 ) -> tuple[Tensors, Tensors]:
-    """Runs `step` over time; see `ostinato.doors`. Variables and losses need no care in it."""
+    """Runs `step` over time; see `ostinato.doors`. Variables need no care in it."""
     if project is not None:  # one product for all timesteps saves T calls forward, 2 T backward
         xs = (project(xs[0]), *xs[1:])
+    if torch.compiler.is_compiling():  # which wouldn't understand the scopes
+        return _stepped(step, carry, xs, like)
+    with kept_of_each(step, add_loss) as step:
+        return _stepped(step, carry, xs, like)
+
+
+def _stepped(
+    step: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]],
+    carry: Tensors,
+    xs: Tensors,
+    like: Tensors,
+) -> tuple[Tensors, Tensors]:
     collected: list[Tensors] = []
     # unbind, not x[t]: its backward is one stack, where T selects each fill a (T, ...) gradient
     for x in zip(*(x.unbind(0) for x in xs), strict=True):
