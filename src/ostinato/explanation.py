@@ -193,6 +193,9 @@ def _rows(layer: Any, path: tuple[str, ...], seen: set[int], compiled: str | Non
         yield _row_of_a_cell(layer, name)
     elif ACCELERATE.concerns(layer):
         yield _row_of_keras(layer, name)
+        for child in children(layer):
+            if isinstance(child, RNN):  # ours in a Bidirectional of Keras's
+                yield from _rows(child, (*path, child.name), seen, compiled)
     else:
         if ACCELERATE.wrapper(layer) is not type(layer):
             yield _row_of_keras(layer, name)

@@ -160,6 +160,16 @@ def test_keras_s_own_layers_are_listed_with_a_hint():
     assert "leaves alone" in rows(derived)["own"].why_not_faster
 
 
+def test_layers_of_ours_in_a_bidirectional_of_keras_have_rows_of_their_own():
+    inner = layers.LSTM(2, name="inner")
+    both = keras.layers.Bidirectional(inner, name="both")
+    both.build((None, 3, 4))
+    found = rows(both)
+    assert list(found) == ["both", "forward_inner", "backward_inner"]
+    assert "ostinato.accelerate(model)` converts it" in found["both"].why_not_faster
+    assert found["forward_inner"].engine == found["backward_inner"].engine == ON_KERNEL
+
+
 def test_forced_engines_are_shown():
     with ostinato.use_engine("scan"):
         (row,) = ostinato.explain(layers.LSTM(3))

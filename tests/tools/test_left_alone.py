@@ -63,6 +63,25 @@ def test_bidirectionals_left_alone():
     close(fast(X), model(X))
 
 
+def test_a_bidirectional_of_keras_around_layers_of_ours_is_converted():
+    ours = ostinato.layers  # as where the import of LSTM alone was changed
+    both = layers.Bidirectional(
+        ours.LSTM(U), backward_layer=layers.GRU(3, go_backwards=True), name="b"
+    )
+    model = keras.Sequential([keras.Input((T, D)), both])
+    assert not left_alone(model)
+    fast = accelerate(model)
+    found = fast.get_layer("b")
+    assert type(found) is ours.Bidirectional
+    assert type(found.forward_layer) is ours.LSTM
+    assert type(found.backward_layer) is ours.GRU
+    close(fast(X), model(X))
+    around_theirs = keras.Sequential([keras.Input((T, D)), ours.Bidirectional(layers.LSTM(U))])
+    plain = restore(around_theirs)
+    assert type(plain.layers[0]) is layers.Bidirectional
+    close(plain(X), around_theirs(X))
+
+
 def test_cells_called_by_hand():
     class ByHand(keras.layers.Layer):
         def __init__(self, dropout):

@@ -94,6 +94,8 @@ class Direction:
     def _why_not_bidirectional(self, layer: Any) -> str | None:
         for name in ("forward_layer", "backward_layer"):
             direction = getattr(layer, name)
+            if OTHER[self].kind(direction) is not None:
+                continue  # what it'd become already, as where only the layer's import was changed
             if self.kind(direction) is None:
                 return f"its {name} is no recurrent layer that could be converted"
             if (reason := self.why_left(direction)) is not None:
