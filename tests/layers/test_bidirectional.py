@@ -203,6 +203,14 @@ def test_states_of_another_batch_size_are_refused_in_the_name_of_the_direction()
 
 
 @on_one_backend
+def test_as_many_states_as_one_direction_takes_are_refused_in_the_wrapper_s_name():
+    both = Bidirectional(LSTM(3), name="both")
+    expected = r"'both': expected initial_state to be .*states, 2, and .*backward layer's, 2; got"
+    with pytest.raises(ValueError, match=expected):
+        both(array(0, 5, 4, 2), initial_state=[array(1, 5, 3), array(2, 5, 3)])
+
+
+@on_one_backend
 def test_a_layer_whose_initial_states_are_made_of_its_inputs_as_in_keras_2():
     class OfInputs(Sums):
         def get_initial_state(self, inputs):

@@ -185,7 +185,7 @@ class Bidirectional(keras.layers.Layer):
         one, other = self._bi_state_counts(given)
         if one + other == given and given:
             return states[:one], states[one:]
-        if given == 0 or given % 2:
+        if given == 0 or given % 2 or not any(map(tree.is_nested, states)):
             raise ValueError(
                 f"{name_of(self)}: expected {name} to be a list of the forward layer's "
                 f"states, {one}, and then of the backward layer's, {other}; got {describe(states)}."
