@@ -335,8 +335,15 @@ def test_arguments_of_a_call_that_are_mistyped(make):
     refuses(["layer 'a'", "no argument `colour`."], layer, X, colour=True)
     if not isinstance(layer, TimeDistributed):
         refuses(["layer 'a'", "did you mean `initial_state`?"], layer, X, intial_states=[X[:, 0]])
+        refuses(["layer 'a'", "did you mean `initial_state`?"], layer, X, states=[X[:, 0]])
     for given in (None, 1.0, "text"):
         refuses(["layer 'a'", "expected a tensor or an array, got"], layer, given)
+
+
+@pytest.mark.parametrize("layer", [LSTM(2), RNN(GRUCell(2)), Bidirectional(GRU(2))])
+def test_features_whose_number_is_unknown(layer):
+    words = ["Cell layer '", "known number of features, got (None, None)"]
+    refuses(words, layer, keras.Input((6, None)))
 
 
 def test_arguments_of_a_call_that_a_subclass_takes():

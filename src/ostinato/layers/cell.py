@@ -52,6 +52,12 @@ class Cell(BuiltinCell, GatedCell):
                 f"(batch, timesteps, features) for a layer around it, got {input_shape} at a "
                 f"timestep. {STACKED}"
             )
+        if input_shape[-1] is None:
+            raise ValueError(
+                f"{name_of(self)}: expected a known number of features, got {tuple(input_shape)} "
+                "at a timestep. Give it in `Input(shape=(timesteps, features))`, where only "
+                "`timesteps` may be None."
+            )
         columns = self._cell_gates * self.units
         shapes = (input_shape[-1], columns), (self.units, columns)
         if is_int8(self):

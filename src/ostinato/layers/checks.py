@@ -118,6 +118,8 @@ def check_keywords(layer: Any, keywords: Mapping[str, Any]) -> None:
     if not unknown or any(p.kind is p.VAR_KEYWORD for p in taken.values()):
         return
     alike = difflib.get_close_matches(unknown[0], taken, n=1)
+    if unknown[0] in ("state", "states") and "initial_state" in taken:
+        alike = ["initial_state"]  # by its letters it would be `constants`
     hint = f": did you mean `{alike[0]}`?" if alike else "."
     raise TypeError(f"{name_of(layer)}: its call takes no argument `{unknown[0]}`{hint}")
 
