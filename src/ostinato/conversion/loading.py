@@ -96,14 +96,15 @@ def load_unchanged(
     with tempfile.TemporaryDirectory() as folder:
         renewed = Path(folder, path.name)
         (_renew_h5 if path.suffix in _H5 else _renew_zip)(path, renewed, custom_objects or {})
-        return _with_warning(keras.saving.load_model(renewed, **options), stacklevel=5)
+        model = keras.saving.load_model(renewed, **options)
+        _warn_of_masks(model, stacklevel=5)
+        return model
 
 
-def _with_warning(model: Any, stacklevel: int) -> Any:
-    """A model of Keras 2, in which there may be masks that aren't what they were."""
+def _warn_of_masks(model: Any, stacklevel: int) -> None:
+    """Says which masks aren't what they were in a model of Keras 2."""
     inside = [layer for _, layer in layers_within(model, RESTORE)]
     warn_of_turned_masks("load_model", "Keras 2", inside, stacklevel)
-    return model
 
 
 def _from_json(path: Path, custom_objects: Mapping[str, Any], weights: Any, safe_mode: bool) -> Any:
@@ -132,7 +133,7 @@ def _from_json(path: Path, custom_objects: Mapping[str, Any], weights: Any, safe
                 kind = "Sequential" if new["class_name"] == "Sequential" else "Model"
                 known = {"module": "keras", "class_name": kind, "config": new["config"]}
                 model = keras.saving.deserialize_keras_object(known, safe_mode=safe_mode)
-        _with_warning(model, stacklevel=6)
+        _warn_of_masks(model, stacklevel=6)
     if weights is not None:
         _read_weights(model, Path(weights))
     return model

@@ -70,9 +70,13 @@ def _known_arguments(cls: Any) -> set[str]:
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
+    return f"Unknown argument `{name}`{suggestion(name, known)}"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: one that is spelled alike, or a full stop."""
     alike = difflib.get_close_matches(name, known, n=1)
-    hint = f": did you mean `{alike[0]}`?" if alike else "."
-    return f"Unknown argument `{name}`{hint}"
+    return f": did you mean `{alike[0]}`?" if alike else "."
 
 
 def own_arguments(variables: dict[str, Any]) -> dict[str, Any]:

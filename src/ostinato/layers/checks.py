@@ -1,6 +1,5 @@
 """What a layer refuses, before any work is done; each error names the layer."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from keras import tree
 
 from ostinato.cells.checks import STACKED, name_of
 from ostinato.cells.contract import parameters_of
+from ostinato.layers.arguments import suggestion
 from ostinato.nests import flatten, leaf_paths
 from ostinato.structure import Structure, describe
 from ostinato.tensors import Dimensions, agree, has_axes
@@ -117,10 +117,9 @@ def check_keywords(layer: Any, keywords: Mapping[str, Any]) -> None:
     unknown = [name for name in keywords if name not in taken and name != "training"]
     if not unknown or any(p.kind is p.VAR_KEYWORD for p in taken.values()):
         return
-    alike = difflib.get_close_matches(unknown[0], taken, n=1)
-    if unknown[0] in ("state", "states") and "initial_state" in taken:
-        alike = ["initial_state"]  # by its letters it would be `constants`
-    hint = f": did you mean `{alike[0]}`?" if alike else "."
+    # By its letters `states` would be `constants`.
+    is_state = unknown[0] in ("state", "states") and "initial_state" in taken
+    hint = suggestion("initial_state" if is_state else unknown[0], taken)
     raise TypeError(f"{name_of(layer)}: its call takes no argument `{unknown[0]}`{hint}")
 
 

@@ -1,6 +1,8 @@
-"""What users give to a stream, checked: numbers of streams and of rows, arrays."""
+"""What users give to a stream, checked: numbers of streams and of rows, arrays, paths."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,13 @@ def numbers_of_rows(owner: str, rows: Any, count: int) -> np.ndarray:
     if outside.any():
         raise ValueError(f"{expected}, got {numbers[outside][0]}.")
     return numbers.astype(np.int64, order="C")
+
+
+def path(expected: str, value: Any) -> Path:
+    """The path of a file; refused, after what was expected, if it's none."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"{expected}, got {value!r}.")
+    return Path(value)
 
 
 def in_an_order(owner: str, rows: Any) -> None:

@@ -8,7 +8,6 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from ostinato import native
 from ostinato.nests import decode, encode, flatten, map_leaves
 from ostinato.routines import Routine
+from ostinato.streaming import checks
 from ostinato.streaming.program import Operation, Port, Program, State
 
 FORMAT = "ostinato stream 1"
@@ -233,9 +233,8 @@ def _port_of(text: str) -> Port:
 
 
 def _write(path: PathLike, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"save: expected the path of a file, got {path!r}.")
-    with Path(path).open("wb") as file:  # np.savez would add .npz to a bare name
+    target = checks.path("save: expected the path of a file", path)
+    with target.open("wb") as file:  # np.savez would add .npz to a bare name
         np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
 
 
@@ -253,10 +252,9 @@ def _loaded(file: Any) -> tuple[Any, dict[str, np.ndarray]]:
 def _read(
     path: PathLike, forms: Sequence[str], what: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"expected the path of {what}, got {path!r}.")
+    source = checks.path(f"expected the path of {what}", path)
     try:
-        with Path(path).open("rb") as opened:
+        with source.open("rb") as opened:
             about, arrays = _loaded(opened)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise

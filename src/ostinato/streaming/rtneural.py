@@ -7,13 +7,13 @@ weights, which are as Keras has them. RTNeural runs the layers one after another
 import json
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ostinato import native
 from ostinato.nests import flatten
+from ostinato.streaming import checks
 from ostinato.streaming import program as p
 from ostinato.streaming.program import Operation, Program
 from ostinato.streaming.weights import weights_by_operation
@@ -31,12 +31,11 @@ def write(path: str | os.PathLike[str], program: Program) -> None:
     Raises:
         ValueError: if RTNeural has no layer for something in it.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"expected the path of a JSON file, got {path!r}.")
+    file = checks.path("expected the path of a JSON file", path)
     if not all(np.isfinite(weight).all() for weight in program.weights):
         raise ValueError("expected weights that are finite numbers, as JSON has no others.")
     text = json.dumps(description(program))
-    Path(path).write_text(text, encoding="ascii")
+    file.write_text(text, encoding="ascii")
 
 
 def description(program: Program) -> dict[str, Any]:

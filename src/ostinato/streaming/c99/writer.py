@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ostinato.nests import flatten
+from ostinato.streaming import checks
 from ostinato.streaming.c99.source import Source
 from ostinato.streaming.c99.text import Dialect, comment, indented, why_no_prefix
 from ostinato.streaming.c99.timestep import Timestep
@@ -28,9 +29,7 @@ def write(path: str | os.PathLike[str], program: Program) -> None:
 
 
 def _source_path(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"expected the path of a C file, got {path!r}.")
-    found = Path(path)
+    found = checks.path("expected the path of a C file", path)
     if found.suffix != ".c":
         raise ValueError(f"expected the path of a C file, such as 'voice.c', got {str(path)!r}.")
     if reason := why_no_prefix(found.stem):
